@@ -1,0 +1,2 @@
+//! The `pagestrata` command.
+fn main() {}

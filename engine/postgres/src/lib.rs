@@ -1,0 +1,1 @@
+//! PostgreSQL 15 WAL and base backups as page versions.

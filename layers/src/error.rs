@@ -1,0 +1,122 @@
+//! What can go wrong on the ground floor, and where.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+};
+
+/// A result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What went wrong; its variants say what a caller can do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused an operation on a file or directory. The state of what was being written is
+    /// unknown; what was read is unharmed.
+    #[error("{}: cannot {operation}: {source}", .path.display())]
+    Io {
+        /// What was tried: `"create"`, `"sync"`, ...
+        operation: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// Bytes on disk are not what was written. Only a copy from elsewhere helps.
+    #[error(transparent)]
+    Corrupt(Box<Corruption>),
+    /// The file was written by another version of the format.
+    #[error("{}: format version {found} is not supported, this build reads version {expected}", .path.display())]
+    UnsupportedVersion {
+        /// Which file.
+        path: PathBuf,
+        /// The version that this build reads.
+        expected: u32,
+        /// The version that was found.
+        found: u32,
+    },
+    /// A value is longer than [`crate::VALUE_LEN_MAX`].
+    #[error("a value of {len} bytes is too long: at most {} bytes", crate::VALUE_LEN_MAX)]
+    ValueTooLong {
+        /// Its length, in bytes.
+        len: usize,
+    },
+    /// Input that had to be sorted was not; nothing was written for it.
+    #[error("out of order: {found} after {previous}")]
+    OutOfOrder {
+        /// What came before.
+        previous: String,
+        /// What came now.
+        found: String,
+    },
+    /// An in-memory layer or a file is as large as its format allows; nothing was changed.
+    #[error("{what} is full: at most {max}")]
+    Full {
+        /// What is full.
+        what: &'static str,
+        /// How much fits, in the unit of `what`.
+        max: u64,
+    },
+    /// The allocator has no more memory; nothing was changed.
+    #[error("out of memory: {bytes} bytes for {what}")]
+    OutOfMemory {
+        /// What it was for.
+        what: &'static str,
+        /// How much was asked for, in bytes.
+        bytes: usize,
+    },
+}
+
+/// Where bytes are not what they should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Corruption {
+    /// Which file.
+    pub path: PathBuf,
+    /// Where in it, in bytes from its start.
+    pub offset: u64,
+    /// What was looked at.
+    pub what: &'static str,
+    /// What should be there.
+    pub expected: String,
+    /// What is there.
+    pub found: String,
+}
+
+impl fmt::Display for Corruption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Corruption { path, offset, what, expected, found } = self;
+        write!(
+            f,
+            "{}: corrupt {what} at offset {offset}: expected {expected}, found {found}",
+            path.display()
+        )
+    }
+}
+
+impl std::error::Error for Corruption {}
+
+impl Error {
+    /// An [`Error::Io`].
+    pub fn io(operation: &'static str, path: &Path, source: io::Error) -> Error {
+        Error::Io { operation, path: path.to_owned(), source }
+    }
+
+    /// An [`Error::Corrupt`].
+    #[cold]
+    pub fn corrupt(
+        path: &Path,
+        offset: u64,
+        what: &'static str,
+        expected: impl fmt::Display,
+        found: impl fmt::Display,
+    ) -> Error {
+        Error::Corrupt(Box::new(Corruption {
+            path: path.to_owned(),
+            offset,
+            what,
+            expected: expected.to_string(),
+            found: found.to_string(),
+        }))
+    }
+}

@@ -1,0 +1,16 @@
+//! The ground floor of pagestrata: the words (key, Lsn, value), in-memory layers, layer files, and the storage trait
+//! through which every file is reached.
+//!
+//! Nothing here knows of timelines, maps of layers, threads or clocks; that is the engine's floor.
+#![deny(unsafe_code)]
+
+mod error;
+mod key;
+mod lsn;
+pub mod storage;
+mod value;
+
+pub use error::{Corruption, Error, Result};
+pub use key::{Key, KeyRange};
+pub use lsn::{Lsn, ParseLsnError};
+pub use value::{Kind, PageVersion, VALUE_LEN_MAX, Value, Walk};

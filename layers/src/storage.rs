@@ -1,0 +1,114 @@
+//! The storage trait: every file of a store is created, read, appended, synced, renamed, listed, removed, mapped and
+//! locked through it.
+//!
+//! What a call makes durable is part of its contract, so that a simulated implementation can be exact:
+//!
+//! | call | durable afterwards |
+//! |---|---|
+//! | [`Storage::create`], [`Storage::rename`], [`Storage::remove`], [`Storage::create_dir`] | nothing: names are durable only by [`Storage::sync_dir`] of their directory |
+//! | [`File::append`] | nothing |
+//! | [`File::sync`] | the bytes and the length of this file, not its name |
+//! | [`Storage::sync_dir`] | the names in this directory, as they are now; not what the files hold |
+//!
+//! **Invariant:** no method syncs as a side effect, and none retries what failed.
+
+mod mapping;
+mod real;
+
+use std::{fmt, path::Path, sync::Arc};
+
+use crate::Result;
+
+pub use mapping::FileMap;
+pub use real::RealStorage;
+
+/// A file system, real or simulated. Shared by all threads of a store.
+///
+/// Paths are as the caller gave them; a directory is created before files in it. Every error carries the operation
+/// and the path ([`crate::Error::Io`]).
+pub trait Storage: Send + Sync + fmt::Debug + 'static {
+    /// Creates an empty file for appending. An error if the name exists.
+    fn create(&self, path: &Path) -> Result<Box<dyn File>>;
+
+    /// Opens an existing file, for reading and appending.
+    fn open(&self, path: &Path) -> Result<Box<dyn File>>;
+
+    /// Gives a file another name in the same file system, replacing what had it. Atomic for every observer and for
+    /// a crash.
+    fn rename(&self, from: &Path, to: &Path) -> Result<()>;
+
+    /// Removes a file's name. Whoever has it open or mapped can go on reading it.
+    fn remove(&self, path: &Path) -> Result<()>;
+
+    /// The names in a directory, sorted, without its subdirectories' contents.
+    fn list(&self, dir: &Path) -> Result<Vec<String>>;
+
+    /// Creates a directory; not an error if it exists.
+    fn create_dir(&self, dir: &Path) -> Result<()>;
+
+    /// Whether something has this name.
+    fn exists(&self, path: &Path) -> Result<bool>;
+
+    /// Makes the names in a directory durable.
+    fn sync_dir(&self, dir: &Path) -> Result<()>;
+
+    /// Takes the one exclusive lock on a file, created if need be, for as long as the returned value lives; the lock ends with the
+    /// process at the latest. `None`: somebody else has it.
+    fn lock(&self, path: &Path) -> Result<Option<Box<dyn Lock>>>;
+}
+
+/// An open file. Appending needs `&mut`, so there is one appender; reading and syncing do not.
+pub trait File: Send + Sync + fmt::Debug {
+    /// The path it was opened by.
+    fn path(&self) -> &Path;
+
+    /// Its length now, in bytes.
+    fn len(&self) -> Result<u64>;
+
+    /// Whether it has no bytes.
+    fn is_empty(&self) -> Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Appends all of `bytes`. After an error any prefix of them may be there.
+    fn append(&mut self, bytes: &[u8]) -> Result<()>;
+
+    /// Cuts the file to `len` bytes.
+    fn truncate(&mut self, len: u64) -> Result<()>;
+
+    /// Reads exactly `buffer.len()` bytes from `offset`; an error of kind `UnexpectedEof` if the file ends before.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()>;
+
+    /// Makes the file's bytes and length durable. After an error nothing is known of any byte since the last sync.
+    fn sync(&self) -> Result<()>;
+
+    /// Maps the file as it is now, for reading.
+    fn map(&self) -> Result<FileMap>;
+}
+
+/// A held lock; dropping it gives it back.
+pub trait Lock: Send + Sync + fmt::Debug {}
+
+/// A storage as its users hold it.
+pub type SharedStorage = Arc<dyn Storage>;
+
+/// Reads a whole file of at most `len_max` bytes.
+///
+/// # Errors
+/// [`crate::Error::Corrupt`] when it is longer, [`crate::Error::Io`] when it cannot be read.
+pub fn read_file(storage: &dyn Storage, path: &Path, len_max: u64) -> Result<Vec<u8>> {
+    let file = storage.open(path)?;
+    let len = file.len()?;
+    if len > len_max {
+        return Err(crate::Error::corrupt(
+            path,
+            0,
+            "file length",
+            format_args!("at most {len_max}"),
+            len,
+        ));
+    }
+    let mut bytes = vec![0; usize::try_from(len).expect("a file that fits in memory")];
+    file.read_at(0, &mut bytes)?;
+    Ok(bytes)
+}

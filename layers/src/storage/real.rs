@@ -1,0 +1,191 @@
+//! The real file system.
+
+use std::{
+    fs, io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+use super::{File, FileMap, Lock, Storage};
+use crate::{Error, Result};
+
+/// The operating system's files.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RealStorage;
+
+#[derive(Debug)]
+struct RealFile {
+    path: PathBuf,
+    file: fs::File,
+    /// Where the next append goes.
+    end: u64,
+}
+
+#[derive(Debug)]
+struct RealLock {
+    _file: fs::File,
+}
+
+impl Lock for RealLock {}
+
+fn with_path<T>(operation: &'static str, path: &Path, result: io::Result<T>) -> Result<T> {
+    result.map_err(|source| Error::io(operation, path, source))
+}
+
+impl Storage for RealStorage {
+    fn create(&self, path: &Path) -> Result<Box<dyn File>> {
+        let opened = fs::File::options().read(true).write(true).create_new(true).open(path);
+        let file = with_path("create", path, opened)?;
+        Ok(Box::new(RealFile { path: path.to_owned(), file, end: 0 }))
+    }
+
+    fn open(&self, path: &Path) -> Result<Box<dyn File>> {
+        let opened = match fs::File::options().read(true).write(true).open(path) {
+            // A store on a read-only file system can still be read; an append will then fail.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+                ) =>
+            {
+                fs::File::open(path)
+            }
+            other => other,
+        };
+        let file = with_path("open", path, opened)?;
+        let metadata = with_path("inspect", path, file.metadata())?;
+        if !metadata.is_file() {
+            return Err(Error::io("open", path, io::Error::from(io::ErrorKind::InvalidInput)));
+        }
+        Ok(Box::new(RealFile { path: path.to_owned(), file, end: metadata.len() }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        with_path("rename", from, fs::rename(from, to))
+    }
+
+    fn remove(&self, path: &Path) -> Result<()> {
+        with_path("remove", path, fs::remove_file(path))
+    }
+
+    fn list(&self, dir: &Path) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in with_path("list", dir, fs::read_dir(dir))? {
+            // A name that is not UTF-8 is none of ours, but it is shown rather than hidden.
+            names.push(with_path("list", dir, entry)?.file_name().to_string_lossy().into_owned());
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn create_dir(&self, dir: &Path) -> Result<()> {
+        match fs::create_dir(dir) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+            other => with_path("create directory", dir, other),
+        }
+    }
+
+    fn exists(&self, path: &Path) -> Result<bool> {
+        with_path("inspect", path, path.try_exists())
+    }
+
+    fn sync_dir(&self, dir: &Path) -> Result<()> {
+        let opened = with_path("open directory", dir, fs::File::open(dir))?;
+        with_path("sync directory", dir, opened.sync_all())
+    }
+
+    fn lock(&self, path: &Path) -> Result<Option<Box<dyn Lock>>> {
+        let opened =
+            fs::File::options().read(true).write(true).create(true).truncate(false).open(path);
+        let file = with_path("open lock", path, opened)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Box::new(RealLock { _file: file }))),
+            Err(fs::TryLockError::WouldBlock) => Ok(None),
+            Err(fs::TryLockError::Error(error)) => Err(Error::io("lock", path, error)),
+        }
+    }
+}
+
+impl File for RealFile {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn len(&self) -> Result<u64> {
+        Ok(with_path("inspect", &self.path, self.file.metadata())?.len())
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        with_path("append to", &self.path, self.file.write_all_at(bytes, self.end))?;
+        self.end += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn truncate(&mut self, len: u64) -> Result<()> {
+        with_path("truncate", &self.path, self.file.set_len(len))?;
+        self.end = len;
+        Ok(())
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        with_path("read", &self.path, self.file.read_exact_at(buffer, offset))
+    }
+
+    fn sync(&self) -> Result<()> {
+        with_path("sync", &self.path, self.file.sync_data())
+    }
+
+    fn map(&self) -> Result<FileMap> {
+        FileMap::of_file(&self.path, &self.file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_keep_what_was_appended() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, second) = (dir.path().join("first"), dir.path().join("second"));
+        let storage = RealStorage;
+        let mut file = storage.create(&first).unwrap();
+        assert!(storage.create(&first).is_err(), "a name is created once");
+        file.append(b"one ").unwrap();
+        file.append(b"two").unwrap();
+        file.sync().unwrap();
+        assert_eq!(file.map().unwrap().bytes(), b"one two");
+        storage.rename(&first, &second).unwrap();
+        storage.sync_dir(dir.path()).unwrap();
+        assert_eq!(storage.list(dir.path()).unwrap(), ["second"]);
+
+        let mut again = storage.open(&second).unwrap();
+        again.append(b"!").unwrap();
+        let mut bytes = [0; 8];
+        again.read_at(0, &mut bytes).unwrap();
+        assert_eq!(&bytes, b"one two!");
+        assert!(again.read_at(1, &mut bytes).is_err(), "short reads are errors");
+        again.truncate(3).unwrap();
+        again.append(b"s").unwrap();
+        assert_eq!(super::super::read_file(&storage, &second, 4).unwrap(), b"ones");
+        assert!(super::super::read_file(&storage, &second, 3).is_err());
+        storage.remove(&second).unwrap();
+        assert!(!storage.exists(&second).unwrap());
+    }
+
+    #[test]
+    fn a_lock_is_held_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("LOCK");
+        let held = RealStorage.lock(&path).unwrap().expect("free");
+        assert!(RealStorage.lock(&path).unwrap().is_none());
+        drop(held);
+        assert!(RealStorage.lock(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn errors_name_the_file_and_the_operation() {
+        let error = RealStorage.open(Path::new("/nonexistent/file")).unwrap_err().to_string();
+        assert!(error.starts_with("/nonexistent/file: cannot open: "), "{error}");
+    }
+}
