@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::{Key, Lsn};
+
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -35,6 +37,34 @@ pub enum Error {
         expected: u32,
         /// The version that was found.
         found: u32,
+    },
+    /// An append or a commit goes back in Lsn; nothing was changed.
+    #[error("{found} goes back in Lsn: appended up to {last}, committed up to {committed}")]
+    LsnOutOfOrder {
+        /// The last appended Lsn.
+        last: Lsn,
+        /// The committed Lsn; appends are above it.
+        committed: Lsn,
+        /// The Lsn that was refused.
+        found: Lsn,
+    },
+    /// A key has a value at this Lsn already; nothing was changed.
+    #[error("{key} has a value at {lsn} already")]
+    DuplicateVersion {
+        /// Which key.
+        key: Key,
+        /// At which Lsn.
+        lsn: Lsn,
+    },
+    /// Blocks are to be dropped at an Lsn at which one of them was just put; nothing was changed.
+    #[error(
+        "cannot drop {key} at {lsn}: it was put at this Lsn; drop before putting, or at a later Lsn"
+    )]
+    DropAfterPut {
+        /// Which key.
+        key: Key,
+        /// At which Lsn.
+        lsn: Lsn,
     },
     /// A value is longer than [`crate::VALUE_LEN_MAX`].
     #[error("a value of {len} bytes is too long: at most {} bytes", crate::VALUE_LEN_MAX)]

@@ -4,13 +4,17 @@
 //! Nothing here knows of timelines, maps of layers, threads or clocks; that is the engine's floor.
 #![deny(unsafe_code)]
 
+mod arena;
 mod error;
 mod key;
 mod lsn;
+mod mem_layer;
 pub mod storage;
 mod value;
 
+pub use arena::{ChunkPool, InflateSpace, ScratchArena};
 pub use error::{Corruption, Error, Result};
 pub use key::{Key, KeyRange};
 pub use lsn::{Lsn, ParseLsnError};
-pub use value::{Kind, PageVersion, VALUE_LEN_MAX, Value, Walk};
+pub use mem_layer::{FrozenLayer, MemLayer, OpenLayer, SortedVersions};
+pub use value::{Kind, PageVersion, Tombstone, VALUE_LEN_MAX, Value, Walk};

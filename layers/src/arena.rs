@@ -1,0 +1,234 @@
+//! Bump arenas whose memory never moves, and the pool that their chunks come from and go back to.
+//!
+//! Two users: an in-memory layer, whose values and nodes live in chunks that any number of threads read while one
+//! appends ([`Chunk`], [`ChunkPool`]); and a reader's scratch, which is one thread's alone ([`ScratchArena`]). This is the one file that names
+//! bumpalo.
+//!
+//! Memory that is touched for the first time costs more than everything else in a put (370-470 ns a record on fresh
+//! memory against 35 ns on memory already backed, measured with 100-byte records). So chunks are large, advised huge, and
+//! go back to a bounded pool when a layer is reclaimed: steady ingest touches no fresh memory.
+//!
+//! **Invariant:** a chunk's bytes stay at their address until the chunk is dropped or reset, and both need the chunk
+//! by value or by `&mut`.
+#![allow(unsafe_code)]
+
+use std::{alloc::Layout, ptr::NonNull};
+
+use bumpalo::Bump;
+use parking_lot::Mutex;
+
+use crate::{Error, Result};
+
+/// The smallest chunk, in bytes; the classes double from here.
+const CHUNK_MIN_BYTES: usize = 64 << 10;
+/// How many sizes of chunk there are: 64 KiB to 32 MiB.
+const CHUNK_CLASSES: usize = 10;
+/// No offset in a chunk reaches this.
+pub(crate) const CHUNK_SPAN_BYTES: usize = CHUNK_MIN_BYTES << (CHUNK_CLASSES - 1);
+/// What a chunk leaves of its class for the allocators' own bookkeeping (bumpalo rounds up to a page) and for the alignment of its base.
+const CHUNK_OVERHEAD_BYTES: usize = 8192;
+/// Positions in a chunk are counted from a base with this alignment.
+pub(crate) const CHUNK_ALIGN: usize = 64;
+/// From this size on the kernel is asked for huge pages.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// One piece of memory, handed out from its end to its start.
+#[derive(Debug)]
+pub(crate) struct Chunk {
+    bump: Bump,
+    /// Below every byte of the chunk and less than a span away from it; aligned to [`CHUNK_ALIGN`]. Only a base for
+    /// offsets: not in the chunk itself.
+    base: NonNull<u8>,
+    class: usize,
+    bytes: usize,
+}
+
+// SAFETY: `base` points into memory that `bump` owns and that moves with it; `Bump` itself is `Send`. Nothing in a
+// `Chunk` is tied to the thread that made it.
+unsafe impl Send for Chunk {}
+
+impl Chunk {
+    fn new(class: usize) -> Result<Chunk> {
+        let capacity = (CHUNK_MIN_BYTES << class) - CHUNK_OVERHEAD_BYTES;
+        let out_of_memory = || Error::OutOfMemory { what: "an in-memory layer", bytes: capacity };
+        let bump = Bump::try_with_capacity(capacity).map_err(|_| out_of_memory())?;
+        // One chunk it is: with the limit reached, a failing allocation never adds a second one.
+        bump.set_allocation_limit(Some(bump.allocated_bytes()));
+        let room = bump.chunk_capacity();
+        let end = bump
+            .try_alloc_layout(Layout::from_size_align(0, 1).expect("valid"))
+            .map_err(|_| out_of_memory())?;
+        let start = end.as_ptr().wrapping_sub(room);
+        // One alignment unit below the chunk's first byte, so that no offset is zero.
+        let base = start.wrapping_sub(CHUNK_ALIGN + start.addr() % CHUNK_ALIGN);
+        assert!(
+            end.as_ptr().addr() - base.addr() < CHUNK_SPAN_BYTES,
+            "a chunk is smaller than its span"
+        );
+        if room >= HUGE_PAGE_BYTES {
+            advise_huge(start, room);
+        }
+        let bytes = bump.allocated_bytes_including_metadata();
+        Ok(Chunk { base: NonNull::new(base).expect("not at address zero"), bump, class, bytes })
+    }
+
+    /// Uninitialised memory, or `None` where the chunk has not that much left.
+    pub(crate) fn alloc(&self, layout: Layout) -> Option<NonNull<u8>> {
+        self.bump.try_alloc_layout(layout).ok()
+    }
+
+    /// Where offsets are counted from.
+    pub(crate) fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    /// What the allocator gave for it, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// Asks for huge pages behind `[start, start + len)`. Advice: what becomes of it changes nothing but speed.
+fn advise_huge(start: *mut u8, len: usize) {
+    let first = start.addr().next_multiple_of(4096);
+    let end = (start.addr() + len) / 4096 * 4096;
+    if end > first {
+        // SAFETY: the range lies in memory that the caller owns, is page aligned, and MADV_HUGEPAGE changes neither
+        // its contents nor its mapping.
+        unsafe { libc::madvise(start.with_addr(first).cast(), end - first, libc::MADV_HUGEPAGE) };
+    }
+}
+
+/// Chunks that wait for their next layer. Shared by all timelines of a store; the lock is taken once a chunk,
+/// never per value.
+#[derive(Debug)]
+pub struct ChunkPool {
+    retained_max_bytes: usize,
+    retained: Mutex<Retained>,
+}
+
+#[derive(Debug, Default)]
+struct Retained {
+    classes: [Vec<Chunk>; CHUNK_CLASSES],
+    bytes: usize,
+}
+
+impl ChunkPool {
+    /// A pool that keeps at most this much memory for reuse, in bytes.
+    #[must_use]
+    pub fn new(retained_max_bytes: usize) -> ChunkPool {
+        ChunkPool { retained_max_bytes, retained: Mutex::default() }
+    }
+
+    /// How much memory waits for reuse, in bytes as the allocator gave them.
+    #[must_use]
+    pub fn retained_bytes(&self) -> usize {
+        self.retained.lock().bytes
+    }
+
+    /// A chunk with room for `needed` bytes, as large as a layer that holds `held` bytes already deserves: layers grow
+    /// by doubling up to the largest class.
+    pub(crate) fn take(&self, needed: usize, held: usize) -> Result<Chunk> {
+        let wanted = needed
+            .saturating_add(CHUNK_OVERHEAD_BYTES + CHUNK_ALIGN)
+            .max(held.min(CHUNK_SPAN_BYTES));
+        let class = (0..CHUNK_CLASSES).find(|class| CHUNK_MIN_BYTES << class >= wanted);
+        let class = class.ok_or(Error::ValueTooLong { len: needed })?;
+        {
+            let mut retained = self.retained.lock();
+            if let Some(chunk) = retained.classes[class].pop() {
+                retained.bytes -= chunk.bytes;
+                return Ok(chunk);
+            }
+        }
+        Chunk::new(class)
+    }
+
+    /// Takes a chunk back, or frees it where enough are kept.
+    pub(crate) fn put_back(&self, mut chunk: Chunk) {
+        chunk.bump.reset();
+        let mut retained = self.retained.lock();
+        if retained.bytes + chunk.bytes <= self.retained_max_bytes {
+            retained.bytes += chunk.bytes;
+            retained.classes[chunk.class].push(chunk);
+        }
+    }
+}
+
+/// Where compressed blocks are inflated to, so that values can be borrowed from there.
+pub trait InflateSpace {
+    /// Fresh bytes that live as long as the borrow.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    #[allow(clippy::mut_from_ref, reason = "every call gives other bytes")]
+    fn space(&self, len: usize) -> Result<&mut [u8]>;
+}
+
+/// One reader's scratch memory: compressed blocks are inflated into it. Emptied as a whole; what it has taken it keeps for
+/// the next use.
+#[derive(Debug, Default)]
+pub struct ScratchArena(Bump);
+
+impl ScratchArena {
+    /// Empties it.
+    pub fn reset(&mut self) {
+        self.0.reset();
+    }
+
+    /// What it takes from the allocator, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.0.allocated_bytes_including_metadata()
+    }
+}
+
+impl InflateSpace for ScratchArena {
+    fn space(&self, len: usize) -> Result<&mut [u8]> {
+        self.0
+            .try_alloc_slice_fill_copy(len, 0)
+            .map_err(|_| Error::OutOfMemory { what: "an inflated block", bytes: len })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_hands_out_all_its_room_and_no_more() {
+        for class in 0..CHUNK_CLASSES {
+            let chunk = Chunk::new(class).unwrap();
+            let (mut given, size) = (0, 1 << (10 + class));
+            while let Some(piece) = chunk.alloc(Layout::from_size_align(size, 32).unwrap()) {
+                let offset = piece.as_ptr().addr() - chunk.base().as_ptr().addr();
+                assert!(
+                    offset > 0 && offset.is_multiple_of(32) && offset + size < CHUNK_SPAN_BYTES
+                );
+                given += size;
+            }
+            assert!(
+                given >= (CHUNK_MIN_BYTES << class) - CHUNK_OVERHEAD_BYTES - 2 * size,
+                "{given}"
+            );
+            assert!(chunk.bytes() >= given && chunk.bytes() <= CHUNK_MIN_BYTES << class);
+        }
+    }
+
+    #[test]
+    fn the_pool_recycles_within_its_bound() {
+        let pool = ChunkPool::new(200 << 10);
+        let (first, second) = (pool.take(100, 0).unwrap(), pool.take(100, 100_000).unwrap());
+        assert_eq!((first.class, second.class), (0, 1));
+        let (address, kept) = (first.base(), first.bytes());
+        pool.put_back(first);
+        assert_eq!(pool.retained_bytes(), kept);
+        let again = pool.take(1, 0).unwrap();
+        assert_eq!((again.base(), pool.retained_bytes()), (address, 0));
+        pool.put_back(second);
+        let third = pool.take(150 << 10, 0).unwrap();
+        pool.put_back(third);
+        assert!(pool.retained_bytes() <= 200 << 10, "a chunk too many was freed");
+        assert!(pool.take(CHUNK_SPAN_BYTES, 0).is_err());
+    }
+}

@@ -1,0 +1,469 @@
+//! The in-memory layer: open while it is appended to, then frozen in place.
+//!
+//! ```text
+//! put -> values arena (the one copy) -> index entry -> commit(lsn): published
+//!                                                      |
+//! freeze: the same memory, no writer any more -------- v -> sorted iterator -> delta layer
+//! ```
+//!
+//! One writer ([`OpenLayer`]) and any number of readers ([`MemLayer`], shared) at the same time. Readers take no lock and write
+//! nothing: a version is found through links that the writer stored with Release, and everything above the committed Lsn
+//! is ignored. Reading and iterating are bounded by [`MemLayer::committed_lsn`], whatever the caller asks for.
+//!
+//! **Invariant:** there is no "is it still writable?" check: an [`OpenLayer`] is the right to write, and freezing takes it
+//! by value.
+
+mod index;
+mod memory;
+mod sorted;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use crate::{
+    ChunkPool, Error, Key, Lsn, PageVersion, Result, Tombstone, VALUE_LEN_MAX, Value, Walk,
+};
+use index::{Index, IndexWriter, Object, ValueRef, Versions};
+use memory::{Appender, Id, Position, Space};
+pub use sorted::SortedVersions;
+
+/// A layer in memory, as readers share it.
+pub struct MemLayer {
+    /// The committed Lsn, on a line of its own: the writer stores it once a commit, readers load it.
+    committed: CommittedLsn,
+    /// No value is below it.
+    start: Lsn,
+    index: Index,
+    nodes: Arc<Space>,
+    values: Arc<Space>,
+    counts: Counts,
+}
+
+#[repr(align(128))]
+struct CommittedLsn(AtomicU64);
+
+/// What was committed so far. Stored by the writer alone, at commit.
+#[derive(Default)]
+struct Counts {
+    versions: AtomicU64,
+    value_bytes: AtomicU64,
+    tombstones: AtomicU64,
+}
+
+impl MemLayer {
+    /// The Lsn that its range begins at.
+    #[must_use]
+    pub fn start_lsn(&self) -> Lsn {
+        self.start
+    }
+
+    /// Up to here everything is visible, and nothing beyond.
+    #[must_use]
+    pub fn committed_lsn(&self) -> Lsn {
+        Lsn(self.committed.0.load(Ordering::Acquire))
+    }
+
+    /// How many versions are committed.
+    #[must_use]
+    pub fn versions_count(&self) -> u64 {
+        self.counts.versions.load(Ordering::Relaxed)
+    }
+
+    /// The lengths of all committed values, in bytes.
+    #[must_use]
+    pub fn value_bytes(&self) -> u64 {
+        self.counts.value_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has neither versions nor tombstones.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.versions_count() == 0 && self.counts.tombstones.load(Ordering::Relaxed) == 0
+    }
+
+    /// What it has taken from the allocator, in bytes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.nodes.allocated_bytes()
+            + self.values.allocated_bytes()
+            + size_of::<Self>()
+            + 2 * size_of::<Space>()
+    }
+
+    /// Walks back from the newest version of `key` at or below `upper` to the first image or `will_init`, newest
+    /// first, and says how the walk ended. Allocates and copies nothing.
+    pub fn versions<'a>(
+        &'a self,
+        key: Key,
+        upper: Lsn,
+        out: &mut impl FnMut(PageVersion<'a>),
+    ) -> Walk {
+        let upper = upper.min(self.committed_lsn());
+        let Some(object) = self.index.object(&self.nodes, key.object) else { return Walk::Older };
+        let dropped = object.dropped_at(&self.nodes, key.block, upper);
+        let mut block = self.index.newest(&self.nodes, object, key.block);
+        while let Some(id) = block {
+            let older = self.nodes.node(id).older.load();
+            if let Some(older) = older {
+                self.nodes.prefetch_node(older);
+            }
+            let entries = Versions::entries(&self.nodes, id);
+            let visible = match entries.last() {
+                Some(last) if last.lsn() <= upper => entries,
+                _ => &entries[..entries.partition_point(|entry| entry.lsn() <= upper)],
+            };
+            for entry in visible.iter().rev() {
+                let lsn = entry.lsn();
+                if dropped.is_some_and(|dropped| lsn < dropped) {
+                    return Walk::Dropped;
+                }
+                let value = entry.value();
+                out(self.page_version(lsn, value));
+                if value.kind.is_base() {
+                    return Walk::Base;
+                }
+            }
+            block = older;
+        }
+        if dropped.is_some() { Walk::Dropped } else { Walk::Older }
+    }
+
+    fn page_version(&self, lsn: Lsn, value: ValueRef) -> PageVersion<'_> {
+        PageVersion { lsn, kind: value.kind, bytes: self.values.bytes(value.position, value.len) }
+    }
+
+    /// All committed versions from `from` on, by key and then Lsn, at any time: also while the writer appends.
+    /// What is committed later than this call is not in it.
+    #[must_use]
+    pub fn sorted_from(&self, from: Key) -> SortedVersions<'_> {
+        SortedVersions::new(self, from, self.committed_lsn())
+    }
+
+    /// The committed tombstones, sorted by object and then Lsn.
+    #[must_use]
+    pub fn tombstones(&self) -> Vec<Tombstone> {
+        let committed = self.committed_lsn();
+        let mut found = Vec::new();
+        if self.counts.tombstones.load(Ordering::Relaxed) == 0 {
+            return found;
+        }
+        let mut next = self.index.first_object_from(&self.nodes, 0);
+        while let Some(object) = next {
+            let of_object = object.drops(&self.nodes, committed);
+            found.extend(of_object.map(|(first_block, lsn)| Tombstone {
+                object: object.object(),
+                first_block,
+                lsn,
+            }));
+            next = self.object_after(object);
+        }
+        found.sort_unstable_by_key(|tombstone| {
+            (tombstone.object, tombstone.lsn, tombstone.first_block)
+        });
+        found
+    }
+
+    fn object_after(&self, object: &Object) -> Option<&Object> {
+        self.index.first_object_from(&self.nodes, object.object().checked_add(1)?)
+    }
+}
+
+impl fmt::Debug for MemLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemLayer")
+            .field("start", &self.start)
+            .field("committed", &self.committed_lsn())
+            .field("versions", &self.versions_count())
+            .field("memory_bytes", &self.memory_bytes())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A layer that nobody writes any more. Immutable: readers and the flush share it.
+#[derive(Clone, Debug)]
+pub struct FrozenLayer(Arc<MemLayer>);
+
+impl FrozenLayer {
+    /// The layer, to be shared.
+    #[must_use]
+    pub fn layer(&self) -> &Arc<MemLayer> {
+        &self.0
+    }
+
+    /// The Lsn behind its last one.
+    #[must_use]
+    pub fn end_lsn(&self) -> Lsn {
+        self.0.committed_lsn().next()
+    }
+}
+
+/// The right to append to a layer: one for each.
+///
+/// `Send`, not `Sync`: one thread at a time. Every method that fails leaves the layer as it was.
+pub struct OpenLayer {
+    layer: Arc<MemLayer>,
+    index: IndexWriter,
+    values: Appender,
+    /// The Lsn of the last append; at least the committed one.
+    last: Lsn,
+    /// What was appended since the last commit, oldest first.
+    pending: Vec<Pending>,
+    /// The lengths of the pending values, in bytes.
+    pending_value_bytes: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Pending {
+    object: Id<Object>,
+    block: u32,
+    what: PendingKind,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum PendingKind {
+    Version { len: u32 },
+    Tombstone,
+}
+
+impl OpenLayer {
+    /// An empty layer for values at `start` and above.
+    #[must_use]
+    pub fn new(start: Lsn, pool: &Arc<ChunkPool>) -> OpenLayer {
+        let (nodes, values) =
+            (Arc::new(Space::new(pool.clone())), Arc::new(Space::new(pool.clone())));
+        let last = start.previous();
+        let layer = Arc::new(MemLayer {
+            committed: CommittedLsn(AtomicU64::new(last.0)),
+            start,
+            index: Index::new(),
+            nodes: nodes.clone(),
+            values: values.clone(),
+            counts: Counts::default(),
+        });
+        let index = IndexWriter::new(Appender::new(nodes));
+        OpenLayer {
+            layer,
+            index,
+            values: Appender::new(values),
+            last,
+            pending: Vec::new(),
+            pending_value_bytes: 0,
+        }
+    }
+
+    /// The layer as readers see it.
+    #[must_use]
+    pub fn layer(&self) -> &Arc<MemLayer> {
+        &self.layer
+    }
+
+    /// The Lsn of the last append, committed or not.
+    #[must_use]
+    pub fn last_lsn(&self) -> Lsn {
+        self.last
+    }
+
+    /// Whether anything waits for a commit.
+    #[must_use]
+    pub fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Memory of its own beside the shared layer's, in bytes.
+    #[must_use]
+    pub fn writer_bytes(&self) -> usize {
+        self.pending.capacity() * size_of::<Pending>()
+    }
+
+    /// Appends one value.
+    ///
+    /// # Errors
+    /// [`Error::LsnOutOfOrder`], [`Error::DuplicateVersion`], [`Error::ValueTooLong`], [`Error::Full`],
+    /// [`Error::OutOfMemory`]; nothing is changed.
+    pub fn put(&mut self, key: Key, lsn: Lsn, value: Value<'_>) -> Result<()> {
+        self.append(key, lsn, value, None).map(drop)
+    }
+
+    /// Appends several values, all or none. Neighbours that borrow the very same bytes (one log record that touches
+    /// several pages) share one copy.
+    ///
+    /// # Errors
+    /// As [`OpenLayer::put`]; nothing is changed.
+    pub fn put_batch(&mut self, batch: &[(Key, Lsn, Value<'_>)]) -> Result<()> {
+        let (pending, last) = (self.pending.len(), self.last);
+        let mut previous: Option<(&[u8], Position)> = None;
+        for &(key, lsn, value) in batch {
+            let bytes = value.bytes();
+            let shared = previous
+                .filter(|(other, _)| std::ptr::eq(*other, bytes))
+                .map(|(_, position)| position);
+            match self.append(key, lsn, value, shared) {
+                Ok(position) => previous = Some((bytes, position)),
+                Err(error) => {
+                    self.take_back(pending);
+                    self.last = last;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn append(
+        &mut self,
+        key: Key,
+        lsn: Lsn,
+        value: Value<'_>,
+        shared: Option<Position>,
+    ) -> Result<Position> {
+        self.check_lsn(lsn)?;
+        let bytes = value.bytes();
+        if bytes.len() > VALUE_LEN_MAX {
+            return Err(Error::ValueTooLong { len: bytes.len() });
+        }
+        let space = &*self.layer.nodes;
+        let object = self.index.object(space, &self.layer.index, key.object)?;
+        let head = self.index.head(space, object, key.block)?;
+        if self.index.newest_lsn(space, head) == Some(lsn) {
+            return Err(Error::DuplicateVersion { key, lsn });
+        }
+        let position = match shared {
+            Some(position) => position,
+            None => self.values.append_bytes(bytes)?,
+        };
+        self.index.push(
+            space,
+            head,
+            lsn,
+            ValueRef { position, len: bytes.len(), kind: value.kind() },
+        )?;
+        let what = PendingKind::Version { len: bytes.len() as u32 };
+        self.pending.push(Pending { object, block: key.block, what });
+        self.pending_value_bytes += bytes.len() as u64;
+        self.last = lsn;
+        Ok(position)
+    }
+
+    /// Drops the blocks of an object from `first_block` on: reads at or above `lsn` find nothing of what was put
+    /// below `lsn`. A value of such a block that is put at `lsn` afterwards, or later, is found.
+    ///
+    /// # Errors
+    /// As [`OpenLayer::put`]; [`Error::DropAfterPut`] when one of these blocks was put at this very Lsn already.
+    /// Nothing is changed.
+    pub fn drop_blocks(&mut self, object: u128, first_block: u32, lsn: Lsn) -> Result<()> {
+        self.check_lsn(lsn)?;
+        let space = &*self.layer.nodes;
+        let id = self.index.object(space, &self.layer.index, object)?;
+        if let Some(block) = self.pending_put_at(lsn, id, first_block) {
+            return Err(Error::DropAfterPut { key: Key { object, block }, lsn });
+        }
+        let space = &*self.layer.nodes;
+        self.index.push_drop(space, id, first_block, lsn)?;
+        self.pending.push(Pending { object: id, block: first_block, what: PendingKind::Tombstone });
+        self.last = lsn;
+        Ok(())
+    }
+
+    /// A pending version at `lsn` of a block of `object` at or above `first_block`.
+    fn pending_put_at(&mut self, lsn: Lsn, object: Id<Object>, first_block: u32) -> Option<u32> {
+        if self.last != lsn {
+            return None;
+        }
+        let space = &*self.layer.nodes;
+        for at in (0..self.pending.len()).rev() {
+            let Pending { object: of, block, what } = self.pending[at];
+            if what == PendingKind::Tombstone || of != object || block < first_block {
+                continue;
+            }
+            let head = self.index.head(space, of, block).ok()?;
+            if self.index.newest_lsn(space, head) == Some(lsn) {
+                return Some(block);
+            }
+        }
+        None
+    }
+
+    fn check_lsn(&self, lsn: Lsn) -> Result<()> {
+        let committed = Lsn(self.layer.committed.0.load(Ordering::Relaxed));
+        if lsn < self.last || lsn <= committed || lsn == Lsn::MAX {
+            return Err(Error::LsnOutOfOrder { last: self.last, committed, found: lsn });
+        }
+        Ok(())
+    }
+
+    /// Publishes everything up to `lsn` at once; nothing can be put at or below it afterwards.
+    ///
+    /// # Errors
+    /// [`Error::LsnOutOfOrder`] when `lsn` is below an appended one; nothing is changed.
+    pub fn commit(&mut self, lsn: Lsn) -> Result<()> {
+        let committed = Lsn(self.layer.committed.0.load(Ordering::Relaxed));
+        if lsn < self.last || lsn < committed || lsn == Lsn::MAX {
+            return Err(Error::LsnOutOfOrder { last: self.last, committed, found: lsn });
+        }
+        let counts = &self.layer.counts;
+        if !self.pending.is_empty() {
+            let tombstones = self
+                .pending
+                .iter()
+                .filter(|pending| pending.what == PendingKind::Tombstone)
+                .count() as u64;
+            let versions = self.pending.len() as u64 - tombstones;
+            let add = |count: &AtomicU64, more| {
+                count.store(count.load(Ordering::Relaxed) + more, Ordering::Relaxed)
+            };
+            add(&counts.versions, versions);
+            add(&counts.value_bytes, self.pending_value_bytes);
+            add(&counts.tombstones, tombstones);
+            self.pending.clear();
+            self.pending_value_bytes = 0;
+        }
+        self.last = lsn;
+        // Release: whoever sees the Lsn sees every node, entry and value below it.
+        self.layer.committed.0.store(lsn.0, Ordering::Release);
+        Ok(())
+    }
+
+    /// Takes back everything since the last commit. Its memory comes back with the layer's.
+    pub fn abort(&mut self) {
+        self.take_back(0);
+        self.last = Lsn(self.layer.committed.0.load(Ordering::Relaxed));
+    }
+
+    /// Takes back the newest appends until `keep` are left.
+    fn take_back(&mut self, keep: usize) {
+        let space = &*self.layer.nodes;
+        for Pending { object, block, what } in self.pending.drain(keep..).rev() {
+            match what {
+                PendingKind::Version { len } => {
+                    self.index.pop(space, object, block);
+                    self.pending_value_bytes -= u64::from(len);
+                }
+                PendingKind::Tombstone => self.index.pop_drop(space, object),
+            }
+        }
+    }
+
+    /// Ends writing: the same memory, immutable from now on. Takes the same few instructions whatever the size.
+    /// What was not committed is taken back first.
+    #[must_use]
+    pub fn freeze(mut self) -> FrozenLayer {
+        self.abort();
+        FrozenLayer(self.layer)
+    }
+}
+
+impl fmt::Debug for OpenLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenLayer")
+            .field("layer", &self.layer)
+            .field("last", &self.last)
+            .finish_non_exhaustive()
+    }
+}

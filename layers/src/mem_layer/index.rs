@@ -1,0 +1,439 @@
+//! The index of an in-memory layer: from a key to its versions, and all keys in order.
+//!
+//! ```text
+//! objects:  hash table (point look-ups) and skip list (order) over Object nodes
+//! Object -> root -> Directory[64] -> ... -> Leaf[64] -> Versions (newest block) -> older block -> ...
+//! ```
+//!
+//! A page table: blocks are dense numbers under few objects, so each level takes six bits of the block, and a root is only as high as the
+//! blocks that were written need. Versions of a key lie in blocks of 1, 3, 7, 15, 31, 63 entries, the newest block
+//! first, so that a chain costs one cache miss per block and not per version.
+//!
+//! One writer changes it, through [`IndexWriter`]; readers walk it at any time and see each publication whole. **Invariant:**
+//! nothing is ever unlinked while a reader may be under way to it: a taken-back version only shortens its block
+//! or restores the link to the older block, and the memory stays as it is until the layer goes.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use super::memory::{Appender, Id, Link, Node, POSITION_BITS, Position, Space};
+use crate::{Error, Kind, Lsn, Result, VALUE_LEN_MAX};
+
+mod nodes;
+
+use nodes::{Directory, FANOUT, LEVEL_BITS, ObjectTable, Root, TOWER, Tombstone, mix};
+pub(super) use nodes::{Entry, Leaf, Object, Versions};
+
+/// The roots of the index; shared by writer and readers.
+pub(super) struct Index {
+    table: Link<ObjectTable>,
+    first: [Link<Object>; TOWER],
+}
+
+/// Where a value is and what it is, as an entry holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ValueRef {
+    pub(super) position: Position,
+    pub(super) len: usize,
+    pub(super) kind: Kind,
+}
+
+const KIND_BITS: u32 = 2;
+const LEN_BITS: u32 = 25;
+const _: () = assert!(VALUE_LEN_MAX < 1 << LEN_BITS && KIND_BITS + LEN_BITS + POSITION_BITS <= 64);
+
+impl ValueRef {
+    fn pack(self) -> u64 {
+        u64::from(self.kind.to_bits())
+            | (self.len as u64) << KIND_BITS
+            | self.position.raw() << (KIND_BITS + LEN_BITS)
+    }
+
+    fn unpack(packed: u64) -> ValueRef {
+        ValueRef {
+            kind: Kind::from_bits(packed as u8 & 3).expect("packed from a kind"),
+            len: (packed >> KIND_BITS) as usize & ((1 << LEN_BITS) - 1),
+            position: Position::from_raw(packed >> (KIND_BITS + LEN_BITS)),
+        }
+    }
+}
+
+impl Index {
+    pub(super) fn new() -> Index {
+        Index { table: Link::empty(), first: [const { Link::empty() }; TOWER] }
+    }
+
+    /// The node of an object, if anything was ever written to it.
+    pub(super) fn object<'a>(&self, space: &'a Space, object: u128) -> Option<&'a Object> {
+        self.object_id(space, object).map(|id| space.node(id))
+    }
+
+    fn object_id(&self, space: &Space, object: u128) -> Option<Id<Object>> {
+        let table = self.table.load()?;
+        let slots = table_slots(space, table);
+        let mut at = mix(object) as usize & (slots.len() - 1);
+        // The table is never full, so the probe ends.
+        loop {
+            let id = slots[at].load()?;
+            if space.node(id).object() == object {
+                return Some(id);
+            }
+            at = (at + 1) & (slots.len() - 1);
+        }
+    }
+
+    /// The first object at or after `object`, in order.
+    pub(super) fn first_object_from<'a>(
+        &self,
+        space: &'a Space,
+        object: u128,
+    ) -> Option<&'a Object> {
+        let mut links = &self.first;
+        for level in (0..TOWER).rev() {
+            while let Some(next) = links[level].load().map(|id| space.node(id))
+                && next.object() < object
+            {
+                links = &next.next;
+            }
+        }
+        links[0].load().map(|id| space.node(id))
+    }
+
+    /// The newest block of versions of a block of `object`.
+    pub(super) fn newest(
+        &self,
+        space: &Space,
+        object: &Object,
+        block: u32,
+    ) -> Option<Id<Versions>> {
+        let root = object.root();
+        if !root.covers(block) {
+            return None;
+        }
+        let mut node = root.node?;
+        for level in (1..=root.height).rev() {
+            node = space.node(node).children[slot_of(block, level)].load()?;
+        }
+        space.node(node.as_leaf()).heads[slot_of(block, 0)].load()
+    }
+
+    /// The first leaf at or after `block` with its first block; `None` behind the last one.
+    pub(super) fn leaf_from<'a>(
+        &self,
+        space: &'a Space,
+        object: &Object,
+        block: u32,
+    ) -> Option<(u32, &'a Leaf)> {
+        let root = object.root();
+        let mut from = u64::from(block);
+        let start = root.first_block();
+        from = from.max(start);
+        while from <= root.last_block() {
+            match descend(space, root, from as u32) {
+                Ok(leaf) => return Some(((from as u32) & !(FANOUT as u32 - 1), leaf)),
+                Err(next) => from = next,
+            }
+        }
+        None
+    }
+}
+
+/// The leaf that holds `block`, or where to look next when there is none.
+fn descend(space: &Space, root: Root, block: u32) -> std::result::Result<&Leaf, u64> {
+    let mut node = root.node.ok_or(u64::MAX)?;
+    for level in (1..=root.height).rev() {
+        let child = space.node(node).children[slot_of(block, level)].load();
+        let span = 1_u64 << (LEVEL_BITS * level);
+        node = child.ok_or((u64::from(block) & !(span - 1)) + span)?;
+    }
+    Ok(space.node(node.as_leaf()))
+}
+
+fn slot_of(block: u32, level: u32) -> usize {
+    // Shifts of 30 and less: six levels of six bits, the highest uses two.
+    (block >> (LEVEL_BITS * level)) as usize % FANOUT
+}
+
+fn table_slots(space: &Space, table: Id<ObjectTable>) -> &[Link<Object>] {
+    space.tail(table, 1 << space.node(table).bits)
+}
+
+impl Versions {
+    /// The entries that are there now, oldest first.
+    pub(super) fn entries(space: &Space, id: Id<Versions>) -> &[Entry] {
+        let len = space.node(id).len.load(Ordering::Acquire);
+        space.tail(id, len as usize)
+    }
+}
+
+impl Object {
+    /// The newest tombstone that a read of `block` at `upper` sees.
+    pub(super) fn dropped_at(&self, space: &Space, block: u32, upper: Lsn) -> Option<Lsn> {
+        let mut next = self.drops.load();
+        while let Some(tombstone) = next.map(|id| space.node(id)) {
+            if tombstone.first_block <= block && tombstone.lsn <= upper {
+                return Some(tombstone.lsn);
+            }
+            next = tombstone.older.load();
+        }
+        None
+    }
+
+    /// Its tombstones at or below `upper`, newest first.
+    pub(super) fn drops<'a>(
+        &'a self,
+        space: &'a Space,
+        upper: Lsn,
+    ) -> impl Iterator<Item = (u32, Lsn)> + 'a {
+        let mut next = self.drops.load();
+        std::iter::from_fn(move || {
+            let tombstone = space.node(next?);
+            next = tombstone.older.load();
+            Some((tombstone.first_block, tombstone.lsn))
+        })
+        .filter(move |&(_, lsn)| lsn <= upper)
+    }
+}
+
+/// The writer's side: the appender of the nodes, and where the last key was, for the next one is often near it.
+pub(super) struct IndexWriter {
+    nodes: Appender,
+    objects: usize,
+    last_object: Option<(u128, Id<Object>)>,
+    last_leaf: Option<(Id<Object>, u32, Id<Leaf>)>,
+}
+
+/// A head of versions, as the writer found or made it.
+#[derive(Clone, Copy)]
+pub(super) struct Head {
+    leaf: Id<Leaf>,
+    slot: usize,
+}
+
+impl IndexWriter {
+    pub(super) fn new(nodes: Appender) -> IndexWriter {
+        IndexWriter { nodes, objects: 0, last_object: None, last_leaf: None }
+    }
+
+    /// The node of an object, made if need be.
+    pub(super) fn object(
+        &mut self,
+        space: &Space,
+        index: &Index,
+        object: u128,
+    ) -> Result<Id<Object>> {
+        if let Some((last, id)) = self.last_object
+            && last == object
+        {
+            return Ok(id);
+        }
+        let id = match index.object_id(space, object) {
+            Some(id) => id,
+            None => self.add_object(space, index, object)?,
+        };
+        self.last_object = Some((object, id));
+        Ok(id)
+    }
+
+    fn add_object(&mut self, space: &Space, index: &Index, object: u128) -> Result<Id<Object>> {
+        self.reserve_table(space, index)?;
+        let mut before: [&[Link<Object>; TOWER]; TOWER] = [&index.first; TOWER];
+        let mut links = &index.first;
+        for level in (0..TOWER).rev() {
+            while let Some(next) = links[level].load().map(|id| space.node(id))
+                && next.object() < object
+            {
+                links = &next.next;
+            }
+            before[level] = links;
+        }
+        let node = Object::new(object, |level| before[level][level].load());
+        let height = node.tower_height();
+        let id = self.nodes.append_node(node)?;
+        for (level, links) in before.iter().enumerate().take(height) {
+            links[level].publish(Some(id));
+        }
+        let table = index.table.load().expect("reserved");
+        insert_into(table_slots(space, table), space, id);
+        self.objects += 1;
+        Ok(id)
+    }
+
+    /// Room for one more object in the hash table, at most three quarters full. Readers of the old table miss only
+    /// objects that are newer than what they may read.
+    fn reserve_table(&mut self, space: &Space, index: &Index) -> Result<()> {
+        let old = index.table.load();
+        let bits = old.map_or(0, |table| space.node(table).bits);
+        if bits > 0 && self.objects < (3 << bits) / 4 {
+            return Ok(());
+        }
+        let bits = if bits == 0 { ObjectTable::BITS_MIN } else { bits + 1 };
+        if bits > ObjectTable::BITS_MAX {
+            return Err(Error::Full {
+                what: "an in-memory layer's objects",
+                max: (3 << ObjectTable::BITS_MAX) / 4,
+            });
+        }
+        let table = self.nodes.append_with_tail(
+            ObjectTable::new(bits),
+            1 << bits,
+            Link::<Object>::empty,
+        )?;
+        let slots = table_slots(space, table);
+        for id in old.iter().flat_map(|&old| table_slots(space, old)).filter_map(Link::load) {
+            insert_into(slots, space, id);
+        }
+        index.table.publish(Some(table));
+        Ok(())
+    }
+
+    /// The head of a block's versions, made if need be.
+    pub(super) fn head(
+        &mut self,
+        space: &Space,
+        object_id: Id<Object>,
+        block: u32,
+    ) -> Result<Head> {
+        let (group, slot) = (block >> LEVEL_BITS, slot_of(block, 0));
+        if let Some((last_object, last_group, leaf)) = self.last_leaf
+            && last_object == object_id
+            && last_group == group
+        {
+            return Ok(Head { leaf, slot });
+        }
+        let object = space.node(object_id);
+        let root = self.root_over(space, object, block)?;
+        let mut node = root.node.expect("a root with nodes");
+        for level in (1..=root.height).rev() {
+            let link = &space.node(node).children[slot_of(block, level)];
+            node = match link.load() {
+                Some(child) => child,
+                None => {
+                    let child = self.add_node(level - 1)?;
+                    link.publish(Some(child));
+                    child
+                }
+            };
+        }
+        let leaf = node.as_leaf();
+        self.last_leaf = Some((object_id, group, leaf));
+        Ok(Head { leaf, slot })
+    }
+
+    fn add_node(&mut self, level: u32) -> Result<Id<Directory>> {
+        if level == 0 {
+            Ok(self.nodes.append_node(Leaf::new())?.as_directory())
+        } else {
+            self.nodes.append_node(Directory::new())
+        }
+    }
+
+    /// The object's root, raised until it covers `block`.
+    fn root_over(&mut self, space: &Space, object: &Object, block: u32) -> Result<Root> {
+        let mut root = object.root();
+        if root.node.is_none() {
+            root = Root { node: Some(self.add_node(0)?), height: 0, prefix: block >> LEVEL_BITS };
+            object.set_root(root);
+        }
+        while !root.covers(block) {
+            let node = self.nodes.append_node(Directory::new())?;
+            space.node(node).children[root.prefix as usize % FANOUT].publish(root.node);
+            root = Root {
+                node: Some(node),
+                height: root.height + 1,
+                prefix: root.prefix >> LEVEL_BITS,
+            };
+            object.set_root(root);
+        }
+        Ok(root)
+    }
+
+    /// The newest entry's Lsn.
+    pub(super) fn newest_lsn(&self, space: &Space, head: Head) -> Option<Lsn> {
+        let mut versions = space.node(head.leaf).heads[head.slot].load();
+        // An emptied block is followed by its older one.
+        while let Some(id) = versions {
+            if let Some(entry) = Versions::entries(space, id).last() {
+                return Some(entry.lsn());
+            }
+            versions = space.node(id).older.load();
+        }
+        None
+    }
+
+    /// Adds the newest version under a head. `value` makes the value; nothing is changed if it fails.
+    pub(super) fn push(
+        &mut self,
+        space: &Space,
+        head: Head,
+        lsn: Lsn,
+        value: ValueRef,
+    ) -> Result<()> {
+        let link = &space.node(head.leaf).heads[head.slot];
+        let newest = link.load();
+        if let Some(id) = newest {
+            let versions = space.node(id);
+            let len = versions.len.load(Ordering::Relaxed);
+            if len < versions.capacity {
+                space.tail::<Versions, Entry>(id, versions.capacity as usize)[len as usize]
+                    .set(lsn, value.pack());
+                versions.len.store(len + 1, Ordering::Release);
+                return Ok(());
+            }
+        }
+        let capacity =
+            newest.map_or(1, |id| (space.node(id).capacity * 2 + 1).min(Versions::CAPACITY_MAX));
+        let header = Versions::new(newest, capacity);
+        let mut first = Some((lsn, value.pack()));
+        let id = self.nodes.append_with_tail(header, capacity as usize, || {
+            let (lsn, packed) = first.take().unwrap_or((Lsn(0), 0));
+            Entry::new(lsn, packed)
+        })?;
+        link.publish(Some(id));
+        Ok(())
+    }
+
+    /// Takes the newest version of a block back. It was never committed, so no reader looks at it.
+    pub(super) fn pop(&mut self, space: &Space, object: Id<Object>, block: u32) {
+        let head =
+            self.head(space, object, block).expect("the path to a version that was put is there");
+        let link = &space.node(head.leaf).heads[head.slot];
+        let id = link.load().expect("a version to take back");
+        let versions = space.node(id);
+        let len = versions.len.load(Ordering::Relaxed) - 1;
+        versions.len.store(len, Ordering::Release);
+        if len == 0 {
+            link.publish(versions.older.load());
+        }
+    }
+
+    /// Adds the newest tombstone of an object.
+    pub(super) fn push_drop(
+        &mut self,
+        space: &Space,
+        object: Id<Object>,
+        first_block: u32,
+        lsn: Lsn,
+    ) -> Result<()> {
+        let drops = &space.node(object).drops;
+        let tombstone = Tombstone { lsn, first_block, older: Link::to(drops.load()) };
+        let id = self.nodes.append_node(tombstone)?;
+        drops.publish(Some(id));
+        Ok(())
+    }
+
+    /// Takes the newest tombstone of an object back.
+    pub(super) fn pop_drop(&mut self, space: &Space, object: Id<Object>) {
+        let drops = &space.node(object).drops;
+        let newest = drops.load().expect("a tombstone to take back");
+        drops.publish(space.node(newest).older.load());
+    }
+}
+
+fn insert_into(slots: &[Link<Object>], space: &Space, id: Id<Object>) {
+    let mask = slots.len() - 1;
+    let mut at = mix(space.node(id).object()) as usize & mask;
+    while slots[at].load().is_some() {
+        at = (at + 1) & mask;
+    }
+    slots[at].publish(Some(id));
+}

@@ -1,0 +1,236 @@
+//! The nodes of the index and their sizes. Plain fields are written before a node is published and never again.
+#![allow(unsafe_code)]
+
+use super::*;
+
+/// Bits of the block number that one level of the page table decides.
+pub(super) const LEVEL_BITS: u32 = 6;
+/// Slots of a level's node.
+pub(super) const FANOUT: usize = 1 << LEVEL_BITS;
+/// Levels of the skip list over objects; one object in four goes one level higher.
+pub(super) const TOWER: usize = 8;
+
+/// One object: the root of its page table, its tombstones, its place in the order. One cache line.
+#[repr(C, align(64))]
+pub(in super::super) struct Object {
+    high: u64,
+    low: u64,
+    root: AtomicU64,
+    pub(super) drops: Link<Tombstone>,
+    /// The next objects in order, by level of the skip list.
+    pub(super) next: [Link<Object>; TOWER],
+}
+
+/// An inner node of the page table. At level 1 its children are leaves ([`Id::as_leaf`]).
+#[repr(C, align(64))]
+pub(super) struct Directory {
+    pub(super) children: [Link<Directory>; FANOUT],
+}
+
+/// A leaf of the page table: the newest versions of 64 neighbouring blocks.
+#[repr(C, align(64))]
+pub(in super::super) struct Leaf {
+    pub(in super::super) heads: [Link<Versions>; FANOUT],
+}
+
+/// The head of a block of versions of one key; [`Entry`]s follow it, oldest first.
+#[repr(C, align(8))]
+pub(in super::super) struct Versions {
+    /// The next older block.
+    pub(in super::super) older: Link<Versions>,
+    pub(super) capacity: u32,
+    /// How many entries there are. Stored with Release behind the entry.
+    pub(super) len: AtomicU32,
+}
+
+/// One version. Atomic because a taken-back entry's place is written again while a reader may look at its Lsn; no reader that may look at
+/// it (its Lsn was never committed) goes on to the value.
+#[repr(C)]
+pub(in super::super) struct Entry {
+    lsn: AtomicU64,
+    packed: AtomicU64,
+}
+
+/// `drop_blocks`.
+#[repr(C)]
+pub(super) struct Tombstone {
+    pub(super) lsn: Lsn,
+    pub(super) first_block: u32,
+    pub(super) older: Link<Tombstone>,
+}
+
+/// A hash table of objects, open addressing; its slots follow it.
+#[repr(C)]
+pub(super) struct ObjectTable {
+    pub(super) bits: u32,
+}
+
+const _: () =
+    assert!(size_of::<Object>() == 64 && size_of::<Directory>() == 256 && size_of::<Leaf>() == 256);
+const _: () = assert!(
+    size_of::<Versions>() == 16 && size_of::<Entry>() == 16 && size_of::<Tombstone>() == 16
+);
+
+// SAFETY: plain numbers and atomics, sizes as asserted above, alignments of at most 64.
+unsafe impl Node for Object {}
+// SAFETY: as above.
+unsafe impl Node for Directory {}
+// SAFETY: as above.
+unsafe impl Node for Leaf {}
+// SAFETY: as above.
+unsafe impl Node for Versions {}
+// SAFETY: as above.
+unsafe impl Node for Entry {}
+// SAFETY: as above.
+unsafe impl Node for Tombstone {}
+// SAFETY: as above.
+unsafe impl Node for ObjectTable {}
+
+/// Spreads an object's bits; the constants are the 64-bit golden ratio and a prime of xxHash.
+pub(super) fn mix(object: u128) -> u64 {
+    let folded = (object as u64)
+        ^ ((object >> 64) as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
+    let spread = (folded ^ (folded >> 32)).wrapping_mul(0xC2B2_AE3D_27D4_EB4F);
+    spread ^ (spread >> 29)
+}
+
+impl Object {
+    /// A node without blocks, linked before what `next` says for each level of its tower.
+    pub(super) fn new(object: u128, next: impl Fn(usize) -> Option<Id<Object>>) -> Object {
+        let height = tower_height(object);
+        Object {
+            high: (object >> 64) as u64,
+            low: object as u64,
+            root: AtomicU64::new(0),
+            drops: Link::empty(),
+            next: std::array::from_fn(|level| {
+                Link::to((level < height).then(|| next(level)).flatten())
+            }),
+        }
+    }
+
+    pub(in super::super) fn object(&self) -> u128 {
+        u128::from(self.high) << 64 | u128::from(self.low)
+    }
+
+    /// On how many levels of the skip list it is.
+    pub(super) fn tower_height(&self) -> usize {
+        tower_height(self.object())
+    }
+
+    /// Pairs with [`Object::set_root`].
+    pub(super) fn root(&self) -> Root {
+        let packed = self.root.load(Ordering::Acquire);
+        Root {
+            node: Id::from_raw(packed as u32),
+            height: (packed >> 32) as u32 & 7,
+            prefix: (packed >> 35) as u32,
+        }
+    }
+
+    pub(super) fn set_root(&self, root: Root) {
+        let node = u64::from(root.node.map_or(0, Id::raw));
+        self.root.store(
+            node | u64::from(root.height) << 32 | u64::from(root.prefix) << 35,
+            Ordering::Release,
+        );
+    }
+}
+
+/// No random numbers below the engine: the height comes from the object's own bits, other ones than the hash
+/// table's.
+fn tower_height(object: u128) -> usize {
+    1 + (mix(object ^ 0x5851_F42D_4C95_7F2D).leading_zeros() as usize / 2).min(TOWER - 1)
+}
+
+/// The root of an object's page table, published as one number.
+#[derive(Clone, Copy)]
+pub(super) struct Root {
+    /// A leaf at height 0, else a directory.
+    pub(super) node: Option<Id<Directory>>,
+    pub(super) height: u32,
+    /// The bits of the block number above those that the levels decide.
+    pub(super) prefix: u32,
+}
+
+impl Root {
+    fn span_bits(self) -> u32 {
+        LEVEL_BITS * (self.height + 1)
+    }
+
+    pub(super) fn covers(self, block: u32) -> bool {
+        u64::from(block) >> self.span_bits() == u64::from(self.prefix)
+    }
+
+    pub(super) fn first_block(self) -> u64 {
+        u64::from(self.prefix) << self.span_bits()
+    }
+
+    pub(super) fn last_block(self) -> u64 {
+        (self.first_block() + (1 << self.span_bits()) - 1).min(u64::from(u32::MAX))
+    }
+}
+
+impl Id<Directory> {
+    pub(super) fn as_leaf(self) -> Id<Leaf> {
+        Id::from_raw(self.raw()).expect("an id is not zero")
+    }
+}
+
+impl Id<Leaf> {
+    pub(super) fn as_directory(self) -> Id<Directory> {
+        Id::from_raw(self.raw()).expect("an id is not zero")
+    }
+}
+
+impl Directory {
+    pub(super) fn new() -> Directory {
+        Directory { children: [const { Link::empty() }; FANOUT] }
+    }
+}
+
+impl Leaf {
+    pub(super) fn new() -> Leaf {
+        Leaf { heads: [const { Link::empty() }; FANOUT] }
+    }
+}
+
+impl Versions {
+    /// With the header, one KiB.
+    pub(super) const CAPACITY_MAX: u32 = 63;
+
+    /// A block of which the first entry is there.
+    pub(super) fn new(older: Option<Id<Versions>>, capacity: u32) -> Versions {
+        Versions { older: Link::to(older), capacity, len: AtomicU32::new(1) }
+    }
+}
+
+impl Entry {
+    pub(super) fn new(lsn: Lsn, packed: u64) -> Entry {
+        Entry { lsn: AtomicU64::new(lsn.0), packed: AtomicU64::new(packed) }
+    }
+
+    /// Relaxed: the block's length is stored behind it.
+    pub(super) fn set(&self, lsn: Lsn, packed: u64) {
+        self.lsn.store(lsn.0, Ordering::Relaxed);
+        self.packed.store(packed, Ordering::Relaxed);
+    }
+
+    pub(in super::super) fn lsn(&self) -> Lsn {
+        Lsn(self.lsn.load(Ordering::Relaxed))
+    }
+
+    pub(in super::super) fn value(&self) -> ValueRef {
+        ValueRef::unpack(self.packed.load(Ordering::Relaxed))
+    }
+}
+
+impl ObjectTable {
+    pub(super) const BITS_MIN: u32 = 4;
+    /// 16 MiB of slots.
+    pub(super) const BITS_MAX: u32 = 22;
+
+    pub(super) fn new(bits: u32) -> ObjectTable {
+        ObjectTable { bits }
+    }
+}

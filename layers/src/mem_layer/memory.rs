@@ -1,0 +1,332 @@
+//! The memory of one in-memory layer: chunks that never move, and typed nodes in them with 32-bit ids. All that is
+//! `unsafe` about the in-memory layer is here.
+//!
+//! One writer appends ([`Appender`]); readers on other threads look nodes and values up by id through [`Space`]. What
+//! makes that sound:
+//!
+//! 1. An [`Id`] or [`Position`] is made only here, by an append. Whoever holds one got it from the append itself (the writer)
+//!    or by an Acquire load of a [`Link`] or of a block's length that the writer stored with Release *after* the append.
+//!    So the chunk's address in the table and the node's bytes happen before the look-up.
+//! 2. Chunks are handed back only when the [`Space`] is dropped, so a node borrowed from a `&Space` lives as long as the borrow.
+//! 3. A node's plain fields are written once, before its id is published; what changes later is atomic.
+//! 4. Ids are not mixed between layers: links live inside the space that their ids belong to, and this module
+//!    is private to the in-memory layer.
+#![allow(unsafe_code)]
+
+use std::{
+    alloc::Layout,
+    marker::PhantomData,
+    num::NonZeroU32,
+    ptr::{self, NonNull},
+    sync::{
+        Arc,
+        atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+
+use crate::{
+    Error, Result,
+    arena::{CHUNK_ALIGN, CHUNK_SPAN_BYTES, Chunk, ChunkPool},
+};
+
+/// How many chunks a space may have: 8 GiB less the small first ones.
+const CHUNKS_MAX: usize = 256;
+const OFFSET_BITS: u32 = CHUNK_SPAN_BYTES.trailing_zeros();
+/// Bits that a [`Position`] needs.
+pub(super) const POSITION_BITS: u32 = OFFSET_BITS + CHUNKS_MAX.trailing_zeros();
+/// Ids count memory in these units; every node is aligned to it.
+const UNIT_BYTES: usize = 32;
+const UNIT_BITS: u32 = UNIT_BYTES.trailing_zeros();
+
+const _: () = assert!(CHUNK_SPAN_BYTES.is_power_of_two() && CHUNKS_MAX.is_power_of_two());
+const _: () = assert!(POSITION_BITS - UNIT_BITS <= 32, "an id fits 32 bits");
+const _: () = assert!(UNIT_BYTES <= CHUNK_ALIGN);
+
+/// What lives in chunks as a node.
+///
+/// # Safety
+/// It holds plain bytes and atomics only (no drop, no padding that is read), and its size is a multiple of its alignment, which is at most
+/// [`CHUNK_ALIGN`].
+pub(super) unsafe trait Node: Sized {}
+
+/// The id of a published node: its chunk and its unit in the chunk.
+pub(super) struct Id<T>(NonZeroU32, PhantomData<fn() -> T>);
+
+impl<T> Clone for Id<T> {
+    fn clone(&self) -> Id<T> {
+        *self
+    }
+}
+impl<T> Copy for Id<T> {}
+impl<T> PartialEq for Id<T> {
+    fn eq(&self, other: &Id<T>) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl<T> Id<T> {
+    /// The id as a number, to be packed with others.
+    pub(super) fn raw(self) -> u32 {
+        self.0.get()
+    }
+
+    /// Back from [`Id::raw`]; zero is none. Of this file's trusted base: only for numbers that `raw` gave for the
+    /// same type, carried through an atomic of the same space.
+    pub(super) fn from_raw(raw: u32) -> Option<Id<T>> {
+        NonZeroU32::new(raw).map(|raw| Id(raw, PhantomData))
+    }
+}
+
+/// A link to a node, empty or published. Readers see it whole or not at all.
+#[repr(transparent)]
+pub(super) struct Link<T>(AtomicU32, PhantomData<fn() -> T>);
+
+// SAFETY: an atomic number.
+unsafe impl<T> Node for Link<T> {}
+
+impl<T> Link<T> {
+    pub(super) const fn empty() -> Link<T> {
+        Link(AtomicU32::new(0), PhantomData)
+    }
+
+    /// A link that points somewhere before it is published itself.
+    pub(super) fn to(target: Option<Id<T>>) -> Link<T> {
+        Link(AtomicU32::new(target.map_or(0, Id::raw)), PhantomData)
+    }
+
+    /// Pairs with [`Link::publish`].
+    pub(super) fn load(&self) -> Option<Id<T>> {
+        Id::from_raw(self.0.load(Ordering::Acquire))
+    }
+
+    /// Makes all that was written to the target visible to whoever loads the link.
+    pub(super) fn publish(&self, target: Option<Id<T>>) {
+        self.0.store(target.map_or(0, Id::raw), Ordering::Release);
+    }
+}
+
+/// Where a value begins: its chunk and the offset in the chunk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Position(u64);
+
+impl Position {
+    /// As a number of [`POSITION_BITS`] bits.
+    pub(super) fn raw(self) -> u64 {
+        self.0
+    }
+
+    /// Back from [`Position::raw`]; of the trusted base like [`Id::from_raw`].
+    pub(super) fn from_raw(raw: u64) -> Position {
+        Position(raw)
+    }
+}
+
+/// The chunks of a layer, as all its threads share them.
+pub(super) struct Space {
+    /// Base addresses by chunk number; written once each, by the appender.
+    bases: [AtomicPtr<u8>; CHUNKS_MAX],
+    /// Chunks that are full, or whose appender is gone.
+    full: Mutex<Vec<Chunk>>,
+    /// Bytes taken from the allocator or the pool. Written by the appender only.
+    allocated_bytes: AtomicUsize,
+    pool: Arc<ChunkPool>,
+}
+
+impl Space {
+    pub(super) fn new(pool: Arc<ChunkPool>) -> Space {
+        Space {
+            bases: [const { AtomicPtr::new(ptr::null_mut()) }; CHUNKS_MAX],
+            full: Mutex::default(),
+            allocated_bytes: AtomicUsize::new(0),
+            pool,
+        }
+    }
+
+    /// What it has taken from the allocator, in bytes.
+    pub(super) fn allocated_bytes(&self) -> usize {
+        self.allocated_bytes.load(Ordering::Relaxed)
+    }
+
+    fn address(&self, position: u64) -> *mut u8 {
+        let chunk = (position >> OFFSET_BITS) as usize % CHUNKS_MAX;
+        // Relaxed: the position itself came by an Acquire edge that this store is behind (rule 1).
+        let base = self.bases[chunk].load(Ordering::Relaxed);
+        debug_assert!(!base.is_null());
+        base.wrapping_add(position as usize % CHUNK_SPAN_BYTES)
+    }
+
+    fn node_address<T>(&self, id: Id<T>) -> *mut u8 {
+        self.address(u64::from(id.raw()) << UNIT_BITS)
+    }
+
+    /// The node behind an id.
+    pub(super) fn node<T: Node>(&self, id: Id<T>) -> &T {
+        let address = self.node_address(id).cast::<T>();
+        debug_assert!(address.is_aligned());
+        // SAFETY: by rules 1 and 4 the id was made by `Appender::append_node` for a `T` in this space, which
+        // wrote a whole `T` at this address before the id was published; by rule 2 the memory outlives the borrow of `self`; by
+        // rule 3 what is shared is either never written again or atomic.
+        unsafe { &*address }
+    }
+
+    /// The `len` items that follow a header of type `T`; both were appended as one node.
+    ///
+    /// `len` is at most the number that [`Appender::append_with_tail`] was given for this id.
+    pub(super) fn tail<T: Node, I: Node>(&self, id: Id<T>, len: usize) -> &[I] {
+        let address = self.node_address(id).wrapping_add(size_of::<T>()).cast::<I>();
+        debug_assert!(address.is_aligned());
+        // SAFETY: as for `node`; `append_with_tail` wrote this many items behind the header (the callers read
+        // `len` from a field of the header that was written together with them).
+        unsafe { std::slice::from_raw_parts(address, len) }
+    }
+
+    /// The bytes of a value.
+    ///
+    /// `position` and `len` are those of one [`Appender::append_bytes`] in this space.
+    pub(super) fn bytes(&self, position: Position, len: usize) -> &[u8] {
+        // SAFETY: by rule 1 the bytes were copied there before the entry that holds position and length was
+        // published, they are never written again, and by rule 2 they outlive the borrow of `self`.
+        unsafe { std::slice::from_raw_parts(self.address(position.0), len) }
+    }
+
+    /// Asks the processor to fetch a node's first line.
+    pub(super) fn prefetch_node<T>(&self, id: Id<T>) {
+        prefetch(self.node_address(id));
+    }
+
+    /// Asks the processor to fetch a value's first two lines.
+    pub(super) fn prefetch_bytes(&self, position: Position) {
+        let address = self.address(position.0);
+        prefetch(address);
+        prefetch(address.wrapping_add(64));
+    }
+}
+
+/// A hint: no memory is accessed as far as the program can see, so any address will do.
+fn prefetch(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of x86-64, and a prefetch of any address, mapped or not, has no effect but on caches.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        for chunk in std::mem::take(self.full.get_mut()) {
+            self.pool.put_back(chunk);
+        }
+    }
+}
+
+/// The right to append to a [`Space`]: one for each.
+pub(super) struct Appender {
+    space: Arc<Space>,
+    current: Option<Chunk>,
+    /// How many chunks there are, the current one among them.
+    chunks: usize,
+}
+
+impl Drop for Appender {
+    fn drop(&mut self) {
+        if let Some(chunk) = self.current.take() {
+            self.space.full.lock().push(chunk);
+        }
+    }
+}
+
+impl Appender {
+    /// The appender of a space that has none yet.
+    pub(super) fn new(space: Arc<Space>) -> Appender {
+        assert!(space.bases[0].load(Ordering::Relaxed).is_null(), "a space has one appender");
+        Appender { space, current: None, chunks: 0 }
+    }
+
+    fn append(&mut self, layout: Layout) -> Result<(NonNull<u8>, u64)> {
+        if let Some(chunk) = &self.current
+            && let Some(address) = chunk.alloc(layout)
+        {
+            return Ok((address, self.position_of(chunk, address)));
+        }
+        self.add_chunk(layout)?;
+        let chunk = self.current.as_ref().expect("just added");
+        let address = chunk.alloc(layout).expect("a new chunk has room for what it was taken for");
+        Ok((address, self.position_of(chunk, address)))
+    }
+
+    fn position_of(&self, chunk: &Chunk, address: NonNull<u8>) -> u64 {
+        let offset = address.as_ptr().addr() - chunk.base().as_ptr().addr();
+        ((self.chunks - 1) as u64) << OFFSET_BITS | offset as u64
+    }
+
+    #[cold]
+    fn add_chunk(&mut self, layout: Layout) -> Result<()> {
+        let space = &*self.space;
+        if self.chunks == CHUNKS_MAX {
+            let max = (CHUNKS_MAX * CHUNK_SPAN_BYTES) as u64;
+            return Err(Error::Full { what: "an in-memory layer's memory, in bytes,", max });
+        }
+        let held = space.allocated_bytes();
+        let chunk = space.pool.take(layout.size() + layout.align(), held)?;
+        // Relaxed: no id of this chunk is published yet.
+        space.bases[self.chunks].store(chunk.base().as_ptr(), Ordering::Relaxed);
+        space.allocated_bytes.store(held + chunk.bytes(), Ordering::Relaxed);
+        self.chunks += 1;
+        if let Some(full) = self.current.replace(chunk) {
+            space.full.lock().push(full);
+        }
+        Ok(())
+    }
+
+    /// Copies a value in: the one copy of the write path.
+    pub(super) fn append_bytes(&mut self, bytes: &[u8]) -> Result<Position> {
+        let layout =
+            Layout::from_size_align(bytes.len(), 1).expect("a slice's length is a valid size");
+        let (address, position) = self.append(layout)?;
+        // SAFETY: `address` is `bytes.len()` bytes of fresh memory that nobody else knows of yet; it does not overlap `bytes`, which
+        // is borrowed from elsewhere.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), address.as_ptr(), bytes.len()) };
+        Ok(Position(position))
+    }
+
+    /// Moves a node in.
+    pub(super) fn append_node<T: Node>(&mut self, node: T) -> Result<Id<T>> {
+        self.append_with_tail::<T, Link<T>>(node, 0, Link::empty)
+    }
+
+    /// Moves a header in, with `len` items right behind it.
+    pub(super) fn append_with_tail<T: Node, I: Node>(
+        &mut self,
+        header: T,
+        len: usize,
+        mut item: impl FnMut() -> I,
+    ) -> Result<Id<T>> {
+        const {
+            assert!(
+                size_of::<T>().is_multiple_of(align_of::<I>()),
+                "the tail begins where the header ends"
+            )
+        };
+        let size = size_of::<T>() + len * size_of::<I>();
+        // Whole lines where it fills them, so that a node straddles as few as it can.
+        let align = size.next_power_of_two().clamp(UNIT_BYTES, CHUNK_ALIGN).max(align_of::<T>());
+        let layout = Layout::from_size_align(size, align).expect("a small node");
+        let (address, position) = self.append(layout)?;
+        // SAFETY: fresh memory of this size, aligned for `T`; the tail is aligned for `I` by the assertion above (and `I` is at most as
+        // aligned as the node). Nobody else knows of it until the id is published.
+        unsafe {
+            address.cast::<T>().write(header);
+            let tail = address.add(size_of::<T>()).cast::<I>();
+            for at in 0..len {
+                tail.add(at).write(item());
+            }
+        }
+        let id = u32::try_from(position >> UNIT_BITS).ok().and_then(Id::from_raw);
+        // Never zero: no offset is.
+        id.ok_or(Error::Full { what: "an in-memory layer's nodes", max: u64::from(u32::MAX) })
+    }
+}

@@ -1,0 +1,142 @@
+//! All versions of an in-memory layer in order of (Key, Lsn): what a flush and a scan read.
+//!
+//! Values lie in the arena in the order they came in, so taking them by key is a walk over random memory. The nodes
+//! and values of a leaf's 64 keys are therefore asked for before the first of them is needed: misses overlap.
+
+use super::{
+    MemLayer,
+    index::{Entry, Leaf, Object, Versions},
+    memory::Id,
+};
+use crate::{Key, Lsn, PageVersion};
+
+/// How many values of a key's newest block are asked for ahead.
+const VALUES_AHEAD: usize = 4;
+
+/// A cursor over a layer's versions, by key and then Lsn. Its own memory is one list of a chain's blocks.
+pub struct SortedVersions<'a> {
+    layer: &'a MemLayer,
+    upper: Lsn,
+    object: Option<&'a Object>,
+    /// The first block of the current leaf.
+    leaf_start: u32,
+    leaf: Option<&'a Leaf>,
+    /// The next head of the leaf to look at.
+    slot: usize,
+    /// Blocks of the current chain that come after `entries`: the newest first.
+    newer: Vec<Id<Versions>>,
+    entries: &'a [Entry],
+}
+
+impl<'a> SortedVersions<'a> {
+    pub(super) fn new(layer: &'a MemLayer, from: Key, upper: Lsn) -> SortedVersions<'a> {
+        let object = layer.index.first_object_from(&layer.nodes, from.object);
+        let mut sorted = SortedVersions {
+            layer,
+            upper,
+            object,
+            leaf_start: 0,
+            leaf: None,
+            slot: 0,
+            newer: Vec::new(),
+            entries: &[],
+        };
+        let from_block =
+            object.filter(|object| object.object() == from.object).map_or(0, |_| from.block);
+        sorted.enter_leaf_from(from_block);
+        if sorted.leaf.is_some() && sorted.leaf_start < from_block {
+            sorted.slot = (from_block - sorted.leaf_start) as usize;
+        }
+        sorted
+    }
+
+    /// Goes to the first leaf at or after `block` of the current object, or none.
+    fn enter_leaf_from(&mut self, block: u32) {
+        self.slot = 0;
+        self.leaf = None;
+        let Some(object) = self.object else { return };
+        if let Some((start, leaf)) = self.layer.index.leaf_from(&self.layer.nodes, object, block) {
+            self.leaf_start = start;
+            self.leaf = Some(leaf);
+            self.ask_for(leaf);
+        }
+    }
+
+    fn ask_for(&self, leaf: &Leaf) {
+        let heads = || leaf.heads.iter().filter_map(super::memory::Link::load);
+        heads().for_each(|id| self.layer.nodes.prefetch_node(id));
+        for id in heads() {
+            let entries = Versions::entries(&self.layer.nodes, id);
+            entries
+                .iter()
+                .take(VALUES_AHEAD)
+                .for_each(|entry| self.layer.values.prefetch_bytes(entry.value().position));
+        }
+    }
+
+    /// The current key's remaining entries, going on to the next key that has some; false at the end.
+    fn advance(&mut self) -> bool {
+        loop {
+            if let Some(id) = self.newer.pop() {
+                self.entries = Versions::entries(&self.layer.nodes, id);
+                if !self.entries.is_empty() {
+                    return true;
+                }
+                continue;
+            }
+            let Some(leaf) = self.leaf else {
+                let Some(object) = self.object else { return false };
+                self.object = self.layer.object_after(object);
+                self.enter_leaf_from(0);
+                continue;
+            };
+            if let Some(head) = leaf.heads.get(self.slot) {
+                self.slot += 1;
+                let mut block = head.load();
+                while let Some(id) = block {
+                    self.newer.push(id);
+                    block = self.layer.nodes.node(id).older.load();
+                }
+            } else {
+                match self.leaf_start.checked_add(leaf.heads.len() as u32) {
+                    Some(next) => self.enter_leaf_from(next),
+                    None => self.leaf = None,
+                }
+            }
+        }
+    }
+}
+
+impl<'a> Iterator for SortedVersions<'a> {
+    type Item = (Key, PageVersion<'a>);
+
+    fn next(&mut self) -> Option<(Key, PageVersion<'a>)> {
+        loop {
+            if let Some((first, rest)) = self.entries.split_first() {
+                self.entries = rest;
+                let lsn = first.lsn();
+                if lsn > self.upper {
+                    // Later ones of this key are above it too.
+                    self.entries = &[];
+                    self.newer.clear();
+                    continue;
+                }
+                let object = self.object.expect("entries belong to an object").object();
+                let key = Key { object, block: self.leaf_start + (self.slot - 1) as u32 };
+                return Some((key, self.layer.page_version(lsn, first.value())));
+            }
+            if !self.advance() {
+                return None;
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for SortedVersions<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SortedVersions")
+            .field("layer", &self.layer)
+            .field("upper", &self.upper)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,290 @@
+//! The in-memory layer against a `BTreeMap`.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::Kind;
+
+/// What is visible, kept the plain way.
+#[derive(Default, Clone)]
+struct Model {
+    versions: BTreeMap<(Key, Lsn), (Kind, Vec<u8>)>,
+    drops: Vec<(u128, u32, Lsn)>,
+}
+
+impl Model {
+    fn read(&self, key: Key, upper: Lsn) -> (Vec<(Lsn, Kind, Vec<u8>)>, Walk) {
+        let dropped = self
+            .drops
+            .iter()
+            .filter(|d| d.0 == key.object && d.1 <= key.block && d.2 <= upper)
+            .map(|d| d.2)
+            .max();
+        let mut found = Vec::new();
+        for (&(_, lsn), (kind, bytes)) in self.versions.range((key, Lsn(0))..=(key, upper)).rev() {
+            if dropped.is_some_and(|dropped| lsn < dropped) {
+                return (found, Walk::Dropped);
+            }
+            found.push((lsn, *kind, bytes.clone()));
+            if kind.is_base() {
+                return (found, Walk::Base);
+            }
+        }
+        (found, if dropped.is_some() { Walk::Dropped } else { Walk::Older })
+    }
+}
+
+fn read(layer: &MemLayer, key: Key, upper: Lsn) -> (Vec<(Lsn, Kind, Vec<u8>)>, Walk) {
+    let mut found = Vec::new();
+    let walk = layer.versions(key, upper, &mut |version| {
+        found.push((version.lsn, version.kind, version.bytes.to_vec()))
+    });
+    (found, walk)
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Put { object: u8, block: u32, kind: u8, len: usize },
+    Again { object: u8, block: u32 },
+    Drop { object: u8, first_block: u32 },
+    Commit,
+    Abort,
+    Read { object: u8, block: u32, back: u64 },
+}
+
+fn block() -> impl Strategy<Value = u32> {
+    prop_oneof![6 => 0..4_u32, 3 => 0..300_u32, 1 => any::<u32>(), 1 => Just(u32::MAX)]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let len = prop_oneof![8 => 0..40_usize, 1 => 100..9000_usize, 1 => Just(90_000)];
+    prop_oneof![
+        12 => (0..6_u8, block(), 0..3_u8, len).prop_map(|(object, block, kind, len)| Op::Put { object, block, kind, len }),
+        1 => (0..6_u8, block()).prop_map(|(object, block)| Op::Again { object, block }),
+        1 => (0..6_u8, block()).prop_map(|(object, first_block)| Op::Drop { object, first_block }),
+        3 => Just(Op::Commit),
+        1 => Just(Op::Abort),
+        4 => (0..6_u8, block(), 0..40_u64).prop_map(|(object, block, back)| Op::Read { object, block, back }),
+    ]
+}
+
+/// Far apart, so that the order by object is not the order of arrival.
+fn object(n: u8) -> u128 {
+    [3, 1 << 100, 7, u128::MAX, 0, 1 << 64][n as usize]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn equals_the_model(ops in prop::collection::vec(op(), 1..300)) {
+        let pool = Arc::new(ChunkPool::new(1 << 20));
+        let mut open = OpenLayer::new(Lsn(10), &pool);
+        let layer = open.layer().clone();
+        let (mut committed, mut current) = (Model::default(), Model::default());
+        let mut lsn = Lsn(10);
+        for (n, op) in ops.iter().enumerate() {
+            match *op {
+                Op::Put { object: o, block, kind, len } => {
+                    let key = Key::new(object(o), block);
+                    let kind = Kind::from_bits(kind).unwrap();
+                    let bytes = vec![n as u8; len];
+                    let value = PageVersion { lsn, kind, bytes: &bytes }.value();
+                    let done = open.put(key, lsn, value);
+                    if let std::collections::btree_map::Entry::Vacant(e) = current.versions.entry((key, lsn)) {
+                        prop_assert!(done.is_ok(), "{:?}", done);
+                        e.insert((kind, bytes));
+                        if n % 3 == 0 { lsn = lsn.next(); }
+                    } else {
+                        prop_assert!(matches!(done, Err(Error::DuplicateVersion { .. })), "{done:?}");
+                        lsn = lsn.next();
+                    }
+                }
+                Op::Again { object: o, block } => {
+                    let refused = open.put(Key::new(object(o), block), open.last_lsn().previous(), Value::Image(b"late"));
+                    let in_order = matches!(refused, Err(Error::LsnOutOfOrder { .. }));
+                    prop_assert!(in_order, "{:?}", refused);
+                }
+                Op::Drop { object: o, first_block } => {
+                    let covered = current.versions.keys().any(|(key, at)| *at == lsn && key.object == object(o) && key.block >= first_block);
+                    let done = open.drop_blocks(object(o), first_block, lsn);
+                    prop_assert_eq!(done.is_err(), covered, "{:?}", done);
+                    if !covered { current.drops.push((object(o), first_block, lsn)); }
+                }
+                Op::Commit => {
+                    open.commit(lsn).unwrap();
+                    committed = current.clone();
+                    lsn = lsn.next();
+                    prop_assert!(!open.has_pending());
+                }
+                Op::Abort => {
+                    open.abort();
+                    current = committed.clone();
+                    lsn = layer.committed_lsn().next();
+                }
+                Op::Read { object: o, block, back } => {
+                    let key = Key::new(object(o), block);
+                    let upper = Lsn(layer.committed_lsn().0.saturating_sub(back));
+                    prop_assert_eq!(read(&layer, key, upper), committed.read(key, upper));
+                    prop_assert_eq!(read(&layer, key, Lsn::MAX), committed.read(key, layer.committed_lsn()));
+                }
+            }
+        }
+        let frozen = open.freeze();
+        check_sorted(frozen.layer(), &committed);
+        prop_assert_eq!(layer.versions_count(), committed.versions.len() as u64);
+        prop_assert_eq!(layer.value_bytes(), committed.versions.values().map(|(_, bytes)| bytes.len() as u64).sum::<u64>());
+    }
+}
+
+fn check_sorted(layer: &MemLayer, model: &Model) {
+    let all: Vec<_> = layer
+        .sorted_from(Key::MIN)
+        .map(|(key, v)| ((key, v.lsn), (v.kind, v.bytes.to_vec())))
+        .collect();
+    let expected: Vec<_> = model.versions.iter().map(|(at, value)| (*at, value.clone())).collect();
+    assert_eq!(all, expected);
+    for (at, _) in model.versions.iter().step_by(7) {
+        let from = at.0;
+        let keys = layer.sorted_from(from).map(|(key, v)| (key, v.lsn)).collect::<Vec<_>>();
+        assert_eq!(
+            keys,
+            model.versions.range((from, Lsn(0))..).map(|(at, _)| *at).collect::<Vec<_>>()
+        );
+    }
+    let mut drops = model.drops.clone();
+    drops.sort_unstable_by_key(|&(object, block, lsn)| (object, lsn, block));
+    assert_eq!(
+        layer.tombstones().iter().map(|t| (t.object, t.first_block, t.lsn)).collect::<Vec<_>>(),
+        drops
+    );
+}
+
+#[test]
+fn a_batch_is_all_or_nothing_and_shares_bytes() {
+    let pool = Arc::new(ChunkPool::new(0));
+    let mut open = OpenLayer::new(Lsn(1), &pool);
+    let record = vec![7_u8; 40_000];
+    let delta = Value::Delta { bytes: &record, will_init: false };
+    let batch: Vec<_> = (0..100).map(|block| (Key::new(1, block), Lsn(5), delta)).collect();
+    open.put_batch(&batch).unwrap();
+    assert!(open.layer().memory_bytes() < 300 << 10, "one copy for all: {:?}", open.layer());
+    let twice = [
+        (Key::new(1, 200), Lsn(6), delta),
+        (Key::new(1, 201), Lsn(6), delta),
+        (Key::new(1, 200), Lsn(6), delta),
+    ];
+    assert!(matches!(open.put_batch(&twice), Err(Error::DuplicateVersion { .. })));
+    assert_eq!(open.last_lsn(), Lsn(5));
+    open.commit(Lsn(6)).unwrap();
+    assert_eq!(open.layer().versions_count(), 100);
+    assert_eq!(read(open.layer(), Key::new(1, 201), Lsn::MAX), (vec![], Walk::Older));
+    assert_eq!(read(open.layer(), Key::new(1, 99), Lsn::MAX).0[0].2, record);
+}
+
+#[test]
+fn many_objects_and_growth_of_every_kind() {
+    let pool = Arc::new(ChunkPool::new(0));
+    let mut open = OpenLayer::new(Lsn(1), &pool);
+    let mut model = Model::default();
+    for n in 0..20_000_u64 {
+        let key = Key::new(u128::from(n.wrapping_mul(0x9E37_79B9_7F4A_7C15)) << 40, n as u32);
+        let bytes = n.to_le_bytes();
+        open.put(key, Lsn(n + 1), Value::Image(&bytes)).unwrap();
+        model.versions.insert((key, Lsn(n + 1)), (Kind::Image, bytes.to_vec()));
+    }
+    let hot = Key::new(5, 5);
+    for n in 20_000..30_000_u64 {
+        let bytes = n.to_le_bytes();
+        open.put(hot, Lsn(n + 1), Value::Delta { bytes: &bytes, will_init: n % 1000 == 0 })
+            .unwrap();
+        model
+            .versions
+            .insert((hot, Lsn(n + 1)), (Kind::Delta { will_init: n % 1000 == 0 }, bytes.to_vec()));
+    }
+    open.commit(Lsn(40_000)).unwrap();
+    for upper in [20_000, 20_001, 20_002, 25_500, 29_999, 30_000, 40_000] {
+        assert_eq!(read(open.layer(), hot, Lsn(upper)), model.read(hot, Lsn(upper)));
+    }
+    check_sorted(open.layer(), &model);
+}
+
+#[test]
+fn values_have_a_limit_and_lsns_are_not_zero() {
+    let pool = Arc::new(ChunkPool::new(0));
+    let mut open = OpenLayer::new(Lsn(1), &pool);
+    let long = vec![1; VALUE_LEN_MAX + 1];
+    assert!(matches!(
+        open.put(Key::MIN, Lsn(1), Value::Image(&long)),
+        Err(Error::ValueTooLong { .. })
+    ));
+    assert!(matches!(
+        open.put(Key::MIN, Lsn(0), Value::Image(b"")),
+        Err(Error::LsnOutOfOrder { .. })
+    ));
+    for block in 0..5 {
+        open.put(Key::new(0, block), Lsn(1), Value::Image(&long[1..])).unwrap();
+    }
+    open.commit(Lsn(1)).unwrap();
+    assert_eq!(read(open.layer(), Key::new(0, 4), Lsn(1)).0[0].2.len(), VALUE_LEN_MAX);
+}
+
+#[test]
+fn memory_goes_back_to_the_pool() {
+    let pool = Arc::new(ChunkPool::new(usize::MAX));
+    let mut open = OpenLayer::new(Lsn(1), &pool);
+    for n in 1..2000 {
+        open.put(Key::new(1, n), Lsn(u64::from(n)), Value::Image(&[1; 1000])).unwrap();
+    }
+    open.commit(Lsn(2000)).unwrap();
+    let taken = open.layer().nodes.allocated_bytes() + open.layer().values.allocated_bytes();
+    let frozen = open.freeze();
+    assert_eq!(pool.retained_bytes(), 0);
+    drop(frozen);
+    assert_eq!(pool.retained_bytes(), taken);
+}
+
+#[test]
+fn readers_see_whole_commits_while_the_writer_appends() {
+    let pool = Arc::new(ChunkPool::new(0));
+    let mut open = OpenLayer::new(Lsn(1), &pool);
+    let layer = open.layer().clone();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            let layer = layer.clone();
+            scope.spawn(move || {
+                let mut seen = Lsn(0);
+                while seen < Lsn(3000) {
+                    seen = layer.committed_lsn();
+                    for block in [0, 70, 5000] {
+                        // Every commit puts its Lsn into each of these blocks.
+                        let (found, _) = read(&layer, Key::new(9, block), seen);
+                        let newest = found.first().map_or(0, |(lsn, _, bytes)| {
+                            assert_eq!(bytes[..], lsn.0.to_le_bytes());
+                            lsn.0
+                        });
+                        assert_eq!(newest, seen.0);
+                    }
+                }
+            });
+        }
+        for lsn in 1..=3000_u64 {
+            for block in [0, 70, 5000] {
+                open.put(Key::new(9, block), Lsn(lsn), Value::Image(&lsn.to_le_bytes())).unwrap();
+                open.put(Key::new(u128::from(lsn) + 10, block), Lsn(lsn), Value::Image(b"other"))
+                    .unwrap();
+            }
+            if lsn % 5 == 0 {
+                // Taken back and put again: readers never notice.
+                open.abort();
+                for block in [0, 70, 5000] {
+                    open.put(Key::new(9, block), Lsn(lsn), Value::Image(&lsn.to_le_bytes()))
+                        .unwrap();
+                }
+            }
+            open.commit(Lsn(lsn)).unwrap();
+        }
+    });
+}
