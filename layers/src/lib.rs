@@ -4,8 +4,10 @@
 //! Nothing here knows of timelines, maps of layers, threads or clocks; that is the engine's floor.
 #![deny(unsafe_code)]
 
+mod compress;
 mod error;
 mod key;
+pub mod layer_file;
 mod lsn;
 pub mod storage;
 mod value;
