@@ -17,7 +17,7 @@ use std::{alloc::Layout, ptr::NonNull};
 use bumpalo::Bump;
 use parking_lot::Mutex;
 
-use crate::{Error, Result};
+use crate::{Error, Result, layer_file::InflateSpace};
 
 /// The smallest chunk, in bytes; the classes double from here.
 const CHUNK_MIN_BYTES: usize = 64 << 10;
@@ -153,16 +153,6 @@ impl ChunkPool {
             retained.classes[chunk.class].push(chunk);
         }
     }
-}
-
-/// Where compressed blocks are inflated to, so that values can be borrowed from there.
-pub trait InflateSpace {
-    /// Fresh bytes that live as long as the borrow.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMemory`].
-    #[allow(clippy::mut_from_ref, reason = "every call gives other bytes")]
-    fn space(&self, len: usize) -> Result<&mut [u8]>;
 }
 
 /// One reader's scratch memory: compressed blocks are inflated into it. Emptied as a whole; what it has taken it keeps for

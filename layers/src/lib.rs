@@ -5,16 +5,19 @@
 #![deny(unsafe_code)]
 
 mod arena;
+mod compress;
 mod error;
 mod key;
+pub mod layer_file;
 mod lsn;
+pub mod manifest;
 mod mem_layer;
 pub mod storage;
 mod value;
 
-pub use arena::{ChunkPool, InflateSpace, ScratchArena};
+pub use arena::{ChunkPool, ScratchArena};
 pub use error::{Corruption, Error, Result};
 pub use key::{Key, KeyRange};
 pub use lsn::{Lsn, ParseLsnError};
 pub use mem_layer::{FrozenLayer, MemLayer, OpenLayer, SortedVersions};
-pub use value::{Kind, PageVersion, Tombstone, VALUE_LEN_MAX, Value, Walk};
+pub use value::{Kind, PageVersion, VALUE_LEN_MAX, Value, Walk};

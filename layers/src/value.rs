@@ -111,15 +111,3 @@ pub enum Walk {
     /// Older layers have to be asked.
     Older,
 }
-
-/// Blocks of an object that are gone from an Lsn on (`drop_blocks`): a read at or above `lsn` finds nothing that was
-/// put below it. A value at `lsn` itself counts as written afterwards.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Tombstone {
-    /// Which object.
-    pub object: u128,
-    /// The first block that is gone; all behind it are too.
-    pub first_block: u32,
-    /// From when on.
-    pub lsn: Lsn,
-}

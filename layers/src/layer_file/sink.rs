@@ -1,0 +1,162 @@
+//! [`BlockSink`]: where a writer's blocks go. It seals them, digests them and appends them to the file in large pieces.
+
+use std::path::Path;
+
+use xxhash_rust::xxh3::Xxh3;
+
+use super::{
+    block::{BLOCK_HEADER_LEN, BlockHeader, BlockSeal, BlockType, Codec, extent},
+    format::{FOOTER_LEN, HEADER_LEN},
+};
+use crate::{Error, Result, storage::File};
+
+/// As soon as so much is complete it is appended to the file.
+const APPEND_LEN: usize = 256 << 10;
+/// More than this is given back after an unusually large block.
+const CAPACITY_MAX: usize = 2 << 20;
+
+/// The file behind a writer.
+///
+/// Complete blocks and the one being filled share one buffer, so a value is copied once before the operating system
+/// copies it again.
+pub(super) struct BlockSink {
+    file: Box<dyn File>,
+    seal: BlockSeal,
+    digest: Box<Xxh3>,
+    /// What is not appended yet: complete blocks, then the block that is being filled, if any.
+    buffer: Vec<u8>,
+    /// Where in the buffer the block that is being filled begins.
+    block_start: usize,
+    appended_len: u64,
+    blocks: u64,
+    /// An append failed: what the file holds is unknown.
+    failed: bool,
+}
+
+impl BlockSink {
+    pub(super) fn new(
+        file: Box<dyn File>,
+        seal: BlockSeal,
+        header: &[u8; HEADER_LEN],
+    ) -> BlockSink {
+        let mut buffer = Vec::with_capacity(APPEND_LEN * 5 / 4);
+        buffer.extend_from_slice(header);
+        let digest = Box::new(Xxh3::new());
+        BlockSink {
+            file,
+            seal,
+            digest,
+            buffer,
+            block_start: HEADER_LEN,
+            appended_len: 0,
+            blocks: 0,
+            failed: false,
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    pub(super) fn blocks(&self) -> u64 {
+        self.blocks
+    }
+
+    /// Where in the file the next block, or the one that is being filled, begins.
+    pub(super) fn block_offset(&self) -> u64 {
+        self.appended_len + self.block_start as u64
+    }
+
+    /// Begins a block; its payload is appended to the returned buffer.
+    pub(super) fn begin(&mut self) -> &mut Vec<u8> {
+        debug_assert_eq!(self.buffer.len(), self.block_start);
+        self.buffer.extend_from_slice(&[0; BLOCK_HEADER_LEN]);
+        &mut self.buffer
+    }
+
+    /// The buffer with the block that is being filled at its end.
+    pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.buffer
+    }
+
+    /// Where in the buffer the payload of the block that is being filled begins.
+    pub(super) fn payload_start(&self) -> usize {
+        self.block_start + BLOCK_HEADER_LEN
+    }
+
+    /// The payload so far.
+    pub(super) fn payload(&self) -> &[u8] {
+        &self.buffer[self.payload_start()..]
+    }
+
+    /// Completes the block with its payload as it is.
+    pub(super) fn end(&mut self, block_type: BlockType) -> Result<()> {
+        let raw_len = self.payload().len();
+        self.end_as(block_type, Codec::Raw, raw_len)
+    }
+
+    /// Completes the block with another form of its payload.
+    pub(super) fn end_compressed(&mut self, stored: &[u8]) -> Result<()> {
+        let raw_len = self.payload().len();
+        let payload_start = self.payload_start();
+        self.buffer.truncate(payload_start);
+        self.buffer.extend_from_slice(stored);
+        self.end_as(BlockType::Data, Codec::Zstd, raw_len)
+    }
+
+    fn end_as(&mut self, block_type: BlockType, codec: Codec, raw_len: usize) -> Result<()> {
+        let stored_len = self.payload().len();
+        let header = BlockHeader {
+            block_type: block_type as u8,
+            codec: codec as u8,
+            raw_len: u32::try_from(raw_len).expect("a block below its cap"),
+            stored_len: u32::try_from(stored_len).expect("a block below its cap"),
+        };
+        self.buffer.resize(self.block_start + extent(stored_len), 0);
+        let offset = self.block_offset();
+        self.seal.seal(offset, header, &mut self.buffer[self.block_start..]);
+        self.block_start = self.buffer.len();
+        self.blocks += 1;
+        if self.buffer.len() >= APPEND_LEN { self.append() } else { Ok(()) }
+    }
+
+    fn append(&mut self) -> Result<()> {
+        if self.failed {
+            let source = std::io::Error::other("an append failed before");
+            return Err(Error::io("append to", self.path(), source));
+        }
+        self.digest.update(&self.buffer);
+        if let Err(error) = self.file.append(&self.buffer) {
+            self.failed = true;
+            return Err(error);
+        }
+        self.appended_len += self.buffer.len() as u64;
+        self.buffer.clear();
+        self.buffer.shrink_to(CAPACITY_MAX);
+        self.block_start = 0;
+        Ok(())
+    }
+
+    /// Appends what is left; the digest and the length of all so far.
+    pub(super) fn digest(&mut self) -> Result<(u128, u64)> {
+        self.append()?;
+        Ok((self.digest.digest128(), self.appended_len))
+    }
+
+    /// Appends the footer and syncs the file.
+    pub(super) fn finish(mut self, footer: &[u8; FOOTER_LEN]) -> Result<()> {
+        self.file.append(footer)?;
+        self.file.sync()
+    }
+}
+
+/// Without the bytes in the buffer.
+impl std::fmt::Debug for BlockSink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BlockSink")
+            .field("path", &self.path())
+            .field("appended_len", &self.appended_len)
+            .field("blocks", &self.blocks)
+            .finish_non_exhaustive()
+    }
+}

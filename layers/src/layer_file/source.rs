@@ -1,0 +1,175 @@
+//! Where a reader's blocks come from, and which of them it has verified.
+
+use std::{
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use super::{
+    LayerId,
+    block::{
+        BLOCK_EXTENT_MIN, BLOCK_HEADER_LEN, BlockHeader, BlockSeal, BlockType, Codec, RAW_LEN_MAX,
+    },
+    format::{FOOTER_LEN, HEADER_LEN, array},
+};
+use crate::{Error, Result, storage::FileMap};
+
+/// How the bytes of a file are reached. Positional reads and direct I/O can join.
+#[derive(Debug)]
+pub(super) enum BlockSource {
+    /// The whole file is mapped.
+    Mapped(FileMap),
+}
+
+impl BlockSource {
+    pub(super) fn len(&self) -> u64 {
+        match self {
+            BlockSource::Mapped(map) => map.bytes().len() as u64,
+        }
+    }
+
+    pub(super) fn bytes(&self, offset: u64, len: usize) -> Option<&[u8]> {
+        match self {
+            BlockSource::Mapped(map) => {
+                map.bytes().get(usize::try_from(offset).ok()?..)?.get(..len)
+            }
+        }
+    }
+}
+
+/// A verified block.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Block<'a> {
+    pub(super) offset: u64,
+    pub(super) codec: Codec,
+    /// Length of the payload when inflated, below the cap.
+    pub(super) raw_len: usize,
+    /// The payload as stored; of `raw_len` if the codec is [`Codec::Raw`].
+    pub(super) stored: &'a [u8],
+}
+
+/// The blocks of one file. A block is verified when it is touched for the first time.
+///
+/// **Threads:** any number of them; the only thing that changes is `verified`. Its bits need no order: the bytes they
+/// speak of never change, and who misses one verifies again.
+#[derive(Debug)]
+pub(super) struct Blocks {
+    source: BlockSource,
+    seal: BlockSeal,
+    /// A bit for each 512 bytes of the file: the block that starts there is sound. No two blocks start in the same.
+    verified: Box<[AtomicU64]>,
+}
+
+impl Blocks {
+    pub(super) fn new(source: BlockSource, id: LayerId) -> Blocks {
+        let bits = source.len().div_ceil(BLOCK_EXTENT_MIN as u64);
+        let words = bits.div_ceil(u64::from(u64::BITS));
+        Blocks {
+            source,
+            seal: BlockSeal::new(id),
+            verified: (0..words).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    pub(super) fn source(&self) -> &BlockSource {
+        &self.source
+    }
+
+    /// Memory beside the mapping, in bytes.
+    pub(super) fn heap_bytes(&self) -> usize {
+        size_of_val(&*self.verified)
+    }
+
+    /// Where the footer is.
+    pub(super) fn end(&self) -> u64 {
+        self.source.len().saturating_sub(FOOTER_LEN as u64)
+    }
+
+    /// The header and all bytes of the block at `offset`, verified or not.
+    fn extent(&self, offset: u64) -> Option<(BlockHeader, &[u8])> {
+        if offset < HEADER_LEN as u64 {
+            return None;
+        }
+        let header = BlockHeader::parse(&array(self.source.bytes(offset, BLOCK_HEADER_LEN)?, 0));
+        let extent = header.extent();
+        if offset.checked_add(extent as u64)? > self.end() {
+            return None;
+        }
+        Some((header, self.source.bytes(offset, extent)?))
+    }
+
+    /// The block at `offset`.
+    pub(super) fn block(&self, offset: u64, expected: BlockType, path: &Path) -> Result<Block<'_>> {
+        let Some((header, bytes)) = self.extent(offset) else {
+            let found = format_args!("a block at or behind its end, or {}", self.end());
+            return Err(Error::corrupt(
+                path,
+                offset,
+                expected.name(),
+                "a block in the file",
+                found,
+            ));
+        };
+        let granule = offset / BLOCK_EXTENT_MIN as u64;
+        let bit = 1 << (granule % u64::from(u64::BITS));
+        let word = usize::try_from(granule / u64::from(u64::BITS)).ok();
+        let word = word.and_then(|word| self.verified.get(word));
+        if word.is_none_or(|word| word.load(Relaxed) & bit == 0) {
+            self.verify(offset, bytes, expected.name(), path)?;
+            if let Some(word) = word {
+                word.fetch_or(bit, Relaxed);
+            }
+        }
+        check_header(&header, expected).map_or_else(
+            |found| Err(Error::corrupt(path, offset, expected.name(), "a sound header", found)),
+            |codec| {
+                let (raw_len, stored_len) = (header.raw_len as usize, header.stored_len as usize);
+                let stored = &bytes[BLOCK_HEADER_LEN..BLOCK_HEADER_LEN + stored_len];
+                Ok(Block { offset, codec, raw_len, stored })
+            },
+        )
+    }
+
+    /// The checksum of the block at `offset`, whatever is remembered of it; its type and where it ends.
+    pub(super) fn verify_again(&self, offset: u64, path: &Path) -> Result<(BlockType, u64)> {
+        let Some((header, bytes)) = self.extent(offset) else {
+            return Err(Error::corrupt(path, offset, "block", "a block in the file", "none"));
+        };
+        self.verify(offset, bytes, "block", path)?;
+        match BlockType::from_byte(header.block_type) {
+            Some(block_type) => Ok((block_type, offset + bytes.len() as u64)),
+            None => {
+                Err(Error::corrupt(path, offset, "block", "a type from 1 to 3", header.block_type))
+            }
+        }
+    }
+
+    #[cold]
+    fn verify(&self, offset: u64, bytes: &[u8], what: &'static str, path: &Path) -> Result<()> {
+        match self.seal.mismatch(offset, bytes) {
+            None => Ok(()),
+            Some((stored, computed)) => {
+                let expected = format_args!("checksum {stored:08X}");
+                let found = format_args!("{computed:08X}");
+                Err(Error::corrupt(path, offset, what, expected, found))
+            }
+        }
+    }
+}
+
+/// What is wrong with a header, although its checksum is right.
+fn check_header(header: &BlockHeader, expected: BlockType) -> std::result::Result<Codec, String> {
+    if header.block_type != expected as u8 {
+        return Err(format!("type {}", header.block_type));
+    }
+    if header.raw_len as usize > RAW_LEN_MAX {
+        return Err(format!("an inflated length of {}", header.raw_len));
+    }
+    match Codec::from_byte(header.codec) {
+        Some(Codec::Raw) if header.raw_len == header.stored_len => Ok(Codec::Raw),
+        Some(Codec::Zstd) if expected == BlockType::Data && header.stored_len < header.raw_len => {
+            Ok(Codec::Zstd)
+        }
+        _ => Err(format!("codec {} for {} bytes", header.codec, header.stored_len)),
+    }
+}

@@ -1,0 +1,1 @@
+//! Damaged, cut and foreign layer files.

@@ -1,0 +1,7 @@
+//! Integration tests of the ground floor.
+
+mod layer_damage;
+mod layer_golden;
+mod layer_memory;
+mod layer_model;
+mod support;

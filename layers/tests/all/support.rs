@@ -1,0 +1,291 @@
+//! What the tests share: a storage in memory, an arena, a source of numbers, a way to write and read layers.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use pagestrata_layers::{
+    Error, Key, KeyRange, Lsn, PageVersion, Result, Value, Walk,
+    layer_file::{
+        Compression, InflateSpace, LayerFile, LayerId, LayerKind, LayerSummary, LayerWriter,
+        Tombstone, WriterOptions,
+    },
+    storage::{File, FileMap, Lock, Storage},
+};
+
+/// Files in memory, so that they can be damaged thousands of times a second.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct MemoryStorage(Arc<Mutex<BTreeMap<PathBuf, Vec<u8>>>>);
+
+#[derive(Debug)]
+struct MemoryFile(MemoryStorage, PathBuf);
+
+impl MemoryStorage {
+    pub(crate) fn bytes(&self, path: &Path) -> Vec<u8> {
+        self.0.lock().unwrap()[path].clone()
+    }
+
+    pub(crate) fn set(&self, path: &Path, bytes: Vec<u8>) {
+        self.0.lock().unwrap().insert(path.to_owned(), bytes);
+    }
+}
+
+impl Storage for MemoryStorage {
+    fn create(&self, path: &Path) -> Result<Box<dyn File>> {
+        self.set(path, Vec::new());
+        self.open(path)
+    }
+
+    fn open(&self, path: &Path) -> Result<Box<dyn File>> {
+        Ok(Box::new(MemoryFile(self.clone(), path.to_owned())))
+    }
+
+    fn rename(&self, _: &Path, _: &Path) -> Result<()> {
+        unimplemented()
+    }
+
+    fn remove(&self, _: &Path) -> Result<()> {
+        unimplemented()
+    }
+
+    fn list(&self, _: &Path) -> Result<Vec<String>> {
+        unimplemented()
+    }
+
+    fn create_dir(&self, _: &Path) -> Result<()> {
+        unimplemented()
+    }
+
+    fn exists(&self, path: &Path) -> Result<bool> {
+        Ok(self.0.lock().unwrap().contains_key(path))
+    }
+
+    fn sync_dir(&self, _: &Path) -> Result<()> {
+        unimplemented()
+    }
+
+    fn lock(&self, _: &Path) -> Result<Option<Box<dyn Lock>>> {
+        unimplemented()
+    }
+}
+
+fn unimplemented<T>() -> Result<T> {
+    panic!("layer files need no such call")
+}
+
+impl File for MemoryFile {
+    fn path(&self) -> &Path {
+        &self.1
+    }
+
+    fn len(&self) -> Result<u64> {
+        Ok(self.0.bytes(&self.1).len() as u64)
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.0.0.lock().unwrap().get_mut(&self.1).unwrap().extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn truncate(&mut self, _: u64) -> Result<()> {
+        unimplemented()
+    }
+
+    fn read_at(&self, _: u64, _: &mut [u8]) -> Result<()> {
+        unimplemented()
+    }
+
+    fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn map(&self) -> Result<FileMap> {
+        Ok(FileMap::of_bytes(self.0.bytes(&self.1).into_boxed_slice()))
+    }
+}
+
+/// Space for inflated blocks, given back at the end of the test only. Counts the calls.
+#[derive(Debug, Default)]
+pub(crate) struct LeakySpace {
+    pub(crate) calls: Cell<usize>,
+    lens: RefCell<Vec<usize>>,
+}
+
+impl LeakySpace {
+    pub(crate) fn longest(&self) -> usize {
+        self.lens.borrow().iter().copied().max().unwrap_or(0)
+    }
+}
+
+impl InflateSpace for LeakySpace {
+    fn space(&self, len: usize) -> Result<&mut [u8]> {
+        self.calls.set(self.calls.get() + 1);
+        self.lens.borrow_mut().push(len);
+        Ok(Vec::leak(vec![0xA5; len]))
+    }
+}
+
+/// Numbers from a seed (xorshift64*).
+#[derive(Debug, Clone)]
+pub(crate) struct Numbers(u64);
+
+impl Numbers {
+    pub(crate) fn new(seed: u64) -> Numbers {
+        Numbers(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
+        ((u128::from(self.next()) * u128::from(end)) >> 64) as u64
+    }
+}
+
+/// A value that owns its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Owned {
+    Image(Vec<u8>),
+    Delta(Vec<u8>, bool),
+}
+
+impl Owned {
+    pub(crate) fn value(&self) -> Value<'_> {
+        match self {
+            Owned::Image(bytes) => Value::Image(bytes),
+            Owned::Delta(bytes, will_init) => Value::Delta { bytes, will_init: *will_init },
+        }
+    }
+}
+
+/// What a layer is made of, and what it should answer.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Model {
+    pub(crate) versions: BTreeMap<(Key, Lsn), Owned>,
+    pub(crate) tombstones: Vec<Tombstone>,
+}
+
+pub(crate) const ID: LayerId =
+    LayerId { store: 0x0123_4567_89AB_CDEF_0011_2233_4455_6677, timeline: 5, sequence: 9 };
+
+impl Model {
+    pub(crate) fn lsn_range(&self) -> Range<Lsn> {
+        let lsns = self.versions.keys().map(|(_, lsn)| *lsn);
+        let lsns = lsns.chain(self.tombstones.iter().map(|tombstone| tombstone.lsn));
+        lsns.clone().min().unwrap_or(Lsn(1))..lsns.max().unwrap_or(Lsn(1)).next()
+    }
+
+    pub(crate) fn write(
+        &self,
+        storage: &dyn Storage,
+        path: &Path,
+        id: LayerId,
+        kind: LayerKind,
+        options: WriterOptions,
+    ) -> LayerSummary {
+        let mut writer = LayerWriter::create(storage, path, id, kind, options).unwrap();
+        for ((key, lsn), value) in &self.versions {
+            writer.put(*key, *lsn, value.value()).unwrap();
+        }
+        writer.finish(KeyRange::ALL, self.lsn_range(), &self.tombstones).unwrap()
+    }
+
+    /// What `LayerFile::versions` should give.
+    pub(crate) fn read(&self, key: Key, lsn: Lsn, floor: Lsn) -> (Vec<(Lsn, &Owned)>, Walk) {
+        let dropped = self.tombstones.iter();
+        let dropped = dropped.filter(|at| at.covers(key) && floor <= at.lsn && at.lsn <= lsn);
+        let dropped = dropped.map(|tombstone| tombstone.lsn).max();
+        let lowest = dropped.unwrap_or(floor);
+        let mut found = Vec::new();
+        for ((_, lsn), value) in self.versions.range((key, Lsn(0))..=(key, lsn)).rev() {
+            if *lsn < lowest {
+                break;
+            }
+            found.push((*lsn, value));
+            if value.value().kind().is_base() {
+                return (found, Walk::Base);
+            }
+        }
+        (found, if dropped.is_some() { Walk::Dropped } else { Walk::Older })
+    }
+
+    pub(crate) fn check_read(&self, file: &LayerFile, key: Key, lsn: Lsn, floor: Lsn) {
+        let space = LeakySpace::default();
+        let mut found = Vec::new();
+        let walk =
+            file.versions(key, lsn, floor, &space, &mut |version| found.push(version)).unwrap();
+        let (expected, expected_walk) = self.read(key, lsn, floor);
+        assert_eq!(walk, expected_walk, "{key} from {lsn} to {floor}");
+        assert!(same(&found, &expected), "{key} from {lsn} to {floor}");
+    }
+
+    /// Everything that there is to read, in every way. The first error, if any; wrong answers panic.
+    pub(crate) fn check_all(&self, file: &LayerFile) -> Result<()> {
+        let mut failed = Ok(());
+        let mut keep = |error: Error| {
+            if failed.is_ok() {
+                failed = Err(error);
+            }
+        };
+        let mut scan = file.scan(Key::MIN);
+        let mut expected = self.versions.iter();
+        while let Ok(scan) = &mut scan {
+            match scan.next() {
+                Ok(None) => {
+                    assert!(expected.next().is_none(), "the scan ended early");
+                    break;
+                }
+                Ok(Some((key, version))) => {
+                    let ((model_key, model_lsn), value) = expected.next().expect("no more");
+                    assert_eq!((key, version.lsn), (*model_key, *model_lsn));
+                    assert!(version.value() == value.value(), "{key} at {}", version.lsn);
+                }
+                Err(error) => {
+                    keep(error);
+                    break;
+                }
+            }
+        }
+        if let Err(error) = scan {
+            keep(error);
+        }
+        let space = LeakySpace::default();
+        for &(key, lsn) in self.versions.keys() {
+            let mut found = Vec::new();
+            match file.versions(key, lsn, Lsn(0), &space, &mut |version| found.push(version)) {
+                Err(error) => keep(error),
+                Ok(walk) => {
+                    let (expected, expected_walk) = self.read(key, lsn, Lsn(0));
+                    assert_eq!(walk, expected_walk, "{key} from {lsn}");
+                    assert!(same(&found, &expected), "{key} from {lsn}");
+                }
+            }
+        }
+        match file.tombstones().collect::<Result<Vec<_>>>() {
+            Ok(found) => assert_eq!(found, self.tombstones),
+            Err(error) => keep(error),
+        }
+        failed
+    }
+}
+
+fn same(found: &[PageVersion<'_>], expected: &[(Lsn, &Owned)]) -> bool {
+    found.len() == expected.len()
+        && found
+            .iter()
+            .zip(expected)
+            .all(|(found, (lsn, value))| found.lsn == *lsn && found.value() == value.value())
+}
+
+pub(crate) fn options(block_size: u32, zstd: bool) -> WriterOptions {
+    let compression = if zstd { Compression::Zstd { level: 1 } } else { Compression::None };
+    WriterOptions { block_size_target_bytes: block_size, compression }
+}
