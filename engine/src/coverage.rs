@@ -1,0 +1,270 @@
+//! Which layer files cover (key, Lsn): an index of rectangles that is never changed, only replaced by an edited one.
+
+// The paths are written out so that the bench can compile this file as its own module.
+#[path = "coverage/cover.rs"]
+mod cover;
+#[path = "coverage/keys.rs"]
+mod keys;
+#[path = "coverage/marks.rs"]
+mod marks;
+#[path = "coverage/node.rs"]
+mod node;
+#[path = "coverage/slots.rs"]
+mod slots;
+#[cfg(test)]
+#[path = "coverage/tests.rs"]
+mod tests;
+
+use std::{ops::Range, sync::Arc};
+
+use pagestrata_layers::{Key, KeyRange, Lsn};
+
+use self::{
+    cover::Cover,
+    marks::{Band, Span},
+    node::{Edit, Edited, Node, covers},
+    slots::Slots,
+};
+
+/// A layer's slot: dense, chosen by the caller, used again after the layer's removal. Below 2^29.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct LayerIndex(pub(crate) u32);
+
+/// Where a layer lies on the Lsn axis.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LayerKind {
+    /// Changes, half-open.
+    Delta {
+        /// The first Lsn.
+        start: Lsn,
+        /// The first Lsn behind it.
+        end: Lsn,
+    },
+    /// Images, all at one Lsn.
+    Image {
+        /// That Lsn.
+        lsn: Lsn,
+    },
+}
+
+/// A layer's rectangle.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct LayerShape {
+    /// Its keys.
+    pub(crate) key_range: KeyRange,
+    /// Its Lsns.
+    pub(crate) kind: LayerKind,
+}
+
+/// One step of an edit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Change {
+    /// Puts a layer into a free slot.
+    Insert(LayerIndex, LayerShape),
+    /// Takes the layer of a slot out.
+    Remove(LayerIndex),
+}
+
+/// What a read visits first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Hit {
+    /// The layer.
+    pub(crate) layer: LayerIndex,
+    /// The last Lsn to read there; nothing is missed above it.
+    pub(crate) floor: Lsn,
+    /// Whether other delta layers hold versions from `floor` on as well.
+    pub(crate) shared: bool,
+}
+
+/// The layer files of a timeline.
+#[derive(Clone, Debug)]
+pub(crate) struct CoverageMap {
+    /// All of one version.
+    version: Arc<Version>,
+}
+
+/// One version of the map.
+#[derive(Clone, Debug)]
+struct Version {
+    /// The layers that cover all keys: one list.
+    whole: Arc<Cover>,
+    /// The tree over the key axis with all others.
+    root: Arc<Node>,
+    /// All shapes.
+    slots: Slots,
+}
+
+/// Size of what an `Arc<T>` points to: `T` and two counts.
+fn shared_bytes<T>() -> usize {
+    size_of::<[usize; 2]>() + size_of::<T>()
+}
+
+/// A shape as lists see it.
+fn span_of(layer: LayerIndex, shape: &LayerShape) -> Span {
+    match shape.kind {
+        LayerKind::Delta { start, end } => Span { start: start.0, end: Some(end.0), layer },
+        LayerKind::Image { lsn } => Span { start: lsn.0, end: None, layer },
+    }
+}
+
+impl LayerShape {
+    /// Its Lsns, half-open; an image's one Lsn must be below [`Lsn::MAX`].
+    fn lsn_range(&self) -> Range<Lsn> {
+        match self.kind {
+            LayerKind::Delta { start, end } => start..end,
+            LayerKind::Image { lsn } => lsn..lsn.next(),
+        }
+    }
+}
+
+impl Default for CoverageMap {
+    fn default() -> CoverageMap {
+        CoverageMap::new()
+    }
+}
+
+impl CoverageMap {
+    /// Without layers.
+    pub(crate) fn new() -> CoverageMap {
+        let whole = Arc::new(Cover::new(&[Vec::new()]));
+        let version = Version { whole, root: Arc::new(Node::empty()), slots: Slots::default() };
+        CoverageMap { version: Arc::new(version) }
+    }
+
+    /// The first layer that a read of `key` at `upper`, inclusive, visits.
+    #[inline]
+    pub(crate) fn search(&self, key: Key, upper: Lsn) -> Option<Hit> {
+        let version = &*self.version;
+        let mut best = version.whole.band(0, upper.0);
+        let mut node = &*version.root;
+        loop {
+            let child = node.keys.position(key);
+            best = match (best, node.cover.band(child, upper.0)) {
+                (Some(best), Some(band)) => Some(best.over(band)),
+                (best, band) => best.or(band),
+            };
+            match node.children.get(child) {
+                Some(next) => node = next,
+                None => break,
+            }
+        }
+        best.map(|Band { floor, layer, shared, .. }| Hit { layer, floor: Lsn(floor), shared })
+    }
+
+    /// All delta layers that cover `key` at `lsn`, which a read visits one and all if its [`Hit`] is shared.
+    pub(crate) fn deltas_at(&self, key: Key, lsn: Lsn) -> impl Iterator<Item = LayerIndex> {
+        let version = &*self.version;
+        let whole = version.whole.list(0);
+        let first = (&*version.root, version.root.keys.position(key));
+        let path = std::iter::successors(Some(first), move |&(node, child)| {
+            let next = &**node.children.get(child)?;
+            Some((next, next.keys.position(key)))
+        });
+        let marks = whole.chain(path.flat_map(|(node, child)| node.cover.list(child)));
+        marks
+            .filter(move |mark| mark.tag.is_member() && !mark.tag.is_image() && mark.lsn <= lsn.0)
+            .map(|mark| mark.tag.layer())
+            .filter(move |&layer| {
+                self.get(layer).is_some_and(|shape| shape.lsn_range().contains(&lsn))
+            })
+    }
+
+    /// The next version: this one with `changes`, in their order. This one stays as it is.
+    ///
+    /// # Panics
+    /// If a shape is empty, a slot to fill is taken or a slot to empty is free.
+    pub(crate) fn edit(&self, changes: &[Change]) -> CoverageMap {
+        let mut version = Version::clone(&self.version);
+        for change in changes {
+            match *change {
+                Change::Insert(layer, shape) => {
+                    let lsns = shape.lsn_range();
+                    assert!(!shape.key_range.is_empty() && !lsns.is_empty(), "{shape:?} is empty");
+                    version.slots.insert(layer, &shape);
+                    version.apply(layer, &shape, true);
+                }
+                Change::Remove(layer) => {
+                    let shape = version.slots.get(layer);
+                    let shape = shape.unwrap_or_else(|| panic!("slot {} is free", layer.0));
+                    version.apply(layer, &shape, false);
+                    version.slots.remove(layer);
+                }
+            }
+        }
+        CoverageMap { version: Arc::new(version) }
+    }
+
+    /// A layer's shape.
+    pub(crate) fn get(&self, layer: LayerIndex) -> Option<LayerShape> {
+        self.version.slots.get(layer)
+    }
+
+    /// All layers, in order of slot.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (LayerIndex, LayerShape)> {
+        self.version.slots.iter()
+    }
+
+    /// How many layers.
+    pub(crate) fn len(&self) -> usize {
+        self.version.slots.len()
+    }
+
+    /// The layers with a cell in the rectangle `key_range` x `lsn_range`, each once, in no order.
+    pub(crate) fn layers_overlapping(
+        &self,
+        key_range: KeyRange,
+        lsn_range: Range<Lsn>,
+    ) -> impl Iterator<Item = (LayerIndex, LayerShape)> {
+        let mut found = Vec::new();
+        if !key_range.is_empty() && !lsn_range.is_empty() {
+            let mut take = |layer: LayerIndex, start: Key, end: Option<Key>| {
+                let shape = self.get(layer).expect("a listed layer has a shape");
+                let lsns = shape.lsn_range();
+                // Of all lists with the layer, the one with the first of the asked keys that it covers.
+                let first = shape.key_range.start.max(key_range.start);
+                if first >= start
+                    && end.is_none_or(|end| first < end)
+                    && lsns.start < lsn_range.end
+                    && lsn_range.start < lsns.end
+                {
+                    found.push((layer, shape));
+                }
+            };
+            let whole = self.version.whole.list(0).filter(|mark| mark.tag.is_member());
+            whole.for_each(|mark| take(mark.tag.layer(), Key::MIN, None));
+            self.version.root.visit(&key_range, None, &mut take);
+        }
+        found.into_iter()
+    }
+
+    /// Bytes on the heap, those shared with other versions included.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let Version { whole, root, slots } = &*self.version;
+        let lists = shared_bytes::<Cover>() + whole.heap_bytes();
+        shared_bytes::<Version>() + lists + root.heap_bytes() + slots.heap_bytes()
+    }
+}
+
+impl Version {
+    /// Puts a layer into the lists, or takes it out; its slot is taken.
+    fn apply(&mut self, layer: LayerIndex, shape: &LayerShape, insert: bool) {
+        let edit = Edit {
+            slots: &self.slots,
+            range: shape.key_range,
+            span: span_of(layer, shape),
+            insert,
+        };
+        if covers(&edit.range, Key::MIN, None) {
+            let list = edit.edited(self.whole.list(0));
+            self.whole = Arc::new(self.whole.splice(0..1, &[list]));
+            return;
+        }
+        self.root = match edit.apply(&self.root, None) {
+            Edited::Two(halves) => Arc::new(Node::above(halves)),
+            Edited::One(node) => match &*node.children {
+                [only] => only.clone(),
+                _ => Arc::new(node),
+            },
+        };
+    }
+}

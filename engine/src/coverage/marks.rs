@@ -1,0 +1,213 @@
+//! What a list says: [`Mark`]s, the places on the Lsn axis where the answer changes.
+//!
+//! The layers listed for one range of keys cut the Lsn axis into bands with a constant set of covering deltas. A mark
+//! opens a band at its Lsn and names one layer to visit for it:
+//!
+//! - `Start`: this delta begins here (and, with it, a band);
+//! - `Resume`: a band covered by this delta, which began further down (another one ended here, or an image is just below);
+//! - `Gap`: no delta covers what follows; the answer for it is the band below;
+//! - `Image`: an image at exactly this Lsn. Above it, up to the next mark, is nothing.
+//!
+//! `Start` and `Resume` say in addition whether more than one delta covers the band. A delta has one `Start` and an image
+//! one `Image` in each list that it is in, so that the marks also are the set of the listed layers.
+//!
+//! **Invariant:** marks of a list ascend by (Lsn, tag); an image comes last at its Lsn; never a gap first, nor directly
+//! after a gap or an image.
+
+use super::LayerIndex;
+
+/// Kinds of mark, in their order at an equal Lsn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum MarkKind {
+    /// Nothing covers what follows.
+    Gap,
+    /// A band of a delta that began below.
+    Resume,
+    /// The same, and other deltas cover it too.
+    ResumeShared,
+    /// A band of a delta that begins here.
+    Start,
+    /// The same, and other deltas cover it too.
+    StartShared,
+    /// An image at this Lsn.
+    Image,
+}
+
+impl MarkKind {
+    /// All kinds, each at its code.
+    const ALL: [MarkKind; 6] = [
+        MarkKind::Gap,
+        MarkKind::Resume,
+        MarkKind::ResumeShared,
+        MarkKind::Start,
+        MarkKind::StartShared,
+        MarkKind::Image,
+    ];
+}
+
+/// Kind (upper 3 bits) and layer (lower 29).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Tag(u32);
+
+impl Tag {
+    /// Bits of a layer's index.
+    const LAYER_BITS: u32 = 29;
+
+    /// A tag.
+    fn new(kind: MarkKind, layer: LayerIndex) -> Tag {
+        debug_assert!(layer.0 >> Tag::LAYER_BITS == 0);
+        Tag((kind as u32) << Tag::LAYER_BITS | layer.0)
+    }
+
+    /// The layer.
+    #[inline]
+    pub(super) fn layer(self) -> LayerIndex {
+        LayerIndex(self.0 & ((1 << Tag::LAYER_BITS) - 1))
+    }
+
+    /// The kind.
+    pub(super) fn kind(self) -> MarkKind {
+        MarkKind::ALL[(self.0 >> Tag::LAYER_BITS) as usize]
+    }
+
+    /// Whether it is of this kind.
+    #[inline]
+    fn is(self, kind: MarkKind) -> bool {
+        self.0 >> Tag::LAYER_BITS == kind as u32
+    }
+
+    /// Whether it is a gap.
+    #[inline]
+    pub(super) fn is_gap(self) -> bool {
+        self.is(MarkKind::Gap)
+    }
+
+    /// Whether it is an image.
+    #[inline]
+    pub(super) fn is_image(self) -> bool {
+        self.is(MarkKind::Image)
+    }
+
+    /// Whether it is a band that several deltas cover.
+    #[inline]
+    pub(super) fn is_shared(self) -> bool {
+        self.is(MarkKind::StartShared) || self.is(MarkKind::ResumeShared)
+    }
+
+    /// Whether it stands for a layer of the list: of all tags of a layer in a list this holds for one.
+    pub(super) fn is_member(self) -> bool {
+        self.0 >> Tag::LAYER_BITS >= MarkKind::Start as u32
+    }
+}
+
+/// One place of change.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Mark {
+    /// Where.
+    pub(super) lsn: u64,
+    /// What follows.
+    pub(super) tag: Tag,
+}
+
+/// A layer without its keys, as lists see it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Span {
+    /// First Lsn.
+    pub(super) start: u64,
+    /// First Lsn behind a delta; nothing for an image.
+    pub(super) end: Option<u64>,
+    /// Which layer.
+    pub(super) layer: LayerIndex,
+}
+
+/// The marks of a set of layers. O(n log n); a pure function of the set.
+pub(super) fn marks_of(spans: &mut [Span]) -> Vec<Mark> {
+    spans.sort_unstable();
+    let mut ends: Vec<u64> = spans.iter().filter_map(|span| span.end).collect();
+    ends.sort_unstable();
+    let mut sweep =
+        Sweep { marks: Vec::with_capacity(spans.len() * 2), covering: 0, highest: None };
+    let (mut rest, mut ends, mut after_image) = (&*spans, &*ends, None);
+    loop {
+        let next = [rest.first().map(|span| span.start), ends.first().copied(), after_image];
+        let Some(lsn) = next.into_iter().flatten().min() else { return sweep.marks };
+        let ended = ends.partition_point(|&end| end == lsn);
+        let here = rest.partition_point(|span| span.start == lsn);
+        let images = sweep.at(lsn, ended, &rest[..here]);
+        (rest, ends) = (&rest[here..], &ends[ended..]);
+        after_image = images.then(|| lsn.saturating_add(1)).filter(|&after| after != lsn);
+    }
+}
+
+/// State of [`marks_of`] on its way up.
+struct Sweep {
+    /// So far.
+    marks: Vec<Mark>,
+    /// How many deltas cover this Lsn.
+    covering: usize,
+    /// Of the deltas begun so far, the end of the one that ends last, and it.
+    highest: Option<(u64, LayerIndex)>,
+}
+
+impl Sweep {
+    /// Takes in all that happens at `lsn`; whether an image is among it.
+    fn at(&mut self, lsn: u64, ended: usize, here: &[Span]) -> bool {
+        let deltas = || here.iter().filter_map(|span| Some((span.end?, span.layer)));
+        let images = || here.iter().filter(|span| span.end.is_none());
+        self.covering = self.covering + deltas().count() - ended;
+        self.highest = self.highest.into_iter().chain(deltas()).max();
+        let shared = self.covering > 1;
+        let image = images().next().is_some();
+        let from = self.marks.len();
+        let in_band =
+            self.marks.last().is_some_and(|last| !last.tag.is_gap() && !last.tag.is_image());
+        let mut put = |kind, layer| self.marks.push(Mark { lsn, tag: Tag::new(kind, layer) });
+        if deltas().next().is_some() {
+            let kind = if shared { MarkKind::StartShared } else { MarkKind::Start };
+            deltas().for_each(|(_, layer)| put(kind, layer));
+        } else if image {
+            // A read at this very Lsn stops at the image; what covers the Lsn above resumes there.
+        } else if let Some((_, layer)) = self.highest.filter(|_| self.covering > 0) {
+            put(if shared { MarkKind::ResumeShared } else { MarkKind::Resume }, layer);
+        } else if in_band {
+            put(MarkKind::Gap, LayerIndex(0));
+        }
+        images().for_each(|span| {
+            self.marks.push(Mark { lsn, tag: Tag::new(MarkKind::Image, span.layer) });
+        });
+        self.marks[from..].sort_unstable();
+        image
+    }
+}
+
+/// What one list, or several together, answer: visit `layer` for `floor..=top`; nothing lies above `top`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Band {
+    /// The last Lsn of the band that was asked for.
+    pub(super) top: u64,
+    /// The first.
+    pub(super) floor: u64,
+    /// A layer that covers it.
+    pub(super) layer: LayerIndex,
+    /// Whether that is an image, which then is all of the band.
+    pub(super) image: bool,
+    /// Whether other deltas cover it too.
+    pub(super) shared: bool,
+}
+
+impl Band {
+    /// The answer of two lists together: the higher one, as far down as the lower one changes nothing.
+    #[inline]
+    pub(super) fn over(self, other: Band) -> Band {
+        let (mut high, low) = if other.top > self.top { (other, self) } else { (self, other) };
+        if low.top < high.top {
+            high.floor = high.floor.max(low.top + 1);
+        } else if low.image {
+            return low;
+        } else if !high.image {
+            high.floor = high.floor.max(low.floor);
+            high.shared = true;
+        }
+        high
+    }
+}

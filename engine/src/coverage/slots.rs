@@ -1,0 +1,221 @@
+//! [`Slots`]: the shape of each layer, found by its slot.
+//!
+//! Chunks of 256 slots under groups of 32 chunks, each shared between versions until one of its slots changes. Layers that
+//! come into being together lie at few objects and few Lsns, so a chunk keeps each object and each Lsn once and a record
+//! is 16 bytes: four places in those tables and two block numbers.
+//!
+//! **Invariant:** a table of a chunk has at most twice as many entries as the chunk's layers refer to, plus a few.
+
+use std::sync::Arc;
+
+use pagestrata_layers::{Key, KeyRange, Lsn};
+
+use super::{LayerIndex, LayerKind, LayerShape};
+
+/// Slots of a chunk.
+const CHUNK_SLOTS: usize = 256;
+/// Chunks of a group.
+const GROUP_CHUNKS: usize = 32;
+/// In the place of an object: the slot is free.
+const FREE: u16 = u16::MAX;
+/// In the place of an end: there is none.
+const NONE: u16 = u16::MAX;
+
+/// The shape of each layer.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Slots {
+    /// All groups, in order of slot.
+    groups: Vec<Arc<Group>>,
+    /// How many slots are taken.
+    taken: usize,
+}
+
+/// Neighbouring chunks.
+#[derive(Clone, Debug, Default)]
+struct Group {
+    /// In order of slot; at most [`GROUP_CHUNKS`].
+    chunks: Vec<Arc<Chunk>>,
+}
+
+/// Neighbouring slots.
+#[derive(Clone, Debug, Default)]
+struct Chunk {
+    /// Objects that the records refer to.
+    objects: Vec<u128>,
+    /// Lsns that the records refer to.
+    lsns: Vec<u64>,
+    /// In order of slot; at most [`CHUNK_SLOTS`].
+    records: Vec<Record>,
+}
+
+/// A shape, packed.
+#[derive(Clone, Copy, Debug)]
+struct Record {
+    /// Object of the first key, or [`FREE`].
+    start_object: u16,
+    /// Object of the key range's end, or [`NONE`].
+    end_object: u16,
+    /// The first Lsn, or the only one.
+    start_lsn: u16,
+    /// A delta's end, or [`NONE`].
+    end_lsn: u16,
+    /// Block of the first key.
+    start_block: u32,
+    /// Block of the key range's end.
+    end_block: u32,
+}
+
+impl Record {
+    /// A free slot.
+    const FREE: Record = Record {
+        start_object: FREE,
+        end_object: NONE,
+        start_lsn: 0,
+        end_lsn: NONE,
+        start_block: 0,
+        end_block: 0,
+    };
+}
+
+/// Group, chunk of it, slot of that.
+fn address(layer: LayerIndex) -> (usize, usize, usize) {
+    let slot = layer.0 as usize;
+    let chunk = slot / CHUNK_SLOTS;
+    (chunk / GROUP_CHUNKS, chunk % GROUP_CHUNKS, slot % CHUNK_SLOTS)
+}
+
+impl Slots {
+    /// How many layers.
+    pub(super) fn len(&self) -> usize {
+        self.taken
+    }
+
+    /// The shape of a layer.
+    pub(super) fn get(&self, layer: LayerIndex) -> Option<LayerShape> {
+        let (group, chunk, slot) = address(layer);
+        self.groups.get(group)?.chunks.get(chunk)?.get(slot)
+    }
+
+    /// All layers.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (LayerIndex, LayerShape)> {
+        let slots = self.groups.len() * GROUP_CHUNKS * CHUNK_SLOTS;
+        (0..slots as u32).map(LayerIndex).filter_map(|layer| Some((layer, self.get(layer)?)))
+    }
+
+    /// Takes a free slot.
+    pub(super) fn insert(&mut self, layer: LayerIndex, shape: &LayerShape) {
+        let slot = address(layer).2;
+        let chunk = self.chunk_mut(layer);
+        assert!(chunk.get(slot).is_none(), "slot {} of a layer is taken", layer.0);
+        chunk.put(slot, shape);
+        self.taken += 1;
+    }
+
+    /// Frees a slot; its shape.
+    pub(super) fn remove(&mut self, layer: LayerIndex) -> Option<LayerShape> {
+        let shape = self.get(layer)?;
+        self.chunk_mut(layer).free(address(layer).2);
+        self.taken -= 1;
+        Some(shape)
+    }
+
+    /// A slot's chunk, this version's own.
+    fn chunk_mut(&mut self, layer: LayerIndex) -> &mut Chunk {
+        let (group, chunk, _) = address(layer);
+        if self.groups.len() <= group {
+            self.groups.resize_with(group + 1, Arc::default);
+        }
+        let group = Arc::make_mut(&mut self.groups[group]);
+        if group.chunks.len() <= chunk {
+            group.chunks.resize_with(chunk + 1, Arc::default);
+        }
+        Arc::make_mut(&mut group.chunks[chunk])
+    }
+
+    /// Heap bytes.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let groups: usize = self.groups.iter().map(|group| group.heap_bytes()).sum();
+        self.groups.capacity() * size_of::<Arc<Group>>() + groups
+    }
+}
+
+impl Group {
+    /// Heap bytes, those of the group itself and of the two counts in front of it included.
+    fn heap_bytes(&self) -> usize {
+        let chunks: usize = self.chunks.iter().map(|chunk| chunk.heap_bytes()).sum();
+        let own = self.chunks.capacity() * size_of::<Arc<Chunk>>();
+        super::shared_bytes::<Group>() + own + chunks
+    }
+}
+
+impl Chunk {
+    /// The shape in a slot.
+    fn get(&self, slot: usize) -> Option<LayerShape> {
+        let record = self.records.get(slot).filter(|record| record.start_object != FREE)?;
+        let key = |object: u16, block| Key { object: self.objects[usize::from(object)], block };
+        let lsn = |at: u16| Lsn(self.lsns[usize::from(at)]);
+        let start = key(record.start_object, record.start_block);
+        let end = (record.end_object != NONE).then(|| key(record.end_object, record.end_block));
+        let kind = match record.end_lsn {
+            NONE => LayerKind::Image { lsn: lsn(record.start_lsn) },
+            end => LayerKind::Delta { start: lsn(record.start_lsn), end: lsn(end) },
+        };
+        Some(LayerShape { key_range: KeyRange { start, end }, kind })
+    }
+
+    /// Writes a slot.
+    fn put(&mut self, slot: usize, shape: &LayerShape) {
+        if self.records.len() <= slot {
+            self.records.reserve_exact(slot + 1 - self.records.len());
+            self.records.resize(slot + 1, Record::FREE);
+        }
+        let KeyRange { start, end } = shape.key_range;
+        let (start_lsn, end_lsn) = match shape.kind {
+            LayerKind::Image { lsn } => (lsn, None),
+            LayerKind::Delta { start, end } => (start, Some(end)),
+        };
+        self.records[slot] = Record {
+            start_object: place(&mut self.objects, start.object),
+            end_object: end.map_or(NONE, |end| place(&mut self.objects, end.object)),
+            start_lsn: place(&mut self.lsns, start_lsn.0),
+            end_lsn: end_lsn.map_or(NONE, |end| place(&mut self.lsns, end.0)),
+            start_block: start.block,
+            end_block: end.map_or(0, |end| end.block),
+        };
+    }
+
+    /// Frees a slot, and sorts the tables out if most of them are of no use any more.
+    fn free(&mut self, slot: usize) {
+        self.records[slot] = Record::FREE;
+        let used = self.records.iter().rposition(|record| record.start_object != FREE);
+        self.records.truncate(used.map_or(0, |last| last + 1));
+        let taken = self.records.iter().filter(|record| record.start_object != FREE).count();
+        if self.objects.len().max(self.lsns.len()) > 4 * taken + 8 {
+            let mut sorted = Chunk::default();
+            for slot in 0..self.records.len() {
+                if let Some(shape) = self.get(slot) {
+                    sorted.put(slot, &shape);
+                }
+            }
+            *self = sorted;
+        }
+    }
+
+    /// Heap bytes, those of the chunk itself and of the two counts in front of it included.
+    fn heap_bytes(&self) -> usize {
+        super::shared_bytes::<Chunk>()
+            + self.objects.capacity() * size_of::<u128>()
+            + self.lsns.capacity() * size_of::<u64>()
+            + self.records.capacity() * size_of::<Record>()
+    }
+}
+
+/// Where `item` is in a table, which gets it if need be.
+fn place<T: PartialEq>(table: &mut Vec<T>, item: T) -> u16 {
+    let at = table.iter().position(|other| *other == item).unwrap_or_else(|| {
+        table.reserve_exact(1);
+        table.push(item);
+        table.len() - 1
+    });
+    at as u16
+}
