@@ -28,7 +28,8 @@ use std::{
 };
 
 use crate::{
-    ChunkPool, Error, Key, Lsn, PageVersion, Result, VALUE_LEN_MAX, Value, Walk, layer_file::Tombstone,
+    ChunkPool, Error, Key, Lsn, PageVersion, Result, VALUE_LEN_MAX, Value, Walk,
+    layer_file::Tombstone,
 };
 use index::{Index, IndexWriter, Object, ValueRef, Versions};
 use memory::{Appender, Id, Position, Space};

@@ -1,0 +1,358 @@
+//! Layer edits: their encoding and what they add up to.
+//!
+//! | edit | tag | fields |
+//! |---|---|---|
+//! | timeline created | 1 | timeline u64, start Lsn u64, length of the name u16, name |
+//! | layer added | 2 | timeline u64, sequence u64, level u8, kind u8 (0 delta, 1 sparse image, 2 complete image), first key 20, has end u8, end key 20, first Lsn u64, end Lsn u64, file length u64, digest u128, keys u64, versions u64, value bytes u64, tombstones u64 |
+//! | layer removed | 3 | timeline u64, sequence u64 |
+//! | disk-consistent Lsn | 4 | timeline u64, Lsn u64 |
+//! | next sequence | 5 | sequence u64 |
+
+use std::collections::BTreeMap;
+
+use crate::{
+    Key, KeyRange, Lsn,
+    layer_file::{LayerId, LayerKind, LayerSummary},
+};
+
+/// The longest name of a timeline, in bytes.
+pub const TIMELINE_NAME_LEN_MAX: usize = 255;
+
+/// One change of what exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Edit {
+    /// A timeline begins.
+    CreateTimeline {
+        /// Its number.
+        timeline: u64,
+        /// Its name.
+        name: String,
+        /// No value is below it.
+        start: Lsn,
+    },
+    /// A layer file is part of its timeline.
+    AddLayer(LayerRecord),
+    /// It no longer is.
+    RemoveLayer {
+        /// Of which timeline.
+        timeline: u64,
+        /// Which layer.
+        sequence: u64,
+    },
+    /// Everything up to an Lsn is in layer files.
+    DiskConsistent {
+        /// Of which timeline.
+        timeline: u64,
+        /// Up to where.
+        lsn: Lsn,
+    },
+    /// No layer has this sequence number or a higher one.
+    NextSequence(u64),
+}
+
+/// A layer file as the manifest knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerRecord {
+    /// 0: straight from a flush or an import; 1: rewritten by compaction.
+    pub level: u8,
+    /// What it holds.
+    pub summary: LayerSummary,
+}
+
+/// What all edits add up to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct State {
+    /// By number.
+    pub timelines: BTreeMap<u64, TimelineState>,
+    /// No layer has this sequence number or a higher one.
+    pub next_sequence: u64,
+}
+
+/// What the edits of one timeline add up to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TimelineState {
+    /// Its name.
+    pub name: String,
+    /// No value is below it.
+    pub start: Lsn,
+    /// Everything up to here is in layer files.
+    pub disk_consistent_lsn: Lsn,
+    /// By sequence number.
+    pub layers: BTreeMap<u64, LayerRecord>,
+}
+
+/// What was expected and what was found instead.
+pub(super) type Mismatch = (String, String);
+
+const LAYER_LEN: u64 = 1 + 8 + 8 + 1 + 1 + 20 + 1 + 20 + 8 + 8 + 8 + 16 + 8 * 4;
+
+impl Edit {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Edit::CreateTimeline { timeline, name, start } => {
+                out.push(1);
+                out.extend_from_slice(&timeline.to_le_bytes());
+                out.extend_from_slice(&start.0.to_le_bytes());
+                out.extend_from_slice(&(name.len() as u16).to_le_bytes());
+                out.extend_from_slice(name.as_bytes());
+            }
+            Edit::AddLayer(layer) => layer.encode(out),
+            Edit::RemoveLayer { timeline, sequence } => {
+                out.push(3);
+                out.extend_from_slice(&timeline.to_le_bytes());
+                out.extend_from_slice(&sequence.to_le_bytes());
+            }
+            Edit::DiskConsistent { timeline, lsn } => {
+                out.push(4);
+                out.extend_from_slice(&timeline.to_le_bytes());
+                out.extend_from_slice(&lsn.0.to_le_bytes());
+            }
+            Edit::NextSequence(sequence) => {
+                out.push(5);
+                out.extend_from_slice(&sequence.to_le_bytes());
+            }
+        }
+    }
+
+    /// All edits of a record's payload.
+    pub(super) fn decode_all(payload: &[u8], store: u128) -> Result<Vec<Edit>, Mismatch> {
+        let mut fields = Fields(payload);
+        let mut edits = Vec::new();
+        while !fields.0.is_empty() {
+            edits.push(Edit::decode(&mut fields, store)?);
+        }
+        Ok(edits)
+    }
+
+    fn decode(fields: &mut Fields<'_>, store: u128) -> Result<Edit, Mismatch> {
+        Ok(match fields.u8()? {
+            1 => {
+                let (timeline, start) = (fields.u64()?, Lsn(fields.u64()?));
+                let len = u16::from_le_bytes(fields.array()?);
+                let name = std::str::from_utf8(fields.bytes(usize::from(len))?);
+                let name = name.map_err(|_| mismatch("a name in UTF-8", "other bytes"))?.to_owned();
+                Edit::CreateTimeline { timeline, name, start }
+            }
+            2 => Edit::AddLayer(LayerRecord::decode(fields, store)?),
+            3 => Edit::RemoveLayer { timeline: fields.u64()?, sequence: fields.u64()? },
+            4 => Edit::DiskConsistent { timeline: fields.u64()?, lsn: Lsn(fields.u64()?) },
+            5 => Edit::NextSequence(fields.u64()?),
+            tag => return Err(mismatch("a tag of 1 to 5", tag)),
+        })
+    }
+}
+
+impl LayerRecord {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let LayerRecord { level, summary } = self;
+        let end = summary.key_range.end;
+        let kind = match summary.kind {
+            LayerKind::Delta => 0,
+            LayerKind::Image { complete: false } => 1,
+            LayerKind::Image { complete: true } => 2,
+        };
+        out.push(2);
+        out.extend_from_slice(&summary.id.timeline.to_le_bytes());
+        out.extend_from_slice(&summary.id.sequence.to_le_bytes());
+        out.extend_from_slice(&[*level, kind]);
+        out.extend_from_slice(&summary.key_range.start.to_bytes());
+        out.push(u8::from(end.is_some()));
+        out.extend_from_slice(&end.unwrap_or(Key::MIN).to_bytes());
+        for number in [summary.lsn_range.start.0, summary.lsn_range.end.0, summary.file_len] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        out.extend_from_slice(&summary.digest.to_le_bytes());
+        for number in [summary.keys, summary.versions, summary.value_bytes, summary.tombstones] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+    }
+
+    fn decode(fields: &mut Fields<'_>, store: u128) -> Result<LayerRecord, Mismatch> {
+        let id = LayerId { store, timeline: fields.u64()?, sequence: fields.u64()? };
+        let level = fields.u8()?;
+        let kind = match fields.u8()? {
+            0 => LayerKind::Delta,
+            1 => LayerKind::Image { complete: false },
+            2 => LayerKind::Image { complete: true },
+            kind => return Err(mismatch("a kind of 0 to 2", kind)),
+        };
+        let start = Key::from_bytes(&fields.array()?);
+        let has_end = fields.u8()? != 0;
+        let end = Some(Key::from_bytes(&fields.array()?)).filter(|_| has_end);
+        Ok(LayerRecord {
+            level,
+            summary: LayerSummary {
+                id,
+                kind,
+                key_range: KeyRange { start, end },
+                lsn_range: Lsn(fields.u64()?)..Lsn(fields.u64()?),
+                file_len: fields.u64()?,
+                digest: u128::from_le_bytes(fields.array()?),
+                keys: fields.u64()?,
+                versions: fields.u64()?,
+                value_bytes: fields.u64()?,
+                tombstones: fields.u64()?,
+            },
+        })
+    }
+}
+
+fn mismatch(expected: impl ToString, found: impl ToString) -> Mismatch {
+    (expected.to_string(), found.to_string())
+}
+
+/// Bytes of a payload that are not decoded yet.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn bytes(&mut self, len: usize) -> Result<&'a [u8], Mismatch> {
+        let Some((bytes, rest)) = self.0.split_at_checked(len) else {
+            return Err(mismatch(format_args!("{len} more bytes"), self.0.len()));
+        };
+        self.0 = rest;
+        Ok(bytes)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Mismatch> {
+        Ok(self.bytes(N)?.try_into().expect("N bytes"))
+    }
+
+    fn u8(&mut self) -> Result<u8, Mismatch> {
+        Ok(self.array::<1>()?[0])
+    }
+
+    fn u64(&mut self) -> Result<u64, Mismatch> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+}
+
+impl State {
+    /// Whether `edits` can follow this state, one after the other.
+    pub(super) fn check(&self, edits: &[Edit]) -> Result<(), Mismatch> {
+        let mut created = Vec::new();
+        let (mut added, mut removed) = (Vec::new(), Vec::new());
+        let mut next_sequence = self.next_sequence;
+        for edit in edits {
+            match edit {
+                Edit::CreateTimeline { timeline, name, .. } => {
+                    let taken = self
+                        .timelines
+                        .iter()
+                        .any(|(n, other)| n == timeline || other.name == *name);
+                    if taken || created.contains(timeline) || name.len() > TIMELINE_NAME_LEN_MAX {
+                        return Err(mismatch(
+                            "a new timeline",
+                            format_args!("{timeline} {name:?} again"),
+                        ));
+                    }
+                    created.push(*timeline);
+                }
+                Edit::AddLayer(layer) => {
+                    let id = layer.summary.id;
+                    self.check_timeline(id.timeline, &created)?;
+                    if self.has_layer(id.timeline, id.sequence)
+                        || added.contains(&id)
+                        || id.sequence >= next_sequence
+                    {
+                        return Err(mismatch("a new layer", id));
+                    }
+                    added.push(id);
+                }
+                Edit::RemoveLayer { timeline, sequence } => {
+                    if !self.has_layer(*timeline, *sequence) || removed.contains(sequence) {
+                        return Err(mismatch(
+                            "a layer that exists",
+                            format_args!("{timeline}-{sequence}"),
+                        ));
+                    }
+                    removed.push(*sequence);
+                }
+                Edit::DiskConsistent { timeline, lsn } => {
+                    self.check_timeline(*timeline, &created)?;
+                    let now = self
+                        .timelines
+                        .get(timeline)
+                        .map_or(Lsn(0), |timeline| timeline.disk_consistent_lsn);
+                    if *lsn < now {
+                        return Err(mismatch(format_args!("an Lsn at or above {now}"), lsn));
+                    }
+                }
+                Edit::NextSequence(sequence) if *sequence < next_sequence => {
+                    return Err(mismatch(
+                        format_args!("a sequence at or above {next_sequence}"),
+                        sequence,
+                    ));
+                }
+                Edit::NextSequence(sequence) => next_sequence = *sequence,
+            }
+        }
+        Ok(())
+    }
+
+    fn check_timeline(&self, timeline: u64, created: &[u64]) -> Result<(), Mismatch> {
+        if self.timelines.contains_key(&timeline) || created.contains(&timeline) {
+            return Ok(());
+        }
+        Err(mismatch("a timeline that exists", timeline))
+    }
+
+    fn has_layer(&self, timeline: u64, sequence: u64) -> bool {
+        self.timelines
+            .get(&timeline)
+            .is_some_and(|timeline| timeline.layers.contains_key(&sequence))
+    }
+
+    /// Follows edits that [`State::check`] has passed.
+    pub(super) fn apply(&mut self, edits: &[Edit]) {
+        for edit in edits {
+            match edit {
+                Edit::CreateTimeline { timeline, name, start } => {
+                    let (name, layers) = (name.clone(), BTreeMap::new());
+                    let disk_consistent_lsn = start.previous();
+                    self.timelines.insert(
+                        *timeline,
+                        TimelineState { name, start: *start, disk_consistent_lsn, layers },
+                    );
+                }
+                Edit::AddLayer(layer) => {
+                    let id = layer.summary.id;
+                    self.timeline(id.timeline).layers.insert(id.sequence, layer.clone());
+                }
+                Edit::RemoveLayer { timeline, sequence } => {
+                    self.timeline(*timeline).layers.remove(sequence);
+                }
+                Edit::DiskConsistent { timeline, lsn } => {
+                    self.timeline(*timeline).disk_consistent_lsn = *lsn
+                }
+                Edit::NextSequence(sequence) => self.next_sequence = *sequence,
+            }
+        }
+    }
+
+    fn timeline(&mut self, timeline: u64) -> &mut TimelineState {
+        self.timelines.get_mut(&timeline).expect("checked before")
+    }
+
+    /// The fewest edits that lead here.
+    pub(super) fn to_edits(&self) -> Vec<Edit> {
+        let mut edits = vec![Edit::NextSequence(self.next_sequence)];
+        for (&timeline, state) in &self.timelines {
+            edits.push(Edit::CreateTimeline {
+                timeline,
+                name: state.name.clone(),
+                start: state.start,
+            });
+            edits.extend(state.layers.values().cloned().map(Edit::AddLayer));
+            edits.push(Edit::DiskConsistent { timeline, lsn: state.disk_consistent_lsn });
+        }
+        edits
+    }
+
+    /// About how long [`State::to_edits`] is when encoded, in bytes.
+    pub(super) fn encoded_len(&self) -> u64 {
+        let of = |timeline: &TimelineState| {
+            64 + timeline.name.len() as u64 + timeline.layers.len() as u64 * LAYER_LEN
+        };
+        64 + self.timelines.values().map(of).sum::<u64>()
+    }
+}

@@ -1,0 +1,170 @@
+//! The manifest against a plain state, and against every damage.
+
+use std::{fs, sync::Arc};
+
+use super::{
+    edit::{LayerRecord, TimelineState},
+    *,
+};
+use crate::{
+    Key, KeyRange, Lsn,
+    layer_file::{LayerId, LayerKind, LayerSummary},
+    storage::RealStorage,
+};
+
+const STORE: u128 = 0x1234_5678_9ABC_DEF0_0FED_CBA9_8765_4321;
+
+fn storage() -> SharedStorage {
+    Arc::new(RealStorage)
+}
+
+fn layer(timeline: u64, sequence: u64) -> Edit {
+    let summary = LayerSummary {
+        id: LayerId { store: STORE, timeline, sequence },
+        kind: if sequence.is_multiple_of(2) {
+            LayerKind::Delta
+        } else {
+            LayerKind::Image { complete: sequence.is_multiple_of(3) }
+        },
+        key_range: KeyRange {
+            start: Key::new(7, 8),
+            end: (!sequence.is_multiple_of(5)).then_some(Key::new(9, 1)),
+        },
+        lsn_range: Lsn(sequence)..Lsn(sequence + 10),
+        file_len: 4096,
+        digest: u128::MAX / 3,
+        keys: 1,
+        versions: 2,
+        value_bytes: 3,
+        tombstones: 4,
+    };
+    Edit::AddLayer(LayerRecord { level: 0, summary })
+}
+
+/// A store's manifest with some history, and its state.
+fn written(dir: &Path) -> State {
+    let mut manifest = Manifest::create(storage(), dir, STORE).unwrap();
+    let create = |timeline, name: &str| Edit::CreateTimeline {
+        timeline,
+        name: name.to_owned(),
+        start: Lsn(16),
+    };
+    manifest.append(&[create(1, "main"), Edit::NextSequence(3)]).unwrap();
+    manifest.append(&[layer(1, 1), Edit::DiskConsistent { timeline: 1, lsn: Lsn(20) }]).unwrap();
+    manifest.append(&[create(2, "other"), layer(2, 2)]).unwrap();
+    manifest
+        .append(&[
+            Edit::NextSequence(4),
+            layer(1, 3),
+            Edit::RemoveLayer { timeline: 1, sequence: 1 },
+        ])
+        .unwrap();
+    manifest.state().clone()
+}
+
+#[test]
+fn reopening_finds_the_same_state() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(Manifest::open(storage(), dir.path()).unwrap().is_none());
+    let state = written(dir.path());
+    let expected = TimelineState {
+        name: "main".to_owned(),
+        start: Lsn(16),
+        disk_consistent_lsn: Lsn(20),
+        layers: [layer(1, 3)]
+            .map(|edit| match edit {
+                Edit::AddLayer(layer) => (3, layer),
+                _ => unreachable!(),
+            })
+            .into(),
+    };
+    assert_eq!((&state.timelines[&1], state.next_sequence), (&expected, 4));
+    let (manifest, report) = Manifest::open(storage(), dir.path()).unwrap().unwrap();
+    assert_eq!((manifest.state(), manifest.store()), (&state, STORE));
+    assert_eq!((report.records, report.cut_bytes), (5, 0));
+}
+
+#[test]
+fn edits_that_contradict_the_state_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = written(dir.path());
+    let (mut manifest, _) = Manifest::open(storage(), dir.path()).unwrap().unwrap();
+    for edit in [
+        layer(1, 3),
+        layer(9, 3),
+        layer(1, 4),
+        Edit::RemoveLayer { timeline: 1, sequence: 1 },
+        Edit::CreateTimeline { timeline: 3, name: "main".to_owned(), start: Lsn(1) },
+        Edit::DiskConsistent { timeline: 1, lsn: Lsn(19) },
+        Edit::NextSequence(1),
+    ] {
+        assert!(manifest.append(std::slice::from_ref(&edit)).is_err(), "{edit:?}");
+    }
+    assert_eq!(manifest.state(), &state);
+}
+
+#[test]
+fn an_edit_that_was_not_committed_is_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = written(dir.path());
+    let path = dir.path().join("MANIFEST-00000001");
+    let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+    std::io::Write::write_all(&mut file, b"half an edit").unwrap();
+    let (mut manifest, report) = Manifest::open(storage(), dir.path()).unwrap().unwrap();
+    assert_eq!((manifest.state(), report.cut_bytes), (&state, 12));
+    manifest.append(&[Edit::NextSequence(40)]).unwrap();
+    let (manifest, report) = Manifest::open(storage(), dir.path()).unwrap().unwrap();
+    assert_eq!((manifest.state().next_sequence, report.cut_bytes), (40, 0));
+    assert!(!path.exists(), "the old manifest is removed");
+}
+
+#[test]
+fn it_is_rewritten_before_it_grows_without_bound() {
+    let dir = tempfile::tempdir().unwrap();
+    written(dir.path());
+    let (mut manifest, _) = Manifest::open(storage(), dir.path()).unwrap().unwrap();
+    for n in 0..9000 {
+        let edits = [
+            Edit::NextSequence(n + 6),
+            layer(1, n + 5),
+            Edit::RemoveLayer { timeline: 1, sequence: n + 4 },
+        ];
+        manifest.append(&edits[..if n == 0 { 2 } else { 3 }]).unwrap();
+    }
+    let state = manifest.state().clone();
+    assert!(manifest.number > 1 && manifest.len < REWRITE_LEN_MIN + 1000, "{manifest:?}");
+    assert_eq!(Manifest::open(storage(), dir.path()).unwrap().unwrap().0.state(), &state);
+}
+
+/// Every flipped bit and every truncation of both files is an error that names the file, or changes nothing.
+#[test]
+fn any_damage_is_reported() {
+    let dir = tempfile::tempdir().unwrap();
+    written(dir.path());
+    for name in ["MANIFEST-00000001", CURRENT_NAME] {
+        let path = dir.path().join(name);
+        let good = fs::read(&path).unwrap();
+        let expect_error = |what: &str| match Manifest::open(storage(), dir.path()) {
+            Err(Error::Corrupt(corruption)) => assert_eq!(corruption.path, path, "{what}"),
+            Err(Error::UnsupportedVersion { .. }) => {}
+            other => panic!("{name} with {what}: {other:?}"),
+        };
+        for bit in 0..good.len() * 8 {
+            let mut bytes = good.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&path, bytes).unwrap();
+            expect_error(&format!("bit {bit} flipped"));
+        }
+        for len in 0..good.len() {
+            fs::write(&path, &good[..len]).unwrap();
+            expect_error(&format!("{len} bytes"));
+        }
+        fs::write(&path, &good).unwrap();
+    }
+    fs::remove_file(dir.path().join(CURRENT_NAME)).unwrap();
+    fs::rename(dir.path().join("MANIFEST-00000001"), dir.path().join("MANIFEST-00000002")).unwrap();
+    assert!(
+        matches!(Manifest::open(storage(), dir.path()), Err(Error::Corrupt(_))),
+        "a lost CURRENT is no empty store"
+    );
+}
