@@ -9,6 +9,8 @@ mod keys;
 mod marks;
 #[path = "coverage/node.rs"]
 mod node;
+#[path = "coverage/patch.rs"]
+mod patch;
 #[path = "coverage/slots.rs"]
 mod slots;
 #[cfg(test)]
@@ -255,8 +257,7 @@ impl Version {
             insert,
         };
         if covers(&edit.range, Key::MIN, None) {
-            let list = edit.edited(self.whole.list(0));
-            self.whole = Arc::new(self.whole.splice(0..1, &[list]));
+            self.whole = Arc::new(edit.patched(&self.whole, 0..1));
             return;
         }
         self.root = match edit.apply(&self.root, None) {
