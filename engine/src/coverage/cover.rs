@@ -6,7 +6,7 @@
 //!
 //! Complexity: a look-up is O(log marks); a change is one pass over all arrays.
 
-use std::ops::Range;
+use std::{hint::select_unpredictable, ops::Range};
 
 use super::{
     marks::{Band, Mark, Tag},
@@ -106,27 +106,25 @@ impl Cover {
         List { cover: self, run: self.run(list) }
     }
 
-    /// What a list says to a read at `upper`.
+    /// What a list says to a read below `ceiling`. Free of branches that depend on the answer: a search asks several lists,
+    /// and a wrong guess costs more than all their loads.
     #[inline]
-    pub(super) fn band(&self, list: usize, upper: u64) -> Option<Band> {
+    pub(super) fn band(&self, list: usize, ceiling: u64) -> Band {
+        if self.lsns.is_empty() {
+            return Band::NONE;
+        }
         let run = self.run(list);
-        if run.is_empty() {
-            return None;
-        }
-        let limit = self.lsns.partition_point(|&lsn| lsn <= upper);
+        let limit = self.lsns.partition_point(|&lsn| lsn < ceiling);
         let below = self.ranks.below(run.clone(), limit);
-        let mut at = run.start + below.checked_sub(1)?;
-        let mut rank = self.ranks.get(at);
-        let mut top = upper;
-        if self.tags[rank].is_gap() {
-            top = self.lsns[rank] - 1;
-            at -= 1;
-            rank = self.ranks.get(at);
-        }
-        let (floor, tag) = (self.lsns[rank], self.tags[rank]);
-        let image = tag.is_image();
-        let top = if image { floor } else { top };
-        Some(Band { top, floor, layer: tag.layer(), image, shared: tag.is_shared() })
+        // Without a mark below, this is some other list's mark, and of no effect.
+        let at = (run.start + below).saturating_sub(1);
+        let last = self.ranks.get(at);
+        let gap = self.tags[last].is_gap();
+        let opening = self.ranks.get(at.saturating_sub(gap.into()));
+        let (floor, tag) = (self.lsns[opening], self.tags[opening]);
+        let top = select_unpredictable(gap, self.lsns[last], ceiling);
+        let top = select_unpredictable(tag.is_image(), floor + 1, top);
+        Band { ceiling: select_unpredictable(below == 0, 0, top), floor, tag }
     }
 
     /// The same cover with `lists` in the place of those in `replaced`.

@@ -14,23 +14,26 @@
 //! **Invariant:** marks of a list ascend by (Lsn, tag); an image comes last at its Lsn; never a gap first, nor directly
 //! after a gap or an image.
 
+use std::hint::select_unpredictable;
+
 use super::LayerIndex;
 
-/// Kinds of mark, in their order at an equal Lsn.
+/// Kinds of mark, in their order at an equal Lsn. The lowest bit says that several deltas cover the band; it is set for an
+/// image too, of which nobody asks that.
 #[derive(Clone, Copy)]
 enum MarkKind {
     /// Nothing covers what follows.
-    Gap,
+    Gap = 0,
     /// A band of a delta that began below.
-    Resume,
+    Resume = 2,
     /// The same, and other deltas cover it too.
-    ResumeShared,
+    ResumeShared = 3,
     /// A band of a delta that begins here.
-    Start,
+    Start = 4,
     /// The same, and other deltas cover it too.
-    StartShared,
+    StartShared = 5,
     /// An image at this Lsn.
-    Image,
+    Image = 7,
 }
 
 /// Kind (upper 3 bits) and layer (lower 29).
@@ -80,6 +83,12 @@ impl Tag {
     #[inline]
     pub(super) fn is_shared(self) -> bool {
         self.is(MarkKind::StartShared) || self.is(MarkKind::ResumeShared)
+    }
+
+    /// The same, covered by several deltas.
+    #[inline]
+    fn shared(self) -> Tag {
+        Tag(self.0 | 1 << Tag::LAYER_BITS)
     }
 
     /// Whether it stands for a layer of the list: of all tags of a layer in a list this holds for one.
@@ -193,34 +202,30 @@ impl Sweep {
     }
 }
 
-/// What one list, or several together, answer: visit `layer` for `floor..=top`; nothing lies above `top`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// What one list, or several together, answer: visit a layer from `floor` to before `ceiling`; nothing lies above.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Band {
-    /// The last Lsn of the band that was asked for.
-    pub(super) top: u64,
-    /// The first.
+    /// The first Lsn behind the band, or behind the part of it that was asked for; zero if there is no band.
+    pub(super) ceiling: u64,
+    /// The first Lsn of the band.
     pub(super) floor: u64,
-    /// A layer that covers it.
-    pub(super) layer: LayerIndex,
-    /// Whether that is an image, which then is all of the band.
-    pub(super) image: bool,
-    /// Whether other deltas cover it too.
-    pub(super) shared: bool,
+    /// The layer, and whether it is an image (which is a band of one Lsn) or one of several deltas.
+    pub(super) tag: Tag,
 }
 
 impl Band {
-    /// The answer of two lists together: the higher one, as far down as the lower one changes nothing.
+    /// No band.
+    pub(super) const NONE: Band = Band { ceiling: 0, floor: 0, tag: Tag(0) };
+
+    /// The answer of two lists together: the higher band, as far down as the other list changes nothing.
     #[inline]
     pub(super) fn over(self, other: Band) -> Band {
-        let (mut high, low) = if other.top > self.top { (other, self) } else { (self, other) };
-        if low.top < high.top {
-            high.floor = high.floor.max(low.top + 1);
-        } else if low.image {
-            return low;
-        } else if !high.image {
-            high.floor = high.floor.max(low.floor);
-            high.shared = true;
-        }
-        high
+        let same = self.ceiling == other.ceiling;
+        let swap = (other.ceiling > self.ceiling) | (same & other.tag.is_image());
+        let (high, low) = select_unpredictable(swap, (other, self), (self, other));
+        // An image is not cut: it begins one below its ceiling.
+        let cut = select_unpredictable(same, low.floor, low.ceiling);
+        let tag = select_unpredictable(same, high.tag.shared(), high.tag);
+        Band { floor: high.floor.max(cut), tag, ..high }
     }
 }
