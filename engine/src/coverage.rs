@@ -9,6 +9,8 @@ mod keys;
 mod marks;
 #[path = "coverage/node.rs"]
 mod node;
+#[path = "coverage/patch.rs"]
+mod patch;
 #[path = "coverage/slots.rs"]
 mod slots;
 #[cfg(test)]
@@ -135,20 +137,21 @@ impl CoverageMap {
     #[inline]
     pub(crate) fn search(&self, key: Key, upper: Lsn) -> Option<Hit> {
         let version = &*self.version;
-        let mut best = version.whole.band(0, upper.0);
+        // No layer has a cell at the highest Lsn.
+        let ceiling = upper.0.saturating_add(1);
+        let mut best = version.whole.band(0, ceiling);
         let mut node = &*version.root;
         loop {
             let child = node.keys.position(key);
-            best = match (best, node.cover.band(child, upper.0)) {
-                (Some(best), Some(band)) => Some(best.over(band)),
-                (best, band) => best.or(band),
-            };
+            best = best.over(node.cover.band(child, ceiling));
             match node.children.get(child) {
                 Some(next) => node = next,
                 None => break,
             }
         }
-        best.map(|Band { floor, layer, shared, .. }| Hit { layer, floor: Lsn(floor), shared })
+        let Band { ceiling, floor, tag } = best;
+        let hit = Hit { layer: tag.layer(), floor: Lsn(floor), shared: tag.is_shared() };
+        (ceiling > 0).then_some(hit)
     }
 
     /// All delta layers that cover `key` at `lsn`, which a read visits one and all if its [`Hit`] is shared.
@@ -255,8 +258,7 @@ impl Version {
             insert,
         };
         if covers(&edit.range, Key::MIN, None) {
-            let list = edit.edited(self.whole.list(0));
-            self.whole = Arc::new(self.whole.splice(0..1, &[list]));
+            self.whole = Arc::new(edit.patched(&self.whole, 0..1));
             return;
         }
         self.root = match edit.apply(&self.root, None) {

@@ -14,35 +14,26 @@
 //! **Invariant:** marks of a list ascend by (Lsn, tag); an image comes last at its Lsn; never a gap first, nor directly
 //! after a gap or an image.
 
+use std::hint::select_unpredictable;
+
 use super::LayerIndex;
 
-/// Kinds of mark, in their order at an equal Lsn.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum MarkKind {
+/// Kinds of mark, in their order at an equal Lsn. The lowest bit says that several deltas cover the band; it is set for an
+/// image too, of which nobody asks that.
+#[derive(Clone, Copy)]
+enum MarkKind {
     /// Nothing covers what follows.
-    Gap,
+    Gap = 0,
     /// A band of a delta that began below.
-    Resume,
+    Resume = 2,
     /// The same, and other deltas cover it too.
-    ResumeShared,
+    ResumeShared = 3,
     /// A band of a delta that begins here.
-    Start,
+    Start = 4,
     /// The same, and other deltas cover it too.
-    StartShared,
+    StartShared = 5,
     /// An image at this Lsn.
-    Image,
-}
-
-impl MarkKind {
-    /// All kinds, each at its code.
-    const ALL: [MarkKind; 6] = [
-        MarkKind::Gap,
-        MarkKind::Resume,
-        MarkKind::ResumeShared,
-        MarkKind::Start,
-        MarkKind::StartShared,
-        MarkKind::Image,
-    ];
+    Image = 7,
 }
 
 /// Kind (upper 3 bits) and layer (lower 29).
@@ -65,11 +56,6 @@ impl Tag {
         LayerIndex(self.0 & ((1 << Tag::LAYER_BITS) - 1))
     }
 
-    /// The kind.
-    pub(super) fn kind(self) -> MarkKind {
-        MarkKind::ALL[(self.0 >> Tag::LAYER_BITS) as usize]
-    }
-
     /// Whether it is of this kind.
     #[inline]
     fn is(self, kind: MarkKind) -> bool {
@@ -88,10 +74,21 @@ impl Tag {
         self.is(MarkKind::Image)
     }
 
+    /// Whether a band begins here.
+    pub(super) fn opens_band(self) -> bool {
+        !self.is_gap() && !self.is_image()
+    }
+
     /// Whether it is a band that several deltas cover.
     #[inline]
     pub(super) fn is_shared(self) -> bool {
         self.is(MarkKind::StartShared) || self.is(MarkKind::ResumeShared)
+    }
+
+    /// The same, covered by several deltas.
+    #[inline]
+    fn shared(self) -> Tag {
+        Tag(self.0 | 1 << Tag::LAYER_BITS)
     }
 
     /// Whether it stands for a layer of the list: of all tags of a layer in a list this holds for one.
@@ -120,29 +117,20 @@ pub(super) struct Span {
     pub(super) layer: LayerIndex,
 }
 
-/// The marks of a set of layers. O(n log n); a pure function of the set.
+/// The marks of a set of layers. O(n log n).
 pub(super) fn marks_of(spans: &mut [Span]) -> Vec<Mark> {
-    spans.sort_unstable();
-    let mut ends: Vec<u64> = spans.iter().filter_map(|span| span.end).collect();
-    ends.sort_unstable();
-    let mut sweep =
-        Sweep { marks: Vec::with_capacity(spans.len() * 2), covering: 0, highest: None };
-    let (mut rest, mut ends, mut after_image) = (&*spans, &*ends, None);
-    loop {
-        let next = [rest.first().map(|span| span.start), ends.first().copied(), after_image];
-        let Some(lsn) = next.into_iter().flatten().min() else { return sweep.marks };
-        let ended = ends.partition_point(|&end| end == lsn);
-        let here = rest.partition_point(|span| span.start == lsn);
-        let images = sweep.at(lsn, ended, &rest[..here]);
-        (rest, ends) = (&rest[here..], &ends[ended..]);
-        after_image = images.then(|| lsn.saturating_add(1)).filter(|&after| after != lsn);
-    }
+    Sweep::default().run(spans, None, 0, u64::MAX)
 }
 
-/// State of [`marks_of`] on its way up.
-struct Sweep {
+/// Goes up the Lsn axis over starts, ends and images, and puts down marks.
+#[derive(Default)]
+pub(super) struct Sweep {
     /// So far.
     marks: Vec<Mark>,
+    /// Whether the mark in front of the first of `marks` opens a band.
+    from_band: bool,
+    /// Whether it is an image at the Lsn directly below.
+    from_image: bool,
     /// How many deltas cover this Lsn.
     covering: usize,
     /// Of the deltas begun so far, the end of the one that ends last, and it.
@@ -150,17 +138,53 @@ struct Sweep {
 }
 
 impl Sweep {
+    /// A sweep from `low` on, where `before` is the last mark below.
+    pub(super) fn behind(before: Option<Mark>, low: u64) -> Sweep {
+        Sweep {
+            from_band: before.is_some_and(|mark| mark.tag.opens_band()),
+            from_image: before.is_some_and(|mark| mark.tag.is_image() && mark.lsn + 1 == low),
+            ..Sweep::default()
+        }
+    }
+
+    /// The marks from `low` to `high`, both included, of the layers that begin there and of the delta `incoming`, given with
+    /// its end, which began below and covers the Lsn before `low`.
+    pub(super) fn run(
+        mut self,
+        spans: &mut [Span],
+        incoming: Option<(u64, LayerIndex)>,
+        low: u64,
+        high: u64,
+    ) -> Vec<Mark> {
+        spans.sort_unstable();
+        let started = spans.iter().filter_map(|span| span.end);
+        let mut ends: Vec<u64> = started.chain(incoming.map(|(end, _)| end)).collect();
+        ends.sort_unstable();
+        (self.covering, self.highest) = (usize::from(incoming.is_some()), incoming);
+        let (mut rest, mut ends) = (&*spans, &*ends);
+        let mut after_image = self.from_image.then_some(low);
+        loop {
+            let next = [rest.first().map(|span| span.start), ends.first().copied(), after_image];
+            let next = next.into_iter().flatten().min().filter(|&lsn| lsn <= high);
+            let Some(lsn) = next else { return self.marks };
+            let ended = ends.iter().take_while(|&&end| end == lsn).count();
+            let here = rest.iter().take_while(|span| span.start == lsn).count();
+            let image = self.at(lsn, ended, &rest[..here]);
+            (rest, ends) = (&rest[here..], &ends[ended..]);
+            after_image = image.then(|| lsn.saturating_add(1)).filter(|&after| after != lsn);
+        }
+    }
+
     /// Takes in all that happens at `lsn`; whether an image is among it.
     fn at(&mut self, lsn: u64, ended: usize, here: &[Span]) -> bool {
         let deltas = || here.iter().filter_map(|span| Some((span.end?, span.layer)));
-        let images = || here.iter().filter(|span| span.end.is_none());
+        let mut images = here.iter().filter(|span| span.end.is_none()).peekable();
         self.covering = self.covering + deltas().count() - ended;
-        self.highest = self.highest.into_iter().chain(deltas()).max();
+        self.highest = deltas().fold(self.highest, |highest, delta| highest.max(Some(delta)));
         let shared = self.covering > 1;
-        let image = images().next().is_some();
+        let image = images.peek().is_some();
         let from = self.marks.len();
-        let in_band =
-            self.marks.last().is_some_and(|last| !last.tag.is_gap() && !last.tag.is_image());
+        let in_band = self.marks.last().map_or(self.from_band, |last| last.tag.opens_band());
         let mut put = |kind, layer| self.marks.push(Mark { lsn, tag: Tag::new(kind, layer) });
         if deltas().next().is_some() {
             let kind = if shared { MarkKind::StartShared } else { MarkKind::Start };
@@ -172,42 +196,36 @@ impl Sweep {
         } else if in_band {
             put(MarkKind::Gap, LayerIndex(0));
         }
-        images().for_each(|span| {
-            self.marks.push(Mark { lsn, tag: Tag::new(MarkKind::Image, span.layer) });
-        });
+        images.for_each(|span| put(MarkKind::Image, span.layer));
         self.marks[from..].sort_unstable();
         image
     }
 }
 
-/// What one list, or several together, answer: visit `layer` for `floor..=top`; nothing lies above `top`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// What one list, or several together, answer: visit a layer from `floor` to before `ceiling`; nothing lies above.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Band {
-    /// The last Lsn of the band that was asked for.
-    pub(super) top: u64,
-    /// The first.
+    /// The first Lsn behind the band, or behind the part of it that was asked for; zero if there is no band.
+    pub(super) ceiling: u64,
+    /// The first Lsn of the band.
     pub(super) floor: u64,
-    /// A layer that covers it.
-    pub(super) layer: LayerIndex,
-    /// Whether that is an image, which then is all of the band.
-    pub(super) image: bool,
-    /// Whether other deltas cover it too.
-    pub(super) shared: bool,
+    /// The layer, and whether it is an image (which is a band of one Lsn) or one of several deltas.
+    pub(super) tag: Tag,
 }
 
 impl Band {
-    /// The answer of two lists together: the higher one, as far down as the lower one changes nothing.
+    /// No band.
+    pub(super) const NONE: Band = Band { ceiling: 0, floor: 0, tag: Tag(0) };
+
+    /// The answer of two lists together: the higher band, as far down as the other list changes nothing.
     #[inline]
     pub(super) fn over(self, other: Band) -> Band {
-        let (mut high, low) = if other.top > self.top { (other, self) } else { (self, other) };
-        if low.top < high.top {
-            high.floor = high.floor.max(low.top + 1);
-        } else if low.image {
-            return low;
-        } else if !high.image {
-            high.floor = high.floor.max(low.floor);
-            high.shared = true;
-        }
-        high
+        let same = self.ceiling == other.ceiling;
+        let swap = (other.ceiling > self.ceiling) | (same & other.tag.is_image());
+        let (high, low) = select_unpredictable(swap, (other, self), (self, other));
+        // An image is not cut: it begins one below its ceiling.
+        let cut = select_unpredictable(same, low.floor, low.ceiling);
+        let tag = select_unpredictable(same, high.tag.shared(), high.tag);
+        Band { floor: high.floor.max(cut), tag, ..high }
     }
 }

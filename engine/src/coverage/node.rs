@@ -12,7 +12,7 @@
 //! Complexity, with n layers: a key's path has O(log n) nodes. A layer is partly in at most two nodes of each depth, so an
 //! edit writes O(log n) nodes; writing one costs as much as it has list entries: children times layers that cross it.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use pagestrata_layers::{Key, KeyRange};
 
@@ -21,6 +21,7 @@ use super::{
     cover::Cover,
     keys::KeyTable,
     marks::{Mark, Span, marks_of},
+    patch::patch,
     slots::Slots,
     span_of,
 };
@@ -162,7 +163,9 @@ impl Draft {
     /// Takes a leaf's boundary at `key` away, if no layer begins or ends there.
     fn join_at(&mut self, key: Key) {
         let Ok(at @ 1..) = self.keys.binary_search(&key) else { return };
-        if self.cover.list(at - 1).eq(self.cover.list(at)) {
+        let members = |list| self.cover.list(list).filter(|mark| mark.tag.is_member());
+        let layers = |list| members(list).map(|mark| mark.tag.layer());
+        if layers(at - 1).eq(layers(at)) {
             self.keys.remove(at);
             self.cover = self.cover.splice(at..at + 1, &[]);
         }
@@ -186,15 +189,12 @@ impl Edit<'_> {
             .collect()
     }
 
-    /// A list with the layer put in or taken out.
-    pub(super) fn edited(&self, list: impl Iterator<Item = Mark>) -> Vec<Mark> {
-        let mut spans = self.spans(list);
-        if self.insert {
-            spans.push(self.span);
-        } else {
-            spans.retain(|span| span.layer != self.span.layer);
-        }
-        marks_of(&mut spans)
+    /// A cover with the layer put into lists or taken out.
+    pub(super) fn patched(&self, cover: &Cover, lists: Range<usize>) -> Cover {
+        let end_of = |layer| self.slots.get(layer).and_then(|shape| span_of(layer, &shape).end);
+        let patch = |list| patch(&cover.list(list), self.span, self.insert, end_of);
+        let patches: Vec<_> = lists.clone().map(patch).collect();
+        cover.patch(lists.start, &patches)
     }
 
     /// A list with more layers.
@@ -229,9 +229,7 @@ impl Edit<'_> {
         let mut children = 0..draft.keys.len();
         if let Some(first) = children.find(covered) {
             let last = children.take_while(covered).last().unwrap_or(first);
-            let lists: Vec<_> =
-                (first..=last).map(|list| self.edited(draft.cover.list(list))).collect();
-            draft.cover = draft.cover.splice(first..last + 1, &lists);
+            draft.cover = self.patched(&draft.cover, first..last + 1);
         }
         if !leaf {
             self.descend(&mut draft);

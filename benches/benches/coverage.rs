@@ -1,0 +1,290 @@
+//! The layer map's search structure on recorded production maps: search, edit, memory.
+//!
+//! `PAGESTRATA_CAPTURES` names the directory with `layer_names/*.txt`; without it the run says so and takes a generated map
+//! of the same shape. With `--test`, or without `--bench` (as `cargo test --benches` runs it), one short round of each.
+//!
+//! Every figure also stands as a ratio to a random insert into a `BTreeMap<u128, u64>` of a million entries in the same run.
+
+#[expect(dead_code, reason = "a bench asks for less than the engine does")]
+#[path = "../../engine/src/coverage.rs"]
+mod coverage;
+#[path = "coverage/recorded.rs"]
+mod recorded;
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    collections::BTreeMap,
+    hint::black_box,
+    io::{self, Write},
+    sync::Barrier,
+    time::{Duration, Instant},
+};
+
+use coverage::{Change, CoverageMap, LayerIndex, LayerKind, LayerShape};
+use pagestrata_layers::{Key, KeyRange, Lsn};
+use recorded::{Random, recorded_maps};
+
+/// The system's allocator, counting for each thread.
+struct Counting;
+
+thread_local! {
+    /// Allocations of this thread.
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: every call goes to the system's allocator as it is; counting touches no allocator state.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller's contract is handed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's contract is handed on; `pointer` came from `System`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// What a search asks for.
+type Query = (Key, Lsn);
+
+/// Sizes of a run.
+struct Size {
+    /// How long a measurement of searches lasts at least.
+    search: Duration,
+    /// How many edits of a kind.
+    edits: usize,
+    /// Entries of the map that is the normaliser.
+    normaliser: usize,
+}
+
+fn main() -> io::Result<()> {
+    let full = std::env::args().any(|arg| arg == "--bench")
+        && !std::env::args().any(|arg| arg == "--test");
+    let size = if full {
+        Size { search: Duration::from_millis(700), edits: 2_000, normaliser: 1_000_000 }
+    } else {
+        Size { search: Duration::from_millis(5), edits: 20, normaliser: 20_000 }
+    };
+    let mut out = io::stdout().lock();
+    let unit = normaliser(size.normaliser);
+    writeln!(
+        out,
+        "normaliser: BTreeMap<u128, u64>, {} random inserts: {unit:.0} ns",
+        size.normaliser
+    )?;
+    for (name, shapes) in recorded_maps(&mut out)? {
+        let start = Instant::now();
+        let map = filled(&shapes);
+        let filling = start.elapsed();
+        let distinct = map.memory_bytes() as f64 / map.len() as f64;
+        writeln!(
+            out,
+            "\n{name}: {} layers, filled in {filling:.1?}, {distinct:.1} bytes a layer",
+            map.len()
+        )?;
+        searches(&mut out, &map, &shapes, unit, size.search)?;
+        edits(&mut out, &map, &shapes, size.edits)?;
+    }
+    Ok(())
+}
+
+/// A map of these layers, each in the slot of its place.
+fn filled(shapes: &[LayerShape]) -> CoverageMap {
+    let insert = |(at, &shape)| Change::Insert(LayerIndex(at as u32), shape);
+    CoverageMap::new().edit(&shapes.iter().enumerate().map(insert).collect::<Vec<_>>())
+}
+
+/// Nanoseconds of one random insert.
+fn normaliser(entries: usize) -> f64 {
+    let mut random = Random(7);
+    let keys: Vec<u128> =
+        (0..entries).map(|_| u128::from(random.next()) << 64 | u128::from(random.next())).collect();
+    let start = Instant::now();
+    let mut map = BTreeMap::new();
+    for (at, &key) in keys.iter().enumerate() {
+        map.insert(key, at as u64);
+    }
+    let elapsed = start.elapsed();
+    assert!(black_box(map).len() == entries);
+    elapsed.as_nanos() as f64 / entries as f64
+}
+
+/// The three orders: the recorded one, the same shuffled, and random keys at random Lsns.
+fn orders(shapes: &[LayerShape]) -> [(&'static str, Vec<Query>); 3] {
+    let mut random = Random(11);
+    let images = shapes.iter().filter_map(|shape| match shape.kind {
+        LayerKind::Image { lsn } => Some((shape.key_range.start.next()?, lsn.previous())),
+        LayerKind::Delta { .. } => None,
+    });
+    let in_order: Vec<Query> = images.collect();
+    let mut shuffled = in_order.clone();
+    random.shuffle(&mut shuffled);
+    let top = shapes.iter().map(|shape| first_lsn(shape).0).max().unwrap_or(1);
+    let uniform = (0..in_order.len())
+        .map(|_| {
+            let shape = &shapes[random.below(shapes.len() as u64) as usize];
+            (shape.key_range.start, Lsn(random.below(top)))
+        })
+        .collect();
+    [("own order", in_order), ("shuffled", shuffled), ("uniform", uniform)]
+}
+
+/// A layer's lowest Lsn.
+fn first_lsn(shape: &LayerShape) -> Lsn {
+    match shape.kind {
+        LayerKind::Image { lsn } => lsn,
+        LayerKind::Delta { start, .. } => start,
+    }
+}
+
+/// Asks all queries over and over for at least `least`; the rounds and the time.
+fn rounds(map: &CoverageMap, queries: &[Query], least: Duration) -> (u64, Duration) {
+    let start = Instant::now();
+    let mut rounds = 0;
+    while start.elapsed() < least || rounds == 0 {
+        for &(key, lsn) in queries {
+            black_box(map.search(black_box(key), black_box(lsn)));
+        }
+        rounds += 1;
+    }
+    (rounds, start.elapsed())
+}
+
+/// Nanoseconds a search, on `threads` threads at once, the best of some tries. Each thread begins at a place of its own, or
+/// all at the same one.
+fn search_ns(
+    map: &CoverageMap,
+    queries: &[Query],
+    threads: usize,
+    lockstep: bool,
+    least: Duration,
+) -> f64 {
+    let one_try = || {
+        let barrier = Barrier::new(threads);
+        let slowest = std::thread::scope(|scope| {
+            let handles: Vec<_> = (0..threads)
+                .map(|thread| {
+                    let barrier = &barrier;
+                    scope.spawn(move || {
+                        let mut queries = queries.to_vec();
+                        if !lockstep {
+                            let start = thread * queries.len() / threads;
+                            queries.rotate_left(start);
+                        }
+                        barrier.wait();
+                        let (rounds, elapsed) = rounds(map, &queries, least);
+                        elapsed.as_nanos() as f64 / (rounds * queries.len() as u64) as f64
+                    })
+                })
+                .collect();
+            handles.into_iter().map(|handle| handle.join().expect("no panic")).fold(0.0, f64::max)
+        });
+        slowest
+    };
+    (0..3).map(|_| one_try()).fold(f64::MAX, f64::min)
+}
+
+/// The table of searches.
+fn searches(
+    out: &mut impl Write,
+    map: &CoverageMap,
+    shapes: &[LayerShape],
+    unit: f64,
+    least: Duration,
+) -> io::Result<()> {
+    for (name, queries) in orders(shapes) {
+        let one = search_ns(map, &queries, 1, false, least);
+        let two = search_ns(map, &queries, 2, false, least);
+        let lockstep = search_ns(map, &queries, 2, true, least);
+        let before = ALLOCATIONS.get();
+        for &(key, lsn) in &queries {
+            black_box(map.search(key, lsn));
+        }
+        let allocations = ALLOCATIONS.get() - before;
+        assert!(allocations == 0, "searches allocate");
+        writeln!(
+            out,
+            "  search {name:10} {one:6.1} ns = {:.2} units; two threads {two:6.1} ns (x{:.2}), lockstep {lockstep:6.1} ns \
+             (x{:.2}); allocations {allocations}",
+            one / unit,
+            2.0 * one / two,
+            2.0 * one / lockstep,
+        )?;
+    }
+    Ok(())
+}
+
+/// The table of edits.
+fn edits(
+    out: &mut impl Write,
+    map: &CoverageMap,
+    shapes: &[LayerShape],
+    count: usize,
+) -> io::Result<()> {
+    let mut random = Random(13);
+    let mut lsns: Vec<Lsn> = shapes.iter().map(first_lsn).collect();
+    lsns.sort_unstable();
+    let (median, last) = (lsns[lsns.len() / 2], lsns[lsns.len() - 1]);
+    let free = LayerIndex(shapes.len() as u32);
+    let image = |key_range| LayerShape { key_range, kind: LayerKind::Image { lsn: median.next() } };
+    let first_image = Change::Insert(free, image(shapes[0].key_range));
+    report(out, "insert image at median Lsn", count, |_| (map.clone(), first_image))?;
+    report(out, "insert image, random keys", count, |_| {
+        let at = random.below(shapes.len() as u64) as usize;
+        (map.clone(), Change::Insert(free, image(shapes[at].key_range)))
+    })?;
+    report(out, "insert image, new keys", count, |_| {
+        let mut key = || {
+            let key = shapes[random.below(shapes.len() as u64) as usize].key_range.start;
+            Key { block: key.block ^ random.below(1 << 20) as u32, ..key }
+        };
+        let (one, two) = (key(), key());
+        let key_range = KeyRange { start: one.min(two), end: one.max(two).next() };
+        (map.clone(), Change::Insert(free, image(key_range)))
+    })?;
+    let oldest = (0..shapes.len()).min_by_key(|&at| first_lsn(&shapes[at])).unwrap_or(0);
+    let remove = |at: usize| Change::Remove(LayerIndex(at as u32));
+    report(out, "remove the oldest", count, |_| (map.clone(), remove(oldest)))?;
+    report(out, "remove any", count, |_| {
+        (map.clone(), remove(random.below(shapes.len() as u64) as usize))
+    })?;
+    let kind = LayerKind::Delta { start: last.next(), end: Lsn(last.0 + 1_000) };
+    let all = Change::Insert(free, LayerShape { key_range: KeyRange::ALL, kind });
+    report(out, "insert all-covering delta", count, |_| (map.clone(), all))?;
+    let with_all = map.edit(&[all]);
+    report(out, "remove all-covering delta", count, |_| (with_all.clone(), Change::Remove(free)))
+}
+
+/// Times edits one by one.
+fn report(
+    out: &mut impl Write,
+    name: &str,
+    count: usize,
+    mut next: impl FnMut(usize) -> (CoverageMap, Change),
+) -> io::Result<()> {
+    let mut times: Vec<Duration> = (0..count)
+        .map(|at| {
+            let (map, change) = next(at);
+            let start = Instant::now();
+            let edited = map.edit(&[change]);
+            let elapsed = start.elapsed();
+            assert!(edited.len().abs_diff(map.len()) == 1);
+            elapsed
+        })
+        .collect();
+    times.sort_unstable();
+    let us = |at: usize| times[at.min(count - 1)].as_nanos() as f64 / 1e3;
+    writeln!(
+        out,
+        "  edit {name:28} median {:6.1} us, p99 {:6.1} us, most {:6.1} us",
+        us(count / 2),
+        us(count * 99 / 100),
+        us(count - 1)
+    )
+}
