@@ -277,6 +277,12 @@ impl OpenLayer {
         !self.pending.is_empty()
     }
 
+    /// What values and index take of the layer's memory, in bytes.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.values.used_bytes() + self.index.used_bytes()
+    }
+
     /// Memory of its own beside the shared layer's, in bytes.
     #[must_use]
     pub fn writer_bytes(&self) -> usize {

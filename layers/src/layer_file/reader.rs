@@ -127,6 +127,12 @@ impl LayerFile {
         self.blocks.heap_bytes() + self.path.as_os_str().len()
     }
 
+    /// Whether a value's bytes are borrowed from the file itself; else they were inflated into a caller's space.
+    #[must_use]
+    pub fn lends(&self, bytes: &[u8]) -> bool {
+        self.blocks.lends(bytes)
+    }
+
     /// Whether there is a version of `key`. Touches only the index.
     ///
     /// # Errors

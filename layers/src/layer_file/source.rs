@@ -28,6 +28,16 @@ impl BlockSource {
         }
     }
 
+    /// Whether these bytes are the source's own: borrowed from it, not inflated elsewhere.
+    pub(super) fn lends(&self, bytes: &[u8]) -> bool {
+        match self {
+            BlockSource::Mapped(map) => {
+                let (own, asked) = (map.bytes().as_ptr_range(), bytes.as_ptr_range());
+                own.start <= asked.start && asked.end <= own.end
+            }
+        }
+    }
+
     pub(super) fn bytes(&self, offset: u64, len: usize) -> Option<&[u8]> {
         match self {
             BlockSource::Mapped(map) => {
@@ -61,6 +71,10 @@ pub(super) struct Blocks {
 }
 
 impl Blocks {
+    pub(super) fn lends(&self, bytes: &[u8]) -> bool {
+        self.source.lends(bytes)
+    }
+
     pub(super) fn new(source: BlockSource, id: LayerId) -> Blocks {
         let bits = source.len().div_ceil(BLOCK_EXTENT_MIN as u64);
         let words = bits.div_ceil(u64::from(u64::BITS));

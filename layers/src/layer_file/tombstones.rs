@@ -60,7 +60,10 @@ impl LayerFile {
     }
 
     /// The newest tombstone at or below `lsn` that covers `key`.
-    pub(super) fn newest_tombstone(&self, key: Key, lsn: Lsn) -> Result<Option<Lsn>> {
+    ///
+    /// # Errors
+    /// [`crate::Error::Corrupt`]
+    pub fn newest_tombstone(&self, key: Key, lsn: Lsn) -> Result<Option<Lsn>> {
         let limit = Tombstone { object: key.object, lsn, first_block: u32::MAX };
         let (mut low, mut high) = (0, self.summary().tombstones);
         while low < high {

@@ -214,6 +214,11 @@ impl IndexWriter {
         IndexWriter { nodes, objects: 0, last_object: None, last_leaf: None }
     }
 
+    /// Bytes that its nodes take.
+    pub(super) fn used_bytes(&self) -> u64 {
+        self.nodes.used_bytes()
+    }
+
     /// The node of an object, made if need be.
     pub(super) fn object(
         &mut self,

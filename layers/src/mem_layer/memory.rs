@@ -229,6 +229,8 @@ pub(super) struct Appender {
     current: Option<Chunk>,
     /// How many chunks there are, the current one among them.
     chunks: usize,
+    /// Bytes appended so far.
+    used_bytes: u64,
 }
 
 impl Drop for Appender {
@@ -243,10 +245,16 @@ impl Appender {
     /// The appender of a space that has none yet.
     pub(super) fn new(space: Arc<Space>) -> Appender {
         assert!(space.bases[0].load(Ordering::Relaxed).is_null(), "a space has one appender");
-        Appender { space, current: None, chunks: 0 }
+        Appender { space, current: None, chunks: 0, used_bytes: 0 }
+    }
+
+    /// Bytes appended so far.
+    pub(super) fn used_bytes(&self) -> u64 {
+        self.used_bytes
     }
 
     fn append(&mut self, layout: Layout) -> Result<(NonNull<u8>, u64)> {
+        self.used_bytes += layout.size() as u64;
         if let Some(chunk) = &self.current
             && let Some(address) = chunk.alloc(layout)
         {
@@ -279,6 +287,8 @@ impl Appender {
         if let Some(full) = self.current.replace(chunk) {
             space.full.lock().push(full);
         }
+        // The appender's drop puts one more there: with room for it, freezing allocates nothing.
+        space.full.lock().reserve(1);
         Ok(())
     }
 

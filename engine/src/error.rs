@@ -1,0 +1,166 @@
+//! What the engine's calls fail with. The variants say what a caller can do.
+
+use std::path::PathBuf;
+
+use pagestrata_layers::{Key, Lsn};
+
+/// A result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a call failed. Unless a method says otherwise, a failed call has changed nothing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Storage, layer files, the manifest, or an append that is out of order: see [`pagestrata_layers::Error`].
+    #[error(transparent)]
+    Layers(#[from] pagestrata_layers::Error),
+    /// An option is outside its range; nothing was opened.
+    #[error("option {option}: expected {expected}, found {found}")]
+    InvalidOption {
+        /// Its name.
+        option: &'static str,
+        /// The documented range.
+        expected: String,
+        /// What was given.
+        found: String,
+    },
+    /// Another process, or another `Store` of this one, has the directory open. Close it first.
+    #[error("{}: the store is in use; only one process can open it at a time", .path.display())]
+    Locked {
+        /// The store's directory.
+        path: PathBuf,
+    },
+    /// There is no store in this directory, and the options say not to create one.
+    #[error("{}: no store here; check the path, or create one", .path.display())]
+    NoStore {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Files are there that no store would leave without its manifest. Opening it as a new store would lose them.
+    #[error("{}: {found} is here but no manifest; use another directory, or restore CURRENT and its manifest", .path.display())]
+    NotAStore {
+        /// The directory.
+        path: PathBuf,
+        /// What is in it.
+        found: String,
+    },
+    /// The store has no timeline of this name.
+    #[error("no timeline {name:?}; the store has: {existing}")]
+    NoTimeline {
+        /// The name that was asked for.
+        name: String,
+        /// Those that exist.
+        existing: String,
+    },
+    /// A timeline of this name exists already.
+    #[error("timeline {name:?} exists already")]
+    TimelineExists {
+        /// The name.
+        name: String,
+    },
+    /// A name that no timeline can have.
+    #[error("{name:?} cannot name a timeline: expected 1 to 255 bytes without control characters")]
+    InvalidTimelineName {
+        /// The name.
+        name: String,
+    },
+    /// Zero, or the highest Lsn: no position in a log.
+    #[error("{lsn} is no valid {what}: expected an Lsn above zero and below the maximum")]
+    InvalidLsn {
+        /// What it was meant for.
+        what: &'static str,
+        /// What was given.
+        lsn: Lsn,
+    },
+    /// Somebody holds the timeline's write lease. Wait until it is dropped.
+    #[error("timeline {timeline:?}: the write lease is taken")]
+    LeaseHeld {
+        /// Which timeline.
+        timeline: String,
+    },
+    /// The store was closed; what is in memory can still be read.
+    #[error("the store is closed")]
+    Closed,
+    /// Values are waiting for their commit; commit or abort them first.
+    #[error("timeline {timeline:?}: there are uncommitted values; commit or abort them first")]
+    Uncommitted {
+        /// Which timeline.
+        timeline: String,
+    },
+    /// Memory is full because layers cannot be written. Nothing is lost; make room or mend the storage, and go on.
+    #[error("timeline {timeline:?}: memory is full and flushing fails: {cause}")]
+    FlushStalled {
+        /// Which timeline.
+        timeline: String,
+        /// Why the last flush failed.
+        cause: String,
+    },
+    /// A flush failed. The frozen layer stays readable in memory and is flushed again later.
+    #[error("timeline {timeline:?}: flush failed: {cause}")]
+    FlushFailed {
+        /// Which timeline.
+        timeline: String,
+        /// Why.
+        cause: String,
+    },
+    /// The Lsn is above the last record that this pin sees. Wait, or pin again.
+    #[error("{lsn} is above the last record, {last_record_lsn}")]
+    NotYet {
+        /// The Lsn that was asked for.
+        lsn: Lsn,
+        /// The last one.
+        last_record_lsn: Lsn,
+    },
+    /// History below the cutoff is not kept.
+    #[error("{lsn} is below the cutoff, {cutoff}")]
+    BelowCutoff {
+        /// The Lsn that was asked for.
+        lsn: Lsn,
+        /// The lowest that can be read.
+        cutoff: Lsn,
+    },
+    /// There is no such page at this Lsn: it was never written, or dropped.
+    #[error("no page {key} at {lsn}")]
+    NoPage {
+        /// The key.
+        key: Key,
+        /// The Lsn.
+        lsn: Lsn,
+    },
+    /// The deltas of a page lead back to no base. They can be had from `Guard::history`.
+    #[error("{key} at {lsn}: {deltas} deltas and no base below them; visited: {visited}")]
+    MissingBase {
+        /// The key.
+        key: Key,
+        /// The Lsn.
+        lsn: Lsn,
+        /// How many deltas there are.
+        deltas: usize,
+        /// The layers that were asked, newest first.
+        visited: String,
+    },
+    /// The embedder's redo failed.
+    #[error("redo of {key} at {lsn}: {source}")]
+    Redo {
+        /// The key.
+        key: Key,
+        /// The Lsn.
+        lsn: Lsn,
+        /// What it said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Images can only be imported above everything that the timeline holds.
+    #[error("cannot import images at {lsn}: the timeline is at {last_record_lsn}")]
+    ImportBehind {
+        /// Where they should go.
+        lsn: Lsn,
+        /// Where the timeline is.
+        last_record_lsn: Lsn,
+    },
+    /// The operating system gave no random bytes for the id of a new store; choose one in the options.
+    #[error("no random bytes for the store's id: {0}")]
+    Entropy(String),
+    /// A thread of the store could not be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] std::io::Error),
+}

@@ -1,0 +1,168 @@
+//! Flushing: frozen layers become delta layers, in the background, oldest first.
+//!
+//! The order of durable steps, here and nowhere else: layer file written and synced; renamed to its name; directory synced;
+//! manifest edit appended and synced; published. A step that fails leaves the frozen layer where it was, in memory
+//! and readable; the flush is tried again from the step that failed.
+
+use std::{sync::Arc, time::Duration};
+
+use pagestrata_layers::{
+    Key, KeyRange, MemLayer,
+    layer_file::{LayerKind, Tombstone},
+    manifest::edit::{Edit, LayerRecord},
+};
+
+use crate::{Error, Result, map::FileLayer, new_layer::NewLayer, timeline::TimelineShared};
+
+/// How flushing goes.
+#[derive(Debug, Default)]
+pub(crate) struct FlushState {
+    /// Tries that failed since the last one that did not.
+    pub(crate) failures: u32,
+    /// Why the last one failed.
+    pub(crate) last_error: Option<String>,
+    /// How many flushes and how many bytes of layer files there were since the store was opened.
+    pub(crate) flushes: u64,
+    pub(crate) flushed_bytes: u64,
+    /// A file that is durable under its name but not in the manifest yet, and the layer it was made of.
+    durable: Option<(Arc<MemLayer>, LayerRecord)>,
+    /// The store is closing: nobody flushes any more.
+    stopped: bool,
+}
+
+impl TimelineShared {
+    /// Waits until nothing is frozen any more.
+    pub(crate) fn wait_flushed(&self) -> Result<()> {
+        let mut state = self.flush.lock();
+        let failures = state.failures;
+        self.store.wake_flusher();
+        while !self.published.load().value().frozen.is_empty() {
+            if state.stopped {
+                return Err(Error::Closed);
+            }
+            self.flush_ended.wait(&mut state);
+            if state.failures > failures
+                && let Some(cause) = state.last_error.clone()
+            {
+                return Err(Error::FlushFailed { timeline: self.name.clone(), cause });
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until one more layer may be frozen; false: flushing fails, and waiting will not help now.
+    pub(crate) fn wait_for_frozen_slot(&self) -> bool {
+        let max = self.store.options.frozen_layers_max;
+        let mut state = self.flush.lock();
+        while self.published.load().value().frozen.len() >= max {
+            if state.failures > 0 || state.stopped {
+                return false;
+            }
+            self.flush_ended.wait(&mut state);
+        }
+        true
+    }
+
+    #[cold]
+    pub(crate) fn stalled(&self) -> Error {
+        let cause = self
+            .flush
+            .lock()
+            .last_error
+            .clone()
+            .unwrap_or_else(|| "flushes are under way".to_owned());
+        Error::FlushStalled { timeline: self.name.clone(), cause }
+    }
+
+    /// Tells all who wait that there will be no more flushes.
+    pub(crate) fn stop_flushing(&self) {
+        self.flush.lock().stopped = true;
+        self.flush_ended.notify_all();
+    }
+
+    /// Flushes the oldest frozen layer, if there is one. Returns how long to wait before trying again after a failure.
+    pub(crate) fn flush_oldest(&self) -> Option<Duration> {
+        loop {
+            let oldest = self.published.load().value().frozen.last().map(|slot| slot.layer.clone());
+            let layer = oldest?;
+            match self.flush_layer(&layer) {
+                Ok(bytes) => {
+                    // The map version that was loaded above is let go of by now; this layer's count is the next.
+                    drop(layer);
+                    let mut state = self.flush.lock();
+                    (state.failures, state.last_error) = (0, None);
+                    state.flushes += 1;
+                    state.flushed_bytes += bytes;
+                    drop(state);
+                    self.flush_ended.notify_all();
+                    self.wake_reclaimer();
+                }
+                Err(error) => {
+                    tracing::warn!(timeline = %self.name, %error, "flush failed, will be tried again");
+                    let options = &self.store.options;
+                    let mut state = self.flush.lock();
+                    state.failures = state.failures.saturating_add(1);
+                    state.last_error = Some(error.to_string());
+                    let delay =
+                        options.flush_retry_delay.saturating_mul(1 << (state.failures - 1).min(20));
+                    drop(state);
+                    self.flush_ended.notify_all();
+                    return Some(delay.min(options.flush_retry_delay_max));
+                }
+            }
+        }
+    }
+
+    /// Returns the length of the layer file.
+    fn flush_layer(&self, layer: &Arc<MemLayer>) -> Result<u64> {
+        let end = layer.committed_lsn().next();
+        let advance = Edit::DiskConsistent { timeline: self.number, lsn: layer.committed_lsn() };
+        if layer.is_empty() {
+            self.store.manifest.lock().append(&[advance])?;
+            self.publish_flushed(end, None);
+            return Ok(0);
+        }
+        let durable = self.flush.lock().durable.take().filter(|(of, _)| Arc::ptr_eq(of, layer));
+        let record = match durable {
+            Some((_, record)) => record,
+            None => self.write_layer(layer)?,
+        };
+        // Opened before it is in the manifest: what cannot be read back is not published.
+        let file = FileLayer::open(&*self.store.storage, &self.dir, record.clone())?;
+        let file_len = record.summary.file_len;
+        if let Err(error) =
+            self.store.manifest.lock().append(&[Edit::AddLayer(record.clone()), advance])
+        {
+            // Whether the edit is durable is not known, so the file stays, under the same name, for the next try.
+            self.flush.lock().durable = Some((layer.clone(), record));
+            return Err(error.into());
+        }
+        self.publish_flushed(end, Some(file));
+        Ok(file_len)
+    }
+
+    /// Writes a layer file, durably under its name: one pass over the sorted versions, in the writer's fixed memory.
+    fn write_layer(&self, layer: &MemLayer) -> Result<LayerRecord> {
+        let mut file = NewLayer::create(self, LayerKind::Delta)?;
+        let mut keys: Option<(Key, Key)> = None;
+        for (key, version) in layer.sorted_from(Key::MIN) {
+            file.put(key, version.lsn, version.value())?;
+            keys = Some((keys.map_or(key, |(first, _)| first), key));
+        }
+        let tombstones = layer.tombstones();
+        let lsn_range = layer.start_lsn()..layer.committed_lsn().next();
+        file.finish(key_range(keys, &tombstones), lsn_range, &tombstones)
+    }
+}
+
+/// The keys that a delta layer has something to say about.
+fn key_range(keys: Option<(Key, Key)>, tombstones: &[Tombstone]) -> KeyRange {
+    let dropped = tombstones.iter().map(|tombstone| {
+        let Tombstone { object, first_block, .. } = *tombstone;
+        (Key { object, block: first_block }, Key { object, block: u32::MAX })
+    });
+    let all = keys.into_iter().chain(dropped);
+    let (first, last) =
+        all.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))).expect("a layer that is not empty");
+    KeyRange::inclusive(first, last)
+}

@@ -1,0 +1,133 @@
+//! [`ImageImport`]: a base backup's pages, straight into image layers.
+
+use std::{fmt, sync::Arc, sync::atomic::Ordering};
+
+use pagestrata_layers::{
+    Key, KeyRange, Lsn, OpenLayer, Value,
+    layer_file::LayerKind,
+    manifest::edit::{Edit, LayerRecord},
+};
+
+use crate::{Result, map::FileLayer, new_layer::NewLayer, timeline::TimelineShared};
+
+/// An import of images at one Lsn. Nothing of it is visible until [`ImageImport::finish`]; dropped before, it leaves
+/// nothing but files that the next opening of the store removes.
+pub struct ImageImport<'l> {
+    timeline: &'l Arc<TimelineShared>,
+    writer: &'l mut OpenLayer,
+    lsn: Lsn,
+    /// The image layer that is being written.
+    current: Option<Current<'l>>,
+    /// Those that are durable under their names.
+    records: Vec<LayerRecord>,
+    images: u64,
+    image_bytes: u64,
+}
+
+struct Current<'l> {
+    file: NewLayer<'l>,
+    first: Key,
+    last: Key,
+}
+
+/// What an import did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct ImportReport {
+    /// Number of images.
+    pub images: u64,
+    /// Their lengths, in bytes.
+    pub image_bytes: u64,
+    /// Number of image layers.
+    pub layers: u64,
+    /// The lengths of their files, in bytes.
+    pub file_bytes: u64,
+}
+
+impl<'l> ImageImport<'l> {
+    pub(crate) fn new(
+        timeline: &'l Arc<TimelineShared>,
+        writer: &'l mut OpenLayer,
+        lsn: Lsn,
+    ) -> ImageImport<'l> {
+        ImageImport {
+            timeline,
+            writer,
+            lsn,
+            current: None,
+            records: Vec::new(),
+            images: 0,
+            image_bytes: 0,
+        }
+    }
+
+    /// Adds one image; they come in ascending order of their keys.
+    ///
+    /// # Errors
+    /// [`Error::Layers`](crate::Error::Layers) with `OutOfOrder`, `ValueTooLong` (both leave the import as it was), or `Io`.
+    pub fn put(&mut self, key: Key, image: &[u8]) -> Result<()> {
+        let full = self.timeline.store.options.image_layer_size_max_bytes;
+        if self
+            .current
+            .as_ref()
+            .is_some_and(|current| current.file.file_len() >= full && current.last < key)
+        {
+            self.finish_layer()?;
+        }
+        if let Some(current) = &mut self.current {
+            current.file.put(key, self.lsn, Value::Image(image))?;
+            current.last = key;
+        } else {
+            let mut file = NewLayer::create(self.timeline, LayerKind::Image { complete: false })?;
+            file.put(key, self.lsn, Value::Image(image))?;
+            self.current = Some(Current { file, first: key, last: key });
+        }
+        self.images += 1;
+        self.image_bytes += image.len() as u64;
+        Ok(())
+    }
+
+    fn finish_layer(&mut self) -> Result<()> {
+        if let Some(Current { file, first, last }) = self.current.take() {
+            let lsn_range = self.lsn..self.lsn.next();
+            self.records.push(file.finish(KeyRange::inclusive(first, last), lsn_range, &[])?);
+        }
+        Ok(())
+    }
+
+    /// Makes the images durable and visible, all at once, and commits their Lsn.
+    ///
+    /// # Errors
+    /// [`Error::Layers`](crate::Error::Layers); nothing is visible then.
+    pub fn finish(mut self) -> Result<ImportReport> {
+        self.finish_layer()?;
+        let timeline = self.timeline;
+        let report = ImportReport {
+            images: self.images,
+            image_bytes: self.image_bytes,
+            layers: self.records.len() as u64,
+            file_bytes: self.records.iter().map(|record| record.summary.file_len).sum(),
+        };
+        let open = |record: &LayerRecord| {
+            FileLayer::open(&*timeline.store.storage, &timeline.dir, record.clone())
+        };
+        let files = self.records.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let mut edits: Vec<_> = self.records.into_iter().map(Edit::AddLayer).collect();
+        edits.push(Edit::DiskConsistent { timeline: timeline.number, lsn: self.lsn });
+        timeline.store.manifest.lock().append(&edits)?;
+        timeline.publish_imported(files);
+        self.writer.commit(self.lsn)?;
+        timeline.last_record_lsn.store(self.lsn.0, Ordering::Release);
+        timeline.disk_consistent_lsn.store(self.lsn.0, Ordering::Release);
+        Ok(report)
+    }
+}
+
+impl fmt::Debug for ImageImport<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ImageImport")
+            .field("lsn", &self.lsn)
+            .field("images", &self.images)
+            .finish_non_exhaustive()
+    }
+}

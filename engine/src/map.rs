@@ -1,0 +1,236 @@
+//! One version of a timeline's layer map: which layers there are, and in which order a read visits them.
+//!
+//! A [`MapVersion`] never changes; an edit makes the next one beside it and shares what stays. **Invariant:** every
+//! Lsn of the layers in memory is above every Lsn of the layer files, and each layer in memory is above the
+//! next older one, so a read goes through them in that order and meets versions newest first.
+
+mod files;
+
+use std::sync::Arc;
+
+use pagestrata_layers::{
+    Key, Lsn, MemLayer, PageVersion, ScratchArena, Walk,
+    layer_file::{LayerKind, LayerSummary},
+};
+
+pub(crate) use files::{FileLayer, Files, layer_file_name};
+
+use crate::{
+    Result,
+    coverage::{self, Change, CoverageMap, LayerIndex, LayerShape},
+};
+
+/// A layer in memory and the number of the first map version that had it.
+#[derive(Clone, Debug)]
+pub(crate) struct MemSlot {
+    pub(crate) layer: Arc<MemLayer>,
+    pub(crate) since: u64,
+}
+
+/// The layers of a timeline at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct MapVersion {
+    pub(crate) open: MemSlot,
+    /// Newest first.
+    pub(crate) frozen: Vec<MemSlot>,
+    pub(crate) coverage: CoverageMap,
+    pub(crate) files: Files,
+}
+
+/// A layer that gave versions to a read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum LayerRef<'a> {
+    Memory(&'a Arc<MemLayer>),
+    File(&'a Arc<FileLayer>),
+}
+
+/// What a read collects: versions newest first, and from which layer each of them is.
+#[derive(Debug, Default)]
+pub(crate) struct Found<'a> {
+    pub(crate) versions: Vec<PageVersion<'a>>,
+    /// Each layer that gave versions, with the index of its first.
+    pub(crate) sources: Vec<(usize, LayerRef<'a>)>,
+}
+
+impl<'a> Found<'a> {
+    pub(crate) fn clear(&mut self) {
+        self.versions.clear();
+        self.sources.clear();
+    }
+
+    /// The layer that gave the version at `index`.
+    pub(crate) fn source(&self, index: usize) -> Option<LayerRef<'a>> {
+        self.sources.iter().rev().find(|(first, _)| *first <= index).map(|(_, layer)| *layer)
+    }
+}
+
+impl MapVersion {
+    /// With an empty open layer, from number `since` on.
+    pub(crate) fn rolled(&self, open: Arc<MemLayer>, since: u64) -> MapVersion {
+        let mut frozen = Vec::with_capacity(self.frozen.len() + 1);
+        frozen.push(self.open.clone());
+        frozen.extend_from_slice(&self.frozen);
+        let open = MemSlot { layer: open, since };
+        MapVersion { open, frozen, coverage: self.coverage.clone(), files: self.files.clone() }
+    }
+
+    /// Without its oldest frozen layer, and with the layer file that was made of it, if any was.
+    pub(crate) fn flushed(&self, file: Option<(LayerIndex, Arc<FileLayer>)>) -> MapVersion {
+        let mut next = self.with_files(file.into_iter());
+        next.frozen.pop();
+        next
+    }
+
+    /// With more layer files.
+    pub(crate) fn with_files(
+        &self,
+        added: impl Iterator<Item = (LayerIndex, Arc<FileLayer>)>,
+    ) -> MapVersion {
+        let mut next = self.clone();
+        let mut changes = Vec::new();
+        for (index, file) in added {
+            changes.push(Change::Insert(index, shape_of(file.summary())));
+            next.files.set(index, file);
+        }
+        if !changes.is_empty() {
+            next.coverage = next.coverage.edit(&changes);
+        }
+        next
+    }
+
+    /// Up to here its layers are visible.
+    #[inline]
+    pub(crate) fn last_record_lsn(&self) -> Lsn {
+        self.open.layer.committed_lsn()
+    }
+
+    /// Collects the versions of `key` from `lsn` back to its base, and says how the walk ended.
+    pub(crate) fn versions<'a>(
+        &'a self,
+        key: Key,
+        lsn: Lsn,
+        arena: &'a ScratchArena,
+        found: &mut Found<'a>,
+    ) -> Result<Walk> {
+        for slot in std::iter::once(&self.open).chain(&self.frozen) {
+            if slot.layer.start_lsn() > lsn {
+                continue;
+            }
+            let first = found.versions.len();
+            let walk = slot.layer.versions(key, lsn, &mut |version| found.versions.push(version));
+            if found.versions.len() > first {
+                found.sources.push((first, LayerRef::Memory(&slot.layer)));
+            }
+            if walk != Walk::Older {
+                return Ok(walk);
+            }
+        }
+        self.versions_in_files(key, lsn, arena, found)
+    }
+
+    fn versions_in_files<'a>(
+        &'a self,
+        key: Key,
+        lsn: Lsn,
+        arena: &'a ScratchArena,
+        found: &mut Found<'a>,
+    ) -> Result<Walk> {
+        let mut upper = lsn;
+        while let Some(hit) = self.coverage.search(key, upper) {
+            let walk = if hit.shared {
+                self.versions_shared(key, upper, hit.floor, arena, found)?
+            } else {
+                let file = self.files.get(hit.layer);
+                let first = found.versions.len();
+                let walk = file.versions(key, upper, hit.floor, arena, &mut |version| {
+                    found.versions.push(version)
+                })?;
+                if found.versions.len() > first {
+                    found.sources.push((first, LayerRef::File(file)));
+                }
+                walk
+            };
+            if walk != Walk::Older || !hit.floor.is_valid() {
+                return Ok(walk);
+            }
+            upper = hit.floor.previous();
+        }
+        Ok(Walk::Older)
+    }
+
+    /// Of several delta layers that hold versions of the same Lsns: all of them, put in order.
+    #[cold]
+    fn versions_shared<'a>(
+        &'a self,
+        key: Key,
+        upper: Lsn,
+        floor: Lsn,
+        arena: &'a ScratchArena,
+        found: &mut Found<'a>,
+    ) -> Result<Walk> {
+        let mut all: Vec<(PageVersion<'a>, LayerRef<'a>)> = Vec::new();
+        let mut dropped_at: Option<Lsn> = None;
+        for index in self.coverage.deltas_at(key, upper) {
+            let file = self.files.get(index);
+            let walk = file.versions(key, upper, floor, arena, &mut |version| {
+                all.push((version, LayerRef::File(file)))
+            })?;
+            if walk == Walk::Dropped {
+                dropped_at = dropped_at.max(file.newest_tombstone(key, upper)?);
+            }
+        }
+        all.sort_unstable_by_key(|(version, _)| std::cmp::Reverse(version.lsn));
+        all.dedup_by_key(|(version, _)| version.lsn);
+        for (version, layer) in all {
+            if dropped_at.is_some_and(|dropped_at| version.lsn < dropped_at) {
+                break;
+            }
+            found.sources.push((found.versions.len(), layer));
+            found.versions.push(version);
+            if version.kind.is_base() {
+                return Ok(Walk::Base);
+            }
+        }
+        Ok(if dropped_at.is_some() { Walk::Dropped } else { Walk::Older })
+    }
+
+    /// The layers that a read of `key` at `lsn` asks, newest first, for people.
+    pub(crate) fn visited(&self, key: Key, lsn: Lsn) -> String {
+        let mut names = Vec::new();
+        for (n, slot) in std::iter::once(&self.open).chain(&self.frozen).enumerate() {
+            if slot.layer.start_lsn() <= lsn {
+                names.push(format!(
+                    "{} layer from {}",
+                    if n == 0 { "open" } else { "frozen" },
+                    slot.layer.start_lsn()
+                ));
+            }
+        }
+        let mut upper = lsn;
+        while let Some(hit) = self.coverage.search(key, upper) {
+            names.push(self.files.get(hit.layer).name());
+            if !hit.floor.is_valid() {
+                break;
+            }
+            upper = hit.floor.previous();
+        }
+        names.join(", ")
+    }
+
+    /// Memory of this version's own structures, in bytes, shared ones included.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let slots = self.frozen.capacity() * size_of::<MemSlot>();
+        size_of::<MapVersion>() + slots + self.coverage.memory_bytes() + self.files.memory_bytes()
+    }
+}
+
+fn shape_of(summary: &LayerSummary) -> LayerShape {
+    let kind = match summary.kind {
+        LayerKind::Delta => coverage::LayerKind::Delta {
+            start: summary.lsn_range.start,
+            end: summary.lsn_range.end,
+        },
+        LayerKind::Image { .. } => coverage::LayerKind::Image { lsn: summary.lsn_range.start },
+    };
+    LayerShape { key_range: summary.key_range, kind }
+}

@@ -1,0 +1,104 @@
+//! The layer files of a map version, by their slot numbers: a table in chunks that neighbouring versions share.
+
+use std::{ops::Deref, path::Path, sync::Arc};
+
+use pagestrata_layers::{
+    layer_file::{LayerFile, LayerKind, LayerSummary},
+    manifest::edit::LayerRecord,
+    storage::Storage,
+};
+
+use crate::{Result, coverage::LayerIndex};
+
+const CHUNK: usize = 64;
+
+/// An open layer file and what the manifest says of it.
+#[derive(Debug)]
+pub(crate) struct FileLayer {
+    file: LayerFile,
+    record: LayerRecord,
+}
+
+impl FileLayer {
+    /// Opens the file of a record in its timeline's directory.
+    pub(crate) fn open(
+        storage: &dyn Storage,
+        dir: &Path,
+        record: LayerRecord,
+    ) -> Result<FileLayer> {
+        let file =
+            LayerFile::open(storage, &dir.join(layer_file_name(&record)), Some(&record.summary))?;
+        Ok(FileLayer { file, record })
+    }
+
+    pub(crate) fn record(&self) -> &LayerRecord {
+        &self.record
+    }
+
+    pub(crate) fn name(&self) -> String {
+        layer_file_name(&self.record)
+    }
+
+    /// What it takes from the allocator, in bytes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        size_of::<FileLayer>() + self.file.heap_bytes()
+    }
+}
+
+impl Deref for FileLayer {
+    type Target = LayerFile;
+
+    fn deref(&self) -> &LayerFile {
+        &self.file
+    }
+}
+
+/// Key range, Lsn range, level, and the sequence number that makes it unique.
+pub(crate) fn layer_file_name(record: &LayerRecord) -> String {
+    let LayerRecord { level, summary } = record;
+    let LayerSummary { id, kind, key_range, lsn_range, .. } = summary;
+    let hex = |bytes: [u8; 20]| bytes.iter().map(|byte| format!("{byte:02X}")).collect::<String>();
+    let start = hex(key_range.start.to_bytes());
+    let end = key_range.end.map_or_else(|| "END".to_owned(), |end| hex(end.to_bytes()));
+    let (lsns, extension) = match kind {
+        LayerKind::Delta => {
+            (format!("{:016X}-{:016X}", lsn_range.start.0, lsn_range.end.0), "delta")
+        }
+        LayerKind::Image { .. } => (format!("{:016X}", lsn_range.start.0), "image"),
+    };
+    format!("{start}-{end}__{lsns}__L{level}-{:08X}.{extension}", id.sequence)
+}
+
+/// Layer files by slot number.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Files {
+    chunks: Arc<Vec<Arc<[Option<Arc<FileLayer>>; CHUNK]>>>,
+}
+
+impl Files {
+    /// The file in a slot that the coverage map names.
+    #[inline]
+    pub(crate) fn get(&self, index: LayerIndex) -> &Arc<FileLayer> {
+        let index = index.0 as usize;
+        let file = self.chunks[index / CHUNK][index % CHUNK].as_ref();
+        file.expect("the coverage map names only slots that hold a file")
+    }
+
+    pub(crate) fn set(&mut self, index: LayerIndex, file: Arc<FileLayer>) {
+        let index = index.0 as usize;
+        let chunks = Arc::make_mut(&mut self.chunks);
+        while chunks.len() <= index / CHUNK {
+            chunks.push(Arc::new([const { None }; CHUNK]));
+        }
+        Arc::make_mut(&mut chunks[index / CHUNK])[index % CHUNK] = Some(file);
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<FileLayer>> {
+        self.chunks.iter().flat_map(|chunk| chunk.iter().flatten())
+    }
+
+    /// Memory of the table, in bytes, without the files' own.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.chunks.len() * (size_of::<[Option<Arc<FileLayer>>; CHUNK]>() + 24)
+    }
+}

@@ -1,0 +1,78 @@
+//! [`NewLayer`]: a layer file on its way to being durable under its name.
+
+use std::{ops::Range, path::PathBuf};
+
+use pagestrata_layers::{
+    Key, KeyRange, Lsn, Value,
+    layer_file::{LayerId, LayerKind, LayerWriter, Tombstone, WriterOptions},
+    manifest::edit::LayerRecord,
+};
+
+use crate::{Result, map::layer_file_name, timeline::TimelineShared};
+
+/// A layer file under a temporary name, which goes if it is not finished.
+pub(crate) struct NewLayer<'t> {
+    timeline: &'t TimelineShared,
+    temporary: PathBuf,
+    /// Taken by [`NewLayer::finish`].
+    writer: Option<LayerWriter>,
+}
+
+impl<'t> NewLayer<'t> {
+    pub(crate) fn create(timeline: &'t TimelineShared, kind: LayerKind) -> Result<NewLayer<'t>> {
+        let store = &timeline.store;
+        let sequence = store.take_sequence()?;
+        let id = LayerId { store: store.id, timeline: timeline.number, sequence };
+        let temporary = timeline.dir.join(format!("{sequence:08X}.tmp"));
+        let options = WriterOptions {
+            block_size_target_bytes: store.options.block_size_target_bytes,
+            compression: store.options.compression,
+        };
+        let writer = LayerWriter::create(&*store.storage, &temporary, id, kind, options)?;
+        Ok(NewLayer { timeline, temporary, writer: Some(writer) })
+    }
+
+    /// Adds a version; they come in order of (Key, Lsn).
+    pub(crate) fn put(&mut self, key: Key, lsn: Lsn, value: Value<'_>) -> Result<()> {
+        Ok(self.writer.as_mut().expect("not finished").put(key, lsn, value)?)
+    }
+
+    /// The length of the file so far, in bytes.
+    pub(crate) fn file_len(&self) -> u64 {
+        self.writer.as_ref().map_or(0, LayerWriter::file_len)
+    }
+
+    /// Makes it durable under its own name: footer, sync, rename, sync of the directory.
+    pub(crate) fn finish(
+        mut self,
+        key_range: KeyRange,
+        lsn_range: Range<Lsn>,
+        tombstones: &[Tombstone],
+    ) -> Result<LayerRecord> {
+        let writer = self.writer.take().expect("finished once");
+        let finished = writer.finish(key_range, lsn_range, tombstones).and_then(|summary| {
+            let record = LayerRecord { level: 0, summary };
+            let storage = &*self.timeline.store.storage;
+            storage.rename(&self.temporary, &self.timeline.dir.join(layer_file_name(&record)))?;
+            storage.sync_dir(&self.timeline.dir)?;
+            Ok(record)
+        });
+        if finished.is_err() {
+            self.remove();
+        }
+        Ok(finished?)
+    }
+
+    /// Best effort: what is left is removed by the next open.
+    fn remove(&self) {
+        let _ = self.timeline.store.storage.remove(&self.temporary);
+    }
+}
+
+impl Drop for NewLayer<'_> {
+    fn drop(&mut self) {
+        if self.writer.is_some() {
+            self.remove();
+        }
+    }
+}

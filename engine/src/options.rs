@@ -1,0 +1,227 @@
+//! [`Options`]: everything that can be chosen when a store is opened, checked once.
+
+use std::{
+    fmt::Display,
+    ops::RangeInclusive,
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+pub use pagestrata_layers::layer_file::Compression;
+
+use crate::{Error, Result};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// What can be chosen when a store is opened. Each may differ from one opening to the next.
+///
+/// ```
+/// # use pagestrata::{Compression, Options};
+/// let options = Options { compression: Compression::Zstd { level: 1 }, ..Options::default() };
+/// assert!(options.validate().is_ok());
+/// assert!(Options { frozen_layers_max: 0, ..options }.validate().is_err());
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(default, deny_unknown_fields)
+)]
+pub struct Options {
+    /// Create the store if the directory holds none; the directory itself is created too, its parent is not.
+    /// Default: true.
+    pub create: bool,
+    /// A commit rolls the open layer when its values and index take this much memory, in bytes.
+    /// 64 KiB to 4 GiB; default 128 MiB.
+    pub open_layer_size_max_bytes: u64,
+    /// How many frozen layers may wait for their flush before a commit waits for one. 1 to 64; default 4.
+    pub frozen_layers_max: usize,
+    /// How much memory of reclaimed layers, of all timelines together, is kept for the next ones, in bytes. Memory that is
+    /// used again is much cheaper than fresh memory. 0 to 64 GiB; default 256 MiB.
+    pub pool_retained_max_bytes: u64,
+    /// A data block of a layer file is closed when it holds this much, in bytes before compression.
+    /// 1 KiB to 1 MiB; default 16 KiB.
+    pub block_size_target_bytes: u32,
+    /// How data blocks of new layer files are compressed, each only if it gets smaller. What is not compressed is
+    /// borrowed straight from the file by readers. Default: not.
+    #[cfg_attr(feature = "serde", serde(with = "compression_serde"))]
+    pub compression: Compression,
+    /// An import starts another image layer at this size, in bytes of values. 1 MiB to 16 GiB; default 256 MiB.
+    pub image_layer_size_max_bytes: u64,
+    /// How long a failed flush waits before it is tried again: this long at first, then twice as long each time, up
+    /// to [`Options::flush_retry_delay_max`]. 1 ms to 1 min; default 100 ms.
+    pub flush_retry_delay: Duration,
+    /// The longest wait between two tries of a flush. 1 ms to 1 h, not below the first; default 10 s.
+    pub flush_retry_delay_max: Duration,
+    /// The id of a store that is created; it goes into every checksum of its files. Default: none, a random one.
+    pub store_id: Option<u128>,
+    /// Where ages and durations come from. Default: the operating system's monotonic clock.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub clock: Clock,
+}
+
+/// A monotonic clock: the time since some fixed moment.
+#[derive(Clone, Copy)]
+pub struct Clock(pub fn() -> Duration);
+
+impl Clock {
+    /// The time now.
+    #[must_use]
+    pub fn now(self) -> Duration {
+        (self.0)()
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Clock {
+        Clock(|| {
+            static START: OnceLock<Instant> = OnceLock::new();
+            START.get_or_init(Instant::now).elapsed()
+        })
+    }
+}
+
+impl PartialEq for Clock {
+    fn eq(&self, other: &Clock) -> bool {
+        std::ptr::fn_addr_eq(self.0, other.0)
+    }
+}
+
+impl std::fmt::Debug for Clock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Clock")
+    }
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            create: true,
+            open_layer_size_max_bytes: 128 * MIB,
+            frozen_layers_max: 4,
+            pool_retained_max_bytes: 256 * MIB,
+            block_size_target_bytes: 16 << 10,
+            compression: Compression::None,
+            image_layer_size_max_bytes: 256 * MIB,
+            flush_retry_delay: Duration::from_millis(100),
+            flush_retry_delay_max: Duration::from_secs(10),
+            store_id: None,
+            clock: Clock::default(),
+        }
+    }
+}
+
+impl Options {
+    /// Checks every option against its range; opening a store does it too.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`]
+    pub fn validate(&self) -> Result<()> {
+        in_range("open_layer_size_max_bytes", self.open_layer_size_max_bytes, 64 * KIB..=4 * GIB)?;
+        in_range("frozen_layers_max", self.frozen_layers_max, 1..=64)?;
+        in_range("pool_retained_max_bytes", self.pool_retained_max_bytes, 0..=64 * GIB)?;
+        in_range("block_size_target_bytes", self.block_size_target_bytes, 1 << 10..=1 << 20)?;
+        if let Compression::Zstd { level } = self.compression {
+            in_range("compression level", level, 1..=19)?;
+        }
+        in_range("image_layer_size_max_bytes", self.image_layer_size_max_bytes, MIB..=16 * GIB)?;
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let first = millis(self.flush_retry_delay);
+        in_range("flush_retry_delay (ms)", first, 1..=60_000)?;
+        in_range(
+            "flush_retry_delay_max (ms)",
+            millis(self.flush_retry_delay_max),
+            first..=3_600_000,
+        )
+    }
+}
+
+fn in_range<T: PartialOrd + Display>(
+    option: &'static str,
+    value: T,
+    range: RangeInclusive<T>,
+) -> Result<()> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let expected = format!("{} to {}", range.start(), range.end());
+    Err(Error::InvalidOption { option, expected, found: value.to_string() })
+}
+
+/// Compression as a level, 0 for none.
+#[cfg(feature = "serde")]
+mod compression_serde {
+    use super::Compression;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    enum Named {
+        None,
+        Zstd { level: i32 },
+    }
+
+    pub(super) fn serialize<S: Serializer>(
+        value: &Compression,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match *value {
+            Compression::None => Named::None,
+            Compression::Zstd { level } => Named::Zstd { level },
+        }
+        .serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Compression, D::Error> {
+        Ok(match Named::deserialize(deserializer)? {
+            Named::None => Compression::None,
+            Named::Zstd { level } => Compression::Zstd { level },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_range_is_checked_at_both_ends() {
+        let good = Options::default();
+        let bad = [
+            Options { open_layer_size_max_bytes: 64 * KIB - 1, ..good.clone() },
+            Options { open_layer_size_max_bytes: 4 * GIB + 1, ..good.clone() },
+            Options { frozen_layers_max: 65, ..good.clone() },
+            Options { pool_retained_max_bytes: 64 * GIB + 1, ..good.clone() },
+            Options { block_size_target_bytes: 1023, ..good.clone() },
+            Options { block_size_target_bytes: (1 << 20) + 1, ..good.clone() },
+            Options { compression: Compression::Zstd { level: 0 }, ..good.clone() },
+            Options { compression: Compression::Zstd { level: 20 }, ..good.clone() },
+            Options { image_layer_size_max_bytes: MIB - 1, ..good.clone() },
+            Options { flush_retry_delay: Duration::ZERO, ..good.clone() },
+            Options { flush_retry_delay: Duration::from_secs(11), ..good.clone() },
+            Options { flush_retry_delay_max: Duration::MAX, ..good.clone() },
+        ];
+        assert!(good.validate().is_ok());
+        for options in bad {
+            assert!(matches!(options.validate(), Err(Error::InvalidOption { .. })), "{options:?}");
+        }
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn options_survive_serde() {
+        let options = Options {
+            compression: Compression::Zstd { level: 3 },
+            create: false,
+            ..Options::default()
+        };
+        let text = serde_json::to_string(&options).unwrap();
+        assert_eq!(serde_json::from_str::<Options>(&text).unwrap(), options);
+        assert_eq!(serde_json::from_str::<Options>("{}").unwrap(), Options::default());
+        assert!(serde_json::from_str::<Options>(r#"{"opn_layer": 1}"#).is_err());
+    }
+}

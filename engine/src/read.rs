@@ -1,0 +1,402 @@
+//! Reading: a [`Reader`] pins the layer map, the [`Guard`] borrows everything below it.
+//!
+//! ```text
+//! Reader::pin -> Guard -> versions: open, frozen, delta, image -> Versions (borrowed) -> page: redo (yours)
+//! ```
+//!
+//! **Invariant:** nothing below a guard is counted and a guard has no drop: it is a reference. What it can see stays in
+//! memory because the reader holds the map version, and the borrow checker keeps the reader from letting go.
+
+use std::{fmt, ops::Deref, panic::Location, sync::Arc};
+
+use pagestrata_layers::{Key, Kind, Lsn, PageVersion, Walk};
+
+use crate::{
+    DetachedVersion, Error, Result, Scratch,
+    map::{Found, MapVersion},
+    pins::{PinHandle, PinKind},
+    publish::Cached,
+    scratch::{Parts, with_thread_scratch},
+    timeline::TimelineShared,
+};
+
+/// Reads a timeline: one for each thread or connection.
+///
+/// Holds the version of the layer map that it pinned last, also while no guard is out; [`Reader::unpin`] lets go of it.
+pub struct Reader {
+    timeline: Arc<TimelineShared>,
+    cached: Cached<MapVersion>,
+    pin: PinHandle,
+}
+
+impl Reader {
+    pub(crate) fn new(timeline: Arc<TimelineShared>, caller: &'static Location<'static>) -> Reader {
+        let cached = Cached::new(&timeline.published);
+        let pin = timeline.pins.add(PinKind::Reader, caller, timeline.clock(), cached.number());
+        Reader { timeline, cached, pin }
+    }
+
+    /// Pins the current version of the layer map. When it has not changed since the last pin, that is one atomic load.
+    ///
+    /// ```compile_fail,E0505
+    /// # fn read(mut reader: pagestrata::Reader) {
+    /// let guard = reader.pin();
+    /// drop(reader); // the guard is still used
+    /// guard.last_record_lsn();
+    /// # }
+    /// ```
+    ///
+    /// ```
+    /// # fn read(mut reader: pagestrata::Reader) {
+    /// let guard = reader.pin();
+    /// guard.last_record_lsn();
+    /// drop(reader);
+    /// # }
+    /// ```
+    #[inline]
+    pub fn pin(&mut self) -> Guard<'_> {
+        if self.cached.is_stale(&self.timeline.published) {
+            self.refresh();
+        }
+        Guard { map: self.cached.value(), timeline: &self.timeline, upper: Lsn::MAX }
+    }
+
+    #[cold]
+    fn refresh(&mut self) {
+        let number = self.cached.refresh(&self.timeline.published);
+        self.pin.set_number(number);
+        self.timeline.wake_reclaimer();
+    }
+
+    /// Lets go of the pinned version, so that an idle reader keeps nothing alive. The next pin takes the current one.
+    pub fn unpin(&mut self) {
+        self.cached.let_go(&self.timeline.unpinned);
+        self.pin.unpin();
+        self.timeline.wake_reclaimer();
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.cached.let_go(&self.timeline.unpinned);
+        self.timeline.pins.remove(&self.pin);
+        self.timeline.wake_reclaimer();
+    }
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").field("timeline", &self.timeline.name).finish_non_exhaustive()
+    }
+}
+
+/// A pinned version of the layer map. A plain reference: copy it freely.
+#[derive(Clone, Copy)]
+pub struct Guard<'g> {
+    map: &'g MapVersion,
+    timeline: &'g Arc<TimelineShared>,
+    /// A snapshot sees nothing above its Lsn.
+    upper: Lsn,
+}
+
+impl<'g> Guard<'g> {
+    pub(crate) fn new(
+        map: &'g MapVersion,
+        timeline: &'g Arc<TimelineShared>,
+        upper: Lsn,
+    ) -> Guard<'g> {
+        Guard { map, timeline, upper }
+    }
+
+    /// The highest Lsn that can be read under this guard. It grows while the open layer that the guard pinned is written
+    /// to, and not beyond; pin again to see more. A snapshot's stays where it is.
+    #[inline]
+    #[must_use]
+    pub fn last_record_lsn(self) -> Lsn {
+        self.map.last_record_lsn().max(self.timeline.start).min(self.upper)
+    }
+
+    #[inline]
+    fn check(self, lsn: Lsn) -> Result<()> {
+        let last_record_lsn = self.last_record_lsn();
+        if lsn > last_record_lsn {
+            return Err(Error::NotYet { lsn, last_record_lsn });
+        }
+        if lsn < self.timeline.start {
+            return Err(Error::BelowCutoff { lsn, cutoff: self.timeline.start });
+        }
+        Ok(())
+    }
+
+    /// The versions of `key` from the newest at or below `lsn` back to the first image or `will_init`. None at all: there
+    /// is no such page at this Lsn.
+    ///
+    /// When everything is in memory or in uncompressed blocks that are mapped, a scratch that was used before makes this
+    /// allocate nothing, and it never copies a value that is not compressed.
+    ///
+    /// # Errors
+    /// [`Error::NotYet`], [`Error::BelowCutoff`], [`Error::MissingBase`], and [`Error::Layers`] for a layer file that is damaged.
+    pub fn versions<'s>(self, key: Key, lsn: Lsn, scratch: &'s mut Scratch) -> Result<Versions<'s>>
+    where
+        'g: 's,
+    {
+        let (versions, walk) = self.walk(key, lsn, scratch.parts())?;
+        if walk != Walk::Base && !versions.found.versions.is_empty() {
+            return Err(self.missing_base(key, lsn, versions.found.versions.len()));
+        }
+        Ok(versions)
+    }
+
+    /// As [`Guard::versions`], but deltas without a base are returned too.
+    ///
+    /// # Errors
+    /// As [`Guard::versions`], without [`Error::MissingBase`].
+    pub fn history<'s>(self, key: Key, lsn: Lsn, scratch: &'s mut Scratch) -> Result<Versions<'s>>
+    where
+        'g: 's,
+    {
+        Ok(self.walk(key, lsn, scratch.parts())?.0)
+    }
+
+    fn walk<'s>(self, key: Key, lsn: Lsn, parts: Parts<'s>) -> Result<(Versions<'s>, Walk)>
+    where
+        'g: 's,
+    {
+        self.check(lsn)?;
+        let Parts { arena, found, .. } = parts;
+        let walk = self.map.versions(key, lsn, arena, found)?;
+        Ok((Versions { found, timeline: self.timeline }, walk))
+    }
+
+    #[cold]
+    fn missing_base(self, key: Key, lsn: Lsn, deltas: usize) -> Error {
+        Error::MissingBase { key, lsn, deltas, visited: self.map.visited(key, lsn) }
+    }
+
+    /// The page: borrowed when its newest version is an image, else made by `redo` in the scratch.
+    ///
+    /// # Errors
+    /// [`Error::NoPage`], [`Error::Redo`], and those of [`Guard::versions`].
+    pub fn page<'s>(
+        self,
+        key: Key,
+        lsn: Lsn,
+        redo: &dyn Redo,
+        scratch: &'s mut Scratch,
+    ) -> Result<Page<'s>>
+    where
+        'g: 's,
+    {
+        self.check(lsn)?;
+        let Parts { arena, found, page } = scratch.parts();
+        let walk = self.map.versions(key, lsn, arena, found)?;
+        let (Some(newest), Some(oldest)) = (found.versions.first(), found.versions.last()) else {
+            return Err(Error::NoPage { key, lsn });
+        };
+        if newest.kind == Kind::Image {
+            return Ok(Page(newest.bytes));
+        }
+        if walk != Walk::Base {
+            return Err(self.missing_base(key, lsn, found.versions.len()));
+        }
+        let base = (oldest.kind == Kind::Image).then_some(oldest.bytes);
+        let deltas = &found.versions[..found.versions.len() - usize::from(base.is_some())];
+        let done = redo.apply(key, base, &mut deltas.iter().rev().copied(), page);
+        done.map_err(|source| Error::Redo { key, lsn, source })?;
+        Ok(Page(page))
+    }
+
+    /// The closure form of [`Guard::page`]: it brings its own scratch, and nothing can escape.
+    ///
+    /// ```compile_fail
+    /// # use pagestrata::{Guard, Key, Lsn, Redo};
+    /// # fn read(guard: Guard<'_>, key: Key, lsn: Lsn, redo: &dyn Redo) {
+    /// let page: &[u8] = guard.with_page(key, lsn, redo, |page| page).unwrap();
+    /// # }
+    /// ```
+    ///
+    /// ```
+    /// # use pagestrata::{Guard, Key, Lsn, Redo};
+    /// # fn read(guard: Guard<'_>, key: Key, lsn: Lsn, redo: &dyn Redo) {
+    /// let page: Vec<u8> = guard.with_page(key, lsn, redo, |page| page.to_vec()).unwrap();
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Guard::page`].
+    pub fn with_page<R>(
+        self,
+        key: Key,
+        lsn: Lsn,
+        redo: &dyn Redo,
+        f: impl for<'p> FnOnce(&'p [u8]) -> R,
+    ) -> Result<R> {
+        with_thread_scratch(|scratch| Ok(f(&self.page(key, lsn, redo, scratch)?)))
+    }
+
+    /// Whether there is such a page at this Lsn: something was put, and not dropped since.
+    ///
+    /// # Errors
+    /// As [`Guard::history`].
+    pub fn exists(self, key: Key, lsn: Lsn) -> Result<bool> {
+        Ok(self.newest_lsn(key, lsn)?.is_some())
+    }
+
+    /// The Lsn of the newest version at or below `lsn`.
+    pub(crate) fn newest_lsn(self, key: Key, lsn: Lsn) -> Result<Option<Lsn>> {
+        with_thread_scratch(|scratch| {
+            Ok(self.history(key, lsn, scratch)?.newest().map(|version| version.lsn))
+        })
+    }
+
+    pub(crate) fn map(self) -> &'g MapVersion {
+        self.map
+    }
+}
+
+impl fmt::Debug for Guard<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard")
+            .field("last_record_lsn", &self.last_record_lsn())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Versions of a page, as a read found them.
+///
+/// ```compile_fail,E0505
+/// # use pagestrata::{Key, Lsn, Reader, Scratch};
+/// # fn read(mut reader: Reader, mut scratch: Scratch, key: Key, lsn: Lsn) {
+/// let versions = reader.pin().versions(key, lsn, &mut scratch).unwrap();
+/// drop(reader); // would take away what the versions borrow
+/// versions.newest_first().count();
+/// # }
+/// ```
+///
+/// ```
+/// # use pagestrata::{Key, Lsn, Reader, Scratch};
+/// # fn read(mut reader: Reader, mut scratch: Scratch, key: Key, lsn: Lsn) {
+/// let versions = reader.pin().versions(key, lsn, &mut scratch).unwrap();
+/// versions.newest_first().count();
+/// drop(reader);
+/// # }
+/// ```
+///
+/// ```compile_fail,E0499
+/// # use pagestrata::{Key, Lsn, Reader, Scratch};
+/// # fn read(mut reader: Reader, mut scratch: Scratch, key: Key, lsn: Lsn) {
+/// let guard = reader.pin();
+/// let first = guard.versions(key, lsn, &mut scratch).unwrap();
+/// let second = guard.versions(key, lsn, &mut scratch).unwrap(); // the same scratch
+/// first.newest_first().count();
+/// # }
+/// ```
+///
+/// ```
+/// # use pagestrata::{Key, Lsn, Reader, Scratch};
+/// # fn read(mut reader: Reader, mut scratch: Scratch, mut other: Scratch, key: Key, lsn: Lsn) {
+/// let guard = reader.pin();
+/// let first = guard.versions(key, lsn, &mut scratch).unwrap();
+/// let second = guard.versions(key, lsn, &mut other).unwrap();
+/// first.newest_first().count();
+/// # }
+/// ```
+#[derive(Clone, Copy)]
+pub struct Versions<'s> {
+    found: &'s Found<'s>,
+    timeline: &'s Arc<TimelineShared>,
+}
+
+impl<'s> Versions<'s> {
+    /// From the newest to the base.
+    pub fn newest_first(
+        &self,
+    ) -> impl DoubleEndedIterator<Item = PageVersion<'s>> + ExactSizeIterator + 's {
+        self.found.versions.iter().copied()
+    }
+
+    /// The newest version.
+    #[must_use]
+    pub fn newest(&self) -> Option<PageVersion<'s>> {
+        self.found.versions.first().copied()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.found.versions.len()
+    }
+
+    /// Whether there is none: no such page at this Lsn.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.found.versions.is_empty()
+    }
+
+    /// Makes the version at `index`, newest first, independent of guard and scratch. It keeps its one layer alive, which
+    /// [`Timeline::pins`](crate::Timeline::pins) shows; a version from a compressed block is copied instead.
+    ///
+    /// # Panics
+    /// When there is no such version.
+    #[must_use]
+    #[track_caller]
+    pub fn detach(&self, index: usize) -> DetachedVersion {
+        self.detach_or_copy(index, u64::MAX)
+    }
+
+    /// As [`Versions::detach`], but copies the version when its layer would keep more than `max_waste` bytes of memory
+    /// beside it.
+    ///
+    /// # Panics
+    /// When there is no such version.
+    #[must_use]
+    #[track_caller]
+    pub fn detach_or_copy(&self, index: usize, max_waste: u64) -> DetachedVersion {
+        let version = self.found.versions[index];
+        let source = self.found.source(index).expect("every version has a layer");
+        DetachedVersion::new(version, source, max_waste, self.timeline, Location::caller())
+    }
+}
+
+impl fmt::Debug for Versions<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(
+                self.newest_first().map(|version| (version.lsn, version.kind, version.bytes.len())),
+            )
+            .finish()
+    }
+}
+
+/// A page's bytes: of an image, where it lies, or as redo made them.
+pub struct Page<'s>(&'s [u8]);
+
+impl Deref for Page<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.0
+    }
+}
+
+impl fmt::Debug for Page<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Page").field("len", &self.0.len()).finish()
+    }
+}
+
+/// How deltas are applied: the embedder's business.
+pub trait Redo {
+    /// Makes `page`, which is empty, from the base image and the deltas above it, oldest first. Without a base, the first delta is a
+    /// `will_init`: it starts from a fresh page.
+    ///
+    /// # Errors
+    /// Whatever went wrong; the read returns it as [`Error::Redo`].
+    fn apply(
+        &self,
+        key: Key,
+        base: Option<&[u8]>,
+        deltas: &mut dyn Iterator<Item = PageVersion<'_>>,
+        page: &mut Vec<u8>,
+    ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>;
+}

@@ -1,0 +1,121 @@
+//! What a store says about itself: sizes, counts, the state of flushing.
+
+use pagestrata_layers::Lsn;
+
+use crate::timeline::TimelineShared;
+
+/// Memory that a timeline takes from the allocator, in bytes, by what it is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct MemoryStats {
+    /// The open layer.
+    pub open_bytes: u64,
+    /// Frozen layers that wait for their flush.
+    pub frozen_bytes: u64,
+    /// Layers that are out of the map but held by a pin.
+    pub retired_bytes: u64,
+    /// The layer map, and what open layer files take beside their mappings.
+    pub map_bytes: u64,
+}
+
+impl MemoryStats {
+    /// All of it.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        self.open_bytes + self.frozen_bytes + self.retired_bytes + self.map_bytes
+    }
+}
+
+/// How flushing goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct FlushStats {
+    /// Flushes that succeeded since the store was opened.
+    pub flushes: u64,
+    /// The lengths of the layer files they made, in bytes.
+    pub flushed_bytes: u64,
+    /// Tries that failed since the last one that did not.
+    pub failures: u32,
+    /// Why the last try failed, if it did.
+    pub last_error: Option<String>,
+}
+
+/// What [`Timeline::stats`](crate::Timeline::stats) returns.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct TimelineStats {
+    /// The last committed Lsn.
+    pub last_record_lsn: u64,
+    /// Up to here everything is in layer files.
+    pub disk_consistent_lsn: u64,
+    /// Memory.
+    pub memory: MemoryStats,
+    /// Committed versions in the open layer.
+    pub open_versions: u64,
+    /// Number of frozen layers.
+    pub frozen_layers: u64,
+    /// Number of retired layers that are still held.
+    pub retired_layers: u64,
+    /// Number of layer files.
+    pub layer_files: u64,
+    /// The lengths of all layer files, in bytes.
+    pub layer_file_bytes: u64,
+    /// Flushing.
+    pub flush: FlushStats,
+}
+
+/// What [`Store::stats`](crate::Store::stats) returns.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct StoreStats {
+    /// Memory of all timelines.
+    pub memory: MemoryStats,
+    /// Memory of reclaimed layers that waits for the next ones, in bytes.
+    pub pool_retained_bytes: u64,
+    /// Number of timelines.
+    pub timelines: u64,
+    /// Number of layer files.
+    pub layer_files: u64,
+    /// The lengths of all layer files, in bytes.
+    pub layer_file_bytes: u64,
+}
+
+impl StoreStats {
+    /// All memory that the store takes from the allocator, in bytes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory.total_bytes() + self.pool_retained_bytes
+    }
+}
+
+impl TimelineStats {
+    pub(crate) fn of(timeline: &TimelineShared) -> TimelineStats {
+        let map = timeline.published.load();
+        let map = map.value();
+        let retired = timeline.retired();
+        let files_heap: usize = map.files.iter().map(|file| file.memory_bytes()).sum();
+        let flush = timeline.flush.lock();
+        let lsn = |lsn: Lsn| lsn.0;
+        TimelineStats {
+            last_record_lsn: lsn(map.last_record_lsn().max(timeline.start)),
+            disk_consistent_lsn: lsn(timeline.disk_consistent_lsn()),
+            memory: MemoryStats {
+                open_bytes: map.open.layer.memory_bytes() as u64,
+                frozen_bytes: map.frozen.iter().map(|slot| slot.layer.memory_bytes() as u64).sum(),
+                retired_bytes: retired.iter().map(|layer| layer.bytes).sum(),
+                map_bytes: (map.memory_bytes() + files_heap) as u64,
+            },
+            open_versions: map.open.layer.versions_count(),
+            frozen_layers: map.frozen.len() as u64,
+            retired_layers: retired.len() as u64,
+            layer_files: map.coverage.len() as u64,
+            layer_file_bytes: map.files.iter().map(|file| file.summary().file_len).sum(),
+            flush: FlushStats {
+                flushes: flush.flushes,
+                flushed_bytes: flush.flushed_bytes,
+                failures: flush.failures,
+                last_error: flush.last_error.clone(),
+            },
+        }
+    }
+}

@@ -1,0 +1,458 @@
+//! [`Store`]: a directory of timelines, its two threads, opening and closing.
+//!
+//! ```text
+//! DIR/LOCK                  one process at a time
+//! DIR/CURRENT, MANIFEST-n   which timelines and layer files there are
+//! DIR/timelines/N/          layer files
+//! ```
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use pagestrata_layers::{
+    ChunkPool, Lsn,
+    manifest::{
+        CURRENT_NAME, Manifest,
+        edit::{Edit, TIMELINE_NAME_LEN_MAX, TimelineState},
+    },
+    storage::{Lock, RealStorage, SharedStorage},
+};
+use parking_lot::{Condvar, Mutex};
+
+use crate::{
+    Error, Options, PinInfo, Result, StoreStats, Timeline,
+    map::{FileLayer, layer_file_name},
+    timeline::{Opening, TimelineShared},
+};
+
+const LOCK_NAME: &str = "LOCK";
+const TIMELINES_NAME: &str = "timelines";
+/// How many sequence numbers are reserved with one edit of the manifest.
+const SEQUENCES_RESERVED: u64 = 1024;
+
+/// An open store. Only one process can have it open, and only once.
+///
+/// Dropping it without [`Store::close`] is like a crash that the next opening finds: what was flushed is there. Timelines,
+/// readers and snapshots that outlive it can still read.
+pub struct Store {
+    shared: Arc<StoreShared>,
+    threads: Vec<JoinHandle<()>>,
+    /// Given back last.
+    _lock: Box<dyn Lock>,
+}
+
+/// What the store's timelines and threads share.
+pub(crate) struct StoreShared {
+    pub(crate) id: u128,
+    pub(crate) dir: PathBuf,
+    pub(crate) options: Options,
+    pub(crate) storage: SharedStorage,
+    pub(crate) pool: Arc<ChunkPool>,
+    pub(crate) manifest: Mutex<Manifest>,
+    timelines: Mutex<Vec<Arc<TimelineShared>>>,
+    /// Sequence numbers of layers: the next one, and where those end that the manifest knows to be in use.
+    sequences: Mutex<std::ops::Range<u64>>,
+    flusher: Wakeup,
+    reclaimer: Wakeup,
+    closed: AtomicBool,
+}
+
+/// How a thread of the store is told that there is work, or that it shall end.
+#[derive(Default)]
+struct Wakeup {
+    state: Mutex<WakeupState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct WakeupState {
+    work: bool,
+    stop: bool,
+}
+
+impl Wakeup {
+    fn wake(&self) {
+        self.state.lock().work = true;
+        self.changed.notify_one();
+    }
+
+    fn stop(&self) {
+        self.state.lock().stop = true;
+        self.changed.notify_one();
+    }
+
+    /// Waits for work, at most as long as `retry` says if it says so; false: the thread shall end.
+    fn wait(&self, retry: Option<Duration>) -> bool {
+        let mut state = self.state.lock();
+        while !state.work && !state.stop {
+            match retry {
+                None => self.changed.wait(&mut state),
+                Some(delay) => {
+                    if self.changed.wait_for(&mut state, delay).timed_out() {
+                        break;
+                    }
+                }
+            }
+        }
+        state.work = false;
+        !state.stop
+    }
+}
+
+/// What opening a store found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct OpenReport {
+    /// Whether there was no store and one was made.
+    pub created: bool,
+    /// Number of timelines.
+    pub timelines: u64,
+    /// Number of layer files.
+    pub layer_files: u64,
+    /// The lengths of all layer files, in bytes.
+    pub layer_file_bytes: u64,
+    /// Files that no timeline knows, left by an interrupted flush or import, and removed now.
+    pub orphans_removed: Vec<String>,
+    /// Length of an edit at the end of the manifest that was never acknowledged and is cut off, in bytes.
+    pub manifest_cut_bytes: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// What closing a store did.
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct CloseReport {
+    /// The disk-consistent Lsn of each timeline, as `X/Y`, by name.
+    pub disk_consistent_lsns: Vec<(String, String)>,
+    /// Timelines whose open layer could not be flushed because somebody holds the write lease.
+    pub leases_held: Vec<String>,
+    /// Readers, snapshots and detached versions that are still there. They can go on reading.
+    pub pins: Vec<PinInfo>,
+}
+
+impl Store {
+    /// Opens the store in a directory, or makes one there.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`], [`Error::Locked`], [`Error::NoStore`], [`Error::NotAStore`], and [`Error::Layers`] for a
+    /// manifest or layer file that is damaged, missing, or of another format version. The store is left as it was.
+    pub fn open(path: impl AsRef<Path>, options: Options) -> Result<(Store, OpenReport)> {
+        Store::open_with(Arc::new(RealStorage), path, options)
+    }
+
+    /// As [`Store::open`], on another storage than the operating system's files.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_with(
+        storage: SharedStorage,
+        path: impl AsRef<Path>,
+        options: Options,
+    ) -> Result<(Store, OpenReport)> {
+        options.validate()?;
+        let began = options.clock.now();
+        let dir = path.as_ref().to_owned();
+        let lock = lock_dir(&storage, &dir, &options)?;
+        let (manifest, mut report) = open_manifest(&storage, &dir, &options)?;
+        let state = manifest.state().clone();
+        let next_sequence = state.next_sequence;
+        let pool = usize::try_from(options.pool_retained_max_bytes).unwrap_or(usize::MAX);
+        let shared = Arc::new(StoreShared {
+            id: manifest.store(),
+            dir,
+            pool: Arc::new(ChunkPool::new(pool)),
+            manifest: Mutex::new(manifest),
+            timelines: Mutex::default(),
+            sequences: Mutex::new(next_sequence..next_sequence),
+            flusher: Wakeup::default(),
+            reclaimer: Wakeup::default(),
+            closed: AtomicBool::new(false),
+            storage,
+            options,
+        });
+        let mut timelines = Vec::new();
+        for (number, state) in state.timelines {
+            let (timeline, orphans) = shared.open_timeline(number, state)?;
+            let stats = crate::TimelineStats::of(&timeline);
+            report.timelines += 1;
+            report.layer_files += stats.layer_files;
+            report.layer_file_bytes += stats.layer_file_bytes;
+            report.orphans_removed.extend(orphans);
+            timelines.push(timeline);
+        }
+        *shared.timelines.lock() = timelines;
+        let mut store = Store { shared, threads: Vec::new(), _lock: lock };
+        store.spawn("pagestrata-flush", StoreShared::flush_until_stopped)?;
+        store.spawn("pagestrata-reclaim", StoreShared::reclaim_until_stopped)?;
+        report.elapsed = store.shared.options.clock.now().saturating_sub(began);
+        Ok((store, report))
+    }
+
+    fn spawn(&mut self, name: &str, work: fn(&StoreShared)) -> Result<()> {
+        let shared = self.shared.clone();
+        let spawned =
+            std::thread::Builder::new().name(name.to_owned()).spawn(move || work(&shared));
+        self.threads.push(spawned.map_err(Error::Thread)?);
+        Ok(())
+    }
+
+    /// Creates a timeline, durably. No value can be below `start`.
+    ///
+    /// # Errors
+    /// [`Error::TimelineExists`], [`Error::InvalidTimelineName`], [`Error::InvalidLsn`], [`Error::Layers`].
+    pub fn create_timeline(&self, name: &str, start: Lsn) -> Result<Timeline> {
+        if name.is_empty()
+            || name.len() > TIMELINE_NAME_LEN_MAX
+            || name.chars().any(char::is_control)
+        {
+            return Err(Error::InvalidTimelineName { name: name.to_owned() });
+        }
+        if !start.is_valid() || start == Lsn::MAX {
+            return Err(Error::InvalidLsn { what: "start of a timeline", lsn: start });
+        }
+        let shared = &self.shared;
+        let mut timelines = shared.timelines.lock();
+        if timelines.iter().any(|timeline| timeline.name == name) {
+            return Err(Error::TimelineExists { name: name.to_owned() });
+        }
+        let number = timelines.iter().map(|timeline| timeline.number + 1).max().unwrap_or(1);
+        let all = shared.dir.join(TIMELINES_NAME);
+        let dir = all.join(number.to_string());
+        shared.storage.create_dir(&dir)?;
+        shared.storage.sync_dir(&all)?;
+        let edit = Edit::CreateTimeline { timeline: number, name: name.to_owned(), start };
+        shared.manifest.lock().append(&[edit])?;
+        let disk_consistent_lsn = start.previous();
+        let name = name.to_owned();
+        let opening = Opening { number, name, start, disk_consistent_lsn, dir, layers: Vec::new() };
+        let timeline = TimelineShared::new(shared.clone(), opening);
+        timelines.push(timeline.clone());
+        Ok(Timeline(timeline))
+    }
+
+    /// A timeline by its name.
+    ///
+    /// # Errors
+    /// [`Error::NoTimeline`]
+    pub fn timeline(&self, name: &str) -> Result<Timeline> {
+        let timelines = self.shared.timelines.lock();
+        if let Some(timeline) = timelines.iter().find(|timeline| timeline.name == name) {
+            return Ok(Timeline(timeline.clone()));
+        }
+        let names: Vec<_> = timelines.iter().map(|timeline| timeline.name.as_str()).collect();
+        let existing = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        Err(Error::NoTimeline { name: name.to_owned(), existing })
+    }
+
+    /// All timelines.
+    #[must_use]
+    pub fn timelines(&self) -> Vec<Timeline> {
+        self.shared.timelines.lock().iter().cloned().map(Timeline).collect()
+    }
+
+    /// Sizes and counts of all timelines together.
+    #[must_use]
+    pub fn stats(&self) -> StoreStats {
+        let pool_retained_bytes = self.shared.pool.retained_bytes() as u64;
+        let mut stats = StoreStats { pool_retained_bytes, ..StoreStats::default() };
+        for timeline in self.timelines() {
+            let of = timeline.stats();
+            stats.timelines += 1;
+            stats.layer_files += of.layer_files;
+            stats.layer_file_bytes += of.layer_file_bytes;
+            stats.memory.open_bytes += of.memory.open_bytes;
+            stats.memory.frozen_bytes += of.memory.frozen_bytes;
+            stats.memory.retired_bytes += of.memory.retired_bytes;
+            stats.memory.map_bytes += of.memory.map_bytes;
+        }
+        stats
+    }
+
+    /// Flushes everything that was committed, waits up to `grace` for readers and snapshots to go, and closes.
+    ///
+    /// It never waits longer than that for a reader: whoever is left is in the report and can go on reading.
+    ///
+    /// # Errors
+    /// [`Error::FlushFailed`]: what was not flushed is gone with the process; the store is closed all the same.
+    pub fn close(mut self, grace: Duration) -> Result<CloseReport> {
+        let mut report = CloseReport::default();
+        let mut failed = Ok(());
+        for timeline in self.timelines() {
+            if let Err(error) = timeline.flush() {
+                failed = failed.and(Err(error));
+            }
+            if timeline.last_record_lsn() > timeline.disk_consistent_lsn().max(timeline.start_lsn())
+            {
+                report.leases_held.push(timeline.name().to_owned());
+            }
+            let lsn = timeline.disk_consistent_lsn().to_string();
+            report.disk_consistent_lsns.push((timeline.name().to_owned(), lsn));
+        }
+        let clock = self.shared.options.clock;
+        let began = clock.now();
+        let pins =
+            |store: &Store| store.timelines().iter().flat_map(Timeline::pins).collect::<Vec<_>>();
+        report.pins = pins(&self);
+        while !report.pins.is_empty() && clock.now().saturating_sub(began) < grace {
+            std::thread::sleep(Duration::from_millis(1).min(grace));
+            report.pins = pins(&self);
+        }
+        self.stop();
+        failed.map(|()| report)
+    }
+
+    fn stop(&mut self) {
+        let shared = &self.shared;
+        shared.closed.store(true, Ordering::Release);
+        shared.flusher.stop();
+        shared.reclaimer.stop();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a background thread of the store panicked");
+            }
+        }
+        for timeline in shared.timelines.lock().drain(..) {
+            timeline.stop_flushing();
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("dir", &self.shared.dir).finish_non_exhaustive()
+    }
+}
+
+/// Takes the lock of a directory that holds a store or may get one.
+fn lock_dir(storage: &SharedStorage, dir: &Path, options: &Options) -> Result<Box<dyn Lock>> {
+    let no_store = || Error::NoStore { path: dir.to_owned() };
+    if !options.create
+        && !storage.exists(&dir.join(LOCK_NAME))?
+        && !storage.exists(&dir.join(CURRENT_NAME))?
+    {
+        return Err(no_store());
+    }
+    if options.create {
+        storage.create_dir(dir)?;
+    }
+    let lock = storage.lock(&dir.join(LOCK_NAME))?;
+    lock.ok_or_else(|| Error::Locked { path: dir.to_owned() })
+}
+
+/// Opens or creates the manifest of a locked directory.
+fn open_manifest(
+    storage: &SharedStorage,
+    dir: &Path,
+    options: &Options,
+) -> Result<(Manifest, OpenReport)> {
+    let mut report = OpenReport::default();
+    if let Some((manifest, found)) = Manifest::open(storage.clone(), dir)? {
+        report.manifest_cut_bytes = found.cut_bytes;
+        return Ok((manifest, report));
+    }
+    if !options.create {
+        return Err(Error::NoStore { path: dir.to_owned() });
+    }
+    let timelines = dir.join(TIMELINES_NAME);
+    if storage.exists(&timelines)?
+        && let Some(found) = storage.list(&timelines)?.first()
+    {
+        let found = format!("{TIMELINES_NAME}/{found}");
+        return Err(Error::NotAStore { path: dir.to_owned(), found });
+    }
+    storage.create_dir(&timelines)?;
+    storage.sync_dir(dir)?;
+    let id = match options.store_id {
+        Some(id) => id,
+        None => random_id()?,
+    };
+    report.created = true;
+    Ok((Manifest::create(storage.clone(), dir, id)?, report))
+}
+
+fn random_id() -> Result<u128> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| Error::Entropy(error.to_string()))?;
+    Ok(u128::from_le_bytes(bytes))
+}
+
+impl StoreShared {
+    fn open_timeline(
+        self: &Arc<Self>,
+        number: u64,
+        state: TimelineState,
+    ) -> Result<(Arc<TimelineShared>, Vec<String>)> {
+        let dir = self.dir.join(TIMELINES_NAME).join(number.to_string());
+        let known: BTreeSet<_> = state.layers.values().map(layer_file_name).collect();
+        let open = |record| FileLayer::open(&*self.storage, &dir, record);
+        let layers = state.layers.into_values().map(open).collect::<Result<Vec<_>>>()?;
+        let mut orphans = Vec::new();
+        for name in self.storage.list(&dir)?.into_iter().filter(|name| !known.contains(name)) {
+            self.storage.remove(&dir.join(&name))?;
+            orphans.push(name);
+        }
+        let TimelineState { name, start, disk_consistent_lsn, .. } = state;
+        let opening = Opening { number, name, start, disk_consistent_lsn, dir, layers };
+        Ok((TimelineShared::new(self.clone(), opening), orphans))
+    }
+
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    /// A sequence number that no layer of this store ever had. The manifest knows before it is used, so also a file
+    /// that a crash left behind keeps its name for ever.
+    pub(crate) fn take_sequence(&self) -> Result<u64> {
+        let mut sequences = self.sequences.lock();
+        if sequences.is_empty() {
+            let end = sequences.end + SEQUENCES_RESERVED;
+            self.manifest.lock().append(&[Edit::NextSequence(end)])?;
+            sequences.end = end;
+        }
+        sequences.start += 1;
+        Ok(sequences.start - 1)
+    }
+
+    pub(crate) fn wake_flusher(&self) {
+        self.flusher.wake();
+    }
+
+    pub(crate) fn wake_reclaimer(&self) {
+        self.reclaimer.wake();
+    }
+
+    fn all_timelines(&self) -> Vec<Arc<TimelineShared>> {
+        self.timelines.lock().clone()
+    }
+
+    fn flush_until_stopped(&self) {
+        let mut retry = None;
+        while self.flusher.wait(retry) {
+            let delays =
+                self.all_timelines().into_iter().filter_map(|timeline| timeline.flush_oldest());
+            retry = delays.min();
+        }
+    }
+
+    fn reclaim_until_stopped(&self) {
+        while self.reclaimer.wait(None) {
+            self.all_timelines().iter().for_each(|timeline| timeline.reclaim());
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! [`Timeline`]: one line of history, and the state that its writer, readers and flush share.
+//!
+//! Locks, each taken only before those further down: the write lease (`writer`), the edits (`edits`, one publisher at a
+//! time), the store's manifest, the flush state. Readers take none of them.
+
+use std::{
+    fmt,
+    panic::Location,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use pagestrata_layers::{FrozenLayer, Lsn, MemLayer, OpenLayer};
+use parking_lot::{Condvar, Mutex};
+
+use crate::{
+    Error, PinInfo, Reader, Result, Snapshot, TimelineStats, WriteLease,
+    coverage::{CoverageMap, LayerIndex},
+    flush::FlushState,
+    map::{FileLayer, Files, MapVersion, MemSlot},
+    options::Clock,
+    pins::{PinRegistry, RetiredBytes},
+    publish::{Held, Published, never_current},
+    slots::Slots,
+    store::StoreShared,
+};
+
+/// One line of history. A handle: clone it freely, it keeps the timeline's memory and files open.
+#[derive(Clone)]
+pub struct Timeline(pub(crate) Arc<TimelineShared>);
+
+/// What everybody who works on a timeline shares.
+pub(crate) struct TimelineShared {
+    pub(crate) number: u64,
+    pub(crate) name: String,
+    /// No value is below it.
+    pub(crate) start: Lsn,
+    pub(crate) dir: PathBuf,
+    pub(crate) store: Arc<StoreShared>,
+    pub(crate) published: Published<MapVersion>,
+    /// What a reader holds that holds nothing.
+    pub(crate) unpinned: Held<MapVersion>,
+    pub(crate) pins: PinRegistry,
+    /// The open layer; locked for as long as somebody has the write lease.
+    pub(crate) writer: Mutex<OpenLayer>,
+    /// Held by whoever publishes.
+    pub(crate) edits: Mutex<Edits>,
+    pub(crate) flush: Mutex<FlushState>,
+    /// A flush ended, well or not.
+    pub(crate) flush_ended: Condvar,
+    pub(crate) last_record_lsn: AtomicU64,
+    pub(crate) disk_consistent_lsn: AtomicU64,
+}
+
+/// What only publishers see.
+#[derive(Default)]
+pub(crate) struct Edits {
+    /// Which slots of the map hold a layer file.
+    slots: Slots<()>,
+    /// Layers in memory that are out of the map, until nobody holds them.
+    retired: Vec<Retired>,
+}
+
+struct Retired {
+    slot: MemSlot,
+    /// The last map version that had it.
+    last_number: u64,
+}
+
+impl Edits {
+    pub(crate) fn take_slot(&mut self) -> LayerIndex {
+        LayerIndex(self.slots.insert(()).index())
+    }
+}
+
+/// Where a timeline begins when it is opened.
+pub(crate) struct Opening {
+    pub(crate) number: u64,
+    pub(crate) name: String,
+    pub(crate) start: Lsn,
+    pub(crate) disk_consistent_lsn: Lsn,
+    pub(crate) dir: PathBuf,
+    pub(crate) layers: Vec<FileLayer>,
+}
+
+impl TimelineShared {
+    pub(crate) fn new(store: Arc<StoreShared>, opening: Opening) -> Arc<TimelineShared> {
+        let Opening { number, name, start, disk_consistent_lsn, dir, layers } = opening;
+        let open = OpenLayer::new(disk_consistent_lsn.next(), &store.pool);
+        let empty = OpenLayer::new(Lsn(1), &store.pool).freeze();
+        let map = |layer: &Arc<MemLayer>| MapVersion {
+            open: MemSlot { layer: layer.clone(), since: 0 },
+            frozen: Vec::new(),
+            coverage: CoverageMap::new(),
+            files: Files::default(),
+        };
+        let mut edits = Edits::default();
+        let layers = layers.into_iter().map(|file| (edits.take_slot(), Arc::new(file)));
+        let published = Published::new(map(open.layer()).with_files(layers));
+        Arc::new(TimelineShared {
+            number,
+            name,
+            start,
+            dir,
+            store,
+            published,
+            unpinned: never_current(map(empty.layer())),
+            pins: PinRegistry::default(),
+            writer: Mutex::new(open),
+            edits: Mutex::new(edits),
+            flush: Mutex::default(),
+            flush_ended: Condvar::new(),
+            last_record_lsn: AtomicU64::new(disk_consistent_lsn.0),
+            disk_consistent_lsn: AtomicU64::new(disk_consistent_lsn.0),
+        })
+    }
+
+    pub(crate) fn clock(&self) -> Clock {
+        self.store.options.clock
+    }
+
+    pub(crate) fn wake_reclaimer(&self) {
+        self.store.wake_reclaimer();
+    }
+
+    pub(crate) fn disk_consistent_lsn(&self) -> Lsn {
+        Lsn(self.disk_consistent_lsn.load(Ordering::Acquire))
+    }
+
+    /// Freezes the open layer and puts an empty one in its place: a few allocations of fixed size, whatever the layer
+    /// holds. The caller has the write lease and nothing is uncommitted.
+    pub(crate) fn roll(self: &Arc<Self>, writer: &mut OpenLayer) {
+        let next = OpenLayer::new(writer.last_lsn().next(), &self.store.pool);
+        let shared = next.layer().clone();
+        let frozen: FrozenLayer = std::mem::replace(writer, next).freeze();
+        {
+            let _edits = self.edits.lock();
+            self.published.publish(|map| {
+                debug_assert!(Arc::ptr_eq(&map.open.layer, frozen.layer()));
+                map.rolled(shared, self.published.number() + 1)
+            });
+        }
+        self.store.wake_flusher();
+    }
+
+    /// Publishes that the oldest frozen layer is durable, in `file` unless it was empty.
+    pub(crate) fn publish_flushed(&self, end: Lsn, file: Option<FileLayer>) {
+        let mut edits = self.edits.lock();
+        let last_number = self.published.number();
+        let file = file.map(|file| (edits.take_slot(), Arc::new(file)));
+        let mut retired = None;
+        self.published.publish(|map| {
+            retired = map.frozen.last().cloned();
+            map.flushed(file)
+        });
+        let slot = retired.expect("a flush is of a frozen layer");
+        edits.retired.push(Retired { slot, last_number });
+        drop(edits);
+        self.disk_consistent_lsn.fetch_max(end.previous().0, Ordering::AcqRel);
+        self.wake_reclaimer();
+    }
+
+    /// Publishes files that were imported.
+    pub(crate) fn publish_imported(&self, files: Vec<FileLayer>) {
+        let mut edits = self.edits.lock();
+        let files: Vec<_> =
+            files.into_iter().map(|file| (edits.take_slot(), Arc::new(file))).collect();
+        self.published.publish(|map| map.with_files(files.into_iter()));
+    }
+
+    /// Frees what nobody holds any more. On the reclaimer's thread.
+    pub(crate) fn reclaim(&self) {
+        drop(self.published.reclaim());
+        let mut reclaimed = Vec::new();
+        {
+            let mut edits = self.edits.lock();
+            for retired in std::mem::take(&mut edits.retired) {
+                let Retired { slot: MemSlot { layer, since }, last_number } = retired;
+                match Arc::try_unwrap(layer) {
+                    Ok(layer) => reclaimed.push(layer),
+                    Err(layer) => {
+                        edits.retired.push(Retired { slot: MemSlot { layer, since }, last_number })
+                    }
+                }
+            }
+        }
+        // Outside the lock: this is where memory goes back to the pool.
+        drop(reclaimed);
+    }
+
+    /// The layers in memory that are out of the map and still held.
+    pub(crate) fn retired(&self) -> Vec<RetiredBytes> {
+        let describe = |retired: &Retired| RetiredBytes {
+            start: retired.slot.layer.start_lsn().0,
+            first_number: retired.slot.since,
+            last_number: retired.last_number,
+            bytes: retired.slot.layer.memory_bytes() as u64,
+        };
+        self.edits.lock().retired.iter().map(describe).collect()
+    }
+}
+
+impl Timeline {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The Lsn that it starts at: nothing below it can be put or read.
+    #[must_use]
+    pub fn start_lsn(&self) -> Lsn {
+        self.0.start
+    }
+
+    /// Takes the exclusive right to append. It is free again when the lease is dropped, and what was not committed
+    /// by then is taken back.
+    ///
+    /// # Errors
+    /// [`Error::LeaseHeld`] at once when somebody has it; [`Error::Closed`].
+    pub fn write_lease(&self) -> Result<WriteLease<'_>> {
+        self.0.store.check_open()?;
+        let writer = self.0.writer.try_lock();
+        let writer = writer.ok_or_else(|| Error::LeaseHeld { timeline: self.0.name.clone() })?;
+        Ok(WriteLease::new(&self.0, writer))
+    }
+
+    /// A reader: one for each thread or connection.
+    #[must_use]
+    #[track_caller]
+    pub fn reader(&self) -> Reader {
+        Reader::new(self.0.clone(), Location::caller())
+    }
+
+    /// An owned pin at the last record.
+    #[must_use]
+    #[track_caller]
+    pub fn snapshot(&self) -> Snapshot {
+        let map = self.0.published.load();
+        let lsn = map.value().last_record_lsn().max(self.0.start);
+        Snapshot::new(map, lsn, self.0.clone(), Location::caller())
+    }
+
+    /// An owned pin at an Lsn.
+    ///
+    /// # Errors
+    /// [`Error::NotYet`], [`Error::BelowCutoff`]
+    #[track_caller]
+    pub fn snapshot_at(&self, lsn: Lsn) -> Result<Snapshot> {
+        let map = self.0.published.load();
+        let last_record_lsn = map.value().last_record_lsn().max(self.0.start);
+        if lsn > last_record_lsn {
+            return Err(Error::NotYet { lsn, last_record_lsn });
+        }
+        if lsn < self.0.start {
+            return Err(Error::BelowCutoff { lsn, cutoff: self.0.start });
+        }
+        Ok(Snapshot::new(map, lsn, self.0.clone(), Location::caller()))
+    }
+
+    /// Everything that holds a version of the layer map or a layer, and what each of them alone keeps in memory.
+    #[must_use]
+    pub fn pins(&self) -> Vec<PinInfo> {
+        self.0.pins.list(self.0.clock(), &self.0.retired())
+    }
+
+    /// Rolls and flushes, and waits until everything that was committed before this call is in synced layer files. Returns
+    /// the disk-consistent Lsn.
+    ///
+    /// While somebody holds the write lease the open layer cannot be rolled: then what is frozen is flushed, and the
+    /// returned Lsn says how far that goes ([`WriteLease::roll`] rolls under a lease).
+    ///
+    /// # Errors
+    /// [`Error::FlushFailed`]: nothing is lost, and it will be tried again; [`Error::Closed`].
+    pub fn flush(&self) -> Result<Lsn> {
+        self.0.store.check_open()?;
+        if let Some(mut writer) = self.0.writer.try_lock() {
+            let behind = writer.layer().committed_lsn() > self.0.disk_consistent_lsn();
+            if !writer.has_pending()
+                && behind
+                && writer.layer().committed_lsn() >= writer.layer().start_lsn()
+            {
+                self.0.roll(&mut writer);
+            }
+        }
+        self.0.wait_flushed()?;
+        Ok(self.0.disk_consistent_lsn())
+    }
+
+    /// The last committed Lsn; before anything was put, the start.
+    #[must_use]
+    pub fn last_record_lsn(&self) -> Lsn {
+        Lsn(self.0.last_record_lsn.load(Ordering::Acquire)).max(self.0.start)
+    }
+
+    /// Up to here everything is in synced layer files: a crash takes nothing at or below it. Stream again from here after
+    /// a reopen.
+    #[must_use]
+    pub fn disk_consistent_lsn(&self) -> Lsn {
+        self.0.disk_consistent_lsn()
+    }
+
+    /// Sizes, counts and the state of flushing.
+    #[must_use]
+    pub fn stats(&self) -> TimelineStats {
+        TimelineStats::of(&self.0)
+    }
+}
+
+impl fmt::Debug for Timeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Timeline")
+            .field("name", &self.0.name)
+            .field("last_record_lsn", &self.last_record_lsn())
+            .finish()
+    }
+}

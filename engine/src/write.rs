@@ -1,0 +1,213 @@
+//! [`WriteLease`]: the exclusive right to append to a timeline.
+//!
+//! It keeps the open layer in place while it is held: rolling needs the lease too, so no append ever finds its layer
+//! frozen, and there is nothing to retry.
+
+use std::{fmt, sync::Arc, sync::atomic::Ordering};
+
+use pagestrata_layers::{Key, Lsn, OpenLayer, Value};
+use parking_lot::MutexGuard;
+
+use crate::{Error, ImageImport, Result, timeline::TimelineShared};
+
+/// The exclusive right to append to a timeline. Dropping it takes back what was not committed.
+///
+/// ```compile_fail,E0382
+/// # use pagestrata::{CommitTicket, WriteLease, Lsn};
+/// # fn write(mut lease: WriteLease<'_>, ticket: CommitTicket) {
+/// ticket.wait().unwrap();
+/// ticket.wait().unwrap(); // a ticket is waited for once
+/// # }
+/// ```
+///
+/// ```
+/// # use pagestrata::{CommitTicket, WriteLease, Lsn};
+/// # fn write(mut lease: WriteLease<'_>, ticket: CommitTicket, other: CommitTicket) {
+/// ticket.wait().unwrap();
+/// other.wait().unwrap();
+/// # }
+/// ```
+///
+/// ```compile_fail,E0505
+/// # fn write(timeline: pagestrata::Timeline) {
+/// let lease = timeline.write_lease().unwrap();
+/// drop(timeline); // the lease borrows it
+/// drop(lease);
+/// # }
+/// ```
+///
+/// ```
+/// # fn write(timeline: pagestrata::Timeline) {
+/// let lease = timeline.write_lease().unwrap();
+/// drop(lease);
+/// drop(timeline);
+/// # }
+/// ```
+pub struct WriteLease<'t> {
+    timeline: &'t Arc<TimelineShared>,
+    writer: MutexGuard<'t, OpenLayer>,
+}
+
+/// Stands for a commit. What it promises is the store's durability.
+#[derive(Debug)]
+#[must_use = "a commit is as durable as the store promises only when its ticket was waited for"]
+pub struct CommitTicket {
+    lsn: Lsn,
+}
+
+impl CommitTicket {
+    /// The Lsn that was committed.
+    #[must_use]
+    pub fn lsn(&self) -> Lsn {
+        self.lsn
+    }
+
+    /// Returns once the commit is as durable as the store promises. A store has no log of its own yet: it promises what its
+    /// flushed layers hold ([`Timeline::disk_consistent_lsn`](crate::Timeline::disk_consistent_lsn)), the caller's
+    /// log is streamed again from there, and so there is nothing to wait for.
+    ///
+    /// # Errors
+    /// None yet.
+    pub fn wait(self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl<'t> WriteLease<'t> {
+    pub(crate) fn new(
+        timeline: &'t Arc<TimelineShared>,
+        writer: MutexGuard<'t, OpenLayer>,
+    ) -> WriteLease<'t> {
+        WriteLease { timeline, writer }
+    }
+
+    /// Appends one value: copies it once, into the open layer. Invisible until it is committed.
+    ///
+    /// # Errors
+    /// [`Error::Layers`] with `LsnOutOfOrder` (below the last append, or at or below the last commit),
+    /// `DuplicateVersion`, `ValueTooLong`, `Full` or `OutOfMemory`; [`Error::FlushStalled`]. Nothing is changed.
+    #[inline]
+    pub fn put(&mut self, key: Key, lsn: Lsn, value: Value<'_>) -> Result<()> {
+        self.check_room()?;
+        Ok(self.writer.put(key, lsn, value)?)
+    }
+
+    /// Appends several values, all or none. Neighbours that borrow the very same bytes, as of a log record that touches
+    /// several pages, share one copy.
+    ///
+    /// # Errors
+    /// As [`WriteLease::put`]; nothing is changed.
+    pub fn put_batch(&mut self, batch: &[(Key, Lsn, Value<'_>)]) -> Result<()> {
+        self.check_room()?;
+        Ok(self.writer.put_batch(batch)?)
+    }
+
+    /// Drops the blocks of an object from `first_block` on, as a truncation or removal does: reads at or above `lsn`
+    /// find nothing of what was put below `lsn`. Values at `lsn` itself come after it.
+    ///
+    /// # Errors
+    /// As [`WriteLease::put`], and `DropAfterPut` when one of these blocks was put at this very Lsn already. Nothing is
+    /// changed.
+    pub fn drop_blocks(&mut self, object: u128, first_block: u32, lsn: Lsn) -> Result<()> {
+        self.check_room()?;
+        Ok(self.writer.drop_blocks(object, first_block, lsn)?)
+    }
+
+    /// Makes everything appended so far visible at once, as of `lsn`. Nothing can be put at or below it afterwards.
+    ///
+    /// Rolls when the open layer has its size; when too many frozen layers wait for their flush already, it waits for
+    /// one first.
+    ///
+    /// # Errors
+    /// [`Error::Layers`] with `LsnOutOfOrder` when `lsn` is below an appended one; [`Error::Closed`]. Nothing is changed.
+    pub fn commit(&mut self, lsn: Lsn) -> Result<CommitTicket> {
+        self.timeline.store.check_open()?;
+        self.writer.commit(lsn)?;
+        self.timeline.last_record_lsn.store(lsn.0, Ordering::Release);
+        if self.writer.used_bytes() >= self.timeline.store.options.open_layer_size_max_bytes
+            && self.timeline.wait_for_frozen_slot()
+        {
+            self.timeline.roll(&mut self.writer);
+        }
+        Ok(CommitTicket { lsn })
+    }
+
+    /// Takes back everything that was appended since the last commit.
+    pub fn abort(&mut self) {
+        self.writer.abort();
+    }
+
+    /// Freezes the open layer, to be flushed in the background, and begins an empty one. Does no I/O and copies
+    /// nothing; an empty layer stays.
+    ///
+    /// # Errors
+    /// [`Error::Uncommitted`]; [`Error::FlushStalled`] when too many frozen layers wait and flushing fails; [`Error::Closed`].
+    pub fn roll(&mut self) -> Result<()> {
+        self.timeline.store.check_open()?;
+        if self.writer.has_pending() {
+            return Err(Error::Uncommitted { timeline: self.timeline.name.clone() });
+        }
+        if self.writer.layer().is_empty() {
+            return Ok(());
+        }
+        if !self.timeline.wait_for_frozen_slot() {
+            return Err(self.timeline.stalled());
+        }
+        self.timeline.roll(&mut self.writer);
+        Ok(())
+    }
+
+    /// Begins to import images at `lsn`, straight into image layers: for a base backup.
+    ///
+    /// Everything in memory is flushed first.
+    ///
+    /// # Errors
+    /// [`Error::ImportBehind`] when the timeline holds anything at or above `lsn`; [`Error::Uncommitted`];
+    /// [`Error::FlushFailed`]; [`Error::Closed`].
+    pub fn import_images(&mut self, lsn: Lsn) -> Result<ImageImport<'_>> {
+        self.timeline.store.check_open()?;
+        if self.writer.has_pending() {
+            return Err(Error::Uncommitted { timeline: self.timeline.name.clone() });
+        }
+        let last = self.writer.last_lsn();
+        if lsn <= last || lsn == Lsn::MAX {
+            return Err(Error::ImportBehind { lsn, last_record_lsn: last });
+        }
+        if !self.writer.layer().is_empty() {
+            self.roll()?;
+        }
+        self.timeline.wait_flushed()?;
+        Ok(ImageImport::new(self.timeline, &mut self.writer, lsn))
+    }
+
+    /// The Lsn of the last append, committed or not.
+    #[must_use]
+    pub fn last_lsn(&self) -> Lsn {
+        self.writer.last_lsn()
+    }
+
+    /// An open layer that could not be rolled may grow to twice its size, and no further.
+    #[inline]
+    fn check_room(&self) -> Result<()> {
+        let max = self.timeline.store.options.open_layer_size_max_bytes;
+        if self.writer.used_bytes() >= 2 * max && !self.writer.has_pending() {
+            return Err(self.timeline.stalled());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for WriteLease<'_> {
+    fn drop(&mut self) {
+        self.writer.abort();
+    }
+}
+
+impl fmt::Debug for WriteLease<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WriteLease")
+            .field("timeline", &self.timeline.name)
+            .field("open", &*self.writer)
+            .finish()
+    }
+}

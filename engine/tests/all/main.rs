@@ -1,0 +1,3 @@
+//! The engine from outside, in one binary.
+
+mod store;
