@@ -100,19 +100,22 @@ fn filled(shapes: &[LayerShape]) -> CoverageMap {
     CoverageMap::new().edit(&shapes.iter().enumerate().map(insert).collect::<Vec<_>>())
 }
 
-/// Nanoseconds of one random insert.
+/// Nanoseconds of one random insert, the best of some rounds.
 fn normaliser(entries: usize) -> f64 {
     let mut random = Random(7);
     let keys: Vec<u128> =
         (0..entries).map(|_| u128::from(random.next()) << 64 | u128::from(random.next())).collect();
-    let start = Instant::now();
-    let mut map = BTreeMap::new();
-    for (at, &key) in keys.iter().enumerate() {
-        map.insert(key, at as u64);
-    }
-    let elapsed = start.elapsed();
-    assert!(black_box(map).len() == entries);
-    elapsed.as_nanos() as f64 / entries as f64
+    let round = || {
+        let start = Instant::now();
+        let mut map = BTreeMap::new();
+        for (at, &key) in keys.iter().enumerate() {
+            map.insert(key, at as u64);
+        }
+        let elapsed = start.elapsed();
+        assert!(black_box(map).len() == entries);
+        elapsed.as_nanos() as f64 / entries as f64
+    };
+    (0..5).map(|_| round()).fold(f64::MAX, f64::min)
 }
 
 /// The three orders: the recorded one, the same shuffled, and random keys at random Lsns.
@@ -143,21 +146,23 @@ fn first_lsn(shape: &LayerShape) -> Lsn {
     }
 }
 
-/// Asks all queries over and over for at least `least`; the rounds and the time.
-fn rounds(map: &CoverageMap, queries: &[Query], least: Duration) -> (u64, Duration) {
+/// Asks all queries over and over for at least `least`; nanoseconds a search in the best round. A round takes a few
+/// milliseconds, so that some are free of whatever else the machine does.
+fn best_round(map: &CoverageMap, queries: &[Query], least: Duration) -> f64 {
     let start = Instant::now();
-    let mut rounds = 0;
-    while start.elapsed() < least || rounds == 0 {
+    let mut best = Duration::MAX;
+    while start.elapsed() < least || best == Duration::MAX {
+        let round = Instant::now();
         for &(key, lsn) in queries {
             black_box(map.search(black_box(key), black_box(lsn)));
         }
-        rounds += 1;
+        best = best.min(round.elapsed());
     }
-    (rounds, start.elapsed())
+    best.as_nanos() as f64 / queries.len() as f64
 }
 
-/// Nanoseconds a search, on `threads` threads at once, the best of some tries. Each thread begins at a place of its own, or
-/// all at the same one.
+/// Nanoseconds a search with `threads` at once, of the slowest thread. Each begins at a place of its own, or in lockstep all
+/// at the same one.
 fn search_ns(
     map: &CoverageMap,
     queries: &[Query],
@@ -165,29 +170,21 @@ fn search_ns(
     lockstep: bool,
     least: Duration,
 ) -> f64 {
-    let one_try = || {
-        let barrier = Barrier::new(threads);
-        let slowest = std::thread::scope(|scope| {
-            let handles: Vec<_> = (0..threads)
-                .map(|thread| {
-                    let barrier = &barrier;
-                    scope.spawn(move || {
-                        let mut queries = queries.to_vec();
-                        if !lockstep {
-                            let start = thread * queries.len() / threads;
-                            queries.rotate_left(start);
-                        }
-                        barrier.wait();
-                        let (rounds, elapsed) = rounds(map, &queries, least);
-                        elapsed.as_nanos() as f64 / (rounds * queries.len() as u64) as f64
-                    })
-                })
-                .collect();
-            handles.into_iter().map(|handle| handle.join().expect("no panic")).fold(0.0, f64::max)
-        });
-        slowest
+    let barrier = Barrier::new(threads);
+    let run = &|thread: usize| {
+        let mut queries = queries.to_vec();
+        if !lockstep {
+            let start = thread * queries.len() / threads;
+            queries.rotate_left(start);
+        }
+        barrier.wait();
+        best_round(map, &queries, least)
     };
-    (0..3).map(|_| one_try()).fold(f64::MAX, f64::min)
+    std::thread::scope(|scope| {
+        let handles: Vec<_> =
+            (0..threads).map(|thread| scope.spawn(move || run(thread))).collect();
+        handles.into_iter().map(|handle| handle.join().expect("no panic")).fold(0.0, f64::max)
+    })
 }
 
 /// The table of searches.

@@ -11,6 +11,8 @@ mod marks;
 mod node;
 #[path = "coverage/patch.rs"]
 mod patch;
+#[path = "coverage/ranking.rs"]
+mod ranking;
 #[path = "coverage/slots.rs"]
 mod slots;
 #[cfg(test)]

@@ -11,70 +11,26 @@ use std::{hint::select_unpredictable, ops::Range};
 use super::{
     marks::{Band, Mark, Tag},
     patch::Patch,
+    ranking::{Runs, Table},
 };
 
 /// Lists of marks, packed.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Cover {
     /// Lsns of the distinct marks, ascending.
-    lsns: Box<[u64]>,
+    lsns: Table,
     /// Their tags.
     tags: Box<[Tag]>,
     /// Where each list ends in `ranks`.
     ends: Box<[u32]>,
     /// All lists, one behind the other: places in the table of marks.
-    ranks: Ranks,
+    ranks: Runs,
 }
 
-/// Ranks, as narrow as the table of marks allows.
-#[derive(Clone, Debug)]
-enum Ranks {
-    /// Of up to 65,536 marks.
-    Short(Box<[u16]>),
-    /// Of more.
-    Long(Box<[u32]>),
-}
-
-impl Default for Ranks {
-    fn default() -> Ranks {
-        Ranks::Short(Box::default())
-    }
-}
-
-impl Ranks {
-    /// Takes the ranks out of a table of `marks`.
-    fn new(ranks: &[u32], marks: usize) -> Ranks {
-        if marks <= 1 << 16 {
-            Ranks::Short(ranks.iter().map(|&rank| rank as u16).collect())
-        } else {
-            Ranks::Long(ranks.into())
-        }
-    }
-
-    /// Calls `take` with each rank of a run.
-    #[inline]
-    fn each(&self, run: Range<usize>, mut take: impl FnMut(usize)) {
-        match self {
-            Ranks::Short(ranks) => ranks[run].iter().for_each(|&rank| take(rank.into())),
-            Ranks::Long(ranks) => ranks[run].iter().for_each(|&rank| take(rank as usize)),
-        }
-    }
-
-    /// The rank at a place.
-    fn get(&self, at: usize) -> usize {
-        match self {
-            Ranks::Short(ranks) => ranks[at].into(),
-            Ranks::Long(ranks) => ranks[at] as usize,
-        }
-    }
-
-    /// How many of `run` are below `limit`.
-    #[inline]
-    fn below(&self, run: Range<usize>, limit: usize) -> usize {
-        match self {
-            Ranks::Short(ranks) => ranks[run].partition_point(|&rank| usize::from(rank) < limit),
-            Ranks::Long(ranks) => ranks[run].partition_point(|&rank| (rank as usize) < limit),
-        }
+impl Default for Cover {
+    fn default() -> Cover {
+        let lsns = Table::new(std::iter::empty());
+        Cover { lsns, tags: Box::default(), ends: Box::default(), ranks: Runs::new(&[], 0) }
     }
 }
 
@@ -98,7 +54,7 @@ impl Cover {
 
     /// The mark of a rank.
     fn mark(&self, rank: usize) -> Mark {
-        Mark { lsn: self.lsns[rank], tag: self.tags[rank] }
+        Mark { lsn: self.lsns.get(rank), tag: self.tags[rank] }
     }
 
     /// A list.
@@ -110,19 +66,19 @@ impl Cover {
     /// and a wrong guess costs more than all their loads.
     #[inline]
     pub(super) fn band(&self, list: usize, ceiling: u64) -> Band {
-        if self.lsns.is_empty() {
+        if self.tags.is_empty() {
             return Band::NONE;
         }
         let run = self.run(list);
-        let limit = self.lsns.partition_point(|&lsn| lsn < ceiling);
+        let limit = self.lsns.below(ceiling);
         let below = self.ranks.below(run.clone(), limit);
         // Without a mark below, this is some other list's mark, and of no effect.
         let at = (run.start + below).saturating_sub(1);
         let last = self.ranks.get(at);
         let gap = self.tags[last].is_gap();
         let opening = self.ranks.get(at.saturating_sub(gap.into()));
-        let (floor, tag) = (self.lsns[opening], self.tags[opening]);
-        let top = select_unpredictable(gap, self.lsns[last], ceiling);
+        let (floor, tag) = (self.lsns.get(opening), self.tags[opening]);
+        let top = select_unpredictable(gap, self.lsns.get(last), ceiling);
         let top = select_unpredictable(tag.is_image(), floor + 1, top);
         Band { ceiling: select_unpredictable(below == 0, 0, top), floor, tag }
     }
@@ -218,17 +174,17 @@ impl Cover {
         }
         debug_assert!(ends.last().is_none_or(|&end| end as usize == ranks.len()));
         Cover {
-            lsns: marks.iter().map(|mark| mark.lsn).collect(),
+            lsns: Table::new(marks.iter().map(|mark| mark.lsn)),
             tags: marks.iter().map(|mark| mark.tag).collect(),
             ends: ends.into(),
-            ranks: Ranks::new(&ranks, marks.len()),
+            ranks: Runs::new(&ranks, marks.len()),
         }
     }
 
     /// The rank of a mark.
     fn rank(&self, mark: Mark) -> Option<usize> {
-        let start = self.lsns.partition_point(|&lsn| lsn < mark.lsn);
-        let same = self.lsns[start..].partition_point(|&lsn| lsn == mark.lsn);
+        let start = self.lsns.below(mark.lsn);
+        let same = self.lsns.as_slice()[start..].partition_point(|&lsn| lsn == mark.lsn);
         let at = self.tags[start..start + same].binary_search(&mark.tag).ok()?;
         Some(start + at)
     }
@@ -257,11 +213,10 @@ impl Cover {
 
     /// Heap bytes.
     pub(super) fn heap_bytes(&self) -> usize {
-        let ranks = match &self.ranks {
-            Ranks::Short(ranks) => size_of_val(&**ranks),
-            Ranks::Long(ranks) => size_of_val(&**ranks),
-        };
-        size_of_val(&*self.lsns) + size_of_val(&*self.tags) + size_of_val(&*self.ends) + ranks
+        self.lsns.heap_bytes()
+            + size_of_val(&*self.tags)
+            + size_of_val(&*self.ends)
+            + self.ranks.heap_bytes()
     }
 }
 
@@ -290,7 +245,7 @@ impl List<'_> {
 
     /// The place of the first mark at or above `lsn`.
     pub(super) fn first_from(&self, lsn: u64) -> usize {
-        let limit = self.cover.lsns.partition_point(|&other| other < lsn);
+        let limit = self.cover.lsns.below(lsn);
         self.cover.ranks.below(self.run.clone(), limit)
     }
 }

@@ -1,13 +1,15 @@
 //! [`KeyTable`]: the lower bounds of a node's children, eight bytes each.
 //!
 //! Page keys have 160 bits, but neighbours differ in few of them. A table keeps its first key whole and of every key a
-//! 64-bit *window*: the distance from the first key, shifted right until the largest fits. The window keeps the order, so
+//! 63-bit *window*: the distance from the first key, shifted right until the largest fits. The window keeps the order, so
 //! one search over `u64`s finds a child. Where the shift cuts off bits that are not zero the table keeps the keys as well,
 //! and looks at them only among keys of the same window.
 //!
 //! **Invariant:** keys ascend strictly; a key asked for is not below the first one.
 
 use pagestrata_layers::Key;
+
+use super::ranking::Table;
 
 /// Sorted keys, searched by what tells them apart.
 #[derive(Debug)]
@@ -17,7 +19,7 @@ pub(super) struct KeyTable {
     /// By how many bits a distance is shifted to become a window.
     shift: u32,
     /// The window of each key.
-    windows: Box<[u64]>,
+    windows: Table,
     /// The keys; empty if the windows say everything.
     exact: Box<[Key]>,
 }
@@ -28,8 +30,8 @@ impl KeyTable {
         debug_assert!(keys.windows(2).all(|pair| pair[0] < pair[1]));
         let (base, last) = (keys[0], keys[keys.len() - 1]);
         let (object, _) = distance(base, last);
-        let shift = (128 - object.leading_zeros()).saturating_sub(32);
-        let windows = keys.iter().map(|&key| window(base, shift, key)).collect();
+        let shift = (128 - object.leading_zeros()).saturating_sub(31);
+        let windows = Table::new(keys.iter().map(|&key| window(base, shift, key)));
         let mut table = KeyTable { base, shift, windows, exact: Box::default() };
         if (0..keys.len()).any(|at| table.get(at) != keys[at]) {
             table.exact = keys.into();
@@ -47,7 +49,7 @@ impl KeyTable {
         if let Some(&key) = self.exact.get(at) {
             return key;
         }
-        let window = u128::from(self.windows[at]);
+        let window = u128::from(self.windows.get(at));
         let (object, block) = match self.shift {
             shift @ 0..=32 => (window << shift >> 32, (window << shift) as u32),
             shift => (window << (shift - 32), 0),
@@ -65,19 +67,22 @@ impl KeyTable {
     #[inline]
     pub(super) fn position(&self, key: Key) -> usize {
         let window = window(self.base, self.shift, key);
-        let end = self.windows.partition_point(|&other| other <= window);
+        let end = self.windows.below(window + 1);
         if self.exact.is_empty() {
             return end - 1;
         }
-        let start = self.windows[..end].partition_point(|&other| other < window);
+        let start = self.windows.below(window);
         start + self.exact[start..end].partition_point(|&other| other <= key) - 1
     }
 
     /// Heap bytes.
     pub(super) fn heap_bytes(&self) -> usize {
-        size_of_val(&*self.windows) + size_of_val(&*self.exact)
+        self.windows.heap_bytes() + size_of_val(&*self.exact)
     }
 }
+
+/// A window above those of all keys of a table.
+const ABOVE_ALL: u64 = 1 << 63;
 
 /// How far `key` is above `base`: a number of 160 bits, as its upper 128 and its lower 32.
 #[inline]
@@ -87,19 +92,19 @@ fn distance(base: Key, key: Key) -> (u128, u32) {
     (key.object.wrapping_sub(base.object).wrapping_sub(borrow.into()), block)
 }
 
-/// The distance shifted right, or all ones if it does not fit (it is then above every key of the table).
+/// The distance shifted right, or [`ABOVE_ALL`] if it does not fit.
 #[inline]
 fn window(base: Key, shift: u32, key: Key) -> u64 {
     let (object, block) = distance(base, key);
     let shifted = if shift <= 32 {
         if object >> (32 + shift) != 0 {
-            return u64::MAX;
+            return ABOVE_ALL;
         }
         ((object << 32) | u128::from(block)) >> shift
     } else {
         object >> (shift - 32)
     };
-    u64::try_from(shifted).unwrap_or(u64::MAX)
+    if shifted < u128::from(ABOVE_ALL) { shifted as u64 } else { ABOVE_ALL }
 }
 
 #[cfg(test)]

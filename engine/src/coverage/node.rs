@@ -27,7 +27,7 @@ use super::{
 };
 
 /// A node with more children is cut in two.
-const CHILDREN_MAX: usize = 32;
+const CHILDREN_MAX: usize = 128;
 /// Neighbours with fewer children together are joined, if one of them has less than half of this.
 const JOINED_MAX: usize = CHILDREN_MAX * 3 / 4;
 
