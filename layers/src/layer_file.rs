@@ -118,6 +118,9 @@ mod tombstones;
 mod verify;
 mod writer;
 
+#[cfg(test)]
+mod hostile;
+
 use std::{fmt, ops::Range};
 
 use crate::{Key, KeyRange, Lsn, Result};

@@ -41,11 +41,11 @@ fn small_image() -> Model {
 fn large(seed: u64) -> Model {
     let mut numbers = Numbers::new(seed);
     let mut model = Model::default();
-    for block in 0..5000_u32 {
+    for block in 0..2000_u32 {
         for lsn in 0..1 + numbers.below(4) {
             let mut bytes = vec![0; 40];
             bytes[..8].copy_from_slice(&numbers.next().to_le_bytes());
-            let key = Key::new(u128::from(block / 1500), block * 2);
+            let key = Key::new(u128::from(block / 700), block * 2);
             model.versions.insert((key, Lsn(100 + lsn)), Owned::Delta(bytes, lsn == 0));
         }
     }
