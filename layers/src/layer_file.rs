@@ -57,18 +57,19 @@
 //! 0) is a chain part: its key, its oldest Lsn, its place. A row of an inner page is a page one level below: that page's
 //! first row's key and Lsn, and its place.
 //!
-//! | bytes | |
-//! |---|---|
-//! | 1 | level |
-//! | 1 | zero |
-//! | 2 | number of rows, r, at least 1 |
-//! | 2 | number of segments, s, at least 1 |
-//! | 2 | zero |
-//! | 20 s | segments, the runs of rows of one object: object 16, its first row 4 |
-//! | 4 ⌈r / 16⌉ | fences: the block numbers of rows 0, 16, 32, ... again, for the search |
-//! | 4 r | block numbers |
-//! | 8 r | Lsns |
-//! | 8 r | places: block's offset / 64 in the upper 40 bits, part's start in the inflated payload / 8 in the lower 24 |
+//! | at | bytes | |
+//! |---|---|---|
+//! | 0 | 1 | level |
+//! | 1 | 1 | zero |
+//! | 2 | 2 | number of rows, r, from 1 to 256 |
+//! | 4 | 2 | number of segments, s, at least 1: the runs of rows of one object |
+//! | 6 | 2 | zero |
+//! | 8 | 16 | object of the first segment |
+//! | 24 | 24 | zero |
+//! | 48 | 64 | fences: the block numbers of rows 0, 16, 32, ... again, then all ones |
+//! | 112 | 64 ⌈r / 16⌉ | block numbers, then all ones |
+//! | | 16 r | Lsn 8, place 8: block's offset / 64 in the upper 40 bits, part's start in the inflated payload / 8 in the lower 24 |
+//! | | 20 (s - 1) | the further segments: object 16, first row 4 |
 //!
 //! Payload of a tombstone block: rows in order, 1,024 in each block but the last.
 //!
@@ -116,6 +117,9 @@ mod source;
 mod tombstones;
 mod verify;
 mod writer;
+
+#[cfg(test)]
+mod hostile;
 
 use std::{fmt, ops::Range};
 

@@ -59,6 +59,7 @@ pub(super) enum Codec {
 }
 
 impl Codec {
+    #[inline]
     pub(super) fn from_byte(byte: u8) -> Option<Codec> {
         match byte {
             0 => Some(Codec::Raw),
@@ -80,6 +81,7 @@ pub(super) struct BlockHeader {
 }
 
 impl BlockHeader {
+    #[inline]
     pub(super) fn parse(bytes: &[u8; BLOCK_HEADER_LEN]) -> BlockHeader {
         BlockHeader {
             block_type: bytes[TYPE],

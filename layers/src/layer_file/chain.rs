@@ -126,6 +126,7 @@ pub(super) struct Entry {
 
 impl<'a> Part<'a> {
     /// The part that starts at `place` in the inflated payload `raw`; none if there is none.
+    #[inline]
     pub(super) fn parse(raw: &'a [u8], place: Place) -> Option<Part<'a>> {
         let rest = raw.get(place.part_start()..)?;
         let header = rest.first_chunk::<PART_HEADER_LEN>()?;
@@ -138,6 +139,7 @@ impl<'a> Part<'a> {
     }
 
     /// Number of versions, at least one.
+    #[inline]
     pub(super) fn count(&self) -> usize {
         self.entries.len()
     }
@@ -148,11 +150,13 @@ impl<'a> Part<'a> {
     }
 
     /// Lsn of the oldest version.
+    #[inline]
     pub(super) fn first_lsn(&self) -> Lsn {
         self.entries.first().map_or(Lsn::INVALID, entry_lsn)
     }
 
     /// Number of versions at or below `lsn`.
+    #[inline]
     pub(super) fn count_at_or_below(&self, lsn: Lsn) -> usize {
         match self.entries.last() {
             Some(last) if entry_lsn(last) <= lsn => self.entries.len(),
@@ -165,6 +169,7 @@ impl<'a> Part<'a> {
     }
 
     /// Version `index`; none if its bytes are not in the part.
+    #[inline]
     pub(super) fn entry(&self, index: usize) -> Option<Entry> {
         let entry = self.entries.get(index)?;
         let start = u32::from_le_bytes(array(entry, 8)) as usize;
@@ -175,11 +180,13 @@ impl<'a> Part<'a> {
     }
 
     /// The bytes of a version.
+    #[inline]
     pub(super) fn value(&self, entry: &Entry) -> &'a [u8] {
         &self.bytes[entry.range.clone()]
     }
 }
 
+#[inline]
 fn entry_lsn(entry: &[u8; ENTRY_LEN]) -> Lsn {
     Lsn(u64_at(entry, 0))
 }

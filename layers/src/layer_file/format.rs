@@ -60,10 +60,12 @@ pub(super) struct Footer {
 }
 
 /// Reads `N` bytes at a place known to be inside.
+#[inline]
 pub(super) fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     bytes[at..at + N].try_into().expect("as many bytes")
 }
 
+#[inline]
 pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(array(bytes, at))
 }

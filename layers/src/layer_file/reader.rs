@@ -11,7 +11,7 @@ use super::{
     chain::Part,
     format::{self, FOOTER_LEN, Footer, HEADER_LEN, array},
     index::HEIGHT_MAX,
-    page::{Page, Row},
+    page::{Hit, Page, Place},
     source::{Block, BlockSource, Blocks},
     tombstones,
 };
@@ -30,12 +30,15 @@ pub struct LayerFile {
     footer: Footer,
 }
 
-/// A row of a leaf, and the page that it is in.
+/// Where a chain part is.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct LeafRow<'a> {
-    pub(super) page: Page<'a>,
-    pub(super) index: usize,
-    pub(super) row: Row,
+struct PartAt {
+    /// The offset of the leaf that has its row.
+    leaf_offset: u64,
+    /// Which row of the leaf.
+    row: usize,
+    first_lsn: Lsn,
+    place: Place,
 }
 
 impl LayerFile {
@@ -138,7 +141,7 @@ impl LayerFile {
     /// # Errors
     /// [`Error::Corrupt`]
     pub fn contains(&self, key: Key) -> Result<bool> {
-        Ok(self.find(key, Lsn::MAX)?.is_some_and(|found| found.row.key == key))
+        Ok(self.part_at(key, Lsn::MAX)?.is_some())
     }
 
     /// Gives `out` the versions of `key` from `lsn` down to `floor`, both inclusive, newest first, up to a base.
@@ -164,15 +167,14 @@ impl LayerFile {
             _ => self.newest_tombstone(key, lsn)?.filter(|&dropped| dropped >= floor),
         };
         let lowest = dropped.unwrap_or(floor);
-        let mut found = self.find(key, lsn)?.filter(|found| found.row.key == key);
+        let mut found = self.part_at(key, lsn)?;
         if found.is_none() && dropped.is_none() && self.is_absence_final(key, lsn, floor) {
             return Ok(Walk::Dropped);
         }
         let mut upper = lsn;
-        while let Some(leaf_row) = found {
-            let place = leaf_row.row.place;
-            let block = self.data_block(place.block_offset())?;
-            let part = self.part(&block, self.inflated(&block, space)?, &leaf_row.row)?;
+        while let Some(at) = found {
+            let block = self.data_block(at.place.block_offset())?;
+            let part = self.part(&block, self.inflated(&block, space)?, at.place, at.first_lsn)?;
             for index in (0..part.count_at_or_below(upper)).rev() {
                 let Some(entry) = part.entry(index) else {
                     return Err(self.malformed(block.offset, "chain part"));
@@ -186,9 +188,9 @@ impl LayerFile {
                     return Ok(Walk::Base);
                 }
             }
-            upper = leaf_row.row.lsn.previous();
+            upper = at.first_lsn.previous();
             found = match upper >= lowest {
-                true => self.previous_part(&leaf_row)?,
+                true => self.previous_part(key, &at)?,
                 false => None,
             };
         }
@@ -204,39 +206,51 @@ impl LayerFile {
             && (floor..=lsn).contains(&at)
     }
 
+    /// The part of `key` with its newest version at or below `lsn`.
+    fn part_at(&self, key: Key, lsn: Lsn) -> Result<Option<PartAt>> {
+        let Some((leaf_offset, page, hit)) = self.search(key, lsn)? else { return Ok(None) };
+        match page.pair(hit.row) {
+            Some((first_lsn, place)) if hit.is_of_key => {
+                Ok(Some(PartAt { leaf_offset, row: hit.row, first_lsn, place }))
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// The part of the same key before this one.
-    fn previous_part<'a>(&'a self, from: &LeafRow<'a>) -> Result<Option<LeafRow<'a>>> {
-        let LeafRow { page, index, row } = *from;
-        let found = match index.checked_sub(1) {
-            Some(index) => page.row(index).map(|row| LeafRow { page, index, row }),
-            None => self.find(row.key, row.lsn.previous())?,
-        };
-        let found = found.filter(|found| found.row.key == row.key);
+    fn previous_part(&self, key: Key, from: &PartAt) -> Result<Option<PartAt>> {
+        if from.row > 0 {
+            // Most keys have one part, which the neighbouring row tells without a search.
+            let page = self.index_page(from.leaf_offset, 0)?;
+            if page.row(from.row - 1).is_none_or(|row| row.key != key) {
+                return Ok(None);
+            }
+        }
         // Parts were written in order, so who lies about it is caught here and the walk ends.
-        match found {
+        match self.part_at(key, from.first_lsn.previous())? {
             Some(earlier)
-                if earlier.row.lsn >= row.lsn
-                    || earlier.row.place.block_offset() >= row.place.block_offset() =>
+                if earlier.first_lsn >= from.first_lsn
+                    || earlier.place.block_offset() >= from.place.block_offset() =>
             {
-                Err(self.malformed(row.place.block_offset(), "order of chain parts"))
+                Err(self.malformed(from.leaf_offset, "order of chain parts"))
             }
             found => Ok(found),
         }
     }
 
-    /// The last row at or below (`key`, `lsn`).
-    pub(super) fn find(&self, key: Key, lsn: Lsn) -> Result<Option<LeafRow<'_>>> {
+    /// The last row at or below (`key`, `lsn`), in its leaf.
+    pub(super) fn search(&self, key: Key, lsn: Lsn) -> Result<Option<(u64, Page<'_>, Hit)>> {
         let mut offset = self.footer.root_offset;
         for level in (0..self.footer.height).rev() {
             let page = self.index_page(offset, level)?;
-            let Some(index) = page.search(key, lsn) else { return Ok(None) };
-            let Some(row) = page.row(index) else {
+            let Some(hit) = page.search(key, lsn) else { return Ok(None) };
+            if level == 0 {
+                return Ok(Some((offset, page, hit)));
+            }
+            let Some((_, place)) = page.pair(hit.row) else {
                 return Err(self.malformed(offset, "index block"));
             };
-            if level == 0 {
-                return Ok(Some(LeafRow { page, index, row }));
-            }
-            offset = row.place.block_offset();
+            offset = place.block_offset();
         }
         Ok(None)
     }
@@ -254,10 +268,12 @@ impl LayerFile {
         Ok(self.blocks.block(offset, block_type, &self.path)?.stored)
     }
 
+    #[inline]
     pub(super) fn data_block(&self, offset: u64) -> Result<Block<'_>> {
         self.blocks.block(offset, BlockType::Data, &self.path)
     }
 
+    #[inline]
     fn inflated<'a>(&self, block: &Block<'a>, space: &'a impl InflateSpace) -> Result<&'a [u8]> {
         match block.codec {
             Codec::Raw => Ok(block.stored),
@@ -276,10 +292,17 @@ impl LayerFile {
         if sound { Ok(()) } else { Err(self.malformed(block.offset, "compressed data block")) }
     }
 
-    /// The chain part that `row` leads to, in the inflated payload of its block.
-    pub(super) fn part<'a>(&self, block: &Block<'_>, raw: &'a [u8], row: &Row) -> Result<Part<'a>> {
-        match Part::parse(raw, row.place) {
-            Some(part) if part.first_lsn() == row.lsn => Ok(part),
+    /// The chain part at `place`, in the inflated payload of its block.
+    #[inline]
+    pub(super) fn part<'a>(
+        &self,
+        block: &Block<'_>,
+        raw: &'a [u8],
+        place: Place,
+        first_lsn: Lsn,
+    ) -> Result<Part<'a>> {
+        match Part::parse(raw, place) {
+            Some(part) if part.first_lsn() == first_lsn => Ok(part),
             _ => Err(self.malformed(block.offset, "chain part")),
         }
     }

@@ -6,7 +6,6 @@ use super::{
     LayerFile,
     block::Codec,
     page::{Page, Row},
-    reader::LeafRow,
 };
 use crate::{Key, Kind, Lsn, PageVersion, Result};
 
@@ -22,8 +21,8 @@ pub(super) struct Rows<'a> {
 impl<'a> Rows<'a> {
     /// From the first row of the first key at or behind `start`.
     pub(super) fn from(file: &'a LayerFile, start: Key) -> Result<Rows<'a>> {
-        let at = match file.find(start, Lsn::INVALID)? {
-            Some(LeafRow { page, index, .. }) => Some((page, index + 1)),
+        let at = match file.search(start, Lsn::INVALID)? {
+            Some((_, page, hit)) => Some((page, hit.row + 1)),
             None => file.leaf_after(None)?.map(|page| (page, 0)),
         };
         Ok(Rows { file, at, previous: None })
@@ -75,7 +74,7 @@ impl LayerFile {
         while let (Some((key, lsn)), true) = (row, level > 0) {
             let page = self.index_page(offset, level)?;
             let malformed = || self.malformed(offset, "index block");
-            let index = page.search(key, lsn).ok_or_else(malformed)?;
+            let index = page.search(key, lsn).ok_or_else(malformed)?.row;
             level -= 1;
             if let Some(next) = page.row(index + 1) {
                 beside = Some((next.place.block_offset(), level));

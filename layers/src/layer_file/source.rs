@@ -38,12 +38,16 @@ impl BlockSource {
         }
     }
 
-    pub(super) fn bytes(&self, offset: u64, len: usize) -> Option<&[u8]> {
+    /// Everything from `offset` on.
+    #[inline]
+    fn tail(&self, offset: u64) -> Option<&[u8]> {
         match self {
-            BlockSource::Mapped(map) => {
-                map.bytes().get(usize::try_from(offset).ok()?..)?.get(..len)
-            }
+            BlockSource::Mapped(map) => map.bytes().get(usize::try_from(offset).ok()?..),
         }
+    }
+
+    pub(super) fn bytes(&self, offset: u64, len: usize) -> Option<&[u8]> {
+        self.tail(offset)?.get(..len)
     }
 }
 
@@ -113,77 +117,74 @@ impl Blocks {
     }
 
     /// The block at `offset`.
+    #[inline]
     pub(super) fn block(&self, offset: u64, expected: BlockType, path: &Path) -> Result<Block<'_>> {
-        let Some((header, bytes)) = self.extent(offset) else {
-            let found = format_args!("a block at or behind its end, or {}", self.end());
-            return Err(Error::corrupt(
-                path,
-                offset,
-                expected.name(),
-                "a block in the file",
-                found,
-            ));
-        };
         let granule = offset / BLOCK_EXTENT_MIN as u64;
         let bit = 1 << (granule % u64::from(u64::BITS));
-        let word = usize::try_from(granule / u64::from(u64::BITS)).ok();
-        let word = word.and_then(|word| self.verified.get(word));
+        let word = self.verified.get((granule / u64::from(u64::BITS)) as usize);
         if word.is_none_or(|word| word.load(Relaxed) & bit == 0) {
-            self.verify(offset, bytes, expected.name(), path)?;
+            self.verify(offset, expected.name(), path)?;
             if let Some(word) = word {
                 word.fetch_or(bit, Relaxed);
             }
         }
-        check_header(&header, expected).map_or_else(
-            |found| Err(Error::corrupt(path, offset, expected.name(), "a sound header", found)),
-            |codec| {
-                let (raw_len, stored_len) = (header.raw_len as usize, header.stored_len as usize);
-                let stored = &bytes[BLOCK_HEADER_LEN..BLOCK_HEADER_LEN + stored_len];
-                Ok(Block { offset, codec, raw_len, stored })
-            },
-        )
+        self.parse(offset, expected).ok_or_else(|| self.unsound(offset, expected, path))
+    }
+
+    /// A block that was verified, if it is one of this type that makes sense.
+    #[inline]
+    fn parse(&self, offset: u64, expected: BlockType) -> Option<Block<'_>> {
+        let (header, rest) = self.source.tail(offset)?.split_first_chunk()?;
+        let header = BlockHeader::parse(header);
+        let (raw_len, stored_len) = (header.raw_len as usize, header.stored_len as usize);
+        let stored = rest.get(..stored_len)?;
+        let codec = Codec::from_byte(header.codec)?;
+        let sound = match codec {
+            Codec::Raw => raw_len == stored_len,
+            Codec::Zstd => expected == BlockType::Data && stored_len < raw_len,
+        };
+        let sound = sound && header.block_type == expected as u8 && raw_len <= RAW_LEN_MAX;
+        sound.then_some(Block { offset, codec, raw_len, stored })
+    }
+
+    #[cold]
+    fn unsound(&self, offset: u64, expected: BlockType, path: &Path) -> Error {
+        match self.extent(offset) {
+            Some((header, _)) => Error::corrupt(
+                path,
+                offset,
+                expected.name(),
+                "a sound header",
+                format_args!("{header:?}"),
+            ),
+            None => Error::corrupt(path, offset, expected.name(), "a block in the file", "none"),
+        }
     }
 
     /// The checksum of the block at `offset`, whatever is remembered of it; its type and where it ends.
     pub(super) fn verify_again(&self, offset: u64, path: &Path) -> Result<(BlockType, u64)> {
-        let Some((header, bytes)) = self.extent(offset) else {
-            return Err(Error::corrupt(path, offset, "block", "a block in the file", "none"));
-        };
-        self.verify(offset, bytes, "block", path)?;
+        let (header, len) = self.verify(offset, "block", path)?;
         match BlockType::from_byte(header.block_type) {
-            Some(block_type) => Ok((block_type, offset + bytes.len() as u64)),
+            Some(block_type) => Ok((block_type, offset + len as u64)),
             None => {
                 Err(Error::corrupt(path, offset, "block", "a type from 1 to 3", header.block_type))
             }
         }
     }
 
+    /// The header of the block at `offset` and how much the block occupies, if its checksum is right.
     #[cold]
-    fn verify(&self, offset: u64, bytes: &[u8], what: &'static str, path: &Path) -> Result<()> {
+    fn verify(&self, offset: u64, what: &'static str, path: &Path) -> Result<(BlockHeader, usize)> {
+        let Some((header, bytes)) = self.extent(offset) else {
+            return Err(Error::corrupt(path, offset, what, "a block in the file", "none"));
+        };
         match self.seal.mismatch(offset, bytes) {
-            None => Ok(()),
+            None => Ok((header, bytes.len())),
             Some((stored, computed)) => {
                 let expected = format_args!("checksum {stored:08X}");
                 let found = format_args!("{computed:08X}");
                 Err(Error::corrupt(path, offset, what, expected, found))
             }
         }
-    }
-}
-
-/// What is wrong with a header, although its checksum is right.
-fn check_header(header: &BlockHeader, expected: BlockType) -> std::result::Result<Codec, String> {
-    if header.block_type != expected as u8 {
-        return Err(format!("type {}", header.block_type));
-    }
-    if header.raw_len as usize > RAW_LEN_MAX {
-        return Err(format!("an inflated length of {}", header.raw_len));
-    }
-    match Codec::from_byte(header.codec) {
-        Some(Codec::Raw) if header.raw_len == header.stored_len => Ok(Codec::Raw),
-        Some(Codec::Zstd) if expected == BlockType::Data && header.stored_len < header.raw_len => {
-            Ok(Codec::Zstd)
-        }
-        _ => Err(format!("codec {} for {} bytes", header.codec, header.stored_len)),
     }
 }

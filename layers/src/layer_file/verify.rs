@@ -141,7 +141,7 @@ impl LayerFile {
 
     fn last_lsn(&self, row: &Row, raw: &[u8]) -> Result<Lsn> {
         let block = self.data_block(row.place.block_offset())?;
-        let part = self.part(&block, raw, row)?;
+        let part = self.part(&block, raw, row.place, row.lsn)?;
         part.lsn(part.count() - 1).ok_or_else(|| self.malformed(block.offset, "chain part"))
     }
 
@@ -154,7 +154,7 @@ impl LayerFile {
         report: &mut VerifyReport,
     ) -> Result<usize> {
         let block = self.data_block(row.place.block_offset())?;
-        let part = self.part(&block, raw, row)?;
+        let part = self.part(&block, raw, row.place, row.lsn)?;
         let malformed = |what| Err(self.malformed(block.offset, what));
         let summary = self.summary();
         if !summary.key_range.contains(row.key) {
