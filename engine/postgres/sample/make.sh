@@ -48,7 +48,7 @@ round() { # compression, transactions
     sql "alter system set wal_compression = $1; select pg_reload_conf(); checkpoint;" >/dev/null
     as "pgbench -n -h $work -f load.sql -c 2 -t $2 --random-seed=15 postgres" >/dev/null 2>&1
 }
-round off 20; round pglz 60; round lz4 60; round zstd 60
+round off 150; round pglz 400; round lz4 400; round zstd 400
 as "psql -qAtX -h $work postgres" >/dev/null <<'EVENTS'
 delete from gone where a > 500; vacuum gone;
 begin; create table brief(a int); insert into brief values (1); abort;
@@ -63,7 +63,7 @@ select pg_logical_emit_message(false, 'long', repeat('pagestrata ', 3000));
 EVENTS
 sql "alter system reset wal_compression; select pg_reload_conf()" >/dev/null
 sql "select pg_current_wal_insert_lsn()" > middle
-as "pgbench -n -h $work -f load.sql -c 2 -t 40 --random-seed=16 postgres" >/dev/null 2>&1
+as "pgbench -n -h $work -f load.sql -c 2 -t 300 --random-seed=16 postgres" >/dev/null 2>&1
 stop data
 as "pg_controldata -D data" > controldata.final
 
