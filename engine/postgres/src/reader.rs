@@ -425,7 +425,11 @@ fn enter_segment(segments: &mut Segments, from: Lsn, system_id: Option<u64>) -> 
     if !from.is_valid() {
         return Err(cannot_start(segments, from, "zero is no position"));
     }
-    let (ids, number) = (segments.list()?, from.0 / segments.log().segment_size);
+    let (ids, mut number) = (segments.list()?, from.0 / segments.log().segment_size);
+    if from.0 == segments.segment_start(from.0) && ids.iter().all(|id| id.number != number) {
+        // The end of a log that fills its last segment.
+        number = number.saturating_sub(1);
+    }
     let mut here = ids.iter().filter(|id| id.number == number);
     let Some(first) = here.next() else {
         let name = |id| segments.path_of(id).file_name().unwrap_or_default().to_owned();
@@ -441,43 +445,55 @@ fn enter_segment(segments: &mut Segments, from: Lsn, system_id: Option<u64>) -> 
         return Err(Error::OtherTimeline { segment, lsn, expected, found });
     }
     segments.set_timeline(first.timeline);
+    let start = number * segments.log().segment_size;
     if system_id.is_none() {
-        segments.adopt_system_id(from.0)?;
+        segments.adopt_system_id(start)?;
     }
     // A foreign segment is refused even if the page of `from` does not show it.
-    let start = segments.segment_start(from.0);
     segments.page(start).map(|_| ())
 }
 
 /// Checks that a record starts, or would start, at `from`: records are counted from the first on its page.
 fn check_start(segments: &mut Segments, from: Lsn) -> Result<()> {
     let page = page_of(from.0);
-    let header = match segments.page(page)? {
-        PageState::Valid(header) => header,
+    let start = match segments.page(page)? {
+        PageState::Valid(header) if from.0 == page && !header.continues => return Ok(()),
+        PageState::Valid(header) => count_records(segments, page, header, from)?,
         PageState::Damaged { what, expected, found } => {
             let error = Error::corrupt(Lsn(page), what, expected, found);
             return Err(error.in_segment(&segments.path(page)));
         }
+        // All before the edge has been read, and nothing is behind it: the end of a log can be opened again.
+        other if from.0 == page => match segments.page(page - LOG_PAGE)? {
+            PageState::Valid(header) => count_records(segments, page - LOG_PAGE, header, from)?,
+            _ if page == segments.segment_start(page) => from.0,
+            _ => return Err(cannot_start(segments, from, format!("there is {other}"))),
+        },
         other => return Err(cannot_start(segments, from, format!("there is {other}"))),
     };
-    let rest = if header.continues { align(u64::from(header.remaining)) } else { 0 };
-    let mut start = page + header.len + rest;
-    if from.0 == page && !header.continues {
-        return Ok(());
-    }
-    while start < from.0 && page_of(start) == page {
-        let len = u32_at(segments.in_window(start), 0).unwrap_or_default();
-        if len < HEADER_LEN as u32 {
-            let reason = format!("the log ends before, at {}", Lsn(start));
-            return Err(cannot_start(segments, from, reason));
-        }
-        start += align(u64::from(len));
-    }
-    if start == from.0 && page_of(start) == page {
+    if start == from.0 {
         return Ok(());
     }
     let reason = format!("no record starts there, the next does at {} or behind", Lsn(start));
     Err(cannot_start(segments, from, reason))
+}
+
+/// The first place at or behind `from` where a record starts or ends, as far as the page says.
+fn count_records(segments: &Segments, page: u64, header: PageHeader, from: Lsn) -> Result<u64> {
+    let rest = if header.continues { align(u64::from(header.remaining)) } else { 0 };
+    let mut start = page + header.len + rest;
+    while start < from.0 && page_of(start) == page {
+        let bytes = segments.in_window(start);
+        let len = u32_at(bytes, 0).unwrap_or_default();
+        if len < HEADER_LEN as u32 {
+            let reason = format!("the log ends before, at {}", Lsn(start));
+            return Err(cannot_start(segments, from, reason));
+        }
+        let end = start + align(u64::from(len));
+        let switch = bytes.len() >= HEADER_LEN && record::is_switch(bytes);
+        start = if switch { segments.segment_end(start) } else { end };
+    }
+    Ok(start)
 }
 
 /// Where the first record starts that is whole in the log in `dir`.
@@ -497,9 +513,9 @@ pub fn first_record(storage: SharedStorage, dir: &Path) -> Result<Lsn> {
             PageState::Valid(header) => header,
             other => return Err(cannot_start(&segments, Lsn(page), format!("there is {other}"))),
         };
-        let rest = if header.continues { align(u64::from(header.remaining)) } else { 0 };
-        if header.len + rest < LOG_PAGE {
-            return Ok(Lsn(page + header.len + rest));
+        let first = count_records(&segments, page, header, Lsn(page))?;
+        if page_of(first) == page {
+            return Ok(Lsn(first));
         }
         page += LOG_PAGE;
     }

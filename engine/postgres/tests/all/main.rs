@@ -4,6 +4,7 @@
 //! alone where that is not set.
 #![allow(clippy::print_stdout)]
 
+mod allocations;
 mod backup;
 mod bases;
 mod captures;

@@ -10,6 +10,9 @@ use crate::{captures, fuzzed::seal};
 
 const PAGE: u64 = 8192;
 
+/// Start, end and length of the main data of a record.
+type Read = (u64, u64, usize);
+
 /// Writes records as PostgreSQL lays them out.
 struct Log {
     dir: tempfile::TempDir,
@@ -96,7 +99,7 @@ impl Log {
         vec![7; (PAGE - start % PAGE - behind - 29) as usize]
     }
 
-    fn read_from(&self, from: u64) -> (Vec<(u64, u64, usize)>, Result<WalEnd, Error>) {
+    fn read_from(&self, from: u64) -> (Vec<Read>, Result<WalEnd, Error>) {
         let mut records = Vec::new();
         let mut run = || {
             let mut reader =
@@ -135,6 +138,42 @@ fn records_meet_every_edge() {
         }
     }
     assert_eq!(first_record(captures::storage(), log.dir.path()).unwrap(), Lsn(first));
+}
+
+/// A log that was read to its end can be opened there again, although the next page is not there yet.
+#[test]
+fn reading_goes_on_at_every_kind_of_end() {
+    for (segments, switch) in [(0, false), (1, false), (1, true)] {
+        let mut log = Log::new(1 << 20);
+        let first = log.append(21, 0, b"first");
+        if segments == 1 && !switch {
+            log.append(21, 0, &vec![0; (1 << 20) - 9000]);
+            while log.next < (2 << 20) - PAGE {
+                log.append(21, 0, &[0; 64]);
+            }
+        }
+        let main = log.filling(0);
+        log.append(21, 0, &main);
+        if switch {
+            log.append_body(0, 0x40, &[]);
+            log.next = 2 << 20;
+        }
+        assert_eq!(log.next % PAGE, 0);
+        for more in [0, 1] {
+            let (records, end) = log.read_from(first);
+            let at = Lsn(log.next);
+            assert_eq!(end.unwrap(), WalEnd::Clean { at });
+            let (none, end) = log.read_from(at.0);
+            assert_eq!((none.len(), end.unwrap()), (0, WalEnd::Clean { at }));
+            if more == 0 {
+                let next = log.append(21, 0, &[5; 100]);
+                assert_eq!(log.read_from(at.0).0[0].0, next);
+                assert_eq!(log.read_from(first).0.len(), records.len() + 1);
+            }
+        }
+        assert!(log.read_from(log.next + PAGE).1.is_err());
+        assert!(log.read_from((log.next & !(PAGE - 1)) + 2 * PAGE).1.is_err());
+    }
 }
 
 #[test]
