@@ -3,7 +3,7 @@
 //! | bytes | what |
 //! |---|---|
 //! | 0, 8, 12 | system identifier, version of the file, version of the catalogs |
-//! | 16 | state: 1 and 2 are shut down, in production and in recovery |
+//! | 16 | state: 1 is shut down |
 //! | 32 | Lsn of the last checkpoint record |
 //! | 40, 48 | of that record: where redo starts, timeline |
 //! | 176 | wal_log_hints |
@@ -90,7 +90,7 @@ impl ControlFile {
         Ok(ControlFile {
             system_id: u64_at(0),
             catalog_version: u32_at(12),
-            shut_down: matches!(u32_at(16), 1 | 2),
+            shut_down: u32_at(16) == 1,
             checkpoint: Lsn(u64_at(32)),
             redo: Lsn(u64_at(40)),
             timeline: u32_at(48),

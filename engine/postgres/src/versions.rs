@@ -6,7 +6,7 @@
 //! | anything else, with or without an image for checking | a delta: the whole record, with the reference's will_init |
 //!
 //! All versions of a record are at its end Lsn, and a key has one version at an Lsn. A record that names a page twice
-//! (PostgreSQL's own never do) gives one delta for it, whatever images it has: redo finds all of them in the record, and
+//! (none of PostgreSQL's in the captures does) gives one delta for it, whatever images it has: redo finds all of them in the record, and
 //! will_init is whether the first of them needs nothing older.
 
 use pagestrata_layers::{Key, Value};
