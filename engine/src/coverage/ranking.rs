@@ -101,7 +101,9 @@ impl Runs {
     #[inline]
     pub(super) fn below(&self, run: Range<usize>, limit: usize) -> usize {
         match self {
-            Runs::Short(ranks) if limit <= usize::from(u16::MAX) => below_short(ranks, run, limit as u16),
+            Runs::Short(ranks) if limit <= usize::from(u16::MAX) => {
+                below_short(ranks, run, limit as u16)
+            }
             Runs::Short(_) => run.len(),
             Runs::Long(ranks) => ranks[run].partition_point(|&rank| (rank as usize) < limit),
         }

@@ -12,6 +12,8 @@ use crate::{Result, coverage::LayerIndex};
 
 const CHUNK: usize = 64;
 
+type Chunk = [Option<Arc<FileLayer>>; CHUNK];
+
 /// An open layer file and what the manifest says of it.
 #[derive(Debug)]
 pub(crate) struct FileLayer {
@@ -72,7 +74,7 @@ pub(crate) fn layer_file_name(record: &LayerRecord) -> String {
 /// Layer files by slot number.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Files {
-    chunks: Arc<Vec<Arc<[Option<Arc<FileLayer>>; CHUNK]>>>,
+    chunks: Arc<Vec<Arc<Chunk>>>,
 }
 
 impl Files {
@@ -99,6 +101,6 @@ impl Files {
 
     /// Memory of the table, in bytes, without the files' own.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.chunks.len() * (size_of::<[Option<Arc<FileLayer>>; CHUNK]>() + 24)
+        self.chunks.len() * (size_of::<Chunk>() + 24)
     }
 }

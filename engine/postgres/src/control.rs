@@ -1,0 +1,102 @@
+//! [`ControlFile`]: what `global/pg_control` says of a data directory.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 0, 8, 12 | system identifier, version of the file, version of the catalogs |
+//! | 16 | state: 1 is shut down |
+//! | 32 | Lsn of the last checkpoint record |
+//! | 40, 48 | of that record: where redo starts, timeline |
+//! | 176 | wal_log_hints |
+//! | 216, 220, 224, 228 | page size, blocks of a relation segment, log page size, log segment size |
+//! | 252 | version of data checksums; 0: none |
+//! | 288 | crc32c of what is before |
+
+use std::path::Path;
+
+use pagestrata_layers::{
+    Lsn,
+    storage::{Storage, read_file},
+};
+
+use crate::{
+    Result,
+    bytes::{u32_at, u64_at},
+    image::PAGE_SIZE,
+};
+
+/// The file's version in PostgreSQL 13 to 16; the page magic of the log tells 15 from the others.
+const VERSION: u32 = 1300;
+const CRC_OFFSET: usize = 288;
+/// PostgreSQL writes it padded with zeros to this length.
+const FILE_LEN_MAX: u64 = 8192;
+
+/// The facts of a control file that reading the log and the pages rests on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ControlFile {
+    /// The cluster.
+    pub system_id: u64,
+    /// Version of the system catalogs.
+    pub catalog_version: u32,
+    /// The server was shut down: the files are those of the checkpoint, and nothing has to be redone.
+    pub shut_down: bool,
+    /// Where the last checkpoint record starts: the log is read from here.
+    pub checkpoint: Lsn,
+    /// Where its redo starts; the same after a shutdown.
+    pub redo: Lsn,
+    /// The timeline of that checkpoint.
+    pub timeline: u32,
+    /// Bytes of a log segment.
+    pub wal_segment_size: u32,
+    /// First changes of a page by hints are logged although there are no checksums.
+    pub wal_log_hints: bool,
+    /// Pages have checksums.
+    pub data_checksums: bool,
+}
+
+impl ControlFile {
+    /// Reads `global/pg_control` in a data directory.
+    ///
+    /// # Errors
+    /// A file that cannot be read, is damaged, or is of a server with other page or segment sizes.
+    pub fn read(storage: &dyn Storage, data_dir: &Path) -> Result<ControlFile> {
+        let path = data_dir.join("global").join("pg_control");
+        let bytes = read_file(storage, &path, FILE_LEN_MAX)?;
+        ControlFile::parse(&bytes, &path)
+    }
+
+    /// From the file's bytes; `path` is for errors.
+    ///
+    /// # Errors
+    /// As [`ControlFile::read`].
+    pub fn parse(bytes: &[u8], path: &Path) -> Result<ControlFile> {
+        let wrong = |offset: usize, what, expected: String, found: String| {
+            pagestrata_layers::Error::corrupt(path, offset as u64, what, expected, found)
+        };
+        let Some(body) = bytes.get(..CRC_OFFSET).filter(|_| bytes.len() >= CRC_OFFSET + 4) else {
+            let (expected, found) = ("292 bytes or more".to_owned(), bytes.len().to_string());
+            return Err(wrong(0, "control file", expected, found).into());
+        };
+        let u32_at = |offset| u32_at(bytes, offset).unwrap_or_default();
+        let u64_at = |offset| u64_at(bytes, offset).unwrap_or_default();
+        let must_be = |offset, what, expected: u32| match u32_at(offset) {
+            found if found == expected => Ok(()),
+            found => Err(wrong(offset, what, expected.to_string(), found.to_string())),
+        };
+        must_be(8, "control file version", VERSION)?;
+        must_be(CRC_OFFSET, "control file checksum", crc32c::crc32c(body))?;
+        must_be(216, "page size", PAGE_SIZE as u32)?;
+        must_be(220, "blocks of a relation segment", crate::backup::SEGMENT_BLOCKS)?;
+        must_be(224, "log page size", PAGE_SIZE as u32)?;
+        Ok(ControlFile {
+            system_id: u64_at(0),
+            catalog_version: u32_at(12),
+            shut_down: u32_at(16) == 1,
+            checkpoint: Lsn(u64_at(32)),
+            redo: Lsn(u64_at(40)),
+            timeline: u32_at(48),
+            wal_segment_size: u32_at(228),
+            wal_log_hints: bytes[176] != 0,
+            data_checksums: u32_at(252) != 0,
+        })
+    }
+}

@@ -1,0 +1,112 @@
+//! Torn tail or damage? Looks for log behind a place where reading stopped.
+//!
+//! A record that cannot be read is the torn end of the log if nothing was written behind it, and damage otherwise. Written behind
+//! it is, until the end of the segment after it:
+//! - a page whose header belongs there (address, timeline, cluster), or
+//! - a record, on any page that is there, that follows what was lost: its link to the record before points to the place of
+//!   the loss or behind it. Records from before a segment was recycled point to far before it.
+//!
+//! and in every later segment the first page's header. A server that crashed can leave such a picture of its own accord, when
+//! the operating system wrote a later page and not an earlier one. It is reported as damage all the same: whoever knows
+//! better can read up to the place that the error names; nobody can know better after a silent end.
+
+use pagestrata_layers::Lsn;
+
+use crate::{
+    Error, Result,
+    bytes::{u32_at, u64_at},
+    pages::{LOG_PAGE, PageState},
+    record::{self, HEADER_LEN, RECORD_LEN_MAX},
+    segments::{SegmentId, Segments},
+};
+
+/// What was lost, and from where on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Loss {
+    /// Where the record starts, or would start, that cannot be read.
+    pub(crate) at: u64,
+    /// The start of the last record that could be.
+    pub(crate) last: Option<Lsn>,
+    /// The first page that is not part of the loss: a good header from here on is log behind it.
+    pub(crate) next_page: u64,
+}
+
+impl Loss {
+    fn follows(&self, prev: u64, record: u64) -> bool {
+        (self.at..record).contains(&prev) || self.last.is_some_and(|last| last.0 == prev)
+    }
+}
+
+/// A place behind `loss` where the log goes on, if there is one.
+///
+/// # Errors
+/// [`Error::OtherTimeline`] if it goes on in another one, and what [`Segments::page`] returns.
+pub(crate) fn later(segments: &mut Segments, loss: &Loss) -> Result<Option<Lsn>> {
+    let behind = segments.segment_end(loss.at);
+    let first = loss.at & !(LOG_PAGE - 1);
+    if let Some(lsn) = in_pages(segments, loss, first, behind)? {
+        return Ok(Some(lsn));
+    }
+    let size = segments.log().segment_size;
+    let timeline = segments.log().timeline;
+    for id in segments.list()? {
+        let start = id.number * size;
+        if start < behind || id.timeline < timeline {
+            continue;
+        }
+        if id.timeline > timeline {
+            return Err(other_timeline(segments, id));
+        }
+        let pages_end = if start == behind { start + size } else { start + LOG_PAGE };
+        if let Some(lsn) = in_pages(segments, loss, start, pages_end)? {
+            return Ok(Some(lsn));
+        }
+    }
+    Ok(None)
+}
+
+fn other_timeline(segments: &Segments, id: SegmentId) -> Error {
+    Error::OtherTimeline {
+        segment: segments.path_of(id),
+        lsn: Lsn(id.number * segments.log().segment_size),
+        expected: segments.log().timeline,
+        found: id.timeline,
+    }
+}
+
+fn in_pages(segments: &mut Segments, loss: &Loss, from: u64, to: u64) -> Result<Option<Lsn>> {
+    let mut page = from;
+    while page < to {
+        match segments.page(page)? {
+            PageState::Valid(_) if page >= loss.next_page => return Ok(Some(Lsn(page))),
+            PageState::Absent => return Ok(None),
+            _ => {}
+        }
+        if let Some(lsn) = record_in_page(segments.in_window(page), page, loss) {
+            return Ok(Some(lsn));
+        }
+        page += LOG_PAGE;
+    }
+    Ok(None)
+}
+
+/// A record on a page that follows what was lost.
+fn record_in_page(bytes: &[u8], page: u64, loss: &Loss) -> Option<Lsn> {
+    let offsets = (0..bytes.len().saturating_sub(HEADER_LEN - 1)).step_by(8);
+    offsets.map(|offset| (offset, page + offset as u64)).find_map(|(offset, lsn)| {
+        let prev = u64_at(bytes, offset + 8)?;
+        if lsn <= loss.at || !loss.follows(prev, lsn) {
+            return None;
+        }
+        let len = u32_at(bytes, offset)?;
+        if !(HEADER_LEN as u32..=RECORD_LEN_MAX).contains(&len) {
+            return None;
+        }
+        let good = match bytes.get(offset..offset + len as usize) {
+            Some(raw) => u32_at(raw, 20)? == record::checksum(raw),
+            // Its end is elsewhere: the link must then be exactly to what was lost, and the padding zero.
+            None => prev == loss.at && bytes[offset + 18] == 0 && bytes[offset + 19] == 0,
+        };
+        good.then_some(Lsn(lsn))
+    })
+}
