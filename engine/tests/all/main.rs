@@ -1,3 +1,4 @@
 //! The engine from outside, in one binary.
 
+mod model;
 mod store;
