@@ -20,6 +20,7 @@
 
 mod counts;
 mod generate;
+mod memory;
 mod model;
 mod ops;
 mod runner;
@@ -28,6 +29,7 @@ mod unsynced;
 
 pub use counts::Counts;
 pub use generate::Size;
+pub use memory::MemoryStorage;
 pub use model::{History, Model, Refusal, Stored};
 pub use ops::{
     Ending, KeyChoice, LsnChoice, LsnStep, Op, Sequence, Setup, ValueChoice, fill_value,

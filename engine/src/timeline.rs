@@ -182,6 +182,8 @@ impl TimelineShared {
                 match Arc::try_unwrap(layer) {
                     Ok(layer) => reclaimed.push(layer),
                     Err(layer) => {
+                        #[cfg(planted_bug = "early_reclaim")]
+                        layer.reclaim_early();
                         edits.retired.push(Retired { slot: MemSlot { layer, since }, last_number })
                     }
                 }

@@ -39,6 +39,7 @@ mod on_threads {
 }
 
 #[cfg(loom)]
+#[allow(unsafe_code)]
 mod in_every_interleaving {
     use super::*;
     use loom::{
@@ -63,6 +64,7 @@ mod in_every_interleaving {
         }
 
         fn read(&self) {
+            // SAFETY: that nobody writes at the same time is what the model checks; loom stops before a race happens.
             let found = self.memory.with(|memory| unsafe { *memory });
             assert_eq!(found, self.content, "a pinned layer's memory was used again");
         }
@@ -72,6 +74,7 @@ mod in_every_interleaving {
         fn drop(&mut self) {
             assert!(RECLAIMS.with(std::cell::Cell::get), "dropped by a reader");
             // The chunk goes back to its pool and is written by the next layer: loom reports a reader that is still there.
+            // SAFETY: as in `read`; nobody else may be there.
             self.memory.with_mut(|memory| unsafe { *memory = u64::MAX });
         }
     }

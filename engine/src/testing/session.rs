@@ -192,7 +192,7 @@ impl<'t> Session<'t> {
             run.counts.max("max_value_bytes", len);
             run.counts.add_many("values_beyond_a_chunk", u64::from(len > 64 << 10));
             run.counts.add_many("puts_at_block_max", u64::from(key.block == u32::MAX));
-            run.counts.add_many("puts_at_key_max", u64::from(key.object == u128::MAX));
+            run.counts.add_many("puts_at_object_max", u64::from(key.object == u128::MAX));
             run.counts.max("max_lsn", lsn.0);
         }
     }

@@ -381,7 +381,7 @@ impl IndexWriter {
             if len < versions.capacity {
                 space.tail::<Versions, Entry>(id, versions.capacity as usize)[len as usize]
                     .set(lsn, value.pack());
-                versions.len.store(len + 1, Ordering::Release);
+                versions.len.store(len + 1, super::PUBLISH);
                 return Ok(());
             }
         }

@@ -132,7 +132,7 @@ impl Object {
         let node = u64::from(root.node.map_or(0, Id::raw));
         self.root.store(
             node | u64::from(root.height) << 32 | u64::from(root.prefix) << 35,
-            Ordering::Release,
+            crate::mem_layer::PUBLISH,
         );
     }
 }
