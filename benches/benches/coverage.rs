@@ -181,8 +181,7 @@ fn search_ns(
         best_round(map, &queries, least)
     };
     std::thread::scope(|scope| {
-        let handles: Vec<_> =
-            (0..threads).map(|thread| scope.spawn(move || run(thread))).collect();
+        let handles: Vec<_> = (0..threads).map(|thread| scope.spawn(move || run(thread))).collect();
         handles.into_iter().map(|handle| handle.join().expect("no panic")).fold(0.0, f64::max)
     })
 }
