@@ -31,7 +31,7 @@ use crate::{
     ChunkPool, Error, Key, Lsn, PageVersion, Result, VALUE_LEN_MAX, Value, Walk,
     layer_file::Tombstone,
 };
-use index::{Index, IndexWriter, Object, ValueRef, Versions};
+use index::{Index, IndexWriter, Object, ValueRef};
 use memory::{Appender, Id, Position, Space};
 pub use sorted::SortedVersions;
 
@@ -109,13 +109,9 @@ impl MemLayer {
         let upper = upper.min(self.committed_lsn());
         let Some(object) = self.index.object(&self.nodes, key.object) else { return Walk::Older };
         let dropped = object.dropped_at(&self.nodes, key.block, upper);
-        let mut block = self.index.newest(&self.nodes, object, key.block);
-        while let Some(id) = block {
-            let older = self.nodes.node(id).older.load();
-            if let Some(older) = older {
-                self.nodes.prefetch_node(older);
-            }
-            let entries = Versions::entries(&self.nodes, id);
+        let mut next = self.index.newest(&self.nodes, object, key.block);
+        while let Some(run) = next {
+            let entries = run.entries(&self.nodes);
             let visible = match entries.last() {
                 Some(last) if last.lsn() <= upper => entries,
                 _ => &entries[..entries.partition_point(|entry| entry.lsn() <= upper)],
@@ -131,7 +127,7 @@ impl MemLayer {
                     return Walk::Base;
                 }
             }
-            block = older;
+            next = run.older(&self.nodes);
         }
         if dropped.is_some() { Walk::Dropped } else { Walk::Older }
     }
@@ -338,7 +334,8 @@ impl OpenLayer {
         let space = &*self.layer.nodes;
         let object = self.index.object(space, &self.layer.index, key.object)?;
         let head = self.index.head(space, object, key.block)?;
-        if self.index.newest_lsn(space, head) == Some(lsn) {
+        // Lsns do not go back, so only another value of the last Lsn can be a duplicate: most puts need not look.
+        if lsn == self.last && self.index.newest_lsn(space, head) == Some(lsn) {
             return Err(Error::DuplicateVersion { key, lsn });
         }
         let position = match shared {
