@@ -9,7 +9,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -44,8 +44,10 @@ pub(crate) struct TimelineShared {
     /// What a reader holds that holds nothing.
     pub(crate) unpinned: Held<MapVersion>,
     pub(crate) pins: PinRegistry,
-    /// The open layer; locked for as long as somebody has the write lease.
+    /// The open layer; locked for as long as somebody has the write lease, and for a moment by a flush that rolls.
     pub(crate) writer: Mutex<OpenLayer>,
+    /// Whether somebody has the write lease.
+    pub(crate) leased: AtomicBool,
     /// Held by whoever publishes.
     pub(crate) edits: Mutex<Edits>,
     pub(crate) flush: Mutex<FlushState>,
@@ -110,6 +112,7 @@ impl TimelineShared {
             unpinned: never_current(map(empty.layer())),
             pins: PinRegistry::default(),
             writer: Mutex::new(open),
+            leased: AtomicBool::new(false),
             edits: Mutex::new(edits),
             flush: Mutex::default(),
             flush_ended: Condvar::new(),
@@ -223,8 +226,11 @@ impl Timeline {
     /// [`Error::LeaseHeld`] at once when somebody has it; [`Error::Closed`].
     pub fn write_lease(&self) -> Result<WriteLease<'_>> {
         self.0.store.check_open()?;
-        let writer = self.0.writer.try_lock();
-        let writer = writer.ok_or_else(|| Error::LeaseHeld { timeline: self.0.name.clone() })?;
+        if self.0.leased.swap(true, Ordering::Acquire) {
+            return Err(Error::LeaseHeld { timeline: self.0.name.clone() });
+        }
+        // Waits for nobody but a flush that rolls.
+        let writer = self.0.writer.lock();
         Ok(WriteLease::new(&self.0, writer))
     }
 

@@ -37,7 +37,7 @@ fn put_chains(lease: &mut WriteLease<'_>, keys: &[Key]) {
             lease.put(key, Lsn(10 + n), value).unwrap();
         }
     }
-    let _ = lease.commit(Lsn(10 + DELTAS)).unwrap();
+    lease.commit(Lsn(10 + DELTAS)).unwrap();
 }
 
 /// Where the values of a key's chain lie.
@@ -107,7 +107,7 @@ fn check_frozen(timeline: &Timeline, keys: &[Key]) {
             lease.put(key, Lsn(40 + n), value).unwrap();
         }
     }
-    let _ = lease.commit(Lsn(40 + DELTAS)).unwrap();
+    lease.commit(Lsn(40 + DELTAS)).unwrap();
     lease.roll().unwrap();
     assert!(timeline.flush().is_err());
     assert_eq!(timeline.stats().frozen_layers, 1);
@@ -138,7 +138,7 @@ fn allocations_of_a_roll(bytes: u64) -> u64 {
     for n in 0..bytes / 8192 {
         lease.put(Key::new(1, n as u32), Lsn(n + 1), Value::Image(&[7; 8192])).unwrap();
     }
-    let _ = lease.commit(Lsn(1 << 40)).unwrap();
+    lease.commit(Lsn(1 << 40)).unwrap();
     let before = allocations_on_this_thread();
     lease.roll().unwrap();
     let allocations = allocations_on_this_thread() - before;
