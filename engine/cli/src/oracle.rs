@@ -142,7 +142,7 @@ pub fn versions(text: &str) -> Result<Vec<Hashed>> {
     lines.map(|line| hashed(line).ok_or_else(|| wrong("the list of versions", line))).collect()
 }
 
-/// Reads a manifest; the free space maps, which are not logged, are left out.
+/// Reads a manifest; the free space maps, which are not logged, and forks without a block are left out.
 ///
 /// # Errors
 /// [`Error::Capture`] for a line of another form.
@@ -157,7 +157,7 @@ pub fn manifest(text: &str, lsn: Lsn) -> Result<Vec<Hashed>> {
         Some(Hashed { key: place_key(&words[..5])?, lsn, raw16: raw16.to_owned() })
     };
     let mut pages = Vec::new();
-    for line in text.lines() {
+    for line in text.lines().filter(|line| !line.contains("\tempty\t")) {
         let page = hashed(line).ok_or_else(|| wrong("the manifest", line))?;
         if page.key.object as u8 != Fork::Fsm as u8 {
             pages.push(page);

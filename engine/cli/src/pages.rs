@@ -153,7 +153,7 @@ fn redo_needed(versions: &Versions<'_>) -> String {
     let base = match oldest {
         Some(oldest) if oldest.kind == Kind::Image => format!("over the image at {}", oldest.lsn),
         Some(oldest) if oldest.kind.is_base() => "from a fresh page".to_owned(),
-        _ => "with no base below them".to_owned(),
+        _ => "with no base below".to_owned(),
     };
     let is_delta = |version: &PageVersion<'_>| version.kind != Kind::Image;
     let count = versions.newest_first().filter(is_delta).count();
