@@ -120,7 +120,7 @@ pub struct Target {
     #[arg(long, value_name = "DIR")]
     pub store: PathBuf,
     /// The timeline
-    #[arg(long, value_name = "NAME", default_value = "main")]
+    #[arg(long, value_name = "NAME", default_value = "main", value_parser = parse_timeline)]
     pub timeline: String,
 }
 
@@ -145,6 +145,14 @@ fn parse_lsn(text: &str) -> Result<Lsn, String> {
         return Ok(lsn);
     }
     Err("no position in a log: expected an Lsn above zero and below the highest".to_owned())
+}
+
+/// What the engine refuses as a name, before a store is made for it.
+fn parse_timeline(text: &str) -> Result<String, String> {
+    if (1..=255).contains(&text.len()) && !text.chars().any(char::is_control) {
+        return Ok(text.to_owned());
+    }
+    Err("no name: expected 1 to 255 bytes without control characters".to_owned())
 }
 
 #[cfg(test)]

@@ -40,6 +40,9 @@ pub enum Error {
     /// The engine, or a file of a store.
     #[error("{0}{advice}", advice = engine_advice(.0))]
     Engine(#[from] pagestrata::Error),
+    /// A layer file that was named.
+    #[error("{0}{advice}", advice = file_advice(.0))]
+    LayerFile(#[from] LayersError),
     /// A base backup, or a page's records.
     #[error("{0}{advice}", advice = postgres_advice(.0))]
     Postgres(#[from] PostgresError),
@@ -184,12 +187,6 @@ pub enum Error {
     },
 }
 
-impl From<LayersError> for Error {
-    fn from(error: LayersError) -> Error {
-        Error::Engine(error.into())
-    }
-}
-
 impl Error {
     /// Whether whoever read stdout has gone.
     #[must_use]
@@ -211,7 +208,9 @@ impl Error {
                 | E::NotYet { .. }
                 | E::BelowCutoff { .. },
             ) => ExitStatus::NotFound,
+            Error::Engine(E::Layers(error)) if is_missing_part(error) => ExitStatus::Failed,
             Error::Engine(E::Layers(error))
+            | Error::LayerFile(error)
             | Error::Postgres(PostgresError::Storage(error))
             | Error::Wal { source: PostgresError::Storage(error), .. } => of_layers(error),
             Error::File { source, .. } => of_io(source),
@@ -219,6 +218,12 @@ impl Error {
             _ => ExitStatus::Failed,
         }
     }
+}
+
+/// Whether a file is not there that the store should have; its directory is made by whoever opens it.
+fn is_missing_part(error: &LayersError) -> bool {
+    let LayersError::Io { operation, source, .. } = error else { return false };
+    source.kind() == io::ErrorKind::NotFound && *operation != "create directory"
 }
 
 fn of_layers(error: &LayersError) -> ExitStatus {
@@ -245,7 +250,9 @@ fn up_to(good_until: Option<Lsn>) -> String {
 fn engine_advice(error: &pagestrata::Error) -> &'static str {
     use pagestrata::Error as E;
     match error {
-        E::Layers(error) => layers_advice(error, "the store"),
+        E::Layers(LayersError::Corrupt(_)) => "; restore the store from a copy",
+        E::Layers(error) if is_missing_part(error) => "; restore the store from a copy",
+        E::Layers(error) => file_advice(error),
         E::NotYet { .. } => "; choose an Lsn up to that one, or ingest more of the log",
         E::BelowCutoff { .. } => "; choose an Lsn from that one on",
         E::NoTimeline { .. } => "; choose one of them with --timeline",
@@ -256,7 +263,7 @@ fn engine_advice(error: &pagestrata::Error) -> &'static str {
 
 fn postgres_advice(error: &PostgresError) -> &'static str {
     match error {
-        PostgresError::Storage(error) => layers_advice(error, "the file"),
+        PostgresError::Storage(error) => file_advice(error),
         PostgresError::Corrupt(_) => "; restore the segment from another copy",
         PostgresError::MissingSegment { .. } => "; supply it",
         PostgresError::NoSegments { .. } => "; check the path",
@@ -270,10 +277,9 @@ fn postgres_advice(error: &PostgresError) -> &'static str {
     }
 }
 
-fn layers_advice(error: &LayersError, what: &str) -> &'static str {
+fn file_advice(error: &LayersError) -> &'static str {
     match error {
         LayersError::UnsupportedVersion { .. } => "; use the pagestrata that wrote it",
-        LayersError::Corrupt(_) if what == "the store" => "; restore it from a copy",
         LayersError::Corrupt(_) => "; restore it from another copy",
         LayersError::Io { source, .. } => match source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => "; check the path",

@@ -61,6 +61,8 @@ fn wrong_arguments() {
     usage(&format!("{INGEST} --to FFFFFFFF/FFFFFFFF"), &["below the highest"]);
     usage("scan --store {}/store", &["--lsn <LSN>"]);
     usage("verify", &["not provided"]);
+    usage("import --store {}/new --base {}/base --timeline ", &["expected 1 to 255 bytes"]);
+    assert!(!dir.path().join("new").exists());
     usage("compact --store {}/store", &["unrecognized subcommand"]);
 }
 
@@ -129,7 +131,7 @@ fn a_damaged_store() {
     edit(&layer, |bytes| bytes.truncate(1_000_000));
     refused(dir.path(), "layers --store {}/store", 1, &["corrupt file length", "from a copy"]);
     fs::remove_file(&layer).unwrap();
-    refused(dir.path(), "layers --store {}/store", 3, &["cannot", "check the path"]);
+    refused(dir.path(), "layers --store {}/store", 1, &["cannot open", "restore the store"]);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use pagestrata_cli::{
     import::{import, open_base},
     ingest::{self, Log},
     open_existing,
-    oracle::{self, Hashed, Reference},
+    oracle::{self, Expected, Hashed, Reference},
     sample,
 };
 use pagestrata_postgres::BaseBackup;
@@ -162,4 +162,47 @@ fn captures_are_returned_as_their_oracles_say() {
             });
         }
     });
+}
+
+/// What is planted in the oracles is found: the comparisons above compare something.
+#[test]
+fn planted_differences_are_found() {
+    let capture = Capture::new("sample", Path::new(SAMPLE));
+    let dir = tempfile::tempdir().unwrap();
+    sample::unpack(dir.path()).unwrap();
+    let base = open_base(&dir.path().join("base")).unwrap();
+    let (store, _) = import(&dir.path().join("store"), "main", &base).unwrap();
+    let timeline = store.timeline("main").unwrap();
+    let wal = dir.path().join("wal");
+    ingest::ingest(&timeline, &Log { dir: &wal, from: None, to: None }).unwrap();
+    let mut oracles = capture.oracles();
+    let (mut images, mut deltas) = (0, 0);
+    for Reference { end, expected, .. } in &mut oracles.references {
+        match expected {
+            Expected::Image { pd_lsn, .. } => {
+                images += 1;
+                match images {
+                    1 => pd_lsn.0 += 1,
+                    2 => *end = Lsn(end.0 + 8),
+                    _ => {}
+                }
+            }
+            Expected::Delta { will_init, length, prev, .. } => {
+                deltas += 1;
+                match deltas {
+                    1 => *length += 1,
+                    2 => *will_init = !*will_init,
+                    3 => prev.0 -= 8,
+                    _ => {}
+                }
+            }
+        }
+    }
+    oracles.manifests[0].raw16 = "0".repeat(16);
+    let mut reader = timeline.reader();
+    let found = check::references(reader.pin(), &oracles.references).unwrap();
+    assert_eq!((found.images.checked - found.images.good, found.images.checked), (2, images));
+    assert_eq!((found.deltas.checked - found.deltas.good, found.deltas.checked), (3, deltas));
+    let pages = check::hashed_pages(reader.pin(), &oracles.manifests).unwrap();
+    assert_eq!(pages.images.checked - pages.images.good, 1);
 }
