@@ -60,6 +60,8 @@ mod slots;
 mod snapshot;
 mod stats;
 mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod timeline;
 mod write;
 

@@ -96,7 +96,7 @@ impl fmt::Debug for Reader {
 pub struct Guard<'g> {
     map: &'g MapVersion,
     timeline: &'g Arc<TimelineShared>,
-    /// A snapshot sees nothing above its Lsn.
+    /// A snapshot sees nothing above. Below the start where nothing was committed when it was taken.
     upper: Lsn,
 }
 
@@ -114,7 +114,7 @@ impl<'g> Guard<'g> {
     #[inline]
     #[must_use]
     pub fn last_record_lsn(self) -> Lsn {
-        self.map.last_record_lsn().max(self.timeline.start).min(self.upper)
+        self.map.last_record_lsn().min(self.upper).max(self.timeline.start)
     }
 
     #[inline]
@@ -165,7 +165,7 @@ impl<'g> Guard<'g> {
     {
         self.check(lsn)?;
         let Parts { arena, found, .. } = parts;
-        let walk = self.map.versions(key, lsn, arena, found)?;
+        let walk = self.map.versions(key, lsn.min(self.upper), arena, found)?;
         Ok((Versions { found, timeline: self.timeline }, walk))
     }
 
@@ -190,7 +190,7 @@ impl<'g> Guard<'g> {
     {
         self.check(lsn)?;
         let Parts { arena, found, page } = scratch.parts();
-        let walk = self.map.versions(key, lsn, arena, found)?;
+        let walk = self.map.versions(key, lsn.min(self.upper), arena, found)?;
         let (Some(newest), Some(oldest)) = (found.versions.first(), found.versions.last()) else {
             return Err(Error::NoPage { key, lsn });
         };

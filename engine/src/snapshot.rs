@@ -31,7 +31,8 @@ pub struct Snapshot(Arc<Inner>);
 struct Inner {
     /// Taken out by drop alone, so that the count is gone before the reclaimer is woken.
     map: Option<Held<MapVersion>>,
-    lsn: Lsn,
+    /// It sees nothing above. Below the start where nothing was committed yet: what is put at the start later is not seen.
+    upper: Lsn,
     timeline: Arc<TimelineShared>,
     pin: PinHandle,
 }
@@ -39,25 +40,25 @@ struct Inner {
 impl Snapshot {
     pub(crate) fn new(
         map: Held<MapVersion>,
-        lsn: Lsn,
+        upper: Lsn,
         timeline: Arc<TimelineShared>,
         caller: &'static Location<'static>,
     ) -> Snapshot {
         let pin = timeline.pins.add(PinKind::Snapshot, caller, timeline.clock(), map.number());
-        Snapshot(Arc::new(Inner { map: Some(map), lsn, timeline, pin }))
+        Snapshot(Arc::new(Inner { map: Some(map), upper, timeline, pin }))
     }
 
     /// The Lsn that it was taken at.
     #[must_use]
     pub fn lsn(&self) -> Lsn {
-        self.0.lsn
+        self.0.upper.max(self.0.timeline.start)
     }
 
     /// Reads under it. Costs nothing.
     #[must_use]
     pub fn guard(&self) -> Guard<'_> {
         let map = self.0.map.as_ref().expect("held until drop");
-        Guard::new(map.value(), &self.0.timeline, self.0.lsn)
+        Guard::new(map.value(), &self.0.timeline, self.0.upper)
     }
 }
 
@@ -71,6 +72,6 @@ impl Drop for Inner {
 
 impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Snapshot").field("lsn", &self.0.lsn).finish_non_exhaustive()
+        f.debug_struct("Snapshot").field("lsn", &self.lsn()).finish_non_exhaustive()
     }
 }

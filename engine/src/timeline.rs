@@ -185,6 +185,8 @@ impl TimelineShared {
                 match Arc::try_unwrap(layer) {
                     Ok(layer) => reclaimed.push(layer),
                     Err(layer) => {
+                        #[cfg(planted_bug = "early_reclaim")]
+                        layer.reclaim_early();
                         edits.retired.push(Retired { slot: MemSlot { layer, since }, last_number })
                     }
                 }
@@ -246,8 +248,8 @@ impl Timeline {
     #[track_caller]
     pub fn snapshot(&self) -> Snapshot {
         let map = self.0.published.load();
-        let lsn = map.value().last_record_lsn().max(self.0.start);
-        Snapshot::new(map, lsn, self.0.clone(), Location::caller())
+        let committed = map.value().last_record_lsn();
+        Snapshot::new(map, committed, self.0.clone(), Location::caller())
     }
 
     /// An owned pin at an Lsn.
@@ -257,14 +259,15 @@ impl Timeline {
     #[track_caller]
     pub fn snapshot_at(&self, lsn: Lsn) -> Result<Snapshot> {
         let map = self.0.published.load();
-        let last_record_lsn = map.value().last_record_lsn().max(self.0.start);
+        let committed = map.value().last_record_lsn();
+        let last_record_lsn = committed.max(self.0.start);
         if lsn > last_record_lsn {
             return Err(Error::NotYet { lsn, last_record_lsn });
         }
         if lsn < self.0.start {
             return Err(Error::BelowCutoff { lsn, cutoff: self.0.start });
         }
-        Ok(Snapshot::new(map, lsn, self.0.clone(), Location::caller()))
+        Ok(Snapshot::new(map, lsn.min(committed), self.0.clone(), Location::caller()))
     }
 
     /// Everything that holds a version of the layer map or a layer, and what each of them alone keeps in memory.

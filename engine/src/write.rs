@@ -187,11 +187,21 @@ impl<'t> WriteLease<'t> {
 
     /// An open layer that could not be rolled may grow to twice its size, and no further.
     #[inline]
-    fn check_room(&self) -> Result<()> {
+    fn check_room(&mut self) -> Result<()> {
         let max = self.timeline.store.options.open_layer_size_max_bytes;
         if self.writer.used_bytes() >= 2 * max && !self.writer.has_pending() {
+            return self.make_room();
+        }
+        Ok(())
+    }
+
+    /// Rolls after all: flushing may work again, or the layer is full of what was taken back, which no commit has rolled.
+    #[cold]
+    fn make_room(&mut self) -> Result<()> {
+        if !self.timeline.wait_for_frozen_slot() {
             return Err(self.timeline.stalled());
         }
+        self.timeline.roll(&mut self.writer);
         Ok(())
     }
 }

@@ -50,6 +50,11 @@ pub struct MemLayer {
 #[repr(align(128))]
 struct CommittedLsn(AtomicU64);
 
+/// How everything that readers follow is stored: they load it with Acquire and see all that was written before. Planted for the
+/// thread sanitizer: an order that is too weak.
+const PUBLISH: Ordering =
+    if cfg!(planted_bug = "relaxed_publish") { Ordering::Relaxed } else { Ordering::Release };
+
 /// What was committed so far. Stored by the writer alone, at commit.
 #[derive(Default)]
 struct Counts {
@@ -81,6 +86,13 @@ impl MemLayer {
     #[must_use]
     pub fn value_bytes(&self) -> u64 {
         self.counts.value_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Planted for the stress test: its memory is used again, or freed, while it is held.
+    #[cfg(planted_bug = "early_reclaim")]
+    pub fn reclaim_early(&self) {
+        self.nodes.reclaim_early();
+        self.values.reclaim_early();
     }
 
     /// Whether it has neither versions nor tombstones.
@@ -430,7 +442,7 @@ impl OpenLayer {
         }
         self.last = lsn;
         // Release: whoever sees the Lsn sees every node, entry and value below it.
-        self.layer.committed.0.store(lsn.0, Ordering::Release);
+        self.layer.committed.0.store(lsn.0, PUBLISH);
         Ok(())
     }
 

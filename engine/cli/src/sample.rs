@@ -10,8 +10,8 @@ const ARCHIVE: &[u8] = include_bytes!("../../postgres/sample/sample.tar.zst");
 const ORACLE: &[u8] = include_bytes!("../../postgres/sample/sample.oracle.jsonl.zst");
 const VERSIONS: &[u8] = include_bytes!("../../postgres/sample/sample.versions.txt.zst");
 const MANIFESTS: [(&str, &[u8]); 2] = [
-    ("0/C197A8", include_bytes!("../../postgres/sample/sample@0_C197A8.manifest.tsv.zst")),
-    ("0/CC0A18", include_bytes!("../../postgres/sample/sample@0_CC0A18.manifest.tsv.zst")),
+    ("0/D197E0", include_bytes!("../../postgres/sample/sample@0_D197E0.manifest.tsv.zst")),
+    ("0/DC2360", include_bytes!("../../postgres/sample/sample@0_DC2360.manifest.tsv.zst")),
 ];
 /// Captures are packed with windows of up to 128 MiB.
 const WINDOW_LOG_MAX: u32 = 27;

@@ -1,3 +1,5 @@
 //! The engine from outside, in one binary.
 
+mod damage;
+mod model;
 mod store;

@@ -103,7 +103,7 @@ impl<T> Link<T> {
 
     /// Makes all that was written to the target visible to whoever loads the link.
     pub(super) fn publish(&self, target: Option<Id<T>>) {
-        self.0.store(target.map_or(0, Id::raw), Ordering::Release);
+        self.0.store(target.map_or(0, Id::raw), super::PUBLISH);
     }
 }
 
@@ -141,6 +141,13 @@ impl Space {
             full: Mutex::default(),
             allocated_bytes: AtomicUsize::new(0),
             pool,
+        }
+    }
+
+    #[cfg(planted_bug = "early_reclaim")]
+    pub(super) fn reclaim_early(&self) {
+        for chunk in std::mem::take(&mut *self.full.lock()) {
+            self.pool.put_back(chunk);
         }
     }
 

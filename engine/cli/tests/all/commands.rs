@@ -45,7 +45,7 @@ fn the_demo_keeps_its_store_where_it_is_told() {
 fn import_and_ingest_report_what_they_did() {
     let dir = sample_copy();
     let import = run(dir.path(), "--json import --store {}/store --base {}/base").good().json();
-    assert_eq!(import[0]["lsn"], "0/A32C48");
+    assert_eq!(import[0]["lsn"], "0/AAF2A0");
     assert_eq!(import[0]["pages"], 1148);
     assert_eq!(import[0]["timeline"], "main");
     let ingest = run(dir.path(), "ingest --store {}/store --wal {}/wal --json").good().json();
@@ -64,7 +64,7 @@ fn a_second_ingest_does_nothing() {
     let before = contents(&dir.path().join("store"));
     let again = run(dir.path(), "ingest --store {}/store --wal {}/wal").good();
     assert!(again.text().starts_with("nothing to ingest"), "{}", again.text());
-    let again = run(dir.path(), "ingest --store {}/store --wal {}/wal --from 0/A32C48").good();
+    let again = run(dir.path(), "ingest --store {}/store --wal {}/wal --from 0/AAF2A0").good();
     assert!(again.text().starts_with("nothing to ingest"), "{}", again.text());
     assert_eq!(contents(&dir.path().join("store")), before);
 }
@@ -73,7 +73,7 @@ fn a_second_ingest_does_nothing() {
 #[test]
 fn an_ingest_goes_on_where_the_last_one_ended() {
     let dir = imported();
-    for piece in ["--to 0/B00000", "--to 0/C197A8 --from 0/A32C48", "--to 0/C00000", ""] {
+    for piece in ["--to 0/B00000", "--to 0/D197E0 --from 0/AAF2A0", "--to 0/C00000", ""] {
         let arguments = format!("ingest --store {{}}/store --wal {{}}/wal {piece}");
         run(dir.path(), arguments.trim_end()).good();
     }
@@ -81,7 +81,7 @@ fn an_ingest_goes_on_where_the_last_one_ended() {
     let whole = ingested();
     let at_once = run(whole.path(), &format!("scan --store {{}}/store --lsn {END}")).good();
     assert!(pieces.text() == at_once.text() && pieces.text().lines().count() > 1000);
-    for lsn in ["0/A32C48", "0/B00000", "0/C197A8"] {
+    for lsn in ["0/AAF2A0", "0/B00000", "0/D197E0"] {
         let scan = format!("scan --store {{}}/store --lsn {lsn}");
         assert!(run(dir.path(), &scan).good().stdout == run(whole.path(), &scan).good().stdout);
     }
@@ -100,7 +100,7 @@ fn get_returns_images_and_names_the_redo_of_others() {
     assert_eq!(fs::read(dir.path().join("page")).unwrap(), image.stdout);
     assert_eq!(report[0]["sha256"], hash(&image.stdout));
     assert_eq!(report[0]["version_lsn"], IMAGE);
-    let base = run(dir.path(), &format!("{get} 0/A32C48")).good();
+    let base = run(dir.path(), &format!("{get} 0/AAF2A0")).good();
     let file = fs::read(dir.path().join("base/base/5/16384")).unwrap();
     assert_eq!(base.stdout, file[44 * 8192..45 * 8192]);
     run(dir.path(), &format!("{get} {END}")).failed(
@@ -190,7 +190,7 @@ fn reading_leaves_the_store_as_it_was() {
 fn timelines_are_kept_apart() {
     let dir = ingested();
     run(dir.path(), "import --store {}/store --base {}/base --timeline other").good();
-    let scan = run(dir.path(), "scan --store {}/store --timeline other --lsn 0/A32C48").good();
+    let scan = run(dir.path(), "scan --store {}/store --timeline other --lsn 0/AAF2A0").good();
     assert_eq!(scan.text().lines().count(), 1148);
     run(dir.path(), "scan --store {}/store --timeline other --lsn 0/B00000")
         .failed(3, &["above the last record", "ingest more"]);

@@ -147,7 +147,7 @@ impl Object {
         let node = u64::from(root.node.map_or(0, Id::raw));
         self.root.store(
             node | u64::from(root.height) << 32 | u64::from(root.prefix) << 35,
-            Ordering::Release,
+            crate::mem_layer::PUBLISH,
         );
     }
 }
@@ -222,7 +222,7 @@ impl Head {
         let pack = |run: Run| {
             u64::from(run.block.raw()) | u64::from(run.len) << 32 | u64::from(run.capacity) << 48
         };
-        self.0.store(run.map_or(0, pack), Ordering::Release);
+        self.0.store(run.map_or(0, pack), crate::mem_layer::PUBLISH);
     }
 }
 

@@ -1,0 +1,38 @@
+//! The proving ground (feature `testing`): one set of operations and one model of a timeline, for tests, fuzzing and benches.
+//!
+//! ```text
+//! seed or fuzzer's bytes -> Sequence (Setup, Ops) -> run -> a real Store in a directory
+//!                                                      \-> Model; whatever the two answer is compared
+//! ```
+//!
+//! **Invariants:** the model shares no code with the engine, only its words (keys, Lsns, kinds). A sequence runs the same way each time,
+//! but for what background flushes and reclaims get done in between: no answer may depend on that, and the one
+//! that does (where a store is after it was reopened without a flush) is taken from the engine and checked for being possible.
+//!
+//! ```
+//! # let dir = tempfile::tempdir().unwrap();
+//! use pagestrata::testing::{Sequence, Size, run};
+//!
+//! let sequence = Sequence::random(&mut fastrand::Rng::with_seed(7), Size::Short);
+//! let counts = run(dir.path(), &sequence); // panics where engine and model differ
+//! assert!(counts.get("reads") > 0);
+//! ```
+
+mod counts;
+mod generate;
+mod memory;
+mod model;
+mod ops;
+mod runner;
+mod session;
+mod unsynced;
+
+pub use counts::Counts;
+pub use generate::Size;
+pub use memory::MemoryStorage;
+pub use model::{History, Model, Refusal, Stored};
+pub use ops::{
+    Ending, KeyChoice, LsnChoice, LsnStep, Op, Sequence, Setup, ValueChoice, fill_value,
+};
+pub use runner::run;
+pub use unsynced::UnsyncedStorage;

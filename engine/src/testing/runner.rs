@@ -1,0 +1,280 @@
+//! [`run`]: a sequence on a store and on the model, from one opening of the store to the next.
+
+use std::{collections::BTreeSet, path::Path, rc::Rc, time::Duration};
+
+use super::{
+    counts::Counts,
+    model::Model,
+    ops::{Ending, Op, Sequence, Setup},
+    session::{self, Session},
+    unsynced::UnsyncedStorage,
+};
+use crate::{Compression, DetachedVersion, Kind, Lsn, Options, Scratch, Snapshot, Store, Timeline};
+
+/// The timeline that a sequence works on.
+const TIMELINE: &str = "main";
+/// Values are cut to [`CUT_VALUE_LEN`] once a sequence has put this much, in bytes.
+const VALUE_BYTES_MAX: usize = 32 << 20;
+const CUT_VALUE_LEN: usize = 48;
+/// More is not held at once.
+const HELD_MAX: usize = 24;
+
+/// What outlives an operation.
+pub(super) enum Held {
+    Snapshot {
+        snapshot: Snapshot,
+        /// What was committed when it was taken.
+        seen: Lsn,
+        /// The model that it saw, if the store has lost something since.
+        of: Option<Rc<Model>>,
+    },
+    Detached {
+        version: DetachedVersion,
+        lsn: Lsn,
+        kind: Kind,
+        bytes: std::sync::Arc<[u8]>,
+    },
+}
+
+/// What a sequence has come to, across all openings of its store.
+pub(super) struct Run {
+    pub(super) model: Model,
+    pub(super) held: Vec<Held>,
+    pub(super) counts: Counts,
+    /// Every Lsn that was ever committed: a store can be back at any of them.
+    pub(super) commits: BTreeSet<Lsn>,
+    /// The highest disk-consistent Lsn that was ever seen.
+    pub(super) durable: Lsn,
+    values: u64,
+    value_bytes: usize,
+}
+
+impl Setup {
+    /// The options that it stands for.
+    #[must_use]
+    pub fn options(&self) -> Options {
+        Options {
+            open_layer_size_max_bytes: 64 << 10,
+            frozen_layers_max: 1 + usize::from(self.frozen_layers) % 4,
+            pool_retained_max_bytes: if self.pooled { 4 << 20 } else { 0 },
+            block_size_target_bytes: 1 << (10 + self.block_size % 5),
+            image_layer_size_max_bytes: 1 << 20,
+            compression: match self.compressed {
+                true => Compression::Zstd { level: 1 },
+                false => Compression::None,
+            },
+            store_id: Some(7),
+            ..Options::default()
+        }
+    }
+
+    /// Where the timeline starts.
+    #[must_use]
+    pub fn start_lsn(&self) -> Lsn {
+        self.start.lsn(Lsn(0x10), Lsn(0xF)).clamp(Lsn(1), Lsn(u64::MAX - 1))
+    }
+}
+
+/// Runs a sequence on a new store in `dir`, which is empty, and on the model.
+///
+/// # Panics
+/// Where the two differ, with the operation.
+#[must_use]
+pub fn run(dir: &Path, sequence: &Sequence) -> Counts {
+    let start = sequence.setup.start_lsn();
+    let model = Model::new(start);
+    let mut run = Run {
+        commits: BTreeSet::from([model.committed()]),
+        durable: model.committed(),
+        model,
+        held: Vec::new(),
+        counts: Counts::default(),
+        values: 0,
+        value_bytes: 0,
+    };
+    let options = sequence.setup.options();
+    let (mut store, report) = open(dir, &options);
+    assert!(report.created);
+    store.create_timeline(TIMELINE, start).expect("a new timeline");
+    let mut ops = sequence.ops.iter().enumerate();
+    loop {
+        let (ending, timeline) = run.session(&store, &mut ops);
+        let last = ending.is_none();
+        run.end(store, &timeline, ending.unwrap_or(Ending::Close));
+        drop(timeline);
+        store = open(dir, &options).0;
+        run.reopened(&store.timeline(TIMELINE).expect("it was created"));
+        if last {
+            break;
+        }
+    }
+    run.check_held();
+    let timeline = store.timeline(TIMELINE).expect("it was created");
+    session::check_everything(&timeline, &run.model, &mut run.counts);
+    let _ = timeline.verify().expect("sound layer files");
+    run.counts
+}
+
+fn open(dir: &Path, options: &Options) -> (Store, crate::OpenReport) {
+    Store::open_with(UnsyncedStorage::shared(), dir, options.clone()).expect("a sound store")
+}
+
+impl Run {
+    /// Runs operations until the store is closed, or to the end.
+    fn session<'o>(
+        &mut self,
+        store: &Store,
+        ops: &mut impl Iterator<Item = (usize, &'o Op)>,
+    ) -> (Option<Ending>, Timeline) {
+        let timeline = store.timeline(TIMELINE).expect("it was created");
+        let mut session = Session::new(&timeline);
+        let mut ending = None;
+        for (number, op) in ops {
+            let running = Running { number, op };
+            self.counts.add("operations");
+            session.apply(self, op);
+            std::mem::forget(running);
+            if let Op::Reopen { how } = *op {
+                ending = Some(how);
+                break;
+            }
+        }
+        if ending == Some(Ending::CloseLeased) {
+            session.lease();
+            self.close_leased(&timeline);
+        }
+        drop(session);
+        if ending.is_none() {
+            self.finish(&timeline);
+        }
+        (ending, timeline)
+    }
+
+    /// With the lease taken, only what is frozen can be flushed.
+    fn close_leased(&mut self, timeline: &Timeline) {
+        let values = self.model.highest_lsn();
+        let reached = timeline.flush().expect("flushing works");
+        assert!(reached <= self.model.committed(), "{reached} was never committed");
+        self.counts.max("max_unflushed_lsns", values.0.saturating_sub(reached.0).min(1));
+        self.saw_durable(reached);
+    }
+
+    /// At the end of a sequence, before the store is closed: everything is as it should be, and everything goes.
+    fn finish(&mut self, timeline: &Timeline) {
+        self.model.abort();
+        self.check_held();
+        session::check_everything(timeline, &self.model, &mut self.counts);
+        self.held.clear();
+        let reached = timeline.flush().expect("flushing works");
+        assert_eq!(reached, self.model.committed(), "flushed without a lease");
+        self.saw_durable(reached);
+        // Nobody holds anything: the reclaimer frees every layer that was retired. If it does not, this never ends.
+        while timeline.stats().retired_layers > 0 {
+            std::thread::yield_now();
+        }
+        let stats = timeline.stats();
+        assert_eq!((stats.frozen_layers, timeline.pins().len()), (0, 0));
+    }
+
+    /// Ends the store. The session's lease and readers are gone.
+    fn end(&mut self, store: Store, timeline: &Timeline, how: Ending) {
+        let flushes = timeline.stats().flush;
+        assert_eq!((flushes.failures, &flushes.last_error), (0, &None));
+        self.counts.add_many("flushes", flushes.flushes);
+        self.counts.add("reopens");
+        self.model.abort();
+        match how {
+            Ending::Drop | Ending::CloseLeased => {
+                self.saw_durable(timeline.disk_consistent_lsn());
+                drop(store);
+            }
+            Ending::Close => {
+                let report = store.close(Duration::ZERO).expect("flushing works");
+                assert!(report.leases_held.is_empty());
+                self.saw_durable(self.model.committed());
+            }
+        }
+    }
+
+    pub(super) fn saw_durable(&mut self, lsn: Lsn) {
+        assert!(lsn >= self.durable, "the disk-consistent Lsn went back to {lsn}");
+        self.durable = lsn;
+    }
+
+    /// Brings the model to where the reopened store is.
+    fn reopened(&mut self, timeline: &Timeline) {
+        let back = timeline.disk_consistent_lsn();
+        self.saw_durable(back);
+        assert!(self.commits.contains(&back), "reopened at {back}, which was never committed");
+        assert_eq!(timeline.last_record_lsn(), back.max(self.model.start()));
+        if back < self.model.committed() {
+            self.counts.add("reopens_that_lose");
+            // Whoever still holds a snapshot has lost nothing.
+            let mut before: Option<Rc<Model>> = None;
+            for held in &mut self.held {
+                if let Held::Snapshot { of: of @ None, .. } = held {
+                    let model = before.get_or_insert_with(|| Rc::new(self.model.clone()));
+                    *of = Some(model.clone());
+                }
+            }
+            self.model.cut_to(back);
+            self.commits.split_off(&back.next());
+        }
+    }
+
+    /// Reads under everything that is held.
+    pub(super) fn check_held(&mut self) {
+        let mut scratch = Scratch::new();
+        for held in &self.held {
+            match held {
+                Held::Snapshot { snapshot, seen, of } => {
+                    let model = of.as_deref().unwrap_or(&self.model);
+                    session::check_snapshot(snapshot, *seen, model, &mut scratch, &mut self.counts);
+                    self.counts.add("held_snapshots_checked");
+                    self.counts.add_many("lost_snapshots_checked", u64::from(of.is_some()));
+                }
+                Held::Detached { version, lsn, kind, bytes } => {
+                    assert_eq!((version.lsn(), version.kind()), (*lsn, *kind));
+                    assert!(version.bytes() == &**bytes, "a detached version changed: {version:?}");
+                    let name = match version.keeps_layer() {
+                        true => "held_detached_checked",
+                        false => "held_copies_checked",
+                    };
+                    self.counts.add(name);
+                }
+            }
+        }
+    }
+
+    pub(super) fn hold(&mut self, held: Held) {
+        if self.held.len() == HELD_MAX {
+            self.held.remove(0);
+        }
+        self.held.push(held);
+        self.counts.max("max_held", self.held.len() as u64);
+    }
+
+    /// Takes a number and a length for the next value.
+    pub(super) fn next_value(&mut self, len: usize) -> (u64, usize) {
+        let len = match self.value_bytes + len > VALUE_BYTES_MAX {
+            true => len.min(CUT_VALUE_LEN),
+            false => len,
+        };
+        self.value_bytes += len;
+        self.values += 1;
+        (self.values, len)
+    }
+}
+
+/// Names the operation that panics.
+struct Running<'o> {
+    number: usize,
+    op: &'o Op,
+}
+
+impl Drop for Running<'_> {
+    #[allow(clippy::print_stderr, reason = "a test kit tells where it failed")]
+    fn drop(&mut self) {
+        eprintln!("failed in operation {}: {:?}", self.number, self.op);
+    }
+}

@@ -1,0 +1,90 @@
+//! [`UnsyncedStorage`]: real files that are never synced, for tests that no crash is a part of.
+
+use std::{path::Path, sync::Arc};
+
+use pagestrata_layers::Result;
+
+use crate::storage::{File, FileMap, Lock, RealStorage, SharedStorage, Storage};
+
+/// The operating system's files without any sync: the same bytes, thousands of times faster on a disk.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UnsyncedStorage;
+
+impl UnsyncedStorage {
+    /// As a store takes it.
+    #[must_use]
+    pub fn shared() -> SharedStorage {
+        Arc::new(UnsyncedStorage)
+    }
+}
+
+#[derive(Debug)]
+struct UnsyncedFile(Box<dyn File>);
+
+impl Storage for UnsyncedStorage {
+    fn create(&self, path: &Path) -> Result<Box<dyn File>> {
+        Ok(Box::new(UnsyncedFile(RealStorage.create(path)?)))
+    }
+
+    fn open(&self, path: &Path) -> Result<Box<dyn File>> {
+        Ok(Box::new(UnsyncedFile(RealStorage.open(path)?)))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        RealStorage.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> Result<()> {
+        RealStorage.remove(path)
+    }
+
+    fn list(&self, dir: &Path) -> Result<Vec<String>> {
+        RealStorage.list(dir)
+    }
+
+    fn create_dir(&self, dir: &Path) -> Result<()> {
+        RealStorage.create_dir(dir)
+    }
+
+    fn exists(&self, path: &Path) -> Result<bool> {
+        RealStorage.exists(path)
+    }
+
+    fn sync_dir(&self, _: &Path) -> Result<()> {
+        Ok(())
+    }
+
+    fn lock(&self, path: &Path) -> Result<Option<Box<dyn Lock>>> {
+        RealStorage.lock(path)
+    }
+}
+
+impl File for UnsyncedFile {
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn len(&self) -> Result<u64> {
+        self.0.len()
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.0.append(bytes)
+    }
+
+    fn truncate(&mut self, len: u64) -> Result<()> {
+        self.0.truncate(len)
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.0.read_at(offset, buffer)
+    }
+
+    fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn map(&self) -> Result<FileMap> {
+        self.0.map()
+    }
+}
