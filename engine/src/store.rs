@@ -369,6 +369,11 @@ fn open_manifest(
     if !options.create {
         return Err(Error::NoStore { path: dir.to_owned() });
     }
+    // Every other name is made durable in a directory of the store's own; its own name is in its parent.
+    if let Some(parent) = dir.parent() {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        storage.sync_dir(parent)?;
+    }
     let timelines = dir.join(TIMELINES_NAME);
     if storage.exists(&timelines)?
         && let Some(found) = storage.list(&timelines)?.first()

@@ -1,3 +1,5 @@
 //! The engine from outside, in one binary.
 
+mod faults;
+mod memory_storage;
 mod store;
