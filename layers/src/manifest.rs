@@ -224,6 +224,8 @@ impl Manifest {
         let mut file = self.storage.create(&path)?;
         file.append(&bytes)?;
         file.sync()?;
+        // Its name before the name that leads to it: a crash may keep either change of the directory without the other.
+        self.storage.sync_dir(&self.dir)?;
         self.commit(Current { store: self.store, number, len: bytes.len() as u64, chain })?;
         self.file = Some(file);
         self.state = state;

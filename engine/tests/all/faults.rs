@@ -1,10 +1,11 @@
-//! A short life of a store, and what is left after a kill or a power failure: everything that was acknowledged, each layer once, and a store that goes on.
+//! A short life of a store in which each call to the storage fails, once or from then on, and what is left after a kill
+//! or a power failure: everything that was acknowledged, each layer once, and a store that goes on.
 
 use std::{sync::Arc, time::Duration};
 
-use pagestrata::{Key, Lsn, Options, Scratch, Store, Timeline, Value, WriteLease};
+use pagestrata::{Error, Key, Lsn, Options, Scratch, Store, Timeline, Value, WriteLease};
 
-use crate::memory_storage::MemoryStorage;
+use crate::memory_storage::{Fault, MemoryStorage};
 
 const DIR: &str = "/store";
 const IMPORT_LSN: u64 = 70;
@@ -153,11 +154,30 @@ fn crash_and_reopen(storage: &MemoryStorage, promised: &Promised, what: &str) {
 }
 
 #[test]
-fn a_power_failure_after_close_takes_nothing() {
-    {
+fn every_fault_leaves_a_store_with_all_that_was_acknowledged() {
+    let calls = {
         let (storage, mut promised) = (MemoryStorage::new(), Promised::default());
         live(&storage, &mut promised).unwrap();
         assert_eq!(promised.disk_consistent, 90);
         crash_and_reopen(&storage, &promised, "no fault");
+        storage.calls()
+    };
+    for call in 0..calls + 10 {
+        for (for_good, late) in [(false, false), (false, true), (true, false), (true, true)] {
+            let fault = Fault { call, for_good, late };
+            let what = format!("{fault:?}");
+            let (storage, mut promised) = (MemoryStorage::new(), Promised::default());
+            storage.set_fault(Some(fault));
+            let done = live(&storage, &mut promised);
+            if let Err(error) = done {
+                assert!(for_good || is_from_close(&error), "{what}: tried again in vain: {error}");
+            }
+            crash_and_reopen(&storage, &promised, &what);
+        }
     }
+}
+
+/// Closing flushes once; what fails then fails for good.
+fn is_from_close(error: &Error) -> bool {
+    matches!(error, Error::FlushFailed { .. })
 }
