@@ -151,6 +151,14 @@ fn crash_and_reopen(storage: &MemoryStorage, promised: &Promised, what: &str) {
     for (name, keep) in selections {
         reopen(&storage.powered_off(keep), promised, &format!("{what}, power off, {name}"));
     }
+    // Opened after a kill, and then the power fails: what the first opening has said holds.
+    let killed = storage.killed();
+    let Ok(store) = open(&killed) else { return };
+    let created = store.timeline("main").is_ok();
+    let disk_consistent = store.timeline("main").map_or(0, |main| main.disk_consistent_lsn().0);
+    drop(store);
+    let promised = Promised { created, disk_consistent };
+    reopen(&killed.powered_off(|_| false), &promised, &format!("{what}, killed, power off"));
 }
 
 #[test]
