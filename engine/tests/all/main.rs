@@ -1,5 +1,6 @@
 //! The engine from outside, in one binary.
 
 mod faults;
+mod flushing;
 mod memory_storage;
 mod store;
