@@ -2,5 +2,6 @@
 
 mod faults;
 mod flushing;
+mod imports;
 mod memory_storage;
 mod store;
