@@ -166,12 +166,33 @@ impl TimelineShared {
         self.wake_reclaimer();
     }
 
-    /// Publishes files that were imported.
-    pub(crate) fn publish_imported(&self, files: Vec<FileLayer>) {
+    /// Publishes files that were imported at `lsn`, and behind them an open layer that begins above it. The old one, which
+    /// is empty, stays at its Lsn: whoever pinned it before sees nothing of the import.
+    pub(crate) fn publish_imported(
+        &self,
+        files: Vec<FileLayer>,
+        lsn: Lsn,
+        writer: &mut OpenLayer,
+    ) {
+        debug_assert!(writer.layer().is_empty() && !writer.has_pending());
+        let next = OpenLayer::new(lsn.next(), &self.store.pool);
         let mut edits = self.edits.lock();
+        let last_number = self.published.number();
         let files: Vec<_> =
             files.into_iter().map(|file| (edits.take_slot(), Arc::new(file))).collect();
-        self.published.publish(|map| map.with_files(files.into_iter()));
+        let mut retired = None;
+        self.published.publish(|map| {
+            retired = Some(map.open.clone());
+            let open = MemSlot { layer: next.layer().clone(), since: last_number + 1 };
+            MapVersion { open, ..map.with_files(files.into_iter()) }
+        });
+        *writer = next;
+        let slot = retired.expect("there is an open layer");
+        edits.retired.push(Retired { slot, last_number });
+        drop(edits);
+        self.last_record_lsn.store(lsn.0, Ordering::Release);
+        self.disk_consistent_lsn.store(lsn.0, Ordering::Release);
+        self.wake_reclaimer();
     }
 
     /// Frees what nobody holds any more. On the reclaimer's thread.

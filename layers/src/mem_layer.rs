@@ -155,7 +155,7 @@ impl MemLayer {
         SortedVersions::new(self, from, self.committed_lsn())
     }
 
-    /// The committed tombstones, sorted by object and then Lsn.
+    /// The committed tombstones, sorted by object and then Lsn, each once.
     #[must_use]
     pub fn tombstones(&self) -> Vec<Tombstone> {
         let committed = self.committed_lsn();
@@ -176,6 +176,8 @@ impl MemLayer {
         found.sort_unstable_by_key(|tombstone| {
             (tombstone.object, tombstone.lsn, tombstone.first_block)
         });
+        // Dropping the same blocks again at the same Lsn says nothing new.
+        found.dedup();
         found
     }
 
