@@ -8,6 +8,7 @@
 //! - every bench checks its answers, and with `--test` does only that, once and small.
 
 pub mod allocations;
+pub mod chains;
 pub mod machine;
 pub mod measure;
 pub mod random;

@@ -2,20 +2,16 @@
 
 use std::{cell::RefCell, hint::black_box};
 
-use pagestrata::{Key, Lsn, PageVersion, Reader, Scratch, Timeline, Value};
+use pagestrata::{Key, Lsn, PageVersion, Reader, Scratch, Timeline};
 use pagestrata_benches::{
+    chains::Chains,
     measure::{Clock, Turns, timed},
-    random::Random,
     reference::Reference,
     report::Wanted,
     stores::{Place, TempStore, one_layer},
-    updates::{BATCH, OBJECT},
 };
 
 use crate::Context;
-
-const IMAGE_LEN: usize = 8192;
-const DELTA_LEN: usize = 100;
 
 pub(crate) fn measure(context: &mut Context) {
     context.report.part("chain: an image of 8 KiB and deltas of 100 B, newest first to the image");
@@ -23,86 +19,6 @@ pub(crate) fn measure(context: &mut Context) {
     for (deltas, keys) in [(0, 20_000), (1, 20_000), (10, 20_000), (100, 5_000)] {
         let keys = if full { keys } else { 40 };
         case(context, &Chains::new(context.run.seed, keys, deltas));
-    }
-}
-
-/// Chains of the same length under many keys.
-struct Chains {
-    /// Rounds of all keys in another order each: the images, then the deltas.
-    order: Vec<Vec<u32>>,
-    source: Vec<u8>,
-}
-
-impl Chains {
-    fn new(seed: u64, keys: u32, deltas: usize) -> Chains {
-        let mut random = Random(seed);
-        let order = (0..=deltas).map(|_| {
-            let mut blocks: Vec<u32> = (0..keys).collect();
-            random.shuffle(&mut blocks);
-            blocks
-        });
-        Chains { order: order.collect(), source: random.bytes(IMAGE_LEN + 4096) }
-    }
-
-    fn deltas(&self) -> usize {
-        self.order.len() - 1
-    }
-
-    fn keys(&self) -> usize {
-        self.order[0].len()
-    }
-
-    fn bytes(&self, round: usize, block: u32) -> &[u8] {
-        let start = (block as usize * 31 + round * 7) % 4096;
-        &self.source[start..start + if round == 0 { IMAGE_LEN } else { DELTA_LEN }]
-    }
-
-    /// Every update in the order of Lsns.
-    fn updates(&self) -> impl Iterator<Item = (Key, Lsn, Value<'_>)> {
-        let all = self.order.iter().enumerate().flat_map(move |(round, blocks)| {
-            blocks.iter().map(move |&block| {
-                let bytes = self.bytes(round, block);
-                let value = match round {
-                    0 => Value::Image(bytes),
-                    _ => Value::Delta { bytes, will_init: false },
-                };
-                (Key::new(OBJECT, block), value)
-            })
-        });
-        all.enumerate().map(|(n, (key, value))| (key, Lsn(n as u64 + 2), value))
-    }
-
-    fn last_lsn(&self) -> Lsn {
-        Lsn((self.order.len() * self.keys()) as u64 + 1)
-    }
-
-    fn put_all(&self, timeline: &Timeline) {
-        let mut lease = timeline.write_lease().expect("a free lease");
-        for (n, (key, lsn, value)) in self.updates().enumerate() {
-            lease.put(key, lsn, value).expect("a put");
-            if n % BATCH == 0 || lsn == self.last_lsn() {
-                lease.commit(lsn).and_then(pagestrata::CommitTicket::wait).expect("a commit");
-            }
-        }
-    }
-
-    fn reference(&self) -> Reference {
-        let reference = Reference::new();
-        let mut writer = reference.writer();
-        for (n, (key, lsn, value)) in self.updates().enumerate() {
-            writer.put(key, lsn, value);
-            if n % BATCH == 0 || lsn == self.last_lsn() {
-                writer.commit(lsn);
-            }
-        }
-        reference
-    }
-
-    /// All keys in random order.
-    fn queries(&self, seed: u64) -> Vec<Key> {
-        let mut queries: Vec<Key> = (0..self.keys() as u32).map(|b| Key::new(OBJECT, b)).collect();
-        Random(seed).shuffle(&mut queries);
-        queries
     }
 }
 

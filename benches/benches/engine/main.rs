@@ -30,13 +30,16 @@ struct Context {
     normalisers: Normalisers,
 }
 
+/// A part's name and what it does.
+type Part = (&'static str, fn(&mut Context));
+
 fn main() {
     keep_freed_memory();
     let run = Run::from_args();
     let report = Report::begin("engine", &run);
     let normalisers = Normalisers::new(&run);
     let mut context = Context { run, report, normalisers };
-    let parts: [(&str, fn(&mut Context)); 7] = [
+    let parts: [Part; 7] = [
         ("put", put::measure),
         ("lookup", lookup::measure),
         ("chain", chain::measure),

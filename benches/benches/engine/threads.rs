@@ -184,7 +184,9 @@ fn together(
         thread::sleep(duration);
         stop.store(true, Ordering::Relaxed);
         let slices = readers.into_iter().map(|reader| reader.join().expect("no panic")).collect();
-        writer.map(|writer| writer.join().expect("no panic"));
+        if let Some(writer) = writer {
+            writer.join().expect("no panic");
+        }
         slices
     });
     let first = slices[0].iter().filter(|slice| slice.is_whole);
