@@ -19,6 +19,8 @@ use crate::{Error, Result, map::FileLayer, new_layer::NewLayer, timeline::Timeli
 pub(crate) struct FlushState {
     /// Tries that failed since the last one that did not.
     pub(crate) failures: u32,
+    /// All tries that failed since the store was opened.
+    failures_total: u64,
     /// Why the last one failed.
     pub(crate) last_error: Option<String>,
     /// How many flushes and how many bytes of layer files there were since the store was opened.
@@ -34,14 +36,14 @@ impl TimelineShared {
     /// Waits until nothing is frozen any more.
     pub(crate) fn wait_flushed(&self) -> Result<()> {
         let mut state = self.flush.lock();
-        let failures = state.failures;
+        let failures = state.failures_total;
         self.store.wake_flusher();
         while !self.published.load().value().frozen.is_empty() {
             if state.stopped {
                 return Err(Error::Closed);
             }
             self.flush_ended.wait(&mut state);
-            if state.failures > failures
+            if state.failures_total > failures
                 && let Some(cause) = state.last_error.clone()
             {
                 return Err(Error::FlushFailed { timeline: self.name.clone(), cause });
@@ -102,6 +104,7 @@ impl TimelineShared {
                     let options = &self.store.options;
                     let mut state = self.flush.lock();
                     state.failures = state.failures.saturating_add(1);
+                    state.failures_total += 1;
                     state.last_error = Some(error.to_string());
                     let delay =
                         options.flush_retry_delay.saturating_mul(1 << (state.failures - 1).min(20));

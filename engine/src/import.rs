@@ -1,6 +1,6 @@
 //! [`ImageImport`]: a base backup's pages, straight into image layers.
 
-use std::{fmt, sync::Arc, sync::atomic::Ordering};
+use std::{fmt, sync::Arc};
 
 use pagestrata_layers::{
     Key, KeyRange, Lsn, OpenLayer, Value,
@@ -115,10 +115,7 @@ impl<'l> ImageImport<'l> {
         let mut edits: Vec<_> = self.records.into_iter().map(Edit::AddLayer).collect();
         edits.push(Edit::DiskConsistent { timeline: timeline.number, lsn: self.lsn });
         timeline.store.manifest.lock().append(&edits)?;
-        timeline.publish_imported(files);
-        self.writer.commit(self.lsn)?;
-        timeline.last_record_lsn.store(self.lsn.0, Ordering::Release);
-        timeline.disk_consistent_lsn.store(self.lsn.0, Ordering::Release);
+        timeline.publish_imported(files, self.lsn, self.writer);
         Ok(report)
     }
 }

@@ -83,3 +83,8 @@ pub use stats::{FlushStats, MemoryStats, StoreStats, TimelineStats};
 pub use store::{CloseReport, OpenReport, Store};
 pub use timeline::Timeline;
 pub use write::{CommitTicket, WriteLease};
+
+/// The program in the README, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

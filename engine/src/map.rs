@@ -174,7 +174,7 @@ impl MapVersion {
     ) -> Result<Walk> {
         let mut all: Vec<(PageVersion<'a>, LayerRef<'a>)> = Vec::new();
         let mut dropped_at: Option<Lsn> = None;
-        for index in self.coverage.deltas_at(key, upper) {
+        for index in self.coverage.deltas_at(key, floor) {
             let file = self.files.get(index);
             let walk = file.versions(key, upper, floor, arena, &mut |version| {
                 all.push((version, LayerRef::File(file)))

@@ -62,6 +62,7 @@ impl Reader {
     }
 
     #[cold]
+    #[inline(never)]
     fn refresh(&mut self) {
         let number = self.cached.refresh(&self.timeline.published);
         self.pin.set_number(number);

@@ -181,14 +181,19 @@ impl Store {
             options,
         });
         let mut timelines = Vec::new();
+        let mut orphans = Vec::new();
         for (number, state) in state.timelines {
-            let (timeline, orphans) = shared.open_timeline(number, state)?;
+            let timeline = shared.open_timeline(number, state, &mut orphans)?;
             let stats = crate::TimelineStats::of(&timeline);
             report.timelines += 1;
             report.layer_files += stats.layer_files;
             report.layer_file_bytes += stats.layer_file_bytes;
-            report.orphans_removed.extend(orphans);
             timelines.push(timeline);
+        }
+        // Only now: an opening that fails leaves the store as it was.
+        for (dir, name) in orphans {
+            shared.storage.remove(&dir.join(&name))?;
+            report.orphans_removed.push(name);
         }
         *shared.timelines.lock() = timelines;
         let mut store = Store { shared, threads: Vec::new(), _lock: lock };
@@ -369,6 +374,11 @@ fn open_manifest(
     if !options.create {
         return Err(Error::NoStore { path: dir.to_owned() });
     }
+    // Every other name is made durable in a directory of the store's own; its own name is in its parent.
+    if let Some(parent) = dir.parent() {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        storage.sync_dir(parent)?;
+    }
     let timelines = dir.join(TIMELINES_NAME);
     if storage.exists(&timelines)?
         && let Some(found) = storage.list(&timelines)?.first()
@@ -393,23 +403,22 @@ fn random_id() -> Result<u128> {
 }
 
 impl StoreShared {
+    /// Opens a timeline, and lists the files of its directory that it does not know in `orphans`.
     fn open_timeline(
         self: &Arc<Self>,
         number: u64,
         state: TimelineState,
-    ) -> Result<(Arc<TimelineShared>, Vec<String>)> {
+        orphans: &mut Vec<(PathBuf, String)>,
+    ) -> Result<Arc<TimelineShared>> {
         let dir = self.dir.join(TIMELINES_NAME).join(number.to_string());
         let known: BTreeSet<_> = state.layers.values().map(layer_file_name).collect();
         let open = |record| FileLayer::open(&*self.storage, &dir, record);
         let layers = state.layers.into_values().map(open).collect::<Result<Vec<_>>>()?;
-        let mut orphans = Vec::new();
-        for name in self.storage.list(&dir)?.into_iter().filter(|name| !known.contains(name)) {
-            self.storage.remove(&dir.join(&name))?;
-            orphans.push(name);
-        }
+        let found = self.storage.list(&dir)?.into_iter().filter(|name| !known.contains(name));
+        orphans.extend(found.map(|name| (dir.clone(), name)));
         let TimelineState { name, start, disk_consistent_lsn, .. } = state;
         let opening = Opening { number, name, start, disk_consistent_lsn, dir, layers };
-        Ok((TimelineShared::new(self.clone(), opening), orphans))
+        Ok(TimelineShared::new(self.clone(), opening))
     }
 
     pub(crate) fn check_open(&self) -> Result<()> {

@@ -9,7 +9,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -44,8 +44,10 @@ pub(crate) struct TimelineShared {
     /// What a reader holds that holds nothing.
     pub(crate) unpinned: Held<MapVersion>,
     pub(crate) pins: PinRegistry,
-    /// The open layer; locked for as long as somebody has the write lease.
+    /// The open layer; locked for as long as somebody has the write lease, and for a moment by a flush that rolls.
     pub(crate) writer: Mutex<OpenLayer>,
+    /// Whether somebody has the write lease.
+    pub(crate) leased: AtomicBool,
     /// Held by whoever publishes.
     pub(crate) edits: Mutex<Edits>,
     pub(crate) flush: Mutex<FlushState>,
@@ -110,6 +112,7 @@ impl TimelineShared {
             unpinned: never_current(map(empty.layer())),
             pins: PinRegistry::default(),
             writer: Mutex::new(open),
+            leased: AtomicBool::new(false),
             edits: Mutex::new(edits),
             flush: Mutex::default(),
             flush_ended: Condvar::new(),
@@ -163,12 +166,33 @@ impl TimelineShared {
         self.wake_reclaimer();
     }
 
-    /// Publishes files that were imported.
-    pub(crate) fn publish_imported(&self, files: Vec<FileLayer>) {
+    /// Publishes files that were imported at `lsn`, and behind them an open layer that begins above it. The old one, which
+    /// is empty, stays at its Lsn: whoever pinned it before sees nothing of the import.
+    pub(crate) fn publish_imported(
+        &self,
+        files: Vec<FileLayer>,
+        lsn: Lsn,
+        writer: &mut OpenLayer,
+    ) {
+        debug_assert!(writer.layer().is_empty() && !writer.has_pending());
+        let next = OpenLayer::new(lsn.next(), &self.store.pool);
         let mut edits = self.edits.lock();
+        let last_number = self.published.number();
         let files: Vec<_> =
             files.into_iter().map(|file| (edits.take_slot(), Arc::new(file))).collect();
-        self.published.publish(|map| map.with_files(files.into_iter()));
+        let mut retired = None;
+        self.published.publish(|map| {
+            retired = Some(map.open.clone());
+            let open = MemSlot { layer: next.layer().clone(), since: last_number + 1 };
+            MapVersion { open, ..map.with_files(files.into_iter()) }
+        });
+        *writer = next;
+        let slot = retired.expect("there is an open layer");
+        edits.retired.push(Retired { slot, last_number });
+        drop(edits);
+        self.last_record_lsn.store(lsn.0, Ordering::Release);
+        self.disk_consistent_lsn.store(lsn.0, Ordering::Release);
+        self.wake_reclaimer();
     }
 
     /// Frees what nobody holds any more. On the reclaimer's thread.
@@ -225,8 +249,11 @@ impl Timeline {
     /// [`Error::LeaseHeld`] at once when somebody has it; [`Error::Closed`].
     pub fn write_lease(&self) -> Result<WriteLease<'_>> {
         self.0.store.check_open()?;
-        let writer = self.0.writer.try_lock();
-        let writer = writer.ok_or_else(|| Error::LeaseHeld { timeline: self.0.name.clone() })?;
+        if self.0.leased.swap(true, Ordering::Acquire) {
+            return Err(Error::LeaseHeld { timeline: self.0.name.clone() });
+        }
+        // Waits for nobody but a flush that rolls.
+        let writer = self.0.writer.lock();
         Ok(WriteLease::new(&self.0, writer))
     }
 

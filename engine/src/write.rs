@@ -50,7 +50,6 @@ pub struct WriteLease<'t> {
 
 /// Stands for a commit. What it promises is the store's durability.
 #[derive(Debug)]
-#[must_use = "a commit is as durable as the store promises only when its ticket was waited for"]
 pub struct CommitTicket {
     lsn: Lsn,
 }
@@ -210,6 +209,8 @@ impl<'t> WriteLease<'t> {
 impl Drop for WriteLease<'_> {
     fn drop(&mut self) {
         self.writer.abort();
+        // The lock itself is given back right after this; whoever takes the lease now waits for it.
+        self.timeline.leased.store(false, Ordering::Release);
     }
 }
 

@@ -144,6 +144,9 @@ impl Manifest {
                 None => Ok(None),
             };
         }
+        // A process that ended between the rename of CURRENT and the sync of the directory left a truth that a power
+        // failure could still take back; nothing is said of it before that is ruled out.
+        storage.sync_dir(dir)?;
         let bytes = read_file(&*storage, &current_path, CURRENT_LEN as u64)?;
         let current = Current::decode(&bytes, &current_path)?;
         let path = dir.join(manifest_name(current.number));
@@ -224,6 +227,8 @@ impl Manifest {
         let mut file = self.storage.create(&path)?;
         file.append(&bytes)?;
         file.sync()?;
+        // Its name before the name that leads to it: a crash may keep either change of the directory without the other.
+        self.storage.sync_dir(&self.dir)?;
         self.commit(Current { store: self.store, number, len: bytes.len() as u64, chain })?;
         self.file = Some(file);
         self.state = state;

@@ -31,7 +31,7 @@ use crate::{
     ChunkPool, Error, Key, Lsn, PageVersion, Result, VALUE_LEN_MAX, Value, Walk,
     layer_file::Tombstone,
 };
-use index::{Index, IndexWriter, Object, ValueRef, Versions};
+use index::{Index, IndexWriter, Object, ValueRef};
 use memory::{Appender, Id, Position, Space};
 pub use sorted::SortedVersions;
 
@@ -121,13 +121,9 @@ impl MemLayer {
         let upper = upper.min(self.committed_lsn());
         let Some(object) = self.index.object(&self.nodes, key.object) else { return Walk::Older };
         let dropped = object.dropped_at(&self.nodes, key.block, upper);
-        let mut block = self.index.newest(&self.nodes, object, key.block);
-        while let Some(id) = block {
-            let older = self.nodes.node(id).older.load();
-            if let Some(older) = older {
-                self.nodes.prefetch_node(older);
-            }
-            let entries = Versions::entries(&self.nodes, id);
+        let mut next = self.index.newest(&self.nodes, object, key.block);
+        while let Some(run) = next {
+            let entries = run.entries(&self.nodes);
             let visible = match entries.last() {
                 Some(last) if last.lsn() <= upper => entries,
                 _ => &entries[..entries.partition_point(|entry| entry.lsn() <= upper)],
@@ -143,7 +139,7 @@ impl MemLayer {
                     return Walk::Base;
                 }
             }
-            block = older;
+            next = run.older(&self.nodes);
         }
         if dropped.is_some() { Walk::Dropped } else { Walk::Older }
     }
@@ -159,7 +155,7 @@ impl MemLayer {
         SortedVersions::new(self, from, self.committed_lsn())
     }
 
-    /// The committed tombstones, sorted by object and then Lsn.
+    /// The committed tombstones, sorted by object and then Lsn, each once.
     #[must_use]
     pub fn tombstones(&self) -> Vec<Tombstone> {
         let committed = self.committed_lsn();
@@ -180,6 +176,8 @@ impl MemLayer {
         found.sort_unstable_by_key(|tombstone| {
             (tombstone.object, tombstone.lsn, tombstone.first_block)
         });
+        // Dropping the same blocks again at the same Lsn says nothing new.
+        found.dedup();
         found
     }
 
@@ -350,7 +348,8 @@ impl OpenLayer {
         let space = &*self.layer.nodes;
         let object = self.index.object(space, &self.layer.index, key.object)?;
         let head = self.index.head(space, object, key.block)?;
-        if self.index.newest_lsn(space, head) == Some(lsn) {
+        // Lsns do not go back, so only another value of the last Lsn can be a duplicate: most puts need not look.
+        if lsn == self.last && self.index.newest_lsn(space, head) == Some(lsn) {
             return Err(Error::DuplicateVersion { key, lsn });
         }
         let position = match shared {

@@ -28,6 +28,8 @@ sql "create table account(id int primary key, branch int, balance int, filler ch
      create table history(id serial, account int, delta int, at timestamptz default now());
      create table gone(a int, b text); insert into gone select i, repeat('x', 200) from generate_series(1, 2000) i;
      create index gone_a on gone(a);
+     create table cut(a int, b text); insert into cut select i, repeat('x', 200) from generate_series(1, 1000) i;
+     create table emptied(a int, b text); insert into emptied select i, repeat('x', 200) from generate_series(1, 500) i;
      vacuum; select pg_replication_origin_create('elsewhere');"
 stop data
 cp -a data base
@@ -51,6 +53,8 @@ round() { # compression, transactions
 round off 150; round pglz 400; round lz4 400; round zstd 400
 as "psql -qAtX -h $work postgres" >/dev/null <<'EVENTS'
 delete from gone where a > 500; vacuum gone;
+delete from cut where a > 300; vacuum cut;
+delete from emptied; vacuum emptied;
 begin; create table brief(a int); insert into brief values (1); abort;
 create table brief(a int primary key); insert into brief select generate_series(1, 500); select pg_switch_wal();
 begin; drop table brief; prepare transaction 'two'; commit prepared 'two';

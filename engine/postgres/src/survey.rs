@@ -20,6 +20,36 @@ use crate::{
     segments::{SegmentId, Segments},
 };
 
+/// How the log ended, with the Lsn behind the last record that was read: reading can go on from there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WalEnd {
+    /// The Lsn up to which it was to be read. A record that ends behind it was not read.
+    Reached {
+        /// Behind the last record.
+        at: Lsn,
+    },
+    /// Nothing was ever written behind the last record.
+    Clean {
+        /// Behind the last record.
+        at: Lsn,
+    },
+    /// An incomplete record: the last thing that was written before a crash, or is just being written.
+    Torn {
+        /// Behind the last record, where the incomplete one starts (on a page's edge: behind the page's header).
+        at: Lsn,
+    },
+}
+
+impl WalEnd {
+    /// Behind the last record.
+    #[must_use]
+    pub fn at(self) -> Lsn {
+        match self {
+            WalEnd::Reached { at } | WalEnd::Clean { at } | WalEnd::Torn { at } => at,
+        }
+    }
+}
+
 /// What was lost, and from where on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Loss {

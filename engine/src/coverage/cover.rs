@@ -29,8 +29,12 @@ pub(super) struct Cover {
 
 impl Default for Cover {
     fn default() -> Cover {
-        let lsns = Table::new(std::iter::empty());
-        Cover { lsns, tags: Box::default(), ends: Box::default(), ranks: Runs::new(&[], 0) }
+        Cover {
+            lsns: Table::new(std::iter::empty()),
+            tags: Box::default(),
+            ends: Box::default(),
+            ranks: Runs::new(&[], 0),
+        }
     }
 }
 
@@ -48,8 +52,7 @@ impl Cover {
     /// Where a list is in `ranks`.
     #[inline]
     fn run(&self, list: usize) -> Range<usize> {
-        let start = if list == 0 { 0 } else { self.ends[list - 1] as usize };
-        start..self.ends[list] as usize
+        self.cut(list)..self.ends[list] as usize
     }
 
     /// The mark of a rank.
@@ -64,20 +67,20 @@ impl Cover {
 
     /// What a list says to a read below `ceiling`. Free of branches that depend on the answer: a search asks several lists,
     /// and a wrong guess costs more than all their loads.
-    #[inline]
+    #[inline(always)]
     pub(super) fn band(&self, list: usize, ceiling: u64) -> Band {
         if self.tags.is_empty() {
             return Band::NONE;
         }
         let run = self.run(list);
         let limit = self.lsns.below(ceiling);
-        let below = self.ranks.below(run.clone(), limit);
-        // Without a mark below, this is some other list's mark, and of no effect.
+        let below = self.ranks.below(run.clone(), |rank| rank < limit);
+        // Without a mark below, these are some other list's marks, and of no effect.
         let at = (run.start + below).saturating_sub(1);
-        let last = self.ranks.get(at);
+        let (last, previous) = (self.ranks.get(at), self.ranks.get(at.saturating_sub(1)));
         let gap = self.tags[last].is_gap();
-        let opening = self.ranks.get(at.saturating_sub(gap.into()));
-        let (floor, tag) = (self.lsns.get(opening), self.tags[opening]);
+        let floor = select_unpredictable(gap, self.lsns.get(previous), self.lsns.get(last));
+        let tag = select_unpredictable(gap, self.tags[previous], self.tags[last]);
         let top = select_unpredictable(gap, self.lsns.get(last), ceiling);
         let top = select_unpredictable(tag.is_image(), floor + 1, top);
         Band { ceiling: select_unpredictable(below == 0, 0, top), floor, tag }
@@ -85,8 +88,7 @@ impl Cover {
 
     /// The same cover with `lists` in the place of those in `replaced`.
     pub(super) fn splice(&self, replaced: Range<usize>, lists: &[Vec<Mark>]) -> Cover {
-        let cut = |list: usize| if list == 0 { 0 } else { self.ends[list - 1] as usize };
-        let (cut_start, cut_end) = (cut(replaced.start), cut(replaced.end));
+        let (cut_start, cut_end) = (self.cut(replaced.start), self.cut(replaced.end));
         let mut parts = vec![Part::Old(0..cut_start)];
         let mut ends = self.ends[..replaced.start].to_vec();
         let mut end = cut_start;
@@ -95,7 +97,7 @@ impl Cover {
             end += list.len();
             ends.push(end as u32);
         }
-        parts.push(Part::Old(cut_end..cut(self.len())));
+        parts.push(Part::Old(cut_end..self.cut(self.len())));
         ends.extend(self.ends[replaced.end..].iter().map(|&old| old - cut_end as u32 + end as u32));
         self.assemble(&parts, ends)
     }
@@ -132,7 +134,7 @@ impl Cover {
             copied = cut_end;
         }
         let last = first + patches.len();
-        parts.push(Part::Old(copied..self.ends.last().map_or(0, |&end| end as usize)));
+        parts.push(Part::Old(copied..self.cut(self.len())));
         let (old_end, end) = (self.run(last - 1).end as u32, end as u32);
         ends[last..].iter_mut().for_each(|other| *other = *other - old_end + end);
         self.assemble(&parts, ends)
@@ -140,35 +142,32 @@ impl Cover {
 
     /// A cover of these ranks and marks, one behind the other, with lists that end at `ends`.
     fn assemble(&self, parts: &[Part<'_>], ends: Vec<u32>) -> Cover {
-        let mut used = vec![false; self.lsns.len()];
+        let mut kept = self.kept(parts);
         let mut fresh: Vec<Mark> = Vec::new();
         let mut found: Vec<Option<usize>> = Vec::new();
         for part in parts {
-            match part {
-                Part::Old(range) => self.ranks.each(range.clone(), |rank| used[rank] = true),
-                Part::New(marks) => found.extend(marks.iter().map(|&mark| {
+            if let Part::New(marks) = part {
+                found.extend(marks.iter().map(|&mark| {
                     let rank = self.rank(mark);
                     match rank {
-                        Some(rank) => used[rank] = true,
+                        Some(rank) => kept[rank] = true,
                         None => fresh.push(mark),
                     }
                     rank
-                })),
+                }));
             }
         }
         fresh.sort_unstable();
         fresh.dedup();
-        let (marks, renamed) = self.merged(&used, &fresh);
+        let (marks, names) = self.merged(&kept, &fresh);
         let mut ranks: Vec<u32> = Vec::with_capacity(ends.last().map_or(0, |&end| end as usize));
         let mut found = found.into_iter();
         for part in parts {
             match part {
-                Part::Old(range) => {
-                    self.ranks.each(range.clone(), |rank| ranks.push(renamed[rank]))
-                }
+                Part::Old(run) => self.ranks.rename(run.clone(), &names, &mut ranks),
                 Part::New(new) => ranks.extend(new.iter().zip(&mut found).map(|(mark, old)| {
                     let place = || marks.partition_point(|other| other < mark) as u32;
-                    old.map_or_else(place, |old| renamed[old])
+                    old.map_or_else(place, |old| names[old])
                 })),
             }
         }
@@ -181,6 +180,34 @@ impl Cover {
         }
     }
 
+    /// Which marks some old part still has.
+    fn kept(&self, parts: &[Part<'_>]) -> Vec<bool> {
+        let old = || {
+            parts.iter().filter_map(|part| match part {
+                Part::Old(run) => Some(run.clone()),
+                Part::New(_) => None,
+            })
+        };
+        let mut cut: Vec<usize> = Vec::new();
+        let mut at = 0;
+        for run in old().chain(std::iter::once(self.cut(self.len())..0)) {
+            cut.extend((at..run.start).map(|at| self.ranks.get(at)));
+            at = run.end;
+        }
+        cut.sort_unstable();
+        cut.dedup();
+        let mut kept = vec![true; self.lsns.len()];
+        for rank in cut {
+            kept[rank] = old().any(|run| self.ranks.has(run, rank));
+        }
+        kept
+    }
+
+    /// Where a list begins in the ranks; for the number of lists, where all end.
+    fn cut(&self, list: usize) -> usize {
+        if list == 0 { 0 } else { self.ends[list - 1] as usize }
+    }
+
     /// The rank of a mark.
     fn rank(&self, mark: Mark) -> Option<usize> {
         let start = self.lsns.below(mark.lsn);
@@ -189,12 +216,12 @@ impl Cover {
         Some(start + at)
     }
 
-    /// The marks still `used` and the `fresh` ones in order, and the new rank of each old mark.
-    fn merged(&self, used: &[bool], fresh: &[Mark]) -> (Vec<Mark>, Vec<u32>) {
-        let mut marks = Vec::with_capacity(used.len() + fresh.len());
-        let mut renamed = Vec::with_capacity(used.len());
+    /// The marks that are `kept` and the `fresh` ones in order, and the new rank of each old mark.
+    fn merged(&self, kept: &[bool], fresh: &[Mark]) -> (Vec<Mark>, Vec<u32>) {
+        let mut marks = Vec::with_capacity(kept.len() + fresh.len());
+        let mut names = Vec::with_capacity(kept.len());
         let mut rest = fresh;
-        for (rank, &used) in used.iter().enumerate() {
+        for (rank, &kept) in kept.iter().enumerate() {
             let mark = self.mark(rank);
             while let Some((&first, others)) =
                 rest.split_first().filter(|(first, _)| **first < mark)
@@ -202,13 +229,13 @@ impl Cover {
                 marks.push(first);
                 rest = others;
             }
-            renamed.push(if used { marks.len() as u32 } else { u32::MAX });
-            if used {
+            names.push(if kept { marks.len() as u32 } else { u32::MAX });
+            if kept {
                 marks.push(mark);
             }
         }
         marks.extend_from_slice(rest);
-        (marks, renamed)
+        (marks, names)
     }
 
     /// Heap bytes.
@@ -243,10 +270,17 @@ impl List<'_> {
         self.cover.mark(self.cover.ranks.get(self.run.start + at))
     }
 
-    /// The place of the first mark at or above `lsn`.
-    pub(super) fn first_from(&self, lsn: u64) -> usize {
+    /// How many marks are below `lsn`; all, if there is no limit.
+    pub(super) fn below(&self, lsn: Option<u64>) -> usize {
+        let Some(lsn) = lsn else { return self.len() };
         let limit = self.cover.lsns.below(lsn);
-        self.cover.ranks.below(self.run.clone(), limit)
+        self.cover.ranks.below(self.run.clone(), |rank| rank < limit)
+    }
+
+    /// Whether the first marks, `count` of them, are those of another list of the same cover.
+    pub(super) fn begins_like(&self, other: &List<'_>, count: usize) -> bool {
+        let part = |list: &List<'_>| list.run.start..(list.run.start + count).min(list.run.end);
+        self.cover.ranks.same(part(self), part(other))
     }
 }
 

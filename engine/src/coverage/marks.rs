@@ -218,7 +218,7 @@ impl Band {
     pub(super) const NONE: Band = Band { ceiling: 0, floor: 0, tag: Tag(0) };
 
     /// The answer of two lists together: the higher band, as far down as the other list changes nothing.
-    #[inline]
+    #[inline(always)]
     pub(super) fn over(self, other: Band) -> Band {
         let same = self.ceiling == other.ceiling;
         let swap = (other.ceiling > self.ceiling) | (same & other.tag.is_image());

@@ -6,8 +6,8 @@
 //! its path from the root, each layer once.
 //!
 //! **Invariants:** a layer is in a child's list if and only if it covers the child and not the whole node. All leaves are
-//! equally deep. A node has at most [`CHILDREN_MAX`] children; neighbours that have few together become one. In a leaf no
-//! two neighbouring stripes have the same layers, except where a batch put them apart.
+//! equally deep. A node has at most [`CHILDREN_MAX`] children; neighbours that have few together become one. Of a layer's
+//! bounds none stays in a leaf for long that no other layer has.
 //!
 //! Complexity, with n layers: a key's path has O(log n) nodes. A layer is partly in at most two nodes of each depth, so an
 //! edit writes O(log n) nodes; writing one costs as much as it has list entries: children times layers that cross it.
@@ -21,15 +21,16 @@ use super::{
     cover::Cover,
     keys::KeyTable,
     marks::{Mark, Span, marks_of},
-    patch::patch,
+    patch::{Patch, patch_of},
     slots::Slots,
     span_of,
 };
 
 /// A node with more children is cut in two.
 const CHILDREN_MAX: usize = 128;
-/// Neighbours with fewer children together are joined, if one of them has less than half of this.
-const JOINED_MAX: usize = CHILDREN_MAX * 3 / 4;
+/// Neighbours with no more children together are joined, if one of them has less than half of this. Nodes that are built
+/// anew have so many.
+pub(super) const FILL: usize = CHILDREN_MAX * 3 / 4;
 
 /// A range of keys, its parts, and the layers that cover parts of it but not all.
 #[derive(Debug)]
@@ -192,8 +193,21 @@ impl Edit<'_> {
     /// A cover with the layer put into lists or taken out.
     pub(super) fn patched(&self, cover: &Cover, lists: Range<usize>) -> Cover {
         let end_of = |layer| self.slots.get(layer).and_then(|shape| span_of(layer, &shape).end);
-        let patch = |list| patch(&cover.list(list), self.span, self.insert, end_of);
-        let patches: Vec<_> = lists.clone().map(patch).collect();
+        let mut patches: Vec<Patch> = Vec::with_capacity(lists.len());
+        for list in lists.clone() {
+            // Neighbours of a wide layer often have the same layers below it.
+            let same = patches.last().filter(|patch| {
+                let list = cover.list(list);
+                let (seen, limit) = patch.seen;
+                list.below(limit) == seen
+                    && list.begins_like(&cover.list(lists.start + patches.len() - 1), seen)
+            });
+            let next = match same {
+                Some(patch) => patch.clone(),
+                None => patch_of(&cover.list(list), self.span, self.insert, end_of),
+            };
+            patches.push(next);
+        }
         cover.patch(lists.start, &patches)
     }
 
@@ -302,12 +316,12 @@ impl Edit<'_> {
     fn join(&self, draft: &mut Draft, child: usize) {
         let count =
             |child: usize| draft.children.get(child).map_or(usize::MAX / 2, |it| it.keys.len());
-        if count(child) >= JOINED_MAX / 2 {
+        if count(child) >= FILL / 2 {
             return;
         }
         let Some(left) = [child.wrapping_sub(1), child]
             .into_iter()
-            .find(|&left| left < child + 1 && count(left) + count(left + 1) <= JOINED_MAX)
+            .find(|&left| left < child + 1 && count(left) + count(left + 1) <= FILL)
         else {
             return;
         };

@@ -14,7 +14,10 @@ use super::{
 };
 
 /// Marks to put in the place of others.
+#[derive(Clone)]
 pub(super) struct Patch {
+    /// How many marks of the list decided on the patch: all that are below this Lsn, if there is one.
+    pub(super) seen: (usize, Option<u64>),
     /// Which marks of the list go.
     pub(super) cut: Range<usize>,
     /// What comes there.
@@ -22,15 +25,15 @@ pub(super) struct Patch {
 }
 
 /// Puts a layer into a list or takes it out. `end_of` says where a delta ends.
-pub(super) fn patch(
+pub(super) fn patch_of(
     list: &List<'_>,
     span: Span,
     insert: bool,
     end_of: impl Fn(LayerIndex) -> Option<u64>,
 ) -> Patch {
     let high = span.end.unwrap_or(span.start.saturating_add(1));
-    let to = high.checked_add(1).map_or(list.len(), |behind| list.first_from(behind));
-    let cut = list.first_from(span.start)..to;
+    let to = list.below(high.checked_add(1));
+    let cut = list.below(Some(span.start))..to;
     let shared = cut.clone().any(|at| list.get(at).tag.is_shared());
     let incoming = if shared { Err(Shared) } else { incoming(list, cut.start, span.start) };
     let (cut, incoming, low, high) = match incoming {
@@ -53,7 +56,7 @@ pub(super) fn patch(
     let before = cut.start.checked_sub(1).map(|at| list.get(at));
     let sweep = Sweep::behind(before, low);
     let marks = sweep.run(&mut spans, incoming.filter(|&(end, _)| end >= low), low, high);
-    Patch { cut, marks }
+    Patch { seen: (cut.end, high.checked_add(1)), cut, marks }
 }
 
 /// Several deltas may come in.

@@ -4,57 +4,91 @@
 //! dozen times. Here a few halvings, as many for all tables of about one size, leave a stretch of fixed length, in which all
 //! numbers are compared. A table is padded so that the stretch may reach over its end.
 
-use std::{hint::select_unpredictable, ops::Range};
+use std::ops::Range;
 
 /// Numbers of a [`Table`] that are compared in full, and padding behind it.
-const TABLE_STRETCH: usize = 0;
 /// The same for [`Runs`].
-const RUNS_STRETCH: usize = 16;
+const STRETCH: usize = 16;
 
-/// Ascending numbers, all below `u64::MAX`.
+/// Numbers of a block.
+const BLOCK: usize = 16;
+/// Samples come in multiples of this.
+const LINE: usize = 8;
+/// Samples that are compared one by one; more are searched by halving.
+const SAMPLES_MAX: usize = 64;
+/// Padding, above all numbers that [`count_below`] can compare.
+const PADDING: u64 = (1 << 63) - 1;
+
+/// Ascending numbers. In front of them stands the last one of each block, so that a search looks at two stretches of
+/// neighbouring memory, each as a whole.
 #[derive(Clone, Debug)]
 pub(super) struct Table {
-    /// The numbers, and `u64::MAX` as padding.
-    padded: Box<[u64]>,
+    /// The last number of each full block, padded to whole lines; then the numbers, padded to whole blocks.
+    words: Box<[u64]>,
+    /// How many words are in front of the numbers.
+    samples: u32,
+    /// How many numbers.
+    len: u32,
+    /// Whether a number is too high for [`count_below`].
+    high: bool,
 }
 
 impl Table {
     /// Packs numbers.
-    pub(super) fn new(numbers: impl ExactSizeIterator<Item = u64>) -> Table {
-        let count = numbers.len();
-        let mut padded = Vec::with_capacity(count + TABLE_STRETCH);
-        padded.extend(numbers);
-        padded.resize(count + TABLE_STRETCH, u64::MAX);
-        Table { padded: padded.into() }
+    pub(super) fn new(numbers: impl ExactSizeIterator<Item = u64> + Clone) -> Table {
+        let len = numbers.len();
+        let samples = (len / BLOCK).next_multiple_of(LINE);
+        // One block more if the last one is full: all numbers may be below.
+        let mut words = Vec::with_capacity(samples + (len / BLOCK + 1) * BLOCK);
+        words.extend(numbers.clone().skip(BLOCK - 1).step_by(BLOCK));
+        words.resize(samples, PADDING);
+        words.extend(numbers);
+        words.resize(samples + (len / BLOCK + 1) * BLOCK, PADDING);
+        let high = words[samples..samples + len].last().is_some_and(|&last| last >= PADDING);
+        Table { words: words.into(), samples: samples as u32, len: len as u32, high }
     }
 
     /// How many numbers.
-    #[inline]
+    #[inline(always)]
     pub(super) fn len(&self) -> usize {
-        self.padded.len() - TABLE_STRETCH
+        self.len as usize
     }
 
     /// The number of a rank.
-    #[inline]
+    #[inline(always)]
     pub(super) fn get(&self, rank: usize) -> u64 {
-        self.padded[rank]
+        self.words[self.samples as usize + rank]
     }
 
     /// The numbers.
     pub(super) fn as_slice(&self) -> &[u64] {
-        &self.padded[..self.len()]
+        &self.words[self.samples as usize..][..self.len()]
     }
 
     /// How many are below `limit`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn below(&self, limit: u64) -> usize {
-        self.as_slice().partition_point(|&number| number < limit)
+        let (samples, numbers) = self.words.split_at(self.samples as usize);
+        if self.high || samples.len() > SAMPLES_MAX || limit > PADDING {
+            return self.as_slice().partition_point(|&number| number < limit);
+        }
+        let lines = samples.chunks_exact(LINE);
+        let blocks: usize = lines.map(|line| count_below::<LINE>(line, limit)).sum();
+        blocks * BLOCK + count_below::<BLOCK>(&numbers[blocks * BLOCK..][..BLOCK], limit)
     }
 
     /// Heap bytes.
     pub(super) fn heap_bytes(&self) -> usize {
-        size_of_val(&*self.padded)
+        size_of_val(&*self.words)
     }
+}
+
+/// How many of `N` numbers are below `limit`, at most [`PADDING`]; a number at or above 2^63 is not. By operations that
+/// the smallest vector units have for 64-bit numbers, which comparison is not.
+#[inline(always)]
+fn count_below<const N: usize>(numbers: &[u64], limit: u64) -> usize {
+    let numbers: &[u64; N] = numbers.try_into().expect("that many");
+    numbers.iter().fold(0, |count, &number| count + (number.wrapping_sub(limit) >> 63)) as usize
 }
 
 /// Runs of ascending ranks, one behind the other, as narrow as the highest rank allows.
@@ -69,18 +103,21 @@ pub(super) enum Runs {
 impl Runs {
     /// Packs ranks, all below `limit`.
     pub(super) fn new(ranks: &[u32], limit: usize) -> Runs {
-        let padded = || ranks.iter().copied().chain(std::iter::repeat_n(0, RUNS_STRETCH));
         if limit < 1 << 16 {
-            let mut short = Vec::with_capacity(ranks.len() + RUNS_STRETCH);
-            short.extend(padded().map(|rank| rank as u16));
+            let mut short = Vec::with_capacity(ranks.len() + STRETCH);
+            short.extend(ranks.iter().map(|&rank| rank as u16));
+            short.resize(ranks.len() + STRETCH, 0);
             Runs::Short(short.into())
         } else {
-            Runs::Long(padded().collect::<Vec<_>>().into())
+            let mut long = Vec::with_capacity(ranks.len() + STRETCH);
+            long.extend_from_slice(ranks);
+            long.resize(ranks.len() + STRETCH, 0);
+            Runs::Long(long.into())
         }
     }
 
     /// The rank at a place.
-    #[inline]
+    #[inline(always)]
     pub(super) fn get(&self, at: usize) -> usize {
         match self {
             Runs::Short(ranks) => ranks[at].into(),
@@ -88,24 +125,45 @@ impl Runs {
         }
     }
 
-    /// Calls `take` with each rank of a run.
-    #[inline]
-    pub(super) fn each(&self, run: Range<usize>, mut take: impl FnMut(usize)) {
+    /// Whether a rank is somewhere in a run.
+    pub(super) fn has(&self, run: Range<usize>, rank: usize) -> bool {
+        // Without a way out of the loop, so that many are compared at a time.
         match self {
-            Runs::Short(ranks) => ranks[run].iter().for_each(|&rank| take(rank.into())),
-            Runs::Long(ranks) => ranks[run].iter().for_each(|&rank| take(rank as usize)),
+            Runs::Short(ranks) => {
+                ranks[run].iter().fold(false, |found, &other| found | (other == rank as u16))
+            }
+            Runs::Long(ranks) => {
+                ranks[run].iter().fold(false, |found, &other| found | (other == rank as u32))
+            }
         }
     }
 
-    /// How many ranks of a run are below `limit`.
-    #[inline]
-    pub(super) fn below(&self, run: Range<usize>, limit: usize) -> usize {
+    /// Whether two runs are equal.
+    pub(super) fn same(&self, one: Range<usize>, other: Range<usize>) -> bool {
         match self {
-            Runs::Short(ranks) if limit <= usize::from(u16::MAX) => {
-                below_short(ranks, run, limit as u16)
+            Runs::Short(ranks) => ranks[one] == ranks[other],
+            Runs::Long(ranks) => ranks[one] == ranks[other],
+        }
+    }
+
+    /// Appends what a run's ranks are called now.
+    pub(super) fn rename(&self, run: Range<usize>, names: &[u32], renamed: &mut Vec<u32>) {
+        match self {
+            Runs::Short(ranks) => {
+                renamed.extend(ranks[run].iter().map(|&rank| names[usize::from(rank)]));
             }
-            Runs::Short(_) => run.len(),
-            Runs::Long(ranks) => ranks[run].partition_point(|&rank| (rank as usize) < limit),
+            Runs::Long(ranks) => {
+                renamed.extend(ranks[run].iter().map(|&rank| names[rank as usize]));
+            }
+        }
+    }
+
+    /// How many ranks of a run are `lower`, which those in front are and those behind are not.
+    #[inline(always)]
+    pub(super) fn below(&self, run: Range<usize>, lower: impl Fn(usize) -> bool) -> usize {
+        match self {
+            Runs::Short(ranks) => below(ranks, run, |rank| lower(rank.into())),
+            Runs::Long(ranks) => below(ranks, run, |rank| lower(rank as usize)),
         }
     }
 
@@ -118,24 +176,29 @@ impl Runs {
     }
 }
 
-/// How many numbers of a short run are below `limit`.
-#[inline]
-fn below_short(ranks: &[u16], run: Range<usize>, limit: u16) -> usize {
+/// How many ranks of a run are `lower`.
+#[inline(always)]
+fn below<R: Copy>(ranks: &[R], run: Range<usize>, lower: impl Fn(R) -> bool) -> usize {
+    if run.is_empty() {
+        return 0;
+    }
     let (mut start, mut len) = (run.start, run.len());
-    while len > RUNS_STRETCH {
-        let half = len / 2;
-        let lower = ranks[start + half - 1] < limit;
-        start = select_unpredictable(lower, start + half, start);
-        len -= half;
+    while len >= STRETCH {
+        let quarter = len / 4;
+        start += quarter * quarters_below(|at| lower(ranks[start + at * quarter - 1]));
+        len -= 3 * quarter;
     }
-    let stretch: &[u16; RUNS_STRETCH] =
-        ranks[start..start + RUNS_STRETCH].try_into().expect("of that length");
-    let len = len as u16;
-    let mut lower = 0u16;
-    for at in 0..RUNS_STRETCH {
-        lower += u16::from(stretch[at] < limit) & u16::from((at as u16) < len);
-    }
-    start - run.start + usize::from(lower)
+    let stretch: &[R; STRETCH] = ranks[start..start + STRETCH].try_into().expect("that long");
+    let lower = |at: usize| lower(stretch[at & (STRETCH - 1)]) & (at < len);
+    let mut below = 4 * quarters_below(|at| lower(at * 4 - 1));
+    below += quarters_below(|at| lower(below + at - 1));
+    start + below - run.start
+}
+
+/// How many of the three bounds between quarters are below. Asked for all at once, they cost one wait instead of two.
+#[inline(always)]
+fn quarters_below(lower: impl Fn(usize) -> bool) -> usize {
+    usize::from(lower(1)) + usize::from(lower(2)) + usize::from(lower(3))
 }
 
 #[cfg(test)]
@@ -144,24 +207,17 @@ mod tests {
 
     #[test]
     fn ranks_equal_a_count() {
-        for count in 0..70u32 {
-            let numbers: Vec<u64> = (0..count).map(|number| u64::from(number / 2) * 3).collect();
-            let table = Table::new(numbers.iter().copied());
-            assert_eq!(table.as_slice(), numbers);
+        for count in 0..150u32 {
             let ranks: Vec<u32> =
                 (0..7).chain((0..count).map(|rank| rank * 2)).chain(0..9).collect();
             let run = 7..7 + count as usize;
             let runs = [Runs::new(&ranks, 1 << 16), Runs::new(&ranks, 1 << 17)];
-            for limit in 0..150 {
-                let below = numbers.iter().filter(|&&number| number < limit).count();
-                assert_eq!(table.below(limit), below);
-                for runs in &runs {
-                    let below =
-                        ranks[run.clone()].iter().filter(|&&rank| rank < limit as u32).count();
-                    assert_eq!(runs.below(run.clone(), limit as usize), below);
-                }
+            let table = Table::new((0..count).map(|number| u64::from(number) * 2));
+            for limit in 0..310usize {
+                let below = limit.div_ceil(2).min(count as usize);
+                assert!(runs.iter().all(|it| it.below(run.clone(), |rank| rank < limit) == below));
+                assert_eq!(table.below(limit as u64), below);
             }
-            assert_eq!(table.below(u64::MAX), numbers.len());
         }
     }
 }

@@ -4,7 +4,7 @@
 //! come into being together lie at few objects and few Lsns, so a chunk keeps each object and each Lsn once and a record
 //! is 16 bytes: four places in those tables and two block numbers.
 //!
-//! **Invariant:** a table of a chunk has at most twice as many entries as the chunk's layers refer to, plus a few.
+//! **Invariant:** after a removal a chunk's tables have at most four entries for each of its layers, and eight.
 
 use std::sync::Arc;
 

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use pagestrata_layers::{Key, KeyRange, Lsn};
 use proptest::prelude::*;
 
-use super::{Change, CoverageMap, Hit, LayerIndex, LayerKind, LayerShape};
+use super::{
+    Change, CoverageMap, Hit, LayerIndex, LayerKind, LayerShape,
+    recorded::{Random, generated, recorded_maps},
+};
 
 /// The layers as a plain list.
 #[derive(Clone, Default)]
@@ -52,7 +55,8 @@ impl Model {
         self.covering(key).filter_map(part).collect()
     }
 
-    /// The first layer of a read by the rule in the brief of the map: see the head of `coverage.rs`.
+    /// The first layer of a read as the head of `coverage.rs` defines it: floor, layers that may be the
+    /// hit's, and whether they are images.
     fn search(&self, key: Key, upper: Lsn) -> Option<(Lsn, BTreeSet<LayerIndex>, bool)> {
         let image = self.image(key, upper);
         let (mut top, mut bounds) = (None, vec![Lsn(0)]);
@@ -241,9 +245,12 @@ fn run(batches: &[Vec<Step>], last_removes_all: bool) -> Result<(), TestCaseErro
                 Step::Remove(_) => {}
             }
         }
-        let map = map.edit(&changes);
-        check(&map, &next)?;
-        versions.push((map, next));
+        // At once, which may build the tree anew, and a few at a time, which grows and shrinks it.
+        let built = map.edit(&changes);
+        check(&built, &next)?;
+        let grown = changes.chunks(30).fold(map.clone(), |map, part| map.edit(part));
+        check(&grown, &next)?;
+        versions.push((if changes.len() % 2 == 0 { built } else { grown }, next));
     }
     if last_removes_all {
         let (map, model) = versions.last().expect("one");
@@ -259,8 +266,6 @@ fn run(batches: &[Vec<Step>], last_removes_all: bool) -> Result<(), TestCaseErro
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
-
     #[test]
     fn few_stripes_equal_a_linear_scan(batches in batches(12, 24, 8)) {
         run(&batches, true)?;
@@ -272,4 +277,115 @@ proptest! {
         let halves: Vec<Vec<Step>> = all.chunks(all.len().div_ceil(3)).map(<[Step]>::to_vec).collect();
         run(&halves, true)?;
     }
+}
+
+/// A layer of all keys.
+fn whole(kind: LayerKind) -> LayerShape {
+    LayerShape { key_range: KeyRange::ALL, kind }
+}
+
+/// Compares at random places, at layers' corners.
+fn check_samples(map: &CoverageMap, model: &Model, count: usize, random: &mut Random) {
+    let shapes: Vec<&LayerShape> = model.0.values().collect();
+    let mut one = || shapes[random.below(shapes.len() as u64) as usize];
+    for _ in 0..count {
+        let (KeyRange { start, end }, lsns) = (one().key_range, one().lsn_range());
+        let keys = [Some(start), start.next(), end];
+        for (key, lsn) in
+            keys.into_iter().flatten().zip([lsns.start, lsns.start.previous(), lsns.end])
+        {
+            check_search(map, model, key, lsn).expect("as the linear scan");
+        }
+        check_read(map, model, start, lsns.end).expect("as the linear scan");
+    }
+}
+
+/// Inserts of shapes, each into the slot of its place.
+fn inserts(shapes: &[LayerShape]) -> Vec<Change> {
+    shapes.iter().zip(0..).map(|(&shape, at)| Change::Insert(LayerIndex(at), shape)).collect()
+}
+
+/// The model of shapes, each in the slot of its place.
+fn model(shapes: &[LayerShape]) -> Model {
+    Model(shapes.iter().zip(0..).map(|(&shape, at)| (LayerIndex(at), shape)).collect())
+}
+
+#[test]
+fn recorded_maps_equal_a_linear_scan() {
+    let mut random = Random(17);
+    for (name, shapes) in recorded_maps(&mut std::io::stderr()).expect("readable captures") {
+        let (built, model) = (CoverageMap::new().edit(&inserts(&shapes)), model(&shapes));
+        let mut changes = inserts(&shapes);
+        random.shuffle(&mut changes);
+        let grown = changes.chunks(50).fold(CoverageMap::new(), |map, part| map.edit(part));
+        for map in [&built, &grown] {
+            check_samples(map, &model, 200, &mut random);
+            let bytes = map.memory_bytes() / map.len();
+            assert!((20..120).contains(&bytes), "{name}: {bytes} bytes a layer");
+        }
+        // Down to few layers again, with the old version unharmed.
+        let kept = 100.min(shapes.len());
+        let mut layers: Vec<LayerIndex> = model.0.keys().copied().collect();
+        random.shuffle(&mut layers);
+        let remove: Vec<Change> =
+            layers[kept..].iter().map(|&layer| Change::Remove(layer)).collect();
+        let few = remove.chunks(20).fold(grown.clone(), |map, part| map.edit(part));
+        let rest =
+            Model(layers[..kept].iter().map(|&layer| (layer, shapes[layer.0 as usize])).collect());
+        check_samples(&few, &rest, 200, &mut random);
+        check_samples(&grown, &model, 50, &mut random);
+        assert!(few.memory_bytes() < grown.memory_bytes() / 4, "nodes are joined");
+    }
+}
+
+#[test]
+fn generated_maps_are_of_the_recorded_shape() {
+    let shapes = generated();
+    assert_eq!(CoverageMap::new().edit(&inserts(&shapes)).len(), shapes.len());
+}
+
+#[test]
+fn very_many_layers_of_all_keys_stay_searchable() {
+    let delta = |at: u64| LayerKind::Delta { start: Lsn(10 * at + 1), end: Lsn(10 * at + 8) };
+    // Two marks each: more than 16 bits can number.
+    let shapes: Vec<LayerShape> = (0..40_000).map(|at| whole(delta(at))).collect();
+    let map = CoverageMap::new().edit(&inserts(&shapes));
+    let image = LayerIndex(shapes.len() as u32);
+    let edited = map.edit(&[Change::Insert(image, whole(LayerKind::Image { lsn: Lsn(200_004) }))]);
+    for at in (0..40_000).step_by(997) {
+        let hit = Hit { layer: LayerIndex(at as u32), floor: Lsn(10 * at + 1), shared: false };
+        for upper in [10 * at + 4, 10 * at + 10] {
+            assert_eq!(map.search(Key::MIN, Lsn(upper)), Some(hit));
+            assert_eq!(edited.search(Key::MAX, Lsn(upper)), Some(hit));
+        }
+    }
+    let hit = |layer, floor| Some(Hit { layer, floor: Lsn(floor), shared: false });
+    assert_eq!(edited.search(Key::MIN, Lsn(200_006)), hit(LayerIndex(20_000), 200_005));
+    assert_eq!(edited.search(Key::MIN, Lsn(200_004)), hit(image, 200_004));
+    assert_eq!(edited.search(Key::MIN, Lsn(200_003)), hit(LayerIndex(20_000), 200_001));
+    assert_eq!(
+        edited.edit(&[Change::Remove(image)]).search(Key::MIN, Lsn(200_006)),
+        hit(LayerIndex(20_000), 200_001)
+    );
+}
+
+#[test]
+#[should_panic(expected = "is taken")]
+fn a_taken_slot_is_refused() {
+    let shape = whole(LayerKind::Image { lsn: Lsn(1) });
+    let change = Change::Insert(LayerIndex(0), shape);
+    let _ = CoverageMap::new().edit(&[change, change]);
+}
+
+#[test]
+#[should_panic(expected = "is empty")]
+fn an_empty_shape_is_refused() {
+    let shape = whole(LayerKind::Delta { start: Lsn(7), end: Lsn(7) });
+    let _ = CoverageMap::new().edit(&[Change::Insert(LayerIndex(0), shape)]);
+}
+
+#[test]
+#[should_panic(expected = "is free")]
+fn a_free_slot_cannot_be_emptied() {
+    let _ = CoverageMap::new().edit(&[Change::Remove(LayerIndex(3))]);
 }

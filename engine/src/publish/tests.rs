@@ -39,7 +39,7 @@ mod on_threads {
 }
 
 #[cfg(loom)]
-#[allow(unsafe_code)]
+#[allow(unsafe_code, reason = "loom checks the accesses that its cells are for")]
 mod in_every_interleaving {
     use super::*;
     use loom::{
@@ -54,18 +54,25 @@ mod in_every_interleaving {
 
     /// What a layer is to the protocol: memory that readers look at and that is used again once reclaimed.
     struct Layer {
-        memory: Arc<UnsafeCell<u64>>,
+        memory: Arc<Memory>,
         content: u64,
     }
 
+    struct Memory(UnsafeCell<u64>);
+
+    // SAFETY: not safe at all: whether its accesses exclude each other is what loom finds out.
+    unsafe impl Sync for Memory {}
+    // SAFETY: a number.
+    unsafe impl Send for Memory {}
+
     impl Layer {
         fn new(content: u64) -> Layer {
-            Layer { memory: Arc::new(UnsafeCell::new(content)), content }
+            Layer { memory: Arc::new(Memory(UnsafeCell::new(content))), content }
         }
 
         fn read(&self) {
-            // SAFETY: that nobody writes at the same time is what the model checks; loom stops before a race happens.
-            let found = self.memory.with(|memory| unsafe { *memory });
+            // SAFETY: loom panics when somebody writes it at the same time.
+            let found = self.memory.0.with(|memory| unsafe { *memory });
             assert_eq!(found, self.content, "a pinned layer's memory was used again");
         }
     }
@@ -74,8 +81,8 @@ mod in_every_interleaving {
         fn drop(&mut self) {
             assert!(RECLAIMS.with(std::cell::Cell::get), "dropped by a reader");
             // The chunk goes back to its pool and is written by the next layer: loom reports a reader that is still there.
-            // SAFETY: as in `read`; nobody else may be there.
-            self.memory.with_mut(|memory| unsafe { *memory = u64::MAX });
+            // SAFETY: as above.
+            self.memory.0.with_mut(|memory| unsafe { *memory = u64::MAX });
         }
     }
 

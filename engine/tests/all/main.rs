@@ -1,5 +1,9 @@
 //! The engine from outside, in one binary.
 
 mod damage;
+mod faults;
+mod flushing;
+mod imports;
+mod memory_storage;
 mod model;
 mod store;

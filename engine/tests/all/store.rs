@@ -94,7 +94,7 @@ fn uncommitted_values_are_invisible_and_go_with_the_lease() {
     lease
         .put_batch(&[(key, Lsn(5), delta(b"a")), (Key::new(1, 2), Lsn(5), Value::Image(b"b"))])
         .unwrap();
-    let _ = lease.commit(Lsn(6)).unwrap();
+    lease.commit(Lsn(6)).unwrap();
     assert_eq!(read(reader.pin(), key, 6), [(5, b"a".to_vec()), (4, b"four".to_vec())]);
     for (lsn, what) in [(6, "committed"), (3, "back"), (0, "zero")] {
         assert!(lease.put(key, Lsn(lsn), delta(b"")).is_err(), "{what}");
@@ -112,12 +112,12 @@ fn dropped_blocks_are_gone_until_written_again() {
     for block in 0..10 {
         lease.put(Key::new(1, block), Lsn(10), Value::Image(b"first")).unwrap();
     }
-    let _ = lease.commit(Lsn(10)).unwrap();
+    lease.commit(Lsn(10)).unwrap();
     lease.roll().unwrap();
     lease.drop_blocks(1, 4, Lsn(20)).unwrap();
     lease.put(Key::new(1, 5), Lsn(20), Value::Image(b"again")).unwrap();
     assert!(lease.drop_blocks(1, 5, Lsn(20)).is_err(), "it was just put");
-    let _ = lease.commit(Lsn(20)).unwrap();
+    lease.commit(Lsn(20)).unwrap();
     for flushed in [false, true] {
         let mut reader = timeline.reader();
         let guard = reader.pin();
@@ -168,7 +168,7 @@ fn pages_are_borrowed_or_made_by_redo() {
     lease.put(other, Lsn(4), Value::Delta { bytes: b"!", will_init: true }).unwrap();
     lease.put(other, Lsn(5), delta(b"bad")).unwrap();
     lease.put(lost, Lsn(5), delta(b"x")).unwrap();
-    let _ = lease.commit(Lsn(5)).unwrap();
+    lease.commit(Lsn(5)).unwrap();
     let mut reader = timeline.reader();
     let (guard, mut scratch) = (reader.pin(), Scratch::new());
     let mut page =
@@ -197,7 +197,7 @@ fn detached_versions_live_on_and_are_accounted() {
     let mut lease = timeline.write_lease().unwrap();
     lease.put(key, Lsn(2), Value::Image(&page)).unwrap();
     lease.put(other, Lsn(2), Value::Image(&random)).unwrap();
-    let _ = lease.commit(Lsn(2)).unwrap();
+    lease.commit(Lsn(2)).unwrap();
     drop(lease);
     let mut reader = timeline.reader();
     let mut scratch = Scratch::new();
@@ -238,7 +238,7 @@ fn an_idle_reader_is_seen_and_what_it_kept_is_reclaimed() {
     let timeline = store.create_timeline("main", Lsn(1)).unwrap();
     let mut lease = timeline.write_lease().unwrap();
     lease.put(Key::new(1, 1), Lsn(2), Value::Image(b"x")).unwrap();
-    let _ = lease.commit(Lsn(2)).unwrap();
+    lease.commit(Lsn(2)).unwrap();
     let mut idle = timeline.reader();
     idle.pin();
     let snapshot = timeline.snapshot();
@@ -290,7 +290,7 @@ fn orphans_are_removed_and_missing_files_are_errors() {
     let timeline = store.create_timeline("main", Lsn(1)).unwrap();
     let mut lease = timeline.write_lease().unwrap();
     lease.put(Key::new(1, 1), Lsn(2), Value::Image(b"x")).unwrap();
-    let _ = lease.commit(Lsn(2)).unwrap();
+    lease.commit(Lsn(2)).unwrap();
     drop(lease);
     timeline.flush().unwrap();
     let layer = timeline.layers().remove(0).path;
@@ -320,7 +320,9 @@ fn a_failed_flush_loses_nothing_and_is_tried_again() {
     let stalled = loop {
         lsn += 1;
         match lease.put(Key::new(1, lsn as u32), Lsn(lsn), Value::Image(&[lsn as u8; 4096])) {
-            Ok(()) => drop(lease.commit(Lsn(lsn)).unwrap()),
+            Ok(()) => {
+                lease.commit(Lsn(lsn)).unwrap();
+            }
             Err(error) => break error,
         }
     };

@@ -9,6 +9,7 @@ use super::{
     Compression, InflateSpace, LayerFile, LayerId, LayerKind, LayerWriter, Tombstone,
     WriterOptions,
     block::{BLOCK_HEADER_LEN, BlockHeader, BlockSeal, BlockType, Codec, RAW_LEN_MAX},
+    chain::PartBuilder,
     format::{
         self, FOOTER_LEN, Footer, HEADER_LEN, array, decode_footer, encode_footer, encode_header,
     },
@@ -234,6 +235,45 @@ fn an_index_that_leads_in_circles_ends() {
         });
         assert!(matches!(open(bytes), Err(Error::Corrupt(_))), "{height} {root}");
     }
+}
+
+#[test]
+fn versions_out_of_order_are_not_scanned() {
+    let mut payload = Vec::new();
+    let mut part = PartBuilder::default();
+    for lsn in [2, 4, 4] {
+        part.push(Lsn(lsn), Value::Delta { bytes: b"x", will_init: false }, &mut payload);
+    }
+    part.end(&mut payload);
+    let second = FIRST + 512;
+    let blocks = [
+        block(FIRST, BlockType::Data, Codec::Raw, payload.len(), &payload),
+        page(second, 0, &[(0, 2, Place::new(FIRST, 0))]),
+    ];
+    let file = open(file_of(&blocks, |footer| footer.root_offset = second)).unwrap();
+    let mut scan = file.scan(Key::MIN).unwrap();
+    assert!(scan.advance().unwrap() && scan.advance().unwrap());
+    assert!(matches!(scan.advance(), Err(Error::Corrupt(_))));
+    assert!(!scan.advance().unwrap(), "it stands at the end");
+    assert!(matches!(file.verify(), Err(Error::Corrupt(_))));
+}
+
+#[test]
+fn a_footer_of_another_file_is_refused() {
+    let blocks = [page(FIRST, 0, &[(0, 1, Place::new(FIRST, 0))])];
+    let changes: [fn(&mut Footer); 3] = [
+        |footer| footer.summary.id.sequence += 1,
+        |footer| footer.summary.kind = LayerKind::Image { complete: true },
+        |footer| footer.summary.file_len += 64,
+    ];
+    for change in changes {
+        let bytes = file_of(&blocks, |footer| {
+            footer.root_offset = FIRST;
+            change(footer);
+        });
+        assert!(matches!(open(bytes), Err(Error::Corrupt(_))));
+    }
+    assert!(open(file_of(&blocks, |footer| footer.root_offset = FIRST)).is_ok());
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //!
 //! A search reads the header's cache line and the fences' line, then one line of 16 block numbers, then one Lsn and
 //! its place: three steps that have to wait for each other. That is why the first two are at fixed places and why a page
-//! of many objects is searched otherwise.
+//! of many objects is searched otherwise. Where keys are evenly spaced, as the blocks of a whole relation are, the page
+//! above tells the row of the leaf, and nothing has to wait ([`Page::guess`], [`Page::hit_at`]).
 
 use std::ops::Range;
 
@@ -27,6 +28,10 @@ const WINDOW_LEN: usize = 4 * WINDOW_ROWS;
 /// Lsn and place.
 const PAIR_LEN: usize = 16;
 const SEGMENT_LEN: usize = 20;
+/// Rows of a full page of one object.
+const FULL_ROWS: usize = 196;
+const _: () =
+    assert!(page_len(1, FULL_ROWS) <= PAGE_LEN_MAX && page_len(1, FULL_ROWS + 1) > PAGE_LEN_MAX);
 const _: () = assert!(OBJECT + 16 <= FENCES && WINDOW_LEN == BLOCK_ALIGN);
 const _: () = assert!(PAGE_LEN_MAX / (PAIR_LEN + 4) <= WINDOW_ROWS * WINDOW_ROWS);
 
@@ -142,7 +147,7 @@ impl PageBuilder {
 }
 
 /// `segments` includes the first one, which is in the head.
-fn page_len(segments: usize, rows: usize) -> usize {
+const fn page_len(segments: usize, rows: usize) -> usize {
     let windows = WINDOW_LEN * rows.div_ceil(WINDOW_ROWS);
     HEAD_LEN + windows + PAIR_LEN * rows + SEGMENT_LEN * segments.saturating_sub(1)
 }
@@ -269,6 +274,29 @@ impl<'a> Page<'a> {
         Some(Hit { row, is_of_key })
     }
 
+    /// In a page above the leaves: which row of the leaf below `row` the key is in, if the leaf is full and its
+    /// keys are evenly spaced.
+    pub(super) fn guess(&self, row: usize, key: Key) -> Option<usize> {
+        if !self.segments.is_empty() || row + 1 >= self.rows() {
+            return None;
+        }
+        let first = self.block(row)?;
+        let span = self.block(row + 1)?.checked_sub(first)?;
+        let rows = u64::from(key.block.checked_sub(first)?) * FULL_ROWS as u64;
+        Some(rows.checked_div(u64::from(span))? as usize)
+    }
+
+    /// Row `row`, if it is what a search finds. Its loads wait for nothing but the guess, where a search's
+    /// wait for each other three times.
+    pub(super) fn hit_at(&self, row: usize, key: Key, lsn: Lsn) -> Option<Hit> {
+        let is_it = self.segments.is_empty()
+            && self.block(row)? == key.block
+            && self.pair(row)?.0 <= lsn
+            && u128::from_le_bytes(array(self.head, OBJECT)) == key.object
+            && (row + 1 == self.rows() || self.block(row + 1)? > key.block);
+        is_it.then_some(Hit { row, is_of_key: true })
+    }
+
     /// How many of all rows have a block number of at most `block`, in a page of one object.
     fn count_at_or_below(&self, block: u32) -> usize {
         let fences = self.head.last_chunk().expect("the head ends with the fences");
@@ -358,6 +386,22 @@ mod tests {
         }
     }
 
+    #[test]
+    fn evenly_spaced_keys_are_guessed() {
+        let row = |number: u32| Row {
+            key: Key::new(7, 1000 + number * 3),
+            lsn: Lsn(1),
+            place: Place::new(64, 0),
+        };
+        let above = built(&[row(0), row(FULL_ROWS as u32), row(2 * FULL_ROWS as u32)]);
+        let above = Page::parse(&above).unwrap();
+        for number in 0..2 * FULL_ROWS {
+            let guess = above.guess(number / FULL_ROWS, row(number as u32).key);
+            assert_eq!(guess, Some(number % FULL_ROWS));
+        }
+        assert_eq!(above.guess(2, row(2 * FULL_ROWS as u32).key), None, "nothing to measure by");
+    }
+
     proptest! {
         #[test]
         fn a_search_finds_the_last_row_at_or_below(
@@ -378,6 +422,13 @@ mod tests {
             let expected = below.checked_sub(1);
             let expected = expected.map(|row| Hit { row, is_of_key: rows[row].key == key });
             prop_assert_eq!(page.search(key, Lsn(lsn)), expected);
+            // A guess is taken only where it is right.
+            for row in 0..rows.len() + 2 {
+                let right = expected.filter(|hit| hit.row == row && hit.is_of_key);
+                let one_object = rows.iter().all(|row| row.key.object == rows[0].key.object);
+                prop_assert_eq!(page.hit_at(row, key, Lsn(lsn)), right.filter(|_| one_object));
+                page.guess(row, key);
+            }
         }
 
         #[test]

@@ -241,9 +241,14 @@ impl LayerFile {
     /// The last row at or below (`key`, `lsn`), in its leaf.
     pub(super) fn search(&self, key: Key, lsn: Lsn) -> Result<Option<(u64, Page<'_>, Hit)>> {
         let mut offset = self.footer.root_offset;
+        let mut guess = None;
         for level in (0..self.footer.height).rev() {
             let page = self.index_page(offset, level)?;
-            let Some(hit) = page.search(key, lsn) else { return Ok(None) };
+            let guessed = guess.and_then(|row| page.hit_at(row, key, lsn));
+            let Some(hit) = guessed.or_else(|| page.search(key, lsn)) else { return Ok(None) };
+            if level == 1 {
+                guess = page.guess(hit.row, key);
+            }
             if level == 0 {
                 return Ok(Some((offset, page, hit)));
             }

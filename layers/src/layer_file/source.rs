@@ -144,7 +144,10 @@ impl Blocks {
             Codec::Zstd => expected == BlockType::Data && stored_len < raw_len,
         };
         let sound = sound && header.block_type == expected as u8 && raw_len <= RAW_LEN_MAX;
-        sound.then_some(Block { offset, codec, raw_len, stored })
+        if !sound {
+            return None;
+        }
+        Some(Block { offset, codec, raw_len, stored })
     }
 
     #[cold]

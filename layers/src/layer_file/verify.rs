@@ -209,11 +209,7 @@ impl LayerFile {
             let Some(row) = page.row(index) else {
                 return Err(self.malformed(offset, "index block"));
             };
-            // Pages were written before the one above, so nobody is led in circles.
             let below = row.place.block_offset();
-            if below >= offset {
-                return Err(self.malformed(offset, "order of index blocks"));
-            }
             self.verify_page(below, level - 1, Some((row.key, row.lsn)), pages_left)?;
         }
         Ok(())

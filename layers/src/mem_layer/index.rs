@@ -13,15 +13,18 @@
 //! nothing is ever unlinked while a reader may be under way to it: a taken-back version only shortens its block
 //! or restores the link to the older block, and the memory stays as it is until the layer goes.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::memory::{Appender, Id, Link, Node, POSITION_BITS, Position, Space};
 use crate::{Error, Kind, Lsn, Result, VALUE_LEN_MAX};
 
 mod nodes;
 
-use nodes::{Directory, FANOUT, LEVEL_BITS, ObjectTable, Root, TOWER, Tombstone, mix};
-pub(super) use nodes::{Entry, Leaf, Object, Versions};
+use nodes::{
+    Directory, FANOUT, LEAF_BITS, LEAF_FANOUT, LEVEL_BITS, ObjectTable, Root, TOWER, Tombstone,
+    Versions, mix,
+};
+pub(super) use nodes::{Entry, Head, Leaf, Object, Run};
 
 /// The roots of the index; shared by writer and readers.
 pub(super) struct Index {
@@ -98,13 +101,8 @@ impl Index {
         links[0].load().map(|id| space.node(id))
     }
 
-    /// The newest block of versions of a block of `object`.
-    pub(super) fn newest(
-        &self,
-        space: &Space,
-        object: &Object,
-        block: u32,
-    ) -> Option<Id<Versions>> {
+    /// The newest versions of a block of `object`.
+    pub(super) fn newest(&self, space: &Space, object: &Object, block: u32) -> Option<Run> {
         let root = object.root();
         if !root.covers(block) {
             return None;
@@ -129,7 +127,7 @@ impl Index {
         from = from.max(start);
         while from <= root.last_block() {
             match descend(space, root, from as u32) {
-                Ok(leaf) => return Some(((from as u32) & !(FANOUT as u32 - 1), leaf)),
+                Ok(leaf) => return Some(((from as u32) & !(LEAF_FANOUT as u32 - 1), leaf)),
                 Err(next) => from = next,
             }
         }
@@ -142,26 +140,43 @@ fn descend(space: &Space, root: Root, block: u32) -> std::result::Result<&Leaf, 
     let mut node = root.node.ok_or(u64::MAX)?;
     for level in (1..=root.height).rev() {
         let child = space.node(node).children[slot_of(block, level)].load();
-        let span = 1_u64 << (LEVEL_BITS * level);
+        let span = 1_u64 << shift_of(level);
         node = child.ok_or((u64::from(block) & !(span - 1)) + span)?;
     }
     Ok(space.node(node.as_leaf()))
 }
 
+/// Bits of the block number below those that a level decides: 35 at most, so a shift of a `u32` by it is done in two.
+fn shift_of(level: u32) -> u32 {
+    if level == 0 { 0 } else { LEAF_BITS + LEVEL_BITS * (level - 1) }
+}
+
 fn slot_of(block: u32, level: u32) -> usize {
-    // Shifts of 30 and less: six levels of six bits, the highest uses two.
-    (block >> (LEVEL_BITS * level)) as usize % FANOUT
+    match level {
+        0 => block as usize % LEAF_FANOUT,
+        // Shifts of 29 and less: five levels above the leaf, the highest uses three bits.
+        _ => (block >> shift_of(level)) as usize % FANOUT,
+    }
 }
 
 fn table_slots(space: &Space, table: Id<ObjectTable>) -> &[Link<Object>] {
     space.tail(table, 1 << space.node(table).bits)
 }
 
-impl Versions {
-    /// The entries that are there now, oldest first.
-    pub(super) fn entries(space: &Space, id: Id<Versions>) -> &[Entry] {
-        let len = space.node(id).len.load(Ordering::Acquire);
-        space.tail(id, len as usize)
+impl Run {
+    /// Its entries, oldest first.
+    pub(super) fn entries(self, space: &Space) -> &[Entry] {
+        space.tail(self.block, self.len as usize)
+    }
+
+    /// Asks for the lines of its header and its first entries.
+    pub(super) fn prefetch(self, space: &Space) {
+        space.prefetch_node(self.block);
+    }
+
+    /// The next older run, which is a full block.
+    pub(super) fn older(self, space: &Space) -> Option<Run> {
+        space.node(self.block).older
     }
 }
 
@@ -202,11 +217,17 @@ pub(super) struct IndexWriter {
     last_leaf: Option<(Id<Object>, u32, Id<Leaf>)>,
 }
 
-/// A head of versions, as the writer found or made it.
+/// Where the head of a key's versions is, as the writer found or made it.
 #[derive(Clone, Copy)]
-pub(super) struct Head {
+pub(super) struct HeadPlace {
     leaf: Id<Leaf>,
     slot: usize,
+}
+
+impl HeadPlace {
+    fn head(self, space: &Space) -> &Head {
+        &space.node(self.leaf).heads[self.slot]
+    }
 }
 
 impl IndexWriter {
@@ -291,19 +312,19 @@ impl IndexWriter {
         Ok(())
     }
 
-    /// The head of a block's versions, made if need be.
+    /// Where the head of a block's versions is, made if need be.
     pub(super) fn head(
         &mut self,
         space: &Space,
         object_id: Id<Object>,
         block: u32,
-    ) -> Result<Head> {
-        let (group, slot) = (block >> LEVEL_BITS, slot_of(block, 0));
+    ) -> Result<HeadPlace> {
+        let (group, slot) = (block >> LEAF_BITS, slot_of(block, 0));
         if let Some((last_object, last_group, leaf)) = self.last_leaf
             && last_object == object_id
             && last_group == group
         {
-            return Ok(Head { leaf, slot });
+            return Ok(HeadPlace { leaf, slot });
         }
         let object = space.node(object_id);
         let root = self.root_over(space, object, block)?;
@@ -321,7 +342,7 @@ impl IndexWriter {
         }
         let leaf = node.as_leaf();
         self.last_leaf = Some((object_id, group, leaf));
-        Ok(Head { leaf, slot })
+        Ok(HeadPlace { leaf, slot })
     }
 
     fn add_node(&mut self, level: u32) -> Result<Id<Directory>> {
@@ -336,7 +357,7 @@ impl IndexWriter {
     fn root_over(&mut self, space: &Space, object: &Object, block: u32) -> Result<Root> {
         let mut root = object.root();
         if root.node.is_none() {
-            root = Root { node: Some(self.add_node(0)?), height: 0, prefix: block >> LEVEL_BITS };
+            root = Root { node: Some(self.add_node(0)?), height: 0, prefix: block >> LEAF_BITS };
             object.set_root(root);
         }
         while !root.covers(block) {
@@ -353,62 +374,53 @@ impl IndexWriter {
     }
 
     /// The newest entry's Lsn.
-    pub(super) fn newest_lsn(&self, space: &Space, head: Head) -> Option<Lsn> {
-        let mut versions = space.node(head.leaf).heads[head.slot].load();
-        // An emptied block is followed by its older one.
-        while let Some(id) = versions {
-            if let Some(entry) = Versions::entries(space, id).last() {
-                return Some(entry.lsn());
-            }
-            versions = space.node(id).older.load();
-        }
-        None
+    pub(super) fn newest_lsn(&self, space: &Space, place: HeadPlace) -> Option<Lsn> {
+        let run = place.head(space).load()?;
+        run.entries(space).last().map(Entry::lsn)
     }
 
-    /// Adds the newest version under a head. `value` makes the value; nothing is changed if it fails.
+    /// Adds the newest version under a head. Nothing is changed if it fails.
+    ///
+    /// Of a block with room only its head is read: the entry is written, and published, without waiting for its cache line.
     pub(super) fn push(
         &mut self,
         space: &Space,
-        head: Head,
+        place: HeadPlace,
         lsn: Lsn,
         value: ValueRef,
     ) -> Result<()> {
-        let link = &space.node(head.leaf).heads[head.slot];
-        let newest = link.load();
-        if let Some(id) = newest {
-            let versions = space.node(id);
-            let len = versions.len.load(Ordering::Relaxed);
-            if len < versions.capacity {
-                space.tail::<Versions, Entry>(id, versions.capacity as usize)[len as usize]
-                    .set(lsn, value.pack());
-                versions.len.store(len + 1, super::PUBLISH);
-                return Ok(());
-            }
+        let head = place.head(space);
+        let newest = head.load();
+        if let Some(run) = newest
+            && run.len < run.capacity
+        {
+            let entries = space.tail::<Versions, Entry>(run.block, run.capacity as usize);
+            entries[run.len as usize].set(lsn, value.pack());
+            head.publish(Some(Run { len: run.len + 1, ..run }));
+            return Ok(());
         }
-        let capacity =
-            newest.map_or(1, |id| (space.node(id).capacity * 2 + 1).min(Versions::CAPACITY_MAX));
-        let header = Versions::new(newest, capacity);
+        let capacity = newest.map_or(1, |run| (run.capacity * 2 + 1).min(Versions::CAPACITY_MAX));
         let mut first = Some((lsn, value.pack()));
-        let id = self.nodes.append_with_tail(header, capacity as usize, || {
+        let header = Versions { older: newest };
+        let block = self.nodes.append_with_tail(header, capacity as usize, || {
             let (lsn, packed) = first.take().unwrap_or((Lsn(0), 0));
             Entry::new(lsn, packed)
         })?;
-        link.publish(Some(id));
+        head.publish(Some(Run { block, len: 1, capacity }));
         Ok(())
     }
 
     /// Takes the newest version of a block back. It was never committed, so no reader looks at it.
     pub(super) fn pop(&mut self, space: &Space, object: Id<Object>, block: u32) {
-        let head =
+        let place =
             self.head(space, object, block).expect("the path to a version that was put is there");
-        let link = &space.node(head.leaf).heads[head.slot];
-        let id = link.load().expect("a version to take back");
-        let versions = space.node(id);
-        let len = versions.len.load(Ordering::Relaxed) - 1;
-        versions.len.store(len, Ordering::Release);
-        if len == 0 {
-            link.publish(versions.older.load());
-        }
+        let head = place.head(space);
+        let run = head.load().expect("a version to take back");
+        let left = match run.len {
+            1 => run.older(space),
+            len => Some(Run { len: len - 1, ..run }),
+        };
+        head.publish(left);
     }
 
     /// Adds the newest tombstone of an object.

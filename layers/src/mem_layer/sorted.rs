@@ -5,8 +5,7 @@
 
 use super::{
     MemLayer,
-    index::{Entry, Leaf, Object, Versions},
-    memory::Id,
+    index::{Entry, Leaf, Object, Run},
 };
 use crate::{Key, Lsn, PageVersion};
 
@@ -23,8 +22,8 @@ pub struct SortedVersions<'a> {
     leaf: Option<&'a Leaf>,
     /// The next head of the leaf to look at.
     slot: usize,
-    /// Blocks of the current chain that come after `entries`: the newest first.
-    newer: Vec<Id<Versions>>,
+    /// Runs of the current chain that come after `entries`: the newest first.
+    newer: Vec<Run>,
     entries: &'a [Entry],
 }
 
@@ -63,22 +62,21 @@ impl<'a> SortedVersions<'a> {
     }
 
     fn ask_for(&self, leaf: &Leaf) {
-        let heads = || leaf.heads.iter().filter_map(super::memory::Link::load);
-        heads().for_each(|id| self.layer.nodes.prefetch_node(id));
-        for id in heads() {
-            let entries = Versions::entries(&self.layer.nodes, id);
-            entries
-                .iter()
-                .take(VALUES_AHEAD)
-                .for_each(|entry| self.layer.values.prefetch_bytes(entry.value().position));
+        let runs = || leaf.heads.iter().filter_map(super::index::Head::load);
+        runs().for_each(|run| run.prefetch(&self.layer.nodes));
+        for run in runs() {
+            let entries = run.entries(&self.layer.nodes);
+            for entry in entries.iter().take(VALUES_AHEAD) {
+                self.layer.values.prefetch_bytes(entry.value().position);
+            }
         }
     }
 
     /// The current key's remaining entries, going on to the next key that has some; false at the end.
     fn advance(&mut self) -> bool {
         loop {
-            if let Some(id) = self.newer.pop() {
-                self.entries = Versions::entries(&self.layer.nodes, id);
+            if let Some(run) = self.newer.pop() {
+                self.entries = run.entries(&self.layer.nodes);
                 if !self.entries.is_empty() {
                     return true;
                 }
@@ -92,10 +90,10 @@ impl<'a> SortedVersions<'a> {
             };
             if let Some(head) = leaf.heads.get(self.slot) {
                 self.slot += 1;
-                let mut block = head.load();
-                while let Some(id) = block {
-                    self.newer.push(id);
-                    block = self.layer.nodes.node(id).older.load();
+                let mut next = head.load();
+                while let Some(run) = next {
+                    self.newer.push(run);
+                    next = run.older(&self.layer.nodes);
                 }
             } else {
                 match self.leaf_start.checked_add(leaf.heads.len() as u32) {

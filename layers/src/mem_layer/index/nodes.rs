@@ -7,6 +7,10 @@ use super::*;
 pub(super) const LEVEL_BITS: u32 = 6;
 /// Slots of a level's node.
 pub(super) const FANOUT: usize = 1 << LEVEL_BITS;
+/// Bits of the block number that a leaf decides.
+pub(super) const LEAF_BITS: u32 = 5;
+/// Heads of a leaf.
+pub(super) const LEAF_FANOUT: usize = 1 << LEAF_BITS;
 /// Levels of the skip list over objects; one object in four goes one level higher.
 pub(super) const TOWER: usize = 8;
 
@@ -27,20 +31,29 @@ pub(super) struct Directory {
     pub(super) children: [Link<Directory>; FANOUT],
 }
 
-/// A leaf of the page table: the newest versions of 64 neighbouring blocks.
+/// A leaf of the page table: the heads of 32 neighbouring blocks.
 #[repr(C, align(64))]
 pub(in super::super) struct Leaf {
-    pub(in super::super) heads: [Link<Versions>; FANOUT],
+    pub(in super::super) heads: [Head; LEAF_FANOUT],
 }
 
-/// The head of a block of versions of one key; [`Entry`]s follow it, oldest first.
-#[repr(C, align(8))]
-pub(in super::super) struct Versions {
-    /// The next older block.
-    pub(in super::super) older: Link<Versions>,
+/// The newest [`Run`] of a key, published as one number.
+#[repr(transparent)]
+pub(in super::super) struct Head(AtomicU64);
+
+/// Versions of a key that lie together: the first `len` entries of a block.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Run {
+    pub(super) block: Id<Versions>,
+    pub(super) len: u32,
     pub(super) capacity: u32,
-    /// How many entries there are. Stored with Release behind the entry.
-    pub(super) len: AtomicU32,
+}
+
+/// A block of versions of one key; [`Entry`]s follow it, oldest first.
+#[repr(C, align(16))]
+pub(in super::super) struct Versions {
+    /// The block before it, which is full.
+    pub(super) older: Option<Run>,
 }
 
 /// One version. Atomic because a taken-back entry's place is written again while a reader may look at its Lsn; no reader that may look at
@@ -77,6 +90,8 @@ unsafe impl Node for Object {}
 unsafe impl Node for Directory {}
 // SAFETY: as above.
 unsafe impl Node for Leaf {}
+// SAFETY: as above.
+unsafe impl Node for Head {}
 // SAFETY: as above.
 unsafe impl Node for Versions {}
 // SAFETY: as above.
@@ -155,7 +170,7 @@ pub(super) struct Root {
 
 impl Root {
     fn span_bits(self) -> u32 {
-        LEVEL_BITS * (self.height + 1)
+        LEAF_BITS + LEVEL_BITS * self.height
     }
 
     pub(super) fn covers(self, block: u32) -> bool {
@@ -191,18 +206,29 @@ impl Directory {
 
 impl Leaf {
     pub(super) fn new() -> Leaf {
-        Leaf { heads: [const { Link::empty() }; FANOUT] }
+        Leaf { heads: [const { Head(AtomicU64::new(0)) }; LEAF_FANOUT] }
+    }
+}
+
+impl Head {
+    /// Pairs with [`Head::publish`]: the entries of the run are there.
+    pub(in super::super) fn load(&self) -> Option<Run> {
+        let packed = self.0.load(Ordering::Acquire);
+        let block = Id::from_raw(packed as u32)?;
+        Some(Run { block, len: (packed >> 32) as u32 & 0xFFFF, capacity: (packed >> 48) as u32 })
+    }
+
+    pub(super) fn publish(&self, run: Option<Run>) {
+        let pack = |run: Run| {
+            u64::from(run.block.raw()) | u64::from(run.len) << 32 | u64::from(run.capacity) << 48
+        };
+        self.0.store(run.map_or(0, pack), crate::mem_layer::PUBLISH);
     }
 }
 
 impl Versions {
     /// With the header, one KiB.
     pub(super) const CAPACITY_MAX: u32 = 63;
-
-    /// A block of which the first entry is there.
-    pub(super) fn new(older: Option<Id<Versions>>, capacity: u32) -> Versions {
-        Versions { older: Link::to(older), capacity, len: AtomicU32::new(1) }
-    }
 }
 
 impl Entry {

@@ -4,7 +4,7 @@ use std::{fs, io, io::Write, path::PathBuf};
 
 use pagestrata_layers::{Key, KeyRange, Lsn};
 
-use crate::coverage::{LayerKind, LayerShape};
+use super::{LayerKind, LayerShape};
 
 /// A small generator of random numbers (SplitMix64).
 pub(crate) struct Random(pub(crate) u64);

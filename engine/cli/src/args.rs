@@ -1,0 +1,175 @@
+//! The command line: what there is to say, and what it means.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use pagestrata::Lsn;
+use pagestrata_postgres::RelPage;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed: bad input, damage, a store in use, an error of the operating system
+  2  wrong arguments
+  3  not found: no such store, timeline, file or page, or an Lsn outside of the history
+  4  get: the page has to be redone from records, which this command cannot do
+  5  ingest: the log ends in a torn record; everything before it was ingested
+
+An LSN is written as PostgreSQL does, such as 0/A32C48.
+A KEY is tablespace/database/relation/fork/block, such as 1663/5/16384/main/0; a fork is main, fsm, vm or init.";
+
+/// Every version of every page of a PostgreSQL cluster, from a base backup and its log.
+#[derive(Debug, Parser)]
+#[command(name = "pagestrata", version, after_help = EXIT_CODES, arg_required_else_help = true)]
+pub struct Cli {
+    /// Print JSON: one object a line for lists, one object for reports.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Load a small real PostgreSQL capture, read it back, and check every page against its oracle
+    Demo {
+        /// Keep the store here; without it, a temporary one is made and removed
+        #[arg(long, value_name = "DIR")]
+        store: Option<PathBuf>,
+    },
+    /// Import a cold base backup as images at the Lsn of its checkpoint
+    Import {
+        /// Which timeline of which store; both are created if they are missing
+        #[command(flatten)]
+        target: Target,
+        /// The data directory of a server that was shut down, or a copy of it
+        #[arg(long, value_name = "DIR")]
+        base: PathBuf,
+    },
+    /// Ingest the log from where the timeline ends; what it has already is skipped
+    Ingest {
+        /// Which timeline of which store
+        #[command(flatten)]
+        target: Target,
+        /// The directory of WAL segments
+        #[arg(long, value_name = "DIR")]
+        wal: PathBuf,
+        /// Where to start reading: a record at or before the timeline's last one [default: its last one]
+        #[arg(long, value_name = "LSN", value_parser = parse_lsn)]
+        from: Option<Lsn>,
+        /// Stop behind the last record that ends at or before this
+        #[arg(long, value_name = "LSN", value_parser = parse_lsn)]
+        to: Option<Lsn>,
+    },
+    /// Write a page as it was at an Lsn to stdout
+    Get {
+        /// Which timeline of which store
+        #[command(flatten)]
+        target: Target,
+        /// Which page
+        key: RelPage,
+        /// At which Lsn
+        #[arg(long, value_name = "LSN", value_parser = parse_lsn)]
+        lsn: Lsn,
+        /// Write the page to this file instead; with --json, the page is only written to a file
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// List the versions that make a page, newest first, back to its base
+    Versions {
+        /// Which timeline of which store
+        #[command(flatten)]
+        target: Target,
+        /// Which page
+        key: RelPage,
+        /// At which Lsn [default: the last record's]
+        #[arg(long, value_name = "LSN", value_parser = parse_lsn)]
+        lsn: Option<Lsn>,
+    },
+    /// List all pages at an Lsn, each with its newest version
+    Scan {
+        /// Which timeline of which store
+        #[command(flatten)]
+        target: Target,
+        /// At which Lsn
+        #[arg(long, value_name = "LSN", value_parser = parse_lsn)]
+        lsn: Lsn,
+    },
+    /// List the layer files
+    Layers {
+        /// Which timeline of which store
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Print everything in a layer file
+    DumpLayer {
+        /// The file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Read every byte of layer files and check it
+    Verify(Verified),
+}
+
+/// A timeline of a store.
+#[derive(Debug, Args)]
+pub struct Target {
+    /// The store's directory
+    #[arg(long, value_name = "DIR")]
+    pub store: PathBuf,
+    /// The timeline
+    #[arg(long, value_name = "NAME", default_value = "main", value_parser = parse_timeline)]
+    pub timeline: String,
+}
+
+/// What to verify.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub struct Verified {
+    /// The store's directory
+    #[arg(long, value_name = "DIR", conflicts_with = "files")]
+    pub store: Option<PathBuf>,
+    /// Only this timeline of the store [default: all of them]
+    #[arg(long, value_name = "NAME", requires = "store")]
+    pub timeline: Option<String>,
+    /// Layer files
+    #[arg(value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+}
+
+fn parse_lsn(text: &str) -> Result<Lsn, String> {
+    let lsn: Lsn = text.parse().map_err(|error: pagestrata::ParseLsnError| error.to_string())?;
+    if lsn.is_valid() && lsn != Lsn::MAX {
+        return Ok(lsn);
+    }
+    Err("no position in a log: expected an Lsn above zero and below the highest".to_owned())
+}
+
+/// What the engine refuses as a name, before a store is made for it.
+fn parse_timeline(text: &str) -> Result<String, String> {
+    if (1..=255).contains(&text.len()) && !text.chars().any(char::is_control) {
+        return Ok(text.to_owned());
+    }
+    Err("no name: expected 1 to 255 bytes without control characters".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_makes_sense() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn zero_and_the_highest_are_no_positions() {
+        assert_eq!(parse_lsn("0/10"), Ok(Lsn(16)));
+        for text in ["0/0", "FFFFFFFF/FFFFFFFF", "16", ""] {
+            assert!(parse_lsn(text).is_err(), "{text:?}");
+        }
+    }
+}

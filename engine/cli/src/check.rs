@@ -1,0 +1,162 @@
+//! Checks what a timeline returns against the oracles of its capture.
+//!
+//! A page whose newest version is an image is compared byte by byte, through a hash. One whose newest version is a delta has to be
+//! redone first, which is not this crate's business: of that, kind, length and record are compared.
+
+use std::fmt;
+
+use pagestrata::{Guard, Key, Kind, PageVersion, Scratch};
+use pagestrata_postgres::{BaseBackup, PAGE_SIZE, Page, decode_record, restore_image};
+
+use crate::{
+    Result,
+    oracle::{Expected, Hashed, Reference, raw16},
+    output::sha256_hex,
+    pages::key_name,
+};
+
+/// How many of how many checks held.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Those that held.
+    pub good: u64,
+    /// All.
+    pub checked: u64,
+    /// The first one that did not.
+    pub first_failure: Option<String>,
+}
+
+impl Tally {
+    fn add(&mut self, good: bool, failure: impl FnOnce() -> String) {
+        self.checked += 1;
+        self.good += u64::from(good);
+        if !good && self.first_failure.is_none() {
+            self.first_failure = Some(failure());
+        }
+    }
+
+    /// Whether all held.
+    #[must_use]
+    pub fn all_good(&self) -> bool {
+        self.good == self.checked
+    }
+}
+
+/// `N of M`
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", self.good, self.checked)
+    }
+}
+
+/// What the block references of a log were compared with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReferenceTallies {
+    /// Images that redo restores: the page, with its old Lsn put back.
+    pub images: Tally,
+    /// Other references: kind, length and record of the delta.
+    pub deltas: Tally,
+    /// Images that are only there for checking, in the deltas that carry them.
+    pub checking_images: Tally,
+}
+
+/// What the pages of a list were compared with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PageTallies {
+    /// Pages whose newest version is an image, or that were never written and are zeros.
+    pub images: Tally,
+    /// Pages that have to be redone first: not compared.
+    pub need_redo: u64,
+}
+
+/// Checks that each block reference is its page's newest version at the record's end.
+///
+/// # Errors
+/// What reading fails with.
+pub fn references(guard: Guard<'_>, references: &[Reference]) -> Result<ReferenceTallies> {
+    let (mut tallies, mut scratch) = (ReferenceTallies::default(), Scratch::new());
+    for Reference { key, end, expected } in references {
+        let versions = guard.history(*key, *end, &mut scratch)?;
+        let newest = versions.newest().filter(|newest| newest.lsn == *end);
+        let failure =
+            || format!("{} at {end}: expected {expected:?}, found {versions:?}", key_name(*key));
+        match expected {
+            Expected::Image { sha256, pd_lsn } => {
+                let good = newest.is_some_and(|newest| {
+                    newest.kind == Kind::Image
+                        && unstamped_sha256(newest.bytes, pd_lsn.0).as_ref() == Some(sha256)
+                });
+                tallies.images.add(good, failure);
+            }
+            Expected::Delta { will_init, length, prev, image_sha256 } => {
+                let record = newest.and_then(|newest| decode_record(newest.bytes, *end).ok());
+                let good = newest.is_some_and(|newest| {
+                    newest.kind == Kind::Delta { will_init: *will_init }
+                        && newest.bytes.len() == *length
+                }) && record.is_some_and(|record| record.prev() == *prev);
+                tallies.deltas.add(good, failure);
+                if let Some(sha256) = image_sha256 {
+                    let found = newest.and_then(|newest| checking_image(*key, &newest));
+                    tallies.checking_images.add(found.as_ref() == Some(sha256), failure);
+                }
+            }
+        }
+    }
+    Ok(tallies)
+}
+
+/// The hash of a page whose Lsn is put back to what it was before redo stamped it.
+fn unstamped_sha256(page: &[u8], pd_lsn: u64) -> Option<String> {
+    let mut page: Page = page.try_into().ok()?;
+    page[..4].copy_from_slice(&((pd_lsn >> 32) as u32).to_le_bytes());
+    page[4..8].copy_from_slice(&(pd_lsn as u32).to_le_bytes());
+    Some(sha256_hex(&page))
+}
+
+/// The hash of the image that a record has of a page.
+fn checking_image(key: Key, version: &PageVersion<'_>) -> Option<String> {
+    let record = decode_record(version.bytes, version.lsn).ok()?;
+    let image = record.blocks().find(|block| block.key() == key)?.image?;
+    let mut page = Box::new([0; PAGE_SIZE]);
+    restore_image(&image, &mut page).ok()?;
+    Some(sha256_hex(&page[..]))
+}
+
+/// Checks pages against their hashes, each at its Lsn.
+///
+/// # Errors
+/// What reading fails with.
+pub fn hashed_pages(guard: Guard<'_>, pages: &[Hashed]) -> Result<PageTallies> {
+    let (mut tallies, mut scratch) = (PageTallies::default(), Scratch::new());
+    let of_zeros = raw16(&[0; PAGE_SIZE]);
+    for Hashed { key, lsn, raw16: expected } in pages {
+        let versions = guard.history(*key, *lsn, &mut scratch)?;
+        let failure =
+            || format!("{} at {lsn}: expected {expected}, found {versions:?}", key_name(*key));
+        match versions.newest() {
+            None => tallies.images.add(*expected == of_zeros, failure),
+            Some(newest) if newest.kind == Kind::Image => {
+                tallies.images.add(raw16(newest.bytes) == *expected, failure);
+            }
+            Some(_) => tallies.need_redo += 1,
+        }
+    }
+    Ok(tallies)
+}
+
+/// Checks that the pages of a base are images at its checkpoint.
+///
+/// # Errors
+/// What reading fails with.
+pub fn base_pages(guard: Guard<'_>, base: &BaseBackup) -> Result<Tally> {
+    let (mut tally, mut scratch) = (Tally::default(), Scratch::new());
+    let (mut pages, lsn) = (base.pages(), base.control().checkpoint);
+    while let Some((key, page)) = pages.next_page()? {
+        let versions = guard.history(key, lsn, &mut scratch)?;
+        let expected = PageVersion { lsn, kind: Kind::Image, bytes: page };
+        tally.add(versions.len() == 1 && versions.newest() == Some(expected), || {
+            format!("{} at {lsn}: expected the base's page, found {versions:?}", key_name(key))
+        });
+    }
+    Ok(tally)
+}

@@ -1,0 +1,292 @@
+//! What a command fails with: one line that says what to do, and the exit code that goes with it.
+
+use std::{io, path::PathBuf, process::ExitCode};
+
+use pagestrata::Lsn;
+use pagestrata_layers::Error as LayersError;
+use pagestrata_postgres::{Error as PostgresError, RelPage};
+
+/// A result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// How the process ends. The help text says the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum ExitStatus {
+    /// 0
+    Done = 0,
+    /// 1: bad input, damage, a store in use, an error of the operating system.
+    Failed = 1,
+    /// 2: wrong arguments.
+    Usage = 2,
+    /// 3: no such store, timeline, file or page, or an Lsn outside of the history.
+    NotFound = 3,
+    /// 4: the page has to be redone from records.
+    NeedsRedo = 4,
+    /// 5: the log ends in a torn record; everything before it was ingested.
+    Torn = 5,
+}
+
+impl From<ExitStatus> for ExitCode {
+    fn from(status: ExitStatus) -> ExitCode {
+        ExitCode::from(status as u8)
+    }
+}
+
+/// Why a command failed. The store is as it was, unless the variant says otherwise.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The engine, or a file of a store.
+    #[error("{0}{advice}", advice = engine_advice(.0))]
+    Engine(#[from] pagestrata::Error),
+    /// A layer file that was named.
+    #[error("{0}{advice}", advice = file_advice(.0))]
+    LayerFile(#[from] LayersError),
+    /// A base backup, or a page's records.
+    #[error("{0}{advice}", advice = postgres_advice(.0))]
+    Postgres(#[from] PostgresError),
+    /// The log cannot be read to its end. Nothing of it was ingested.
+    #[error("{source}{advice}; nothing was ingested{up_to}", advice = postgres_advice(source), up_to = up_to(*.good_until))]
+    Wal {
+        /// What is wrong with it.
+        source: PostgresError,
+        /// The end of the last good record; none if there is none to ingest.
+        good_until: Option<Lsn>,
+    },
+    /// The ingest stopped on its way. The store holds everything up to its last flush.
+    #[error("{source}; the timeline is good up to its last flush: mend the cause and ingest again")]
+    Interrupted {
+        /// What went wrong.
+        source: Box<Error>,
+    },
+    /// Stdout cannot be written to.
+    #[error("cannot write to stdout: {0}")]
+    Stdout(#[source] io::Error),
+    /// A file outside of a store.
+    #[error("{}: cannot {operation}: {source}", .path.display())]
+    File {
+        /// What was tried.
+        operation: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The pages of a running server, or of one that crashed, are not those of its checkpoint.
+    #[error("{}: the server was not shut down when this was copied; stop it cleanly and copy it again", .dir.display())]
+    NotShutDown {
+        /// The data directory.
+        dir: PathBuf,
+    },
+    /// A timeline gets one base.
+    #[error(
+        "timeline {timeline:?} holds the cluster {system_id} already; ingest its log, or import into another --timeline"
+    )]
+    Imported {
+        /// Which timeline.
+        timeline: String,
+        /// The cluster it holds.
+        system_id: u64,
+    },
+    /// Something else than this command has written to the timeline, or nothing was imported.
+    #[error(
+        "timeline {timeline:?} has no base of this command; import one into it or into another --timeline"
+    )]
+    NoBase {
+        /// Which timeline.
+        timeline: String,
+    },
+    /// What is kept about the base cannot be read: another version of this command wrote it.
+    #[error(
+        "timeline {timeline:?}: what is kept about its base is not understood: {reason}; use the pagestrata that imported it"
+    )]
+    Identity {
+        /// Which timeline.
+        timeline: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Reading from here would leave records out.
+    #[error(
+        "--from {from} would leave a gap: the timeline ends at {last_record_lsn}; start there or before"
+    )]
+    Gap {
+        /// Where reading was to start.
+        from: Lsn,
+        /// Where the timeline ends.
+        last_record_lsn: Lsn,
+    },
+    /// The log is of another timeline of the cluster.
+    #[error("{}: the log is of PostgreSQL timeline {found}, the base is of timeline {expected}; supply the log of that timeline", .dir.display())]
+    WalTimeline {
+        /// The directory of segments.
+        dir: PathBuf,
+        /// The base's timeline.
+        expected: u32,
+        /// The log's.
+        found: u32,
+    },
+    /// There is no such page.
+    #[error(
+        "no page {page} at {lsn}: it was not written yet, or dropped; scan lists the pages that there are"
+    )]
+    NoPage {
+        /// Which page.
+        page: RelPage,
+        /// At which Lsn.
+        lsn: Lsn,
+    },
+    /// The page's newest version is not an image.
+    #[error(
+        "page {page} at {lsn} {what}; versions lists them, and an image of the page is returned as it is"
+    )]
+    NeedsRedo {
+        /// Which page.
+        page: RelPage,
+        /// At which Lsn.
+        lsn: Lsn,
+        /// Which records, over what.
+        what: String,
+    },
+    /// Layer files are not what was written.
+    #[error(
+        "{damaged} of {files} layer files damaged, {first}; restore them from a copy of the store"
+    )]
+    Damaged {
+        /// How many.
+        damaged: u64,
+        /// Of how many.
+        files: u64,
+        /// What is wrong with the first of them.
+        first: String,
+    },
+    /// The demo keeps its store only where there is none.
+    #[error("{}: there is a store here already; choose another directory for the demo", .dir.display())]
+    DemoStore {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// What was read back is not what the oracle says.
+    #[error("{failed} of {checked} checks failed, the first one: {first}")]
+    Mismatch {
+        /// How many.
+        failed: u64,
+        /// Of how many.
+        checked: u64,
+        /// The first one.
+        first: String,
+    },
+    /// An oracle, or an archive of a capture, cannot be read.
+    #[error("{what}: {reason}")]
+    Capture {
+        /// Which part.
+        what: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// Whether whoever read stdout has gone.
+    #[must_use]
+    pub fn is_broken_pipe(&self) -> bool {
+        matches!(self, Error::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    /// The exit code that goes with it.
+    #[must_use]
+    pub fn exit_status(&self) -> ExitStatus {
+        use pagestrata::Error as E;
+        match self {
+            Error::NeedsRedo { .. } => ExitStatus::NeedsRedo,
+            Error::NoPage { .. }
+            | Error::Engine(
+                E::NoStore { .. }
+                | E::NoTimeline { .. }
+                | E::NoPage { .. }
+                | E::NotYet { .. }
+                | E::BelowCutoff { .. },
+            ) => ExitStatus::NotFound,
+            Error::Engine(E::Layers(error)) if is_missing_part(error) => ExitStatus::Failed,
+            Error::Engine(E::Layers(error))
+            | Error::LayerFile(error)
+            | Error::Postgres(PostgresError::Storage(error))
+            | Error::Wal { source: PostgresError::Storage(error), .. } => of_layers(error),
+            Error::File { source, .. } => of_io(source),
+            Error::Interrupted { source } => source.exit_status(),
+            _ => ExitStatus::Failed,
+        }
+    }
+}
+
+/// Whether a file is not there that the store should have; its directory is made by whoever opens it.
+fn is_missing_part(error: &LayersError) -> bool {
+    let LayersError::Io { operation, source, .. } = error else { return false };
+    source.kind() == io::ErrorKind::NotFound && *operation != "create directory"
+}
+
+fn of_layers(error: &LayersError) -> ExitStatus {
+    match error {
+        LayersError::Io { source, .. } => of_io(source),
+        _ => ExitStatus::Failed,
+    }
+}
+
+fn of_io(error: &io::Error) -> ExitStatus {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => ExitStatus::NotFound,
+        _ => ExitStatus::Failed,
+    }
+}
+
+fn up_to(good_until: Option<Lsn>) -> String {
+    match good_until {
+        Some(lsn) => format!(", --to {lsn} ingests what is good"),
+        None => String::new(),
+    }
+}
+
+fn engine_advice(error: &pagestrata::Error) -> &'static str {
+    use pagestrata::Error as E;
+    match error {
+        E::Layers(LayersError::Corrupt(_)) => "; restore the store from a copy",
+        E::Layers(error) if is_missing_part(error) => "; restore the store from a copy",
+        E::Layers(error) => file_advice(error),
+        E::NotYet { .. } => "; choose an Lsn up to that one, or ingest more of the log",
+        E::BelowCutoff { .. } => "; choose an Lsn from that one on",
+        E::NoTimeline { .. } => "; choose one of them with --timeline",
+        E::Locked { .. } => "; wait for it to end",
+        _ => "",
+    }
+}
+
+fn postgres_advice(error: &PostgresError) -> &'static str {
+    match error {
+        PostgresError::Storage(error) => file_advice(error),
+        PostgresError::Corrupt(_) => "; restore the segment from another copy",
+        PostgresError::MissingSegment { .. } => "; supply it",
+        PostgresError::NoSegments { .. } => "; check the path",
+        PostgresError::OtherCluster { .. } => "; supply the log of that cluster",
+        PostgresError::OtherTimeline { .. } => "; take the other timeline's segments away",
+        PostgresError::SegmentName { .. } => "; take it away",
+        PostgresError::OtherVersion { .. } => "; only PostgreSQL 15 is read",
+        PostgresError::Start { .. } => "; supply the segment that it is in, or mend --from",
+        PostgresError::EndsBefore { .. } => "; supply the missing segments",
+        _ => "",
+    }
+}
+
+fn file_advice(error: &LayersError) -> &'static str {
+    match error {
+        LayersError::UnsupportedVersion { .. } => "; use the pagestrata that wrote it",
+        LayersError::Corrupt(_) => "; restore it from another copy",
+        LayersError::Io { source, .. } => match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => "; check the path",
+            io::ErrorKind::PermissionDenied => "; check the permissions",
+            io::ErrorKind::StorageFull => "; make room",
+            _ => "",
+        },
+        _ => "",
+    }
+}

@@ -1,0 +1,39 @@
+//! What the `pagestrata` command does, as functions: its tests call them too.
+//!
+//! ```text
+//! args -> run -> import, ingest (check, apply)      -> the engine's write lease
+//!             -> pages, layers, verify              -> the engine's guard
+//!             -> demo: sample -> import, ingest -> check against its oracle
+//! run -> Output: lines for people, or JSON; Progress: stderr, only on a terminal
+//! ```
+//!
+//! **Invariants:** a command that only reads opens a store that exists and writes nothing to it. Input is checked
+//! before the first byte of it is written, so a refused import or ingest leaves the store as it was. Only `main`
+//! ends the process.
+#![deny(unsafe_code)]
+
+mod apply;
+pub mod args;
+pub mod check;
+mod demo;
+mod error;
+pub mod identity;
+pub mod import;
+pub mod ingest;
+mod layers;
+pub mod oracle;
+mod output;
+mod pages;
+mod progress;
+mod record_name;
+mod run;
+pub mod sample;
+mod stores;
+mod verify;
+
+pub use apply::Applied;
+pub use error::{Error, ExitStatus, Result};
+pub use output::Output;
+pub use progress::Progress;
+pub use run::run;
+pub use stores::{open_existing, storage};

@@ -1,0 +1,208 @@
+//! The captures: imported, ingested, and everything that their oracles know compared, in memory, flushed, and reopened.
+//!
+//! The sample in the repository always; those in the directory `PAGESTRATA_CAPTURES` where it is set.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
+
+use pagestrata::{Lsn, Timeline};
+use pagestrata_cli::{
+    check::{self, PageTallies, Tally},
+    import::{import, open_base},
+    ingest::{self, Log},
+    open_existing,
+    oracle::{self, Expected, Hashed, Reference},
+    sample,
+};
+use pagestrata_postgres::BaseBackup;
+
+const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../postgres/sample");
+const NAMES: [&str; 5] =
+    ["pgbench/main", "pgbench/fpwoff", "pgbench/pglz", "pgbench/zstd", "consistency/off"];
+const THREADS: usize = 2;
+
+/// A capture: files of one directory whose names start alike.
+struct Capture {
+    name: String,
+    stem: PathBuf,
+}
+
+/// What is known of a capture.
+struct Oracles {
+    records: u64,
+    references: Vec<Reference>,
+    versions: Option<Vec<Hashed>>,
+    manifests: Vec<Hashed>,
+}
+
+impl Capture {
+    fn new(name: &str, dir: &Path) -> Capture {
+        Capture { name: name.to_owned(), stem: dir.join(name) }
+    }
+
+    fn beside(&self, suffix: &str) -> PathBuf {
+        PathBuf::from(format!("{}{suffix}", self.stem.display()))
+    }
+
+    fn text(&self, suffix: &str) -> Option<String> {
+        let file = File::open(self.beside(suffix)).ok()?;
+        Some(sample::text(file).unwrap())
+    }
+
+    fn oracles(&self) -> Oracles {
+        let oracle = self.text(".oracle.jsonl.zst").expect("an oracle");
+        let (records, references) = oracle::references(&oracle).unwrap();
+        let versions = self.text(".versions.txt.zst").map(|text| oracle::versions(&text).unwrap());
+        let manifests = self.manifests();
+        Oracles { records, references, versions, manifests }
+    }
+
+    fn manifests(&self) -> Vec<Hashed> {
+        let prefix = format!("{}@", self.stem.file_name().unwrap().to_str().unwrap());
+        let mut pages = Vec::new();
+        for entry in fs::read_dir(self.stem.parent().unwrap()).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let lsn = name.strip_prefix(&prefix).and_then(|rest| rest.split_once('.'));
+            if let Some((lsn, suffix)) = lsn {
+                let text = self.text(&format!("@{lsn}.{suffix}")).unwrap();
+                let lsn: Lsn = lsn.replace('_', "/").parse().unwrap();
+                pages.extend(oracle::manifest(&text, lsn).unwrap());
+            }
+        }
+        assert!(!pages.is_empty());
+        pages
+    }
+}
+
+#[track_caller]
+fn assert_all(tally: &Tally) {
+    assert!(tally.all_good(), "{tally}: {}", tally.first_failure.as_deref().unwrap_or_default());
+}
+
+fn assert_pages(tallies: &PageTallies) -> String {
+    assert_all(&tallies.images);
+    format!("{} ({} need redo)", tallies.images, tallies.need_redo)
+}
+
+/// Compares everything; returns what was compared.
+fn compare(timeline: &Timeline, base: &BaseBackup, oracles: &Oracles) -> String {
+    let mut reader = timeline.reader();
+    let guard = reader.pin();
+    let base = check::base_pages(guard, base).unwrap();
+    assert_all(&base);
+    let found = check::references(guard, &oracles.references).unwrap();
+    for tally in [&found.images, &found.deltas, &found.checking_images] {
+        assert_all(tally);
+    }
+    let versions = oracles.versions.as_ref().map_or_else(
+        || "no list".to_owned(),
+        |versions| assert_pages(&check::hashed_pages(guard, versions).unwrap()),
+    );
+    let manifests = assert_pages(&check::hashed_pages(guard, &oracles.manifests).unwrap());
+    format!(
+        "base pages {base}, images {}, deltas {}, images for checking {}, listed versions {versions}, recovered pages \
+         {manifests}",
+        found.images, found.deltas, found.checking_images
+    )
+}
+
+fn check_capture(capture: &Capture) {
+    let began = Instant::now();
+    let dir = tempfile::tempdir().unwrap();
+    let archive = File::open(capture.beside(".tar.zst")).unwrap();
+    sample::unpack_archive(archive, dir.path()).unwrap();
+    let (store_dir, wal) = (dir.path().join("store"), dir.path().join("wal"));
+    let base = open_base(&dir.path().join("base")).unwrap();
+    let oracles = capture.oracles();
+    let prepared = began.elapsed();
+
+    let (store, _) = import(&store_dir, "main", &base).unwrap();
+    let timeline = store.timeline("main").unwrap();
+    let checked = ingest::check(&timeline, &Log { dir: &wal, from: None, to: None }).unwrap();
+    let applied = ingest::apply(&timeline, &checked).unwrap();
+    assert_eq!(applied.records, oracles.records);
+    assert_eq!((checked.torn_at, timeline.last_record_lsn()), (None, checked.end));
+    let in_memory = compare(&timeline, &base, &oracles);
+    assert_eq!(timeline.flush().unwrap(), checked.end);
+    let flushed = compare(&timeline, &base, &oracles);
+    drop(timeline);
+    store.close(Duration::ZERO).unwrap();
+
+    let (_store, timeline) = open_existing(&store_dir, "main").unwrap();
+    let reopened = compare(&timeline, &base, &oracles);
+    let again = ingest::ingest(&timeline, &Log { dir: &wal, from: None, to: None }).unwrap();
+    assert_eq!(again.applied.records, 0);
+    let name = &capture.name;
+    println!("{name}: records {0} of {0}; in memory: {in_memory}", applied.records);
+    println!("{name}: flushed: {flushed}");
+    println!(
+        "{name}: reopened: {reopened}; {prepared:.1?} to unpack, {:.1?} in all",
+        began.elapsed()
+    );
+}
+
+#[test]
+fn captures_are_returned_as_their_oracles_say() {
+    let mut captures = vec![Capture::new("sample", Path::new(SAMPLE))];
+    match std::env::var_os("PAGESTRATA_CAPTURES") {
+        Some(dir) => captures.extend(NAMES.map(|name| Capture::new(name, Path::new(&dir)))),
+        None => println!("PAGESTRATA_CAPTURES is not set: only the sample is read"),
+    }
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                while let Some(capture) = captures.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    check_capture(capture);
+                }
+            });
+        }
+    });
+}
+
+/// What is planted in the oracles is found: the comparisons above compare something.
+#[test]
+fn planted_differences_are_found() {
+    let capture = Capture::new("sample", Path::new(SAMPLE));
+    let dir = tempfile::tempdir().unwrap();
+    sample::unpack(dir.path()).unwrap();
+    let base = open_base(&dir.path().join("base")).unwrap();
+    let (store, _) = import(&dir.path().join("store"), "main", &base).unwrap();
+    let timeline = store.timeline("main").unwrap();
+    let wal = dir.path().join("wal");
+    ingest::ingest(&timeline, &Log { dir: &wal, from: None, to: None }).unwrap();
+    let mut oracles = capture.oracles();
+    let (mut images, mut deltas) = (0, 0);
+    for Reference { end, expected, .. } in &mut oracles.references {
+        match expected {
+            Expected::Image { pd_lsn, .. } => {
+                images += 1;
+                match images {
+                    1 => pd_lsn.0 += 1,
+                    2 => *end = Lsn(end.0 + 8),
+                    _ => {}
+                }
+            }
+            Expected::Delta { will_init, length, prev, .. } => {
+                deltas += 1;
+                match deltas {
+                    1 => *length += 1,
+                    2 => *will_init = !*will_init,
+                    3 => prev.0 -= 8,
+                    _ => {}
+                }
+            }
+        }
+    }
+    oracles.manifests[0].raw16 = "0".repeat(16);
+    let mut reader = timeline.reader();
+    let found = check::references(reader.pin(), &oracles.references).unwrap();
+    assert_eq!((found.images.checked - found.images.good, found.images.checked), (2, images));
+    assert_eq!((found.deltas.checked - found.deltas.good, found.deltas.checked), (3, deltas));
+    let pages = check::hashed_pages(reader.pin(), &oracles.manifests).unwrap();
+    assert_eq!(pages.images.checked - pages.images.good, 1);
+}

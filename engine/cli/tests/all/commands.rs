@@ -1,0 +1,224 @@
+//! What each command prints, as text and as JSON, and that reading leaves a store as it was.
+
+use std::{fs, process::Stdio, time::Duration};
+
+use pagestrata::{Lsn, Value};
+use pagestrata_cli::open_existing;
+use pagestrata_postgres::RelPage;
+use sha2::{Digest, Sha256};
+
+use crate::support::{command, contents, files, imported, ingested, run, sample_copy};
+
+/// The sample's end.
+const END: &str = "0/CC0A90";
+/// A page of the sample that has an image here, with deltas before and behind.
+const PAGE: &str = "1663/5/16384/main/44";
+const IMAGE: &str = "0/C6DA30";
+
+fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn the_demo_checks_everything_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = command().arg("demo").env("TMPDIR", dir.path()).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{text}");
+    assert!(text.contains("records of the log: 16894 of 16894 good"), "{text}");
+    assert!(text.contains("images in records, by sha256: 446 of 446 good"), "{text}");
+    assert!(text.contains("pages of the base: 1148 of 1148 good"), "{text}");
+    assert_eq!(contents(dir.path()), []);
+}
+
+#[test]
+fn the_demo_keeps_its_store_where_it_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let report = run(dir.path(), "demo --json --store {}/store").good().json();
+    let checks = report[0]["checks"].as_array().unwrap();
+    assert!(checks.len() >= 7 && checks.iter().all(|check| check["good"] == check["checked"]));
+    run(dir.path(), "verify --store {}/store").good();
+    run(dir.path(), "demo --store {}/store").failed(1, &["already", "choose another directory"]);
+}
+
+#[test]
+fn import_and_ingest_report_what_they_did() {
+    let dir = sample_copy();
+    let import = run(dir.path(), "--json import --store {}/store --base {}/base").good().json();
+    assert_eq!(import[0]["lsn"], "0/AAF2A0");
+    assert_eq!(import[0]["pages"], 1148);
+    assert_eq!(import[0]["timeline"], "main");
+    let ingest = run(dir.path(), "ingest --store {}/store --wal {}/wal --json").good().json();
+    for (field, expected) in [("records", 16894), ("images", 446), ("deltas", 13104), ("drops", 34)]
+    {
+        assert_eq!(ingest[0][field], expected, "{field}");
+    }
+    assert_eq!(ingest[0]["to"], END);
+    assert_eq!(ingest[0]["disk_consistent_lsn"], END);
+    assert!(ingest[0]["torn_at"].is_null());
+}
+
+#[test]
+fn a_second_ingest_does_nothing() {
+    let dir = ingested();
+    let before = contents(&dir.path().join("store"));
+    let again = run(dir.path(), "ingest --store {}/store --wal {}/wal").good();
+    assert!(again.text().starts_with("nothing to ingest"), "{}", again.text());
+    let again = run(dir.path(), "ingest --store {}/store --wal {}/wal --from 0/AAF2A0").good();
+    assert!(again.text().starts_with("nothing to ingest"), "{}", again.text());
+    assert_eq!(contents(&dir.path().join("store")), before);
+}
+
+/// Piece by piece, from the beginning or from where it ended: the pages are the same as at once.
+#[test]
+fn an_ingest_goes_on_where_the_last_one_ended() {
+    let dir = imported();
+    for piece in ["--to 0/B00000", "--to 0/D197E0 --from 0/AAF2A0", "--to 0/C00000", ""] {
+        let arguments = format!("ingest --store {{}}/store --wal {{}}/wal {piece}");
+        run(dir.path(), arguments.trim_end()).good();
+    }
+    let pieces = run(dir.path(), &format!("scan --store {{}}/store --lsn {END}")).good();
+    let whole = ingested();
+    let at_once = run(whole.path(), &format!("scan --store {{}}/store --lsn {END}")).good();
+    assert!(pieces.text() == at_once.text() && pieces.text().lines().count() > 1000);
+    for lsn in ["0/AAF2A0", "0/B00000", "0/D197E0"] {
+        let scan = format!("scan --store {{}}/store --lsn {lsn}");
+        assert!(run(dir.path(), &scan).good().stdout == run(whole.path(), &scan).good().stdout);
+    }
+    let layers = run(dir.path(), "layers --store {}/store --json").good().json();
+    assert_eq!(layers.len(), 4, "the base and one of each piece that had records");
+}
+
+#[test]
+fn get_returns_images_and_names_the_redo_of_others() {
+    let dir = ingested();
+    let get = format!("get --store {{}}/store {PAGE} --lsn");
+    let image = run(dir.path(), &format!("{get} {IMAGE}")).good();
+    assert_eq!(image.stdout.len(), 8192);
+    assert_eq!(image.stdout[..8], [0, 0, 0, 0, 0x30, 0xDA, 0xC6, 0], "stamped");
+    let report = run(dir.path(), &format!("{get} {IMAGE} -o {{}}/page --json")).good().json();
+    assert_eq!(fs::read(dir.path().join("page")).unwrap(), image.stdout);
+    assert_eq!(report[0]["sha256"], hash(&image.stdout));
+    assert_eq!(report[0]["version_lsn"], IMAGE);
+    let base = run(dir.path(), &format!("{get} 0/AAF2A0")).good();
+    let file = fs::read(dir.path().join("base/base/5/16384")).unwrap();
+    assert_eq!(base.stdout, file[44 * 8192..45 * 8192]);
+    run(dir.path(), &format!("{get} {END}")).failed(
+        4,
+        &["needs redo of 21 records (Heap2/PRUNE at 0/C6DA70, ", "over the image at 0/C6DA30"],
+    );
+    run(dir.path(), &format!("{get} 0/A347F0")).good();
+    run(dir.path(), &format!("get --store {{}}/store 1663/5/16384/main/99999 --lsn {END}"))
+        .failed(3, &["no page 1663/5/16384/main/99999 at"]);
+}
+
+#[test]
+fn versions_are_listed_newest_first() {
+    let dir = ingested();
+    let lines =
+        run(dir.path(), &format!("versions --store {{}}/store {PAGE} --json")).good().json();
+    assert_eq!(lines.len(), 22);
+    assert_eq!(lines[0]["kind"], "delta");
+    let base = lines.last().unwrap();
+    assert_eq!((base["kind"].as_str(), base["lsn"].as_str()), (Some("image"), Some(IMAGE)));
+    let image = run(dir.path(), &format!("get --store {{}}/store {PAGE} --lsn {IMAGE}")).good();
+    assert_eq!(base["sha256"], hash(&image.stdout));
+    let text = run(dir.path(), &format!("versions --store {{}}/store {PAGE} --lsn {IMAGE}")).good();
+    assert_eq!(text.text(), format!("{IMAGE} image 8192 {}\n", hash(&image.stdout)));
+}
+
+/// As of a visibility map page that is never in a base: its log changes zeros.
+#[test]
+fn versions_without_a_base_are_listed_with_a_note() {
+    let dir = imported();
+    {
+        let (store, timeline) = open_existing(&dir.path().join("store"), "main").unwrap();
+        let page: RelPage = "1663/5/99999/vm/0".parse().unwrap();
+        let mut lease = timeline.write_lease().unwrap();
+        let change = Value::Delta { bytes: b"clear", will_init: false };
+        lease.put(page.key(), Lsn(0xA32D00), change).unwrap();
+        lease.commit(Lsn(0xA32D00)).unwrap().wait().unwrap();
+        drop(lease);
+        store.close(Duration::ZERO).unwrap();
+    }
+    let listed = run(dir.path(), "versions --store {}/store 1663/5/99999/vm/0");
+    assert_eq!(listed.text(), format!("0/A32D00 delta 5 {}\n", hash(b"clear")));
+    listed.failed(0, &["note: no base below 0/A32D00"]);
+    run(dir.path(), "get --store {}/store 1663/5/99999/vm/0 --lsn 0/A32D00")
+        .failed(4, &["needs redo of 1 record (no record at 0/A32D00) with no base below"]);
+}
+
+#[test]
+fn layers_are_listed_dumped_and_verified() {
+    let dir = ingested();
+    let layers = run(dir.path(), "layers --store {}/store --json").good().json();
+    assert_eq!(layers.len(), 2);
+    let mut versions = 0;
+    for layer in &layers {
+        let file = layer["file"].as_str().unwrap();
+        let dump = run(dir.path(), &format!("dump-layer {file} --json")).good().json();
+        let count = |entry: &str| dump.iter().filter(|line| line["entry"] == entry).count() as u64;
+        assert_eq!(count("layer"), 1);
+        assert_eq!(layer["versions"], count("version"));
+        assert_eq!(layer["tombstones"], count("tombstone"));
+        versions += count("version");
+        run(dir.path(), &format!("verify {file}")).good();
+        assert!(run(dir.path(), &format!("dump-layer {file}")).good().text().lines().count() > 1);
+    }
+    let report = run(dir.path(), "verify --store {}/store --json").good().json();
+    assert_eq!(report[0]["versions"], versions);
+    assert_eq!(report[0]["damaged"], serde_json::json!([]));
+}
+
+#[test]
+fn reading_leaves_the_store_as_it_was() {
+    let dir = ingested();
+    let before = contents(&dir.path().join("store"));
+    for reading in [
+        format!("get --store {{}}/store {PAGE} --lsn {IMAGE}"),
+        format!("versions --store {{}}/store {PAGE}"),
+        format!("scan --store {{}}/store --lsn {END}"),
+        "layers --store {}/store".to_owned(),
+        "verify --store {}/store".to_owned(),
+    ] {
+        run(dir.path(), &reading).good();
+        assert!(contents(&dir.path().join("store")) == before, "{reading}");
+    }
+}
+
+#[test]
+fn timelines_are_kept_apart() {
+    let dir = ingested();
+    run(dir.path(), "import --store {}/store --base {}/base --timeline other").good();
+    let scan = run(dir.path(), "scan --store {}/store --timeline other --lsn 0/AAF2A0").good();
+    assert_eq!(scan.text().lines().count(), 1148);
+    run(dir.path(), "scan --store {}/store --timeline other --lsn 0/B00000")
+        .failed(3, &["above the last record", "ingest more"]);
+    run(dir.path(), "verify --store {}/store --timeline none").failed(3, &["main, other"]);
+}
+
+#[test]
+fn a_broken_pipe_ends_quietly() {
+    let dir = ingested();
+    let scan = format!("dump-layer {}", files(&dir.path().join("store/timelines/1"))[1].display());
+    let mut child = command()
+        .args(scan.split(' '))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), &output.stderr[..]), (Some(0), &b""[..]));
+}
+
+#[test]
+fn help_tells_the_exit_codes() {
+    let dir = tempfile::tempdir().unwrap();
+    let help = run(dir.path(), "--help").good();
+    for code in 0..=5 {
+        assert!(help.text().contains(&format!("\n  {code}  ")), "{}", help.text());
+    }
+    let version = run(dir.path(), "--version").good();
+    assert_eq!(version.text(), concat!("pagestrata ", env!("CARGO_PKG_VERSION"), "\n"));
+}

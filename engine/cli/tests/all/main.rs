@@ -1,0 +1,7 @@
+//! Runs the command, and the functions beneath it, on real PostgreSQL captures.
+#![allow(clippy::print_stdout)]
+
+mod bad_input;
+mod captures;
+mod commands;
+mod support;

@@ -1,0 +1,139 @@
+//! Running the command, and a copy of the sample to run it on.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    sync::OnceLock,
+};
+
+/// What a run of the command left.
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: String,
+}
+
+impl Ran {
+    pub(crate) fn of(output: Output) -> Ran {
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        Ran { code: output.status.code().expect("not killed"), stdout: output.stdout, stderr }
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.stdout).unwrap()
+    }
+
+    /// The lines of stdout as JSON.
+    pub(crate) fn json(&self) -> Vec<serde_json::Value> {
+        self.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    #[track_caller]
+    pub(crate) fn good(self) -> Ran {
+        assert_eq!((self.code, self.stderr.as_str()), (0, ""), "{}", self.text());
+        self
+    }
+
+    /// Failed with this code and one line that has these texts.
+    #[track_caller]
+    pub(crate) fn failed(self, code: i32, texts: &[&str]) -> Ran {
+        let Ran { code: found, stderr, .. } = &self;
+        assert_eq!(*found, code, "{stderr}");
+        assert_eq!(stderr.lines().count(), 1, "one line: {stderr}");
+        assert!(stderr.starts_with("pagestrata: ") && stderr.ends_with('\n'), "{stderr}");
+        for text in texts {
+            assert!(stderr.contains(text), "{text:?} is not in: {stderr}");
+        }
+        self
+    }
+}
+
+pub(crate) fn command() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_pagestrata"))
+}
+
+/// Runs the command with arguments that are told apart by spaces, `{}` standing for `dir`.
+#[track_caller]
+pub(crate) fn run(dir: &Path, arguments: &str) -> Ran {
+    let dir = dir.to_str().unwrap();
+    let arguments = arguments.split(' ').map(|argument| argument.replace("{}", dir));
+    let output = command().args(arguments).stdin(Stdio::null()).output().unwrap();
+    Ran::of(output)
+}
+
+/// The sample's `base` and `wal`, unpacked once.
+fn sample() -> &'static Path {
+    static SAMPLE: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let dir = SAMPLE.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        pagestrata_cli::sample::unpack(dir.path()).unwrap();
+        dir
+    });
+    dir.path()
+}
+
+/// A directory of its own with the sample in it, to be damaged.
+pub(crate) fn sample_copy() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    copy_dir(sample(), dir.path());
+    dir
+}
+
+/// [`sample_copy`] with the base imported into `store`.
+pub(crate) fn imported() -> tempfile::TempDir {
+    let dir = sample_copy();
+    run(dir.path(), "import --store {}/store --base {}/base").good();
+    dir
+}
+
+/// [`imported`] with the log ingested.
+pub(crate) fn ingested() -> tempfile::TempDir {
+    let dir = imported();
+    run(dir.path(), "ingest --store {}/store --wal {}/wal").good();
+    dir
+}
+
+pub(crate) fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// Every file below a directory and what is in it.
+pub(crate) fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files = Vec::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).unwrap().map(Result::unwrap) {
+            if entry.file_type().unwrap().is_dir() {
+                dirs.push(entry.path());
+            } else {
+                files.push((entry.path(), fs::read(entry.path()).unwrap()));
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+/// Files of a directory, sorted by name.
+pub(crate) fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+/// Changes a file's bytes.
+pub(crate) fn edit(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(path).unwrap();
+    change(&mut bytes);
+    fs::write(path, bytes).unwrap();
+}

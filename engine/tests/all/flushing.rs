@@ -1,0 +1,42 @@
+//! Flushing beside a writer, and going on after what went wrong.
+
+use std::fs;
+
+use pagestrata::{Key, Lsn, Options, Store, Value};
+
+fn small() -> Options {
+    Options { open_layer_size_max_bytes: 64 << 10, frozen_layers_max: 1, ..Options::default() }
+}
+
+#[test]
+fn blocks_that_are_dropped_twice_are_flushed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path(), small()).unwrap();
+    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
+    let mut lease = timeline.write_lease().unwrap();
+    lease.put(Key::new(1, 7), Lsn(2), Value::Image(b"x")).unwrap();
+    lease.drop_blocks(1, 5, Lsn(3)).unwrap();
+    lease.drop_blocks(1, 5, Lsn(3)).unwrap();
+    lease.commit(Lsn(3)).unwrap();
+    drop(lease);
+    assert_eq!(timeline.flush().unwrap(), Lsn(3));
+    assert_eq!(timeline.layers()[0].tombstones, 1);
+}
+
+#[test]
+fn an_opening_that_fails_removes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path(), small()).unwrap();
+    store.create_timeline("first", Lsn(1)).unwrap();
+    store.create_timeline("second", Lsn(1)).unwrap();
+    drop(store);
+    let orphan = dir.path().join("timelines/1/00000007.tmp");
+    fs::write(&orphan, b"half a layer").unwrap();
+    let second = dir.path().join("timelines/2");
+    fs::remove_dir(&second).unwrap();
+    assert!(Store::open(dir.path(), small()).is_err());
+    assert!(orphan.exists());
+    fs::create_dir(&second).unwrap();
+    let (_store, report) = Store::open(dir.path(), small()).unwrap();
+    assert_eq!(report.orphans_removed, ["00000007.tmp"]);
+}
