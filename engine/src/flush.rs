@@ -38,7 +38,7 @@ impl TimelineShared {
         let mut state = self.flush.lock();
         let failures = state.failures_total;
         self.store.wake_flusher();
-        while !self.published.load().value().frozen.is_empty() {
+        while !self.current().frozen.is_empty() {
             if state.stopped {
                 return Err(Error::Closed);
             }
@@ -56,7 +56,7 @@ impl TimelineShared {
     pub(crate) fn wait_for_frozen_slot(&self) -> bool {
         let max = self.store.options.frozen_layers_max;
         let mut state = self.flush.lock();
-        while self.published.load().value().frozen.len() >= max {
+        while self.current().frozen.len() >= max {
             if state.failures > 0 || state.stopped {
                 return false;
             }
@@ -85,7 +85,7 @@ impl TimelineShared {
     /// Flushes the oldest frozen layer, if there is one. Returns how long to wait before trying again after a failure.
     pub(crate) fn flush_oldest(&self) -> Option<Duration> {
         loop {
-            let oldest = self.published.load().value().frozen.last().map(|slot| slot.layer.clone());
+            let oldest = self.current().frozen.last().map(|slot| slot.layer.clone());
             let layer = oldest?;
             match self.flush_layer(&layer) {
                 Ok(bytes) => {

@@ -5,6 +5,7 @@
 
 use std::{
     fmt,
+    ops::Deref,
     panic::Location,
     path::PathBuf,
     sync::{
@@ -55,6 +56,39 @@ pub(crate) struct TimelineShared {
     pub(crate) flush_ended: Condvar,
     pub(crate) last_record_lsn: AtomicU64,
     pub(crate) disk_consistent_lsn: AtomicU64,
+}
+
+/// A hold on the current map version that no pin is registered for. If the version is replaced meanwhile, whoever tries to
+/// reclaim it fails, so letting go tells the reclaimer to try again.
+pub(crate) struct Current<'t> {
+    /// Taken out by drop alone, so that the count is gone before the reclaimer is woken.
+    map: Option<Held<MapVersion>>,
+    timeline: &'t TimelineShared,
+}
+
+impl Current<'_> {
+    /// For a pin, which wakes the reclaimer itself when it lets go.
+    fn keep(mut self) -> Held<MapVersion> {
+        self.map.take().expect("held until drop")
+    }
+}
+
+impl Deref for Current<'_> {
+    type Target = MapVersion;
+
+    fn deref(&self) -> &MapVersion {
+        self.map.as_ref().expect("held until drop").value()
+    }
+}
+
+impl Drop for Current<'_> {
+    fn drop(&mut self) {
+        let number = self.map.take().map(|map| map.number());
+        // A publication that is not seen here wakes the reclaimer itself, later than this count is gone.
+        if number != Some(self.timeline.published.number()) {
+            self.timeline.wake_reclaimer();
+        }
+    }
 }
 
 /// What only publishers see.
@@ -129,6 +163,11 @@ impl TimelineShared {
         self.store.wake_reclaimer();
     }
 
+    /// The current map version, for a moment of the engine's own.
+    pub(crate) fn current(&self) -> Current<'_> {
+        Current { map: Some(self.published.load()), timeline: self }
+    }
+
     pub(crate) fn disk_consistent_lsn(&self) -> Lsn {
         Lsn(self.disk_consistent_lsn.load(Ordering::Acquire))
     }
@@ -143,6 +182,8 @@ impl TimelineShared {
             let _edits = self.edits.lock();
             self.published.publish(|map| {
                 debug_assert!(Arc::ptr_eq(&map.open.layer, frozen.layer()));
+                // Before anybody can flush and retire the layer: whoever reclaims it then finds no count of ours.
+                drop(frozen);
                 map.rolled(shared, self.published.number() + 1)
             });
         }
@@ -168,12 +209,7 @@ impl TimelineShared {
 
     /// Publishes files that were imported at `lsn`, and behind them an open layer that begins above it. The old one, which
     /// is empty, stays at its Lsn: whoever pinned it before sees nothing of the import.
-    pub(crate) fn publish_imported(
-        &self,
-        files: Vec<FileLayer>,
-        lsn: Lsn,
-        writer: &mut OpenLayer,
-    ) {
+    pub(crate) fn publish_imported(&self, files: Vec<FileLayer>, lsn: Lsn, writer: &mut OpenLayer) {
         debug_assert!(writer.layer().is_empty() && !writer.has_pending());
         let next = OpenLayer::new(lsn.next(), &self.store.pool);
         let mut edits = self.edits.lock();
@@ -202,7 +238,9 @@ impl TimelineShared {
         {
             let mut edits = self.edits.lock();
             for retired in std::mem::take(&mut edits.retired) {
-                let Retired { slot: MemSlot { layer, since }, last_number } = retired;
+                let Retired { slot: MemSlot { mut layer, since }, last_number } = retired;
+                // A load before the fence of `try_unwrap`, as in `Published::reclaim`.
+                let _ = Arc::get_mut(&mut layer);
                 match Arc::try_unwrap(layer) {
                     Ok(layer) => reclaimed.push(layer),
                     Err(layer) => {
@@ -279,8 +317,8 @@ impl Timeline {
     /// [`Error::NotYet`], [`Error::BelowCutoff`]
     #[track_caller]
     pub fn snapshot_at(&self, lsn: Lsn) -> Result<Snapshot> {
-        let map = self.0.published.load();
-        let committed = map.value().last_record_lsn();
+        let map = self.0.current();
+        let committed = map.last_record_lsn();
         let last_record_lsn = committed.max(self.0.start);
         if lsn > last_record_lsn {
             return Err(Error::NotYet { lsn, last_record_lsn });
@@ -288,7 +326,7 @@ impl Timeline {
         if lsn < self.0.start {
             return Err(Error::BelowCutoff { lsn, cutoff: self.0.start });
         }
-        Ok(Snapshot::new(map, lsn.min(committed), self.0.clone(), Location::caller()))
+        Ok(Snapshot::new(map.keep(), lsn.min(committed), self.0.clone(), Location::caller()))
     }
 
     /// Everything that holds a version of the layer map or a layer, and what each of them alone keeps in memory.
