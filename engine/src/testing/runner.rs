@@ -47,6 +47,8 @@ pub(super) struct Run {
     pub(super) commits: BTreeSet<Lsn>,
     /// The highest disk-consistent Lsn that was ever seen.
     pub(super) durable: Lsn,
+    /// The last one that was accepted.
+    pub(super) last_drop: Option<(u128, u32, Lsn)>,
     values: u64,
     value_bytes: usize,
 }
@@ -91,6 +93,7 @@ pub fn run(storage: &SharedStorage, dir: &Path, sequence: &Sequence) -> Counts {
         model,
         held: Vec::new(),
         counts: Counts::default(),
+        last_drop: None,
         values: 0,
         value_bytes: 0,
     };

@@ -24,6 +24,7 @@ const RARE: &[&str] = &[
     "batches_refused",
     "detached",
     "drops",
+    "drops_again",
     "flushes",
     "flushes_beside_a_lease",
     "flushes_of_all",
