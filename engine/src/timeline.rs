@@ -192,6 +192,8 @@ impl TimelineShared {
 
     /// Publishes that the oldest frozen layer is durable, in `file` unless it was empty.
     pub(crate) fn publish_flushed(&self, end: Lsn, file: Option<FileLayer>) {
+        // First: whoever waits for the flush looks at the map, and then takes this for how far it went.
+        self.disk_consistent_lsn.fetch_max(end.previous().0, Ordering::AcqRel);
         let mut edits = self.edits.lock();
         let last_number = self.published.number();
         let file = file.map(|file| (edits.take_slot(), Arc::new(file)));
@@ -203,7 +205,6 @@ impl TimelineShared {
         let slot = retired.expect("a flush is of a frozen layer");
         edits.retired.push(Retired { slot, last_number });
         drop(edits);
-        self.disk_consistent_lsn.fetch_max(end.previous().0, Ordering::AcqRel);
         self.wake_reclaimer();
     }
 
