@@ -168,12 +168,7 @@ impl TimelineShared {
 
     /// Publishes files that were imported at `lsn`, and behind them an open layer that begins above it. The old one, which
     /// is empty, stays at its Lsn: whoever pinned it before sees nothing of the import.
-    pub(crate) fn publish_imported(
-        &self,
-        files: Vec<FileLayer>,
-        lsn: Lsn,
-        writer: &mut OpenLayer,
-    ) {
+    pub(crate) fn publish_imported(&self, files: Vec<FileLayer>, lsn: Lsn, writer: &mut OpenLayer) {
         debug_assert!(writer.layer().is_empty() && !writer.has_pending());
         let next = OpenLayer::new(lsn.next(), &self.store.pool);
         let mut edits = self.edits.lock();
