@@ -121,7 +121,7 @@ impl TimelineShared {
         let end = layer.committed_lsn().next();
         let advance = Edit::DiskConsistent { timeline: self.number, lsn: layer.committed_lsn() };
         if layer.is_empty() {
-            self.store.manifest.lock().append(&[advance])?;
+            self.store.append_edits(&[advance])?;
             self.publish_flushed(end, None);
             return Ok(0);
         }
@@ -133,12 +133,10 @@ impl TimelineShared {
         // Opened before it is in the manifest: what cannot be read back is not published.
         let file = FileLayer::open(&*self.store.storage, &self.dir, record.clone())?;
         let file_len = record.summary.file_len;
-        if let Err(error) =
-            self.store.manifest.lock().append(&[Edit::AddLayer(record.clone()), advance])
-        {
+        if let Err(error) = self.store.append_edits(&[Edit::AddLayer(record.clone()), advance]) {
             // Whether the edit is durable is not known, so the file stays, under the same name, for the next try.
             self.flush.lock().durable = Some((layer.clone(), record));
-            return Err(error.into());
+            return Err(error);
         }
         self.publish_flushed(end, Some(file));
         Ok(file_len)

@@ -155,7 +155,7 @@ impl<'l> ImageImport<'l> {
         let files = self.records.iter().map(open).collect::<Result<Vec<_>>>()?;
         let mut edits: Vec<_> = self.records.into_iter().map(Edit::AddLayer).collect();
         edits.push(Edit::DiskConsistent { timeline: timeline.number, lsn: self.lsn });
-        timeline.store.manifest.lock().append(&edits)?;
+        timeline.store.append_edits(&edits)?;
         timeline.publish_imported(files, self.lsn, self.writer);
         Ok(report)
     }

@@ -100,3 +100,21 @@ fn an_import_that_failed_stays_failed() {
         calls_of(Some(Fault { call, for_good: false, late: false }));
     }
 }
+
+#[test]
+fn an_import_that_outlives_its_store_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
+    let mut lease = timeline.write_lease().unwrap();
+    let import = lease.import_images(Lsn(16)).unwrap();
+    drop(store);
+    let store = open(dir.path());
+    store.create_timeline("other", Lsn(1)).unwrap();
+    assert!(matches!(import.finish(), Err(Error::Closed)));
+    drop(lease);
+    drop((timeline, store));
+    let store = open(dir.path());
+    assert_eq!(store.timelines().len(), 2);
+    assert_eq!(store.timeline("main").unwrap().disk_consistent_lsn(), Lsn(0));
+}
