@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use pagestrata::{Key, Lsn, Options, Store, Value};
+use pagestrata::{Error, Key, Lsn, Options, Store, Value};
 
 fn small() -> Options {
     Options { open_layer_size_max_bytes: 64 << 10, frozen_layers_max: 1, ..Options::default() }
@@ -21,6 +21,49 @@ fn blocks_that_are_dropped_twice_are_flushed() {
     drop(lease);
     assert_eq!(timeline.flush().unwrap(), Lsn(3));
     assert_eq!(timeline.layers()[0].tombstones, 1);
+}
+
+#[test]
+fn a_large_batch_that_is_aborted_does_not_stop_the_writer() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path(), small()).unwrap();
+    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
+    let mut lease = timeline.write_lease().unwrap();
+    let key = Key::new(1, 1);
+    for lsn in 2..10 {
+        lease.put(key, Lsn(2), Value::Image(&[0; 200 << 10])).unwrap();
+        lease.abort();
+        lease.put(key, Lsn(lsn), Value::Image(b"small")).unwrap();
+        lease.abort();
+    }
+    lease.put(key, Lsn(2), Value::Image(b"small")).unwrap();
+    lease.commit(Lsn(2)).unwrap();
+    drop(lease);
+    assert_eq!(timeline.flush().unwrap(), Lsn(2));
+    assert_eq!(timeline.stats().layer_files, 1);
+}
+
+#[test]
+fn a_writer_that_was_stalled_goes_on_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path(), small()).unwrap();
+    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
+    let layers = dir.path().join("timelines/1");
+    let aside = dir.path().join("aside");
+    fs::rename(&layers, &aside).unwrap();
+    let mut lease = timeline.write_lease().unwrap();
+    let mut lsn = 1;
+    let mut put = || {
+        lease.put(Key::new(1, lsn as u32), Lsn(lsn), Value::Image(&[1; 4096]))?;
+        lease.commit(Lsn(lsn))?;
+        lsn += 1;
+        Ok(())
+    };
+    while put().is_ok() {}
+    assert!(matches!(put(), Err(Error::FlushStalled { .. })));
+    fs::rename(&aside, &layers).unwrap();
+    timeline.flush().unwrap();
+    put().unwrap();
 }
 
 #[test]
