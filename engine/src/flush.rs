@@ -12,7 +12,12 @@ use pagestrata_layers::{
     manifest::edit::{Edit, LayerRecord},
 };
 
-use crate::{Error, Result, map::FileLayer, new_layer::NewLayer, timeline::TimelineShared};
+use crate::{
+    Error, Result,
+    map::{FileLayer, MapVersion},
+    new_layer::NewLayer,
+    timeline::TimelineShared,
+};
 
 /// How flushing goes.
 #[derive(Debug, Default)]
@@ -33,12 +38,17 @@ pub(crate) struct FlushState {
 }
 
 impl TimelineShared {
-    /// Waits until nothing is frozen any more.
+    /// Waits until nothing is frozen any more of what is now. A writer that rolls on does not hold it up.
     pub(crate) fn wait_flushed(&self) -> Result<()> {
+        let newest = |map: &MapVersion| map.frozen.first().map(|slot| slot.layer.committed_lsn());
+        let Some(newest) = newest(self.published.load().value()) else { return Ok(()) };
+        let is_left = |map: &MapVersion| {
+            map.frozen.last().is_some_and(|oldest| oldest.layer.committed_lsn() <= newest)
+        };
         let mut state = self.flush.lock();
         let failures = state.failures_total;
         self.store.wake_flusher();
-        while !self.published.load().value().frozen.is_empty() {
+        while is_left(self.published.load().value()) {
             if state.stopped {
                 return Err(Error::Closed);
             }

@@ -149,10 +149,35 @@ impl TimelineShared {
         self.store.wake_flusher();
     }
 
+    /// Rolls what is committed and in no frozen layer, unless somebody has the write lease. False: as many layers as may
+    /// be are frozen already.
+    fn roll_unless_leased(self: &Arc<Self>) -> bool {
+        let mut writer = loop {
+            match self.writer.try_lock() {
+                Some(writer) => break writer,
+                None if self.leased.load(Ordering::Acquire) => return true,
+                // For a moment: another flush rolls, or a lease is given back.
+                None => std::thread::yield_now(),
+            }
+        };
+        let layer = writer.layer();
+        let (start, committed) = (layer.start_lsn(), layer.committed_lsn());
+        if writer.has_pending() || committed <= self.disk_consistent_lsn() || committed < start {
+            return true;
+        }
+        if self.published.load().value().frozen.len() >= self.store.options.frozen_layers_max {
+            return false;
+        }
+        self.roll(&mut writer);
+        true
+    }
+
     /// Publishes that the oldest frozen layer is durable, in `file` unless it was empty.
     pub(crate) fn publish_flushed(&self, end: Lsn, file: Option<FileLayer>) {
         let mut edits = self.edits.lock();
         let last_number = self.published.number();
+        // Before it is published: whoever finds nothing frozen any more reads this next.
+        self.disk_consistent_lsn.fetch_max(end.previous().0, Ordering::AcqRel);
         let file = file.map(|file| (edits.take_slot(), Arc::new(file)));
         let mut retired = None;
         self.published.publish(|map| {
@@ -162,7 +187,6 @@ impl TimelineShared {
         let slot = retired.expect("a flush is of a frozen layer");
         edits.retired.push(Retired { slot, last_number });
         drop(edits);
-        self.disk_consistent_lsn.fetch_max(end.previous().0, Ordering::AcqRel);
         self.wake_reclaimer();
     }
 
@@ -302,14 +326,8 @@ impl Timeline {
     /// [`Error::FlushFailed`]: nothing is lost, and it will be tried again; [`Error::Closed`].
     pub fn flush(&self) -> Result<Lsn> {
         self.0.store.check_open()?;
-        if let Some(mut writer) = self.0.writer.try_lock() {
-            let behind = writer.layer().committed_lsn() > self.0.disk_consistent_lsn();
-            if !writer.has_pending()
-                && behind
-                && writer.layer().committed_lsn() >= writer.layer().start_lsn()
-            {
-                self.0.roll(&mut writer);
-            }
+        while !self.0.roll_unless_leased() {
+            self.0.wait_flushed()?;
         }
         self.0.wait_flushed()?;
         Ok(self.0.disk_consistent_lsn())

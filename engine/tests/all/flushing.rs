@@ -1,6 +1,10 @@
 //! Flushing beside a writer, and going on after what went wrong.
 
-use std::fs;
+use std::{
+    fs,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
 
 use pagestrata::{Error, Key, Lsn, Options, Store, Value};
 
@@ -64,6 +68,56 @@ fn a_writer_that_was_stalled_goes_on_by_itself() {
     fs::rename(&aside, &layers).unwrap();
     timeline.flush().unwrap();
     put().unwrap();
+}
+
+/// A flush is of what was there when it was asked for: a writer that goes on does not hold it up.
+#[test]
+fn a_flush_ends_beside_a_busy_writer() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path(), Options { frozen_layers_max: 4, ..small() }).unwrap();
+    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
+    let (flushed, written) = (AtomicBool::new(false), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut lease = timeline.write_lease().unwrap();
+            for lsn in 1.. {
+                lease.put(Key::new(1, lsn as u32), Lsn(lsn), Value::Image(&[1; 8192])).unwrap();
+                lease.commit(Lsn(lsn)).unwrap();
+                // Long after any flush should have ended.
+                if flushed.load(Ordering::Relaxed) || timeline.stats().flush.flushes == 500 {
+                    break;
+                }
+            }
+            written.store(true, Ordering::Relaxed);
+        });
+        while timeline.stats().flush.flushes < 3 {
+            thread::yield_now();
+        }
+        timeline.flush().unwrap();
+        assert!(!written.load(Ordering::Relaxed), "the flush waited for the writer's end");
+        flushed.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn flushing_again_and_again_keeps_the_bound_on_frozen_layers() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { frozen_layers_max: 2, ..small() };
+    let (store, _) = Store::open(dir.path(), options).unwrap();
+    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
+    let layers = dir.path().join("timelines/1");
+    let aside = dir.path().join("aside");
+    fs::rename(&layers, &aside).unwrap();
+    for lsn in 1..10 {
+        let mut lease = timeline.write_lease().unwrap();
+        lease.put(Key::new(1, 1), Lsn(lsn), Value::Image(b"x")).unwrap();
+        lease.commit(Lsn(lsn)).unwrap();
+        drop(lease);
+        assert!(matches!(timeline.flush(), Err(Error::FlushFailed { .. })));
+    }
+    assert_eq!(timeline.stats().frozen_layers, 2);
+    fs::rename(&aside, &layers).unwrap();
+    assert_eq!(timeline.flush().unwrap(), Lsn(9));
 }
 
 #[test]
