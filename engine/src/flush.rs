@@ -41,14 +41,14 @@ impl TimelineShared {
     /// Waits until nothing is frozen any more of what is now. A writer that rolls on does not hold it up.
     pub(crate) fn wait_flushed(&self) -> Result<()> {
         let newest = |map: &MapVersion| map.frozen.first().map(|slot| slot.layer.committed_lsn());
-        let Some(newest) = newest(self.published.load().value()) else { return Ok(()) };
+        let Some(newest) = newest(&self.look()) else { return Ok(()) };
         let is_left = |map: &MapVersion| {
             map.frozen.last().is_some_and(|oldest| oldest.layer.committed_lsn() <= newest)
         };
         let mut state = self.flush.lock();
         let failures = state.failures_total;
         self.store.wake_flusher();
-        while is_left(self.published.load().value()) {
+        while is_left(&self.look()) {
             if state.stopped {
                 return Err(Error::Closed);
             }
@@ -66,7 +66,7 @@ impl TimelineShared {
     pub(crate) fn wait_for_frozen_slot(&self) -> bool {
         let max = self.store.options.frozen_layers_max;
         let mut state = self.flush.lock();
-        while self.published.load().value().frozen.len() >= max {
+        while self.look().frozen.len() >= max {
             if state.failures > 0 || state.stopped {
                 return false;
             }
@@ -95,7 +95,7 @@ impl TimelineShared {
     /// Flushes the oldest frozen layer, if there is one. Returns how long to wait before trying again after a failure.
     pub(crate) fn flush_oldest(&self) -> Option<Duration> {
         loop {
-            let oldest = self.published.load().value().frozen.last().map(|slot| slot.layer.clone());
+            let oldest = self.look().frozen.last().map(|slot| slot.layer.clone());
             let layer = oldest?;
             match self.flush_layer(&layer) {
                 Ok(bytes) => {

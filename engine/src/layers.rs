@@ -49,9 +49,8 @@ impl Timeline {
     /// Its layer files, by their Lsns and then their keys.
     #[must_use]
     pub fn layers(&self) -> Vec<LayerInfo> {
-        let map = self.0.published.load();
+        let map = self.0.look();
         let mut layers: Vec<_> = map
-            .value()
             .files
             .iter()
             .map(|file| {
@@ -86,9 +85,9 @@ impl Timeline {
     /// # Errors
     /// [`Error::Layers`](crate::Error::Layers) with the first damage that is found.
     pub fn verify(&self) -> Result<VerifyReport> {
-        let map = self.0.published.load();
+        let map = self.0.look();
         let mut report = VerifyReport::default();
-        for file in map.value().files.iter() {
+        for file in map.files.iter() {
             file.verify()?;
             report.layer_files += 1;
             report.file_bytes += file.summary().file_len;

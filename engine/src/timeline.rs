@@ -5,6 +5,7 @@
 
 use std::{
     fmt,
+    ops::Deref,
     panic::Location,
     path::PathBuf,
     sync::{
@@ -55,6 +56,31 @@ pub(crate) struct TimelineShared {
     pub(crate) flush_ended: Condvar,
     pub(crate) last_record_lsn: AtomicU64,
     pub(crate) disk_consistent_lsn: AtomicU64,
+}
+
+/// The map as it is now, for a look outside of any pin. What was retired meanwhile is reclaimed after it.
+pub(crate) struct Look<'t> {
+    /// Taken out by drop alone, so that the count is gone before the reclaimer is woken.
+    map: Option<Held<MapVersion>>,
+    timeline: &'t TimelineShared,
+}
+
+impl Deref for Look<'_> {
+    type Target = MapVersion;
+
+    fn deref(&self) -> &MapVersion {
+        self.map.as_ref().expect("held until drop").value()
+    }
+}
+
+impl Drop for Look<'_> {
+    fn drop(&mut self) {
+        let number = self.map.take().map(|map| map.number());
+        // Published later than this, the reclaimer is woken later too.
+        if number != Some(self.timeline.published.number()) {
+            self.timeline.wake_reclaimer();
+        }
+    }
 }
 
 /// What only publishers see.
@@ -125,6 +151,11 @@ impl TimelineShared {
         self.store.options.clock
     }
 
+    /// The map as it is now.
+    pub(crate) fn look(&self) -> Look<'_> {
+        Look { map: Some(self.published.load()), timeline: self }
+    }
+
     pub(crate) fn wake_reclaimer(&self) {
         self.store.wake_reclaimer();
     }
@@ -145,6 +176,8 @@ impl TimelineShared {
                 debug_assert!(Arc::ptr_eq(&map.open.layer, frozen.layer()));
                 map.rolled(shared, self.published.number() + 1)
             });
+            // While nobody can retire it: no count is left behind that the reclaimer would not be woken for.
+            drop(frozen);
         }
         self.store.wake_flusher();
     }
@@ -165,7 +198,7 @@ impl TimelineShared {
         if writer.has_pending() || committed <= self.disk_consistent_lsn() || committed < start {
             return true;
         }
-        if self.published.load().value().frozen.len() >= self.store.options.frozen_layers_max {
+        if self.look().frozen.len() >= self.store.options.frozen_layers_max {
             return false;
         }
         self.roll(&mut writer);
@@ -298,8 +331,7 @@ impl Timeline {
     /// [`Error::NotYet`], [`Error::BelowCutoff`]
     #[track_caller]
     pub fn snapshot_at(&self, lsn: Lsn) -> Result<Snapshot> {
-        let map = self.0.published.load();
-        let committed = map.value().last_record_lsn();
+        let committed = self.0.look().last_record_lsn();
         let last_record_lsn = committed.max(self.0.start);
         if lsn > last_record_lsn {
             return Err(Error::NotYet { lsn, last_record_lsn });
@@ -307,7 +339,8 @@ impl Timeline {
         if lsn < self.0.start {
             return Err(Error::BelowCutoff { lsn, cutoff: self.0.start });
         }
-        Ok(Snapshot::new(map, lsn.min(committed), self.0.clone(), Location::caller()))
+        let lsn = lsn.min(committed);
+        Ok(Snapshot::new(self.0.published.load(), lsn, self.0.clone(), Location::caller()))
     }
 
     /// Everything that holds a version of the layer map or a layer, and what each of them alone keeps in memory.

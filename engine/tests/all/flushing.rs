@@ -4,6 +4,7 @@ use std::{
     fs,
     sync::atomic::{AtomicBool, Ordering},
     thread,
+    time::Duration,
 };
 
 use pagestrata::{Error, Key, Lsn, Options, Store, Value};
@@ -118,6 +119,37 @@ fn flushing_again_and_again_keeps_the_bound_on_frozen_layers() {
     assert_eq!(timeline.stats().frozen_layers, 2);
     fs::rename(&aside, &layers).unwrap();
     assert_eq!(timeline.flush().unwrap(), Lsn(9));
+}
+
+/// Nothing that only looks at the map for a while keeps a retired layer after it has ended.
+#[test]
+fn a_layer_that_is_retired_during_verify_is_reclaimed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path(), Options::default()).unwrap();
+    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
+    let mut lease = timeline.write_lease().unwrap();
+    let page = vec![1; 1 << 20];
+    for block in 0..100 {
+        lease.put(Key::new(1, block), Lsn(2), Value::Image(&page)).unwrap();
+    }
+    lease.commit(Lsn(2)).unwrap();
+    lease.roll().unwrap();
+    timeline.flush().unwrap();
+    lease.put(Key::new(1, 1), Lsn(3), Value::Image(b"x")).unwrap();
+    lease.commit(Lsn(3)).unwrap();
+    lease.roll().unwrap();
+    thread::scope(|scope| {
+        let verify = scope.spawn(|| timeline.verify().unwrap());
+        timeline.flush().unwrap();
+        verify.join().unwrap();
+    });
+    for _ in 0..100 {
+        if timeline.stats().retired_layers == 0 {
+            return;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{:?}", timeline.stats());
 }
 
 #[test]
