@@ -150,8 +150,10 @@ impl<T> Published<T> {
     pub(crate) fn reclaim(&self) -> Vec<T> {
         let mut retired = self.retired.lock();
         let mut reclaimed = Vec::new();
-        for held in std::mem::take(&mut *retired) {
-            // Succeeds only with the last count, and then with every holder's reads behind it.
+        for mut held in std::mem::take(&mut *retired) {
+            // Succeeds only with the last count, and then with every holder's reads behind it. `get_mut` says so with a load, which
+            // the thread sanitizer understands; `try_unwrap` alone has a fence, which it does not.
+            let _ = Arc::get_mut(&mut held);
             match Arc::try_unwrap(held) {
                 Ok(numbered) => reclaimed.push(numbered.value),
                 Err(held) => retired.push(held),

@@ -10,11 +10,11 @@
 //! that does (where a store is after it was reopened without a flush) is taken from the engine and checked for being possible.
 //!
 //! ```
-//! # let dir = tempfile::tempdir().unwrap();
-//! use pagestrata::testing::{Sequence, Size, run};
+//! use pagestrata::testing::{MemoryStorage, Sequence, Size, run};
 //!
 //! let sequence = Sequence::random(&mut fastrand::Rng::with_seed(7), Size::Short);
-//! let counts = run(dir.path(), &sequence); // panics where engine and model differ
+//! let storage = MemoryStorage::default().shared();
+//! let counts = run(&storage, "store".as_ref(), &sequence); // panics where engine and model differ
 //! assert!(counts.get("reads") > 0);
 //! ```
 

@@ -174,10 +174,10 @@ impl TimelineShared {
             let _edits = self.edits.lock();
             self.published.publish(|map| {
                 debug_assert!(Arc::ptr_eq(&map.open.layer, frozen.layer()));
+                // Before anybody can flush and retire the layer: whoever reclaims it then finds no count of ours.
+                drop(frozen);
                 map.rolled(shared, self.published.number() + 1)
             });
-            // While nobody can retire it: no count is left behind that the reclaimer would not be woken for.
-            drop(frozen);
         }
         self.store.wake_flusher();
     }
@@ -254,7 +254,9 @@ impl TimelineShared {
         {
             let mut edits = self.edits.lock();
             for retired in std::mem::take(&mut edits.retired) {
-                let Retired { slot: MemSlot { layer, since }, last_number } = retired;
+                let Retired { slot: MemSlot { mut layer, since }, last_number } = retired;
+                // A load before the fence of `try_unwrap`, as in `Published::reclaim`.
+                let _ = Arc::get_mut(&mut layer);
                 match Arc::try_unwrap(layer) {
                     Ok(layer) => reclaimed.push(layer),
                     Err(layer) => {

@@ -40,7 +40,32 @@ impl Sequence {
             Size::Long => random.usize(1000..3000),
         };
         let mut generator = Generator { random, size, objects, blocks };
-        Sequence { setup, ops: (0..ops).map(|_| generator.op()).collect() }
+        let mut ops: Vec<_> = (0..ops).map(|_| generator.op()).collect();
+        // The same again, right behind: what is done twice at one Lsn is a case of its own.
+        for at in 1..ops.len() {
+            if generator.random.u8(..24) == 0 {
+                ops[at] = ops[at - 1].again();
+            }
+        }
+        Sequence { setup, ops }
+    }
+}
+
+impl Op {
+    /// The same at the same Lsn.
+    fn again(self) -> Op {
+        let mut op = self;
+        match &mut op {
+            Op::Put { lsn, .. }
+            | Op::PutDelta { lsn, .. }
+            | Op::PutWillInit { lsn, .. }
+            | Op::PutBatch { lsn, .. }
+            | Op::PutRange { lsn, .. }
+            | Op::DropBlocks { lsn, .. }
+            | Op::ImportImages { lsn, .. } => *lsn = LsnStep::SAME,
+            _ => {}
+        }
+        op
     }
 }
 

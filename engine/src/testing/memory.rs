@@ -41,6 +41,15 @@ impl MemoryStorage {
         inner.files.iter().map(|(path, content)| (path.clone(), content.lock().clone())).collect()
     }
 
+    /// Changes the bytes of a file, as no storage does by itself. Whoever has mapped it does not see it.
+    ///
+    /// # Panics
+    /// When there is no such file.
+    pub fn change(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+        let content = self.0.lock().files[path].clone();
+        change(&mut content.lock());
+    }
+
     /// A storage with these files, and the directories that they are in.
     #[must_use]
     pub fn of_files(files: impl IntoIterator<Item = (PathBuf, Vec<u8>)>) -> MemoryStorage {

@@ -7,9 +7,11 @@ use super::{
     model::Model,
     ops::{Ending, Op, Sequence, Setup},
     session::{self, Session},
-    unsynced::UnsyncedStorage,
 };
-use crate::{Compression, DetachedVersion, Kind, Lsn, Options, Scratch, Snapshot, Store, Timeline};
+use crate::{
+    Compression, DetachedVersion, Kind, Lsn, OpenReport, Options, Scratch, Snapshot, Store,
+    Timeline, storage::SharedStorage,
+};
 
 /// The timeline that a sequence works on.
 const TIMELINE: &str = "main";
@@ -45,6 +47,8 @@ pub(super) struct Run {
     pub(super) commits: BTreeSet<Lsn>,
     /// The highest disk-consistent Lsn that was ever seen.
     pub(super) durable: Lsn,
+    /// The last one that was accepted.
+    pub(super) last_drop: Option<(u128, u32, Lsn)>,
     values: u64,
     value_bytes: usize,
 }
@@ -75,12 +79,12 @@ impl Setup {
     }
 }
 
-/// Runs a sequence on a new store in `dir`, which is empty, and on the model.
+/// Runs a sequence on a new store, in `dir` of `storage` with nothing in it, and on the model.
 ///
 /// # Panics
 /// Where the two differ, with the operation.
 #[must_use]
-pub fn run(dir: &Path, sequence: &Sequence) -> Counts {
+pub fn run(storage: &SharedStorage, dir: &Path, sequence: &Sequence) -> Counts {
     let start = sequence.setup.start_lsn();
     let model = Model::new(start);
     let mut run = Run {
@@ -89,11 +93,12 @@ pub fn run(dir: &Path, sequence: &Sequence) -> Counts {
         model,
         held: Vec::new(),
         counts: Counts::default(),
+        last_drop: None,
         values: 0,
         value_bytes: 0,
     };
     let options = sequence.setup.options();
-    let (mut store, report) = open(dir, &options);
+    let (mut store, report) = open(storage, dir, &options);
     assert!(report.created);
     store.create_timeline(TIMELINE, start).expect("a new timeline");
     let mut ops = sequence.ops.iter().enumerate();
@@ -102,7 +107,7 @@ pub fn run(dir: &Path, sequence: &Sequence) -> Counts {
         let last = ending.is_none();
         run.end(store, &timeline, ending.unwrap_or(Ending::Close));
         drop(timeline);
-        store = open(dir, &options).0;
+        store = open(storage, dir, &options).0;
         run.reopened(&store.timeline(TIMELINE).expect("it was created"));
         if last {
             break;
@@ -115,8 +120,8 @@ pub fn run(dir: &Path, sequence: &Sequence) -> Counts {
     run.counts
 }
 
-fn open(dir: &Path, options: &Options) -> (Store, crate::OpenReport) {
-    Store::open_with(UnsyncedStorage::shared(), dir, options.clone()).expect("a sound store")
+fn open(storage: &SharedStorage, dir: &Path, options: &Options) -> (Store, OpenReport) {
+    Store::open_with(storage.clone(), dir, options.clone()).expect("a sound store")
 }
 
 impl Run {

@@ -113,6 +113,8 @@ impl<'t> Session<'t> {
                 let found = self.lease().drop_blocks(object, block, lsn);
                 if agree(&mut run.counts, found, expected).is_some() {
                     run.counts.add("drops");
+                    let again = run.last_drop.replace((object, block, lsn));
+                    run.counts.add_many("drops_again", u64::from(again == run.last_drop));
                 }
             }
             Op::Commit { lsn } => {

@@ -1,0 +1,306 @@
+//! PostgreSQL's log, damaged in every way. Bytes as a segment; the sample's real segments with changes; single records whose
+//! checksum was made right again; logs written here. Never a panic; what is read of a real log is what was there before; and
+//! what was written here comes back.
+#![no_main]
+
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+use arbitrary::Arbitrary;
+use libfuzzer_sys::fuzz_target;
+use pagestrata::testing::MemoryStorage;
+use pagestrata_layers::Lsn;
+use pagestrata_postgres::{
+    Error, PageVersions, Record, WalEnd, WalReader, decode_record, first_record, relation_events,
+};
+
+#[derive(Debug, Arbitrary)]
+enum Input {
+    /// A segment, from its first byte; the rest is zero.
+    Segment { bytes: Vec<u8> },
+    /// A real log with changes near a record, read from there.
+    Damaged { record: u16, changes: Vec<(u16, u8)>, cut: Option<u16> },
+    /// A real record with changes and the right checksum.
+    Resealed { record: u16, changes: Vec<(u16, u8)>, insert: Vec<u8>, cut: Option<u16> },
+    /// Records: manager, info, and how long and of what their main data is.
+    Written { records: Vec<(u8, u8, u16, u8)>, long: Option<u8>, stop: Option<u16> },
+}
+
+const PAGE: u64 = 8192;
+const SEGMENT: u64 = 1 << 20;
+/// So many records are read behind the first one that is damaged.
+const RECORDS_READ: usize = 48;
+
+/// A record of the sample.
+struct Known {
+    lsn: Lsn,
+    end: Lsn,
+    raw: Vec<u8>,
+}
+
+struct Sample {
+    storage: MemoryStorage,
+    records: Vec<Known>,
+}
+
+fn dir() -> &'static Path {
+    Path::new("wal")
+}
+
+fn segment(number: u64) -> PathBuf {
+    dir().join(format!("00000001{:08X}{:08X}", number / 4096, number % 4096))
+}
+
+fn sample() -> &'static Sample {
+    static SAMPLE: OnceLock<Sample> = OnceLock::new();
+    SAMPLE.get_or_init(|| {
+        let packed =
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../engine/postgres/sample/sample.tar.zst");
+        let mut decoder = zstd::Decoder::new(std::fs::File::open(packed).unwrap()).unwrap();
+        decoder.window_log_max(27).unwrap();
+        let (mut archive, mut files) = (tar::Archive::new(decoder), Vec::new());
+        for entry in archive.entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let path = entry.path().unwrap().into_owned();
+            if path.starts_with("wal") && entry.header().entry_type().is_file() {
+                let mut bytes = Vec::new();
+                entry.read_to_end(&mut bytes).unwrap();
+                files.push((path, bytes));
+            }
+        }
+        let storage = MemoryStorage::of_files(files);
+        let from = first_record(storage.shared(), dir()).unwrap();
+        let mut reader = WalReader::open(storage.shared(), dir(), from, None, None).unwrap();
+        let mut records = Vec::new();
+        while let Some(record) = reader.next_record().unwrap() {
+            records.push(Known {
+                lsn: record.lsn(),
+                end: record.end(),
+                raw: record.raw().to_vec(),
+            });
+        }
+        assert!(records.len() > 1000);
+        Sample { storage, records }
+    })
+}
+
+fn checksum(raw: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&raw[24..]), &raw[..20])
+}
+
+/// Uses a record in every way; what it has does not matter.
+fn use_record(record: &Record<'_>) -> Result<(), Error> {
+    assert_eq!(record.blocks().count(), record.blocks().len());
+    let mut versions = PageVersions::new();
+    versions.versions(record, |_, _| Ok::<_, Error>(()))?;
+    versions.implied(record, |_, _| Ok::<_, Error>(()))?;
+    relation_events(record, |_| Ok(()))
+}
+
+/// A record that was read verifies again, by itself.
+fn check_record(record: &Record<'_>) {
+    let raw = record.raw();
+    assert_eq!(raw.len(), u32::from_le_bytes(raw[..4].try_into().unwrap()) as usize);
+    assert_eq!(checksum(raw), u32::from_le_bytes(raw[20..24].try_into().unwrap()));
+    let again = decode_record(raw, record.end()).expect("it was read before");
+    assert_eq!((again.raw(), again.blocks().len()), (raw, record.blocks().len()));
+    assert_eq!(again.main_data(), record.main_data());
+    let _ = use_record(record);
+}
+
+fn read_segment(bytes: Vec<u8>) {
+    let mut bytes = bytes;
+    bytes.truncate(SEGMENT as usize);
+    let from = Lsn(SEGMENT * 10 + 40);
+    let storage = MemoryStorage::of_files([(segment(10), bytes)]).shared();
+    let from = first_record(storage.clone(), dir()).unwrap_or(from);
+    let Ok(mut reader) = WalReader::open(storage, dir(), from, None, None) else { return };
+    while let Ok(Some(record)) = reader.next_record() {
+        check_record(&record);
+    }
+}
+
+fn read_damaged(record: u16, changes: &[(u16, u8)], cut: Option<u16>) {
+    let Sample { storage, records } = sample();
+    let first = usize::from(record) % records.len();
+    let known = &records[first..records.len().min(first + RECORDS_READ)];
+    let from = known[0].lsn;
+    // Changes are within 64 KiB of the first record and within its segment, so that they can be undone at once.
+    let (path, offset) = (segment(from.0 / SEGMENT), (from.0 % SEGMENT) as usize);
+    let sound = storage.files().remove(&path).unwrap();
+    let mut first_change = u64::MAX;
+    storage.change(&path, |bytes| {
+        for &(at, xor) in changes {
+            let at = (offset + usize::from(at)) % bytes.len();
+            bytes[at] ^= xor;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate((offset + usize::from(cut)).min(bytes.len()));
+        }
+        let segment_start = from.0 / SEGMENT * SEGMENT;
+        let differs = (0..sound.len()).find(|at| bytes.get(*at) != Some(&sound[*at]));
+        if let Some(at) = differs {
+            first_change = segment_start + at as u64;
+        }
+    });
+    let to = Some(known[known.len() - 1].end);
+    let mut read = 0;
+    // The segment's header may be damaged too, then nothing is read.
+    if let Ok(mut reader) = WalReader::open(storage.shared(), dir(), from, to, None) {
+        while let Ok(Some(record)) = reader.next_record() {
+            check_record(&record);
+            // Whatever is read is what was there, in order and without a gap.
+            let known = &known[read];
+            assert_eq!((record.lsn(), record.end()), (known.lsn, known.end));
+            assert!(record.raw() == known.raw, "another record at {}", known.lsn);
+            read += 1;
+        }
+    }
+    // What lies on pages before the first change is read; opening looks at the segment's first page.
+    let before = first_change / PAGE * PAGE;
+    let readable = known.iter().take_while(|known| known.end.0 <= before).count();
+    let segment_page = from.0 / SEGMENT * SEGMENT == before;
+    storage.change(&path, |bytes| *bytes = sound);
+    assert!(read >= readable || segment_page, "{read} of {readable} records before the damage");
+    assert!(first_change < u64::MAX || read == known.len());
+}
+
+fn decode_resealed(record: u16, changes: &[(u16, u8)], insert: &[u8], cut: Option<u16>) {
+    let records = &sample().records;
+    let mut raw = records[usize::from(record) % records.len()].raw.clone();
+    let at = 24 + raw.len().saturating_sub(24) / 2;
+    raw.splice(at..at, insert.iter().copied());
+    for &(at, xor) in changes {
+        let len = raw.len();
+        raw[usize::from(at) % len] ^= xor;
+    }
+    if let Some(cut) = cut {
+        raw.truncate(24.max(usize::from(cut)));
+    }
+    let len = raw.len() as u32;
+    raw[..4].copy_from_slice(&len.to_le_bytes());
+    let crc = checksum(&raw);
+    raw[20..24].copy_from_slice(&crc.to_le_bytes());
+    if let Ok(record) = decode_record(&raw, Lsn(0x1000)) {
+        check_record(&record);
+    }
+}
+
+/// Lays records out as PostgreSQL does.
+struct Log {
+    bytes: Vec<u8>,
+    start: u64,
+    next: u64,
+    prev: u64,
+}
+
+impl Log {
+    fn put(&mut self, lsn: u64, bytes: &[u8]) {
+        let at = (lsn - self.start) as usize;
+        let len = self.bytes.len().max(at + bytes.len());
+        self.bytes.resize(len, 0);
+        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    fn page(&mut self, lsn: u64, info: u16, remaining: u32) -> u64 {
+        let first = lsn.is_multiple_of(SEGMENT);
+        let mut header = 0xD110_u16.to_le_bytes().to_vec();
+        header.extend((info | if first { 2 } else { 0 }).to_le_bytes());
+        header.extend(1_u32.to_le_bytes());
+        header.extend(lsn.to_le_bytes());
+        header.extend(u64::from(remaining).to_le_bytes());
+        if first {
+            header.extend(77_u64.to_le_bytes());
+            header.extend((SEGMENT as u32).to_le_bytes());
+            header.extend((PAGE as u32).to_le_bytes());
+        }
+        self.put(lsn, &header);
+        lsn + header.len() as u64
+    }
+
+    fn append(&mut self, manager: u8, info: u8, main: &[u8]) -> (u64, u64) {
+        let mut raw = vec![0; 24];
+        raw[8..16].copy_from_slice(&self.prev.to_le_bytes());
+        (raw[16], raw[17]) = (info, manager);
+        raw.push(254);
+        raw.extend((main.len() as u32).to_le_bytes());
+        raw.extend(main);
+        let len = raw.len() as u32;
+        raw[..4].copy_from_slice(&len.to_le_bytes());
+        let crc = checksum(&raw);
+        raw[20..24].copy_from_slice(&crc.to_le_bytes());
+        if self.next.is_multiple_of(PAGE) {
+            self.next = self.page(self.next, 0, 0);
+        }
+        let (start, mut at, mut rest) = (self.next, self.next, &raw[..]);
+        loop {
+            let (here, more) = rest.split_at(rest.len().min((PAGE - at % PAGE) as usize));
+            self.put(at, here);
+            at += here.len() as u64;
+            if more.is_empty() {
+                break;
+            }
+            at = self.page(at, 1, more.len() as u32);
+            rest = more;
+        }
+        (self.prev, self.next) = (start, at.next_multiple_of(8));
+        (start, self.next)
+    }
+}
+
+fn read_written(records: &[(u8, u8, u16, u8)], long: Option<u8>, stop: Option<u16>) {
+    let start = 10 * SEGMENT;
+    let mut log = Log { bytes: Vec::new(), start, next: start, prev: 8 };
+    let mut expected = Vec::new();
+    for (number, &(manager, info, len, fill)) in records.iter().take(200).enumerate() {
+        // Neither a switch of segments (of manager 0) nor a sign of a given-up record.
+        let manager = 1 + manager % 20;
+        let len = match long {
+            Some(at) if usize::from(at) == number => SEGMENT as usize + usize::from(len),
+            _ => usize::from(len) % 20_000,
+        };
+        let main = vec![fill; len];
+        let (start, end) = log.append(manager, info & 0xF0, &main);
+        expected.push((Lsn(start), Lsn(end), main));
+    }
+    let Some(&(from, ..)) = expected.first() else { return };
+    // The log may stop anywhere: cut from there on, as after a crash.
+    let end = stop.map_or(log.next, |stop| log.next - u64::from(stop).min(log.next - start));
+    log.bytes.truncate((end - start) as usize);
+    log.bytes.resize(log.bytes.len().next_multiple_of(SEGMENT as usize), 0);
+    let segments = log.bytes.chunks(SEGMENT as usize).enumerate();
+    let storage = MemoryStorage::of_files(
+        segments.map(|(number, bytes)| (segment(10 + number as u64), bytes.to_vec())),
+    );
+    let whole = expected.iter().take_while(|(_, record_end, _)| record_end.0 <= end).count();
+    let opened = WalReader::open(storage.shared(), dir(), from, None, Some(77));
+    let mut reader = match opened {
+        Ok(reader) => reader,
+        Err(_) => return assert_eq!(whole, 0),
+    };
+    let mut read = 0;
+    while let Some(record) = reader.next_record().expect("no damage, only an end") {
+        check_record(&record);
+        let (lsn, end, main) = &expected[read];
+        assert_eq!((record.lsn(), record.end()), (*lsn, *end));
+        assert!(record.main_data() == main);
+        read += 1;
+    }
+    // Cut zeros are no loss: a record can be whole although its end was cut.
+    assert!(read >= whole, "{read} of {whole}");
+    assert!(matches!(reader.end(), Some(WalEnd::Clean { .. } | WalEnd::Torn { .. })));
+}
+
+fuzz_target!(|input: Input| {
+    match input {
+        Input::Segment { bytes } => read_segment(bytes),
+        Input::Damaged { record, changes, cut } => read_damaged(record, &changes, cut),
+        Input::Resealed { record, changes, insert, cut } => {
+            decode_resealed(record, &changes, &insert, cut);
+        }
+        Input::Written { records, long, stop } => read_written(&records, long, stop),
+    }
+});
