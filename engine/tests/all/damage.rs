@@ -26,9 +26,9 @@ const DIR: &str = "store";
 /// How damage came to light.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Seen {
-    ByOpen,
-    ByRead,
-    ByVerify,
+    Open,
+    Read,
+    Verify,
 }
 
 fn options(compression: Compression) -> Options {
@@ -111,7 +111,7 @@ fn examine(
         Ok((store, _)) => store,
         Err(error) => {
             check_error(&error, files, what);
-            return Seen::ByOpen;
+            return Seen::Open;
         }
     };
     let timeline = store.timeline("main").unwrap();
@@ -130,7 +130,7 @@ fn examine(
             }
             Err(error) => {
                 check_error(&error, files, what);
-                seen = Some(Seen::ByRead);
+                seen = Some(Seen::Read);
             }
         }
     }
@@ -138,7 +138,7 @@ fn examine(
         Ok(_) => panic!("{what}: not seen by a verification"),
         Err(error) => check_error(&error, files, what),
     }
-    seen.unwrap_or(Seen::ByVerify)
+    seen.unwrap_or(Seen::Verify)
 }
 
 fn with_changed(files: &Files, path: &Path, change: impl FnOnce(&mut Vec<u8>)) -> Files {
@@ -168,7 +168,7 @@ fn every_bit_and_every_length_of_a_small_store() {
             let damaged = with_changed(&files, path, |bytes| bytes.truncate(len));
             let what = format!("{name}, cut to {len}");
             let seen = examine(damaged, &files, &expected, compression, &what);
-            assert_eq!(seen, Seen::ByOpen, "{what}");
+            assert_eq!(seen, Seen::Open, "{what}");
             cuts += 1;
         }
         let mut damaged = files.clone();
@@ -179,7 +179,7 @@ fn every_bit_and_every_length_of_a_small_store() {
             let opened = Store::open_with(storage.shared(), DIR, options(compression));
             assert!(opened.is_err() && storage.files().len() == 3);
         } else {
-            assert_eq!(examine(damaged, &files, &expected, compression, &name), Seen::ByOpen);
+            assert_eq!(examine(damaged, &files, &expected, compression, &name), Seen::Open);
         }
         let [open, read, verify] = flips;
         let detected: u64 = flips.iter().sum();

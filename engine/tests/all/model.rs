@@ -91,7 +91,7 @@ fn run_seed(dir: &Path, seed: u64) -> Counts {
     let dir = dir.join(seed.to_string());
     let sequence = Sequence::random(&mut fastrand::Rng::with_seed(seed), size_of(seed));
     // Files in memory for two thirds, which saves most of the time; mapped ones for the rest.
-    if seed % 3 > 0 {
+    if !seed.is_multiple_of(3) {
         return run(&MemoryStorage::default().shared(), &dir, &sequence);
     }
     let counts = run(&UnsyncedStorage::shared(), &dir, &sequence);
