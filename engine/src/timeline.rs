@@ -207,6 +207,8 @@ impl TimelineShared {
 
     /// Publishes that the oldest frozen layer is durable, in `file` unless it was empty.
     pub(crate) fn publish_flushed(&self, end: Lsn, file: Option<FileLayer>) {
+        // First: whoever waits for the flush looks at the map, and then takes this for how far it went.
+        self.disk_consistent_lsn.fetch_max(end.previous().0, Ordering::AcqRel);
         let mut edits = self.edits.lock();
         let last_number = self.published.number();
         // Before it is published: whoever finds nothing frozen any more reads this next.

@@ -29,6 +29,7 @@ const RARE: &[&str] = &[
     "flushes_beside_a_lease",
     "flushes_of_all",
     "guards_held",
+    "guards_that_see_more",
     "held_copies_checked",
     "held_detached_checked",
     "held_snapshots_checked",
