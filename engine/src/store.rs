@@ -109,6 +109,17 @@ impl Wakeup {
     }
 }
 
+/// Tells everybody who waits for a flush when the flushing thread panics, which would be a defect: nobody waits for ever.
+struct ToldOfPanic<'s>(&'s StoreShared);
+
+impl Drop for ToldOfPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.all_timelines().iter().for_each(|timeline| timeline.stop_flushing());
+        }
+    }
+}
+
 /// What opening a store found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -293,8 +304,10 @@ impl Store {
     pub fn close(mut self, grace: Duration) -> Result<CloseReport> {
         let mut report = CloseReport::default();
         let mut failed = Ok(());
+        // From here on no commit is accepted that would be neither flushed nor reported.
+        self.shared.closed.store(true, Ordering::Release);
         for timeline in self.timelines() {
-            if let Err(error) = timeline.flush() {
+            if let Err(error) = timeline.0.flush_now() {
                 failed = failed.and(Err(error));
             }
             if timeline.last_record_lsn() > timeline.disk_consistent_lsn().max(timeline.start_lsn())
@@ -462,6 +475,7 @@ impl StoreShared {
     }
 
     fn flush_until_stopped(&self) {
+        let _told = ToldOfPanic(self);
         let mut retry = None;
         while self.flusher.wait(retry) {
             let delays =

@@ -156,6 +156,15 @@ impl TimelineShared {
         Look { map: Some(self.published.load()), timeline: self }
     }
 
+    /// Rolls, unless somebody has the lease, and waits until what is frozen then is flushed.
+    pub(crate) fn flush_now(self: &Arc<Self>) -> Result<Lsn> {
+        while !self.roll_unless_leased() {
+            self.wait_flushed()?;
+        }
+        self.wait_flushed()?;
+        Ok(self.disk_consistent_lsn())
+    }
+
     pub(crate) fn wake_reclaimer(&self) {
         self.store.wake_reclaimer();
     }
@@ -363,11 +372,7 @@ impl Timeline {
     /// [`Error::FlushFailed`]: nothing is lost, and it will be tried again; [`Error::Closed`].
     pub fn flush(&self) -> Result<Lsn> {
         self.0.store.check_open()?;
-        while !self.0.roll_unless_leased() {
-            self.0.wait_flushed()?;
-        }
-        self.0.wait_flushed()?;
-        Ok(self.0.disk_consistent_lsn())
+        self.0.flush_now()
     }
 
     /// The last committed Lsn; before anything was put, the start.
