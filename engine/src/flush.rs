@@ -12,7 +12,12 @@ use pagestrata_layers::{
     manifest::edit::{Edit, LayerRecord},
 };
 
-use crate::{Error, Result, map::FileLayer, new_layer::NewLayer, timeline::TimelineShared};
+use crate::{
+    Error, Result,
+    map::{FileLayer, MapVersion},
+    new_layer::NewLayer,
+    timeline::TimelineShared,
+};
 
 /// How flushing goes.
 #[derive(Debug, Default)]
@@ -33,12 +38,17 @@ pub(crate) struct FlushState {
 }
 
 impl TimelineShared {
-    /// Waits until nothing is frozen any more.
+    /// Waits until nothing is frozen any more of what is now. A writer that rolls on does not hold it up.
     pub(crate) fn wait_flushed(&self) -> Result<()> {
+        let newest = |map: &MapVersion| map.frozen.first().map(|slot| slot.layer.committed_lsn());
+        let Some(newest) = newest(&self.look()) else { return Ok(()) };
+        let is_left = |map: &MapVersion| {
+            map.frozen.last().is_some_and(|oldest| oldest.layer.committed_lsn() <= newest)
+        };
         let mut state = self.flush.lock();
         let failures = state.failures_total;
         self.store.wake_flusher();
-        while !self.current().frozen.is_empty() {
+        while is_left(&self.look()) {
             if state.stopped {
                 return Err(Error::Closed);
             }
@@ -56,7 +66,7 @@ impl TimelineShared {
     pub(crate) fn wait_for_frozen_slot(&self) -> bool {
         let max = self.store.options.frozen_layers_max;
         let mut state = self.flush.lock();
-        while self.current().frozen.len() >= max {
+        while self.look().frozen.len() >= max {
             if state.failures > 0 || state.stopped {
                 return false;
             }
@@ -85,7 +95,7 @@ impl TimelineShared {
     /// Flushes the oldest frozen layer, if there is one. Returns how long to wait before trying again after a failure.
     pub(crate) fn flush_oldest(&self) -> Option<Duration> {
         loop {
-            let oldest = self.current().frozen.last().map(|slot| slot.layer.clone());
+            let oldest = self.look().frozen.last().map(|slot| slot.layer.clone());
             let layer = oldest?;
             match self.flush_layer(&layer) {
                 Ok(bytes) => {
@@ -121,7 +131,7 @@ impl TimelineShared {
         let end = layer.committed_lsn().next();
         let advance = Edit::DiskConsistent { timeline: self.number, lsn: layer.committed_lsn() };
         if layer.is_empty() {
-            self.store.manifest.lock().append(&[advance])?;
+            self.store.append_edits(&[advance])?;
             self.publish_flushed(end, None);
             return Ok(0);
         }
@@ -133,12 +143,10 @@ impl TimelineShared {
         // Opened before it is in the manifest: what cannot be read back is not published.
         let file = FileLayer::open(&*self.store.storage, &self.dir, record.clone())?;
         let file_len = record.summary.file_len;
-        if let Err(error) =
-            self.store.manifest.lock().append(&[Edit::AddLayer(record.clone()), advance])
-        {
+        if let Err(error) = self.store.append_edits(&[Edit::AddLayer(record.clone()), advance]) {
             // Whether the edit is durable is not known, so the file stays, under the same name, for the next try.
             self.flush.lock().durable = Some((layer.clone(), record));
-            return Err(error.into());
+            return Err(error);
         }
         self.publish_flushed(end, Some(file));
         Ok(file_len)

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use pagestrata_layers::{
-    Key, KeyRange, Lsn, OpenLayer, Value,
+    Key, KeyRange, Lsn, OpenLayer, VALUE_LEN_MAX, Value,
     layer_file::LayerKind,
     manifest::edit::{Edit, LayerRecord},
 };
@@ -20,6 +20,10 @@ pub struct ImageImport<'l> {
     current: Option<Current<'l>>,
     /// Those that are durable under their names.
     records: Vec<LayerRecord>,
+    /// The last key of all.
+    last: Option<Key>,
+    /// Images may be missing: it cannot be finished any more.
+    failed: bool,
     images: u64,
     image_bytes: u64,
 }
@@ -28,6 +32,12 @@ struct Current<'l> {
     file: NewLayer<'l>,
     first: Key,
     last: Key,
+}
+
+impl Current<'_> {
+    fn finish(self, lsn: Lsn) -> Result<LayerRecord> {
+        self.file.finish(KeyRange::inclusive(self.first, self.last), lsn..lsn.next(), &[])
+    }
 }
 
 /// What an import did.
@@ -56,6 +66,8 @@ impl<'l> ImageImport<'l> {
             lsn,
             current: None,
             records: Vec::new(),
+            last: None,
+            failed: false,
             images: 0,
             image_bytes: 0,
         }
@@ -64,33 +76,61 @@ impl<'l> ImageImport<'l> {
     /// Adds one image; they come in ascending order of their keys.
     ///
     /// # Errors
-    /// [`Error::Layers`](crate::Error::Layers) with `OutOfOrder`, `ValueTooLong` (both leave the import as it was), or `Io`.
+    /// [`Error::Layers`](crate::Error::Layers) with `OutOfOrder` or `ValueTooLong`, which leave the import as it was. After
+    /// any other error images may be missing, and every further call fails.
     pub fn put(&mut self, key: Key, image: &[u8]) -> Result<()> {
+        self.check()?;
+        if let Some(last) = self.last.filter(|&last| key <= last) {
+            let (previous, found) = (last.to_string(), key.to_string());
+            return Err(pagestrata_layers::Error::OutOfOrder { previous, found }.into());
+        }
+        let len = image.len();
+        if len > VALUE_LEN_MAX {
+            return Err(pagestrata_layers::Error::ValueTooLong { len }.into());
+        }
+        self.failed = true;
+        self.add(key, image)?;
+        self.failed = false;
+        self.last = Some(key);
+        self.images += 1;
+        self.image_bytes += len as u64;
+        Ok(())
+    }
+
+    fn add(&mut self, key: Key, image: &[u8]) -> Result<()> {
         let full = self.timeline.store.options.image_layer_size_max_bytes;
-        if self
-            .current
-            .as_ref()
-            .is_some_and(|current| current.file.file_len() >= full && current.last < key)
-        {
+        if self.current.as_ref().is_some_and(|current| current.file.file_len() >= full) {
             self.finish_layer()?;
         }
-        if let Some(current) = &mut self.current {
-            current.file.put(key, self.lsn, Value::Image(image))?;
-            current.last = key;
-        } else {
-            let mut file = NewLayer::create(self.timeline, LayerKind::Image { complete: false })?;
-            file.put(key, self.lsn, Value::Image(image))?;
-            self.current = Some(Current { file, first: key, last: key });
-        }
-        self.images += 1;
-        self.image_bytes += image.len() as u64;
+        let current = match &mut self.current {
+            Some(current) => current,
+            none => {
+                let kind = LayerKind::Image { complete: false };
+                let file = NewLayer::create(self.timeline, kind)?;
+                none.insert(Current { file, first: key, last: key })
+            }
+        };
+        current.file.put(key, self.lsn, Value::Image(image))?;
+        current.last = key;
         Ok(())
     }
 
     fn finish_layer(&mut self) -> Result<()> {
-        if let Some(Current { file, first, last }) = self.current.take() {
-            let lsn_range = self.lsn..self.lsn.next();
-            self.records.push(file.finish(KeyRange::inclusive(first, last), lsn_range, &[])?);
+        if let Some(current) = self.current.take() {
+            self.records.push(current.finish(self.lsn)?);
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.failed {
+            let source = std::io::Error::other("it failed before");
+            let error = pagestrata_layers::Error::io(
+                "go on with the import in",
+                &self.timeline.dir,
+                source,
+            );
+            return Err(error.into());
         }
         Ok(())
     }
@@ -100,6 +140,7 @@ impl<'l> ImageImport<'l> {
     /// # Errors
     /// [`Error::Layers`](crate::Error::Layers); nothing is visible then.
     pub fn finish(mut self) -> Result<ImportReport> {
+        self.check()?;
         self.finish_layer()?;
         let timeline = self.timeline;
         let report = ImportReport {
@@ -114,7 +155,7 @@ impl<'l> ImageImport<'l> {
         let files = self.records.iter().map(open).collect::<Result<Vec<_>>>()?;
         let mut edits: Vec<_> = self.records.into_iter().map(Edit::AddLayer).collect();
         edits.push(Edit::DiskConsistent { timeline: timeline.number, lsn: self.lsn });
-        timeline.store.manifest.lock().append(&edits)?;
+        timeline.store.append_edits(&edits)?;
         timeline.publish_imported(files, self.lsn, self.writer);
         Ok(report)
     }

@@ -49,7 +49,7 @@ impl Timeline {
     /// Its layer files, by their Lsns and then their keys.
     #[must_use]
     pub fn layers(&self) -> Vec<LayerInfo> {
-        let map = self.0.current();
+        let map = self.0.look();
         let mut layers: Vec<_> = map
             .files
             .iter()
@@ -85,7 +85,7 @@ impl Timeline {
     /// # Errors
     /// [`Error::Layers`](crate::Error::Layers) with the first damage that is found.
     pub fn verify(&self) -> Result<VerifyReport> {
-        let map = self.0.current();
+        let map = self.0.look();
         let mut report = VerifyReport::default();
         for file in map.files.iter() {
             file.verify()?;

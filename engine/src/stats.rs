@@ -90,7 +90,7 @@ impl StoreStats {
 
 impl TimelineStats {
     pub(crate) fn of(timeline: &TimelineShared) -> TimelineStats {
-        let map = timeline.current();
+        let map = timeline.look();
         let retired = timeline.retired();
         let files_heap: usize = map.files.iter().map(|file| file.memory_bytes()).sum();
         let flush = timeline.flush.lock();

@@ -57,7 +57,8 @@ pub(crate) struct StoreShared {
     pub(crate) options: Options,
     pub(crate) storage: SharedStorage,
     pub(crate) pool: Arc<ChunkPool>,
-    pub(crate) manifest: Mutex<Manifest>,
+    /// None once the store is closed: from then on the directory may be another store's.
+    manifest: Mutex<Option<Manifest>>,
     timelines: Mutex<Vec<Arc<TimelineShared>>>,
     /// Sequence numbers of layers: the next one, and where those end that the manifest knows to be in use.
     sequences: Mutex<std::ops::Range<u64>>,
@@ -105,6 +106,17 @@ impl Wakeup {
         }
         state.work = false;
         !state.stop
+    }
+}
+
+/// Tells everybody who waits for a flush when the flushing thread panics, which would be a defect: nobody waits for ever.
+struct ToldOfPanic<'s>(&'s StoreShared);
+
+impl Drop for ToldOfPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.all_timelines().iter().for_each(|timeline| timeline.stop_flushing());
+        }
     }
 }
 
@@ -171,7 +183,7 @@ impl Store {
             id: manifest.store(),
             dir,
             pool: Arc::new(ChunkPool::new(pool)),
-            manifest: Mutex::new(manifest),
+            manifest: Mutex::new(Some(manifest)),
             timelines: Mutex::default(),
             sequences: Mutex::new(next_sequence..next_sequence),
             flusher: Wakeup::default(),
@@ -236,7 +248,7 @@ impl Store {
         shared.storage.create_dir(&dir)?;
         shared.storage.sync_dir(&all)?;
         let edit = Edit::CreateTimeline { timeline: number, name: name.to_owned(), start };
-        shared.manifest.lock().append(&[edit])?;
+        shared.append_edits(&[edit])?;
         let disk_consistent_lsn = start.previous();
         let name = name.to_owned();
         let opening = Opening { number, name, start, disk_consistent_lsn, dir, layers: Vec::new() };
@@ -292,8 +304,10 @@ impl Store {
     pub fn close(mut self, grace: Duration) -> Result<CloseReport> {
         let mut report = CloseReport::default();
         let mut failed = Ok(());
+        // From here on no commit is accepted that would be neither flushed nor reported.
+        self.shared.closed.store(true, Ordering::Release);
         for timeline in self.timelines() {
-            if let Err(error) = timeline.flush() {
+            if let Err(error) = timeline.0.flush_now() {
                 failed = failed.and(Err(error));
             }
             if timeline.last_record_lsn() > timeline.disk_consistent_lsn().max(timeline.start_lsn())
@@ -329,6 +343,8 @@ impl Store {
         for timeline in shared.timelines.lock().drain(..) {
             timeline.stop_flushing();
         }
+        // Waits for an edit that is under way; there are no others before the lock is given back.
+        *shared.manifest.lock() = None;
     }
 }
 
@@ -425,13 +441,21 @@ impl StoreShared {
         if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
     }
 
+    /// Adds edits to the manifest, all or none, durably.
+    ///
+    /// An import can outlive the store, and with it the lock of the directory: it gets [`Error::Closed`].
+    pub(crate) fn append_edits(&self, edits: &[Edit]) -> Result<()> {
+        let mut manifest = self.manifest.lock();
+        Ok(manifest.as_mut().ok_or(Error::Closed)?.append(edits)?)
+    }
+
     /// A sequence number that no layer of this store ever had. The manifest knows before it is used, so also a file
     /// that a crash left behind keeps its name for ever.
     pub(crate) fn take_sequence(&self) -> Result<u64> {
         let mut sequences = self.sequences.lock();
         if sequences.is_empty() {
             let end = sequences.end + SEQUENCES_RESERVED;
-            self.manifest.lock().append(&[Edit::NextSequence(end)])?;
+            self.append_edits(&[Edit::NextSequence(end)])?;
             sequences.end = end;
         }
         sequences.start += 1;
@@ -451,6 +475,7 @@ impl StoreShared {
     }
 
     fn flush_until_stopped(&self) {
+        let _told = ToldOfPanic(self);
         let mut retry = None;
         while self.flusher.wait(retry) {
             let delays =

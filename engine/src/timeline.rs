@@ -58,22 +58,14 @@ pub(crate) struct TimelineShared {
     pub(crate) disk_consistent_lsn: AtomicU64,
 }
 
-/// A hold on the current map version that no pin is registered for. If the version is replaced meanwhile, whoever tries to
-/// reclaim it fails, so letting go tells the reclaimer to try again.
-pub(crate) struct Current<'t> {
+/// The map as it is now, for a look outside of any pin. What was retired meanwhile is reclaimed after it.
+pub(crate) struct Look<'t> {
     /// Taken out by drop alone, so that the count is gone before the reclaimer is woken.
     map: Option<Held<MapVersion>>,
     timeline: &'t TimelineShared,
 }
 
-impl Current<'_> {
-    /// For a pin, which wakes the reclaimer itself when it lets go.
-    fn keep(mut self) -> Held<MapVersion> {
-        self.map.take().expect("held until drop")
-    }
-}
-
-impl Deref for Current<'_> {
+impl Deref for Look<'_> {
     type Target = MapVersion;
 
     fn deref(&self) -> &MapVersion {
@@ -81,10 +73,10 @@ impl Deref for Current<'_> {
     }
 }
 
-impl Drop for Current<'_> {
+impl Drop for Look<'_> {
     fn drop(&mut self) {
         let number = self.map.take().map(|map| map.number());
-        // A publication that is not seen here wakes the reclaimer itself, later than this count is gone.
+        // Published later than this, the reclaimer is woken later too.
         if number != Some(self.timeline.published.number()) {
             self.timeline.wake_reclaimer();
         }
@@ -159,13 +151,22 @@ impl TimelineShared {
         self.store.options.clock
     }
 
-    pub(crate) fn wake_reclaimer(&self) {
-        self.store.wake_reclaimer();
+    /// The map as it is now.
+    pub(crate) fn look(&self) -> Look<'_> {
+        Look { map: Some(self.published.load()), timeline: self }
     }
 
-    /// The current map version, for a moment of the engine's own.
-    pub(crate) fn current(&self) -> Current<'_> {
-        Current { map: Some(self.published.load()), timeline: self }
+    /// Rolls, unless somebody has the lease, and waits until what is frozen then is flushed.
+    pub(crate) fn flush_now(self: &Arc<Self>) -> Result<Lsn> {
+        while !self.roll_unless_leased() {
+            self.wait_flushed()?;
+        }
+        self.wait_flushed()?;
+        Ok(self.disk_consistent_lsn())
+    }
+
+    pub(crate) fn wake_reclaimer(&self) {
+        self.store.wake_reclaimer();
     }
 
     pub(crate) fn disk_consistent_lsn(&self) -> Lsn {
@@ -190,12 +191,37 @@ impl TimelineShared {
         self.store.wake_flusher();
     }
 
+    /// Rolls what is committed and in no frozen layer, unless somebody has the write lease. False: as many layers as may
+    /// be are frozen already.
+    fn roll_unless_leased(self: &Arc<Self>) -> bool {
+        let mut writer = loop {
+            match self.writer.try_lock() {
+                Some(writer) => break writer,
+                None if self.leased.load(Ordering::Acquire) => return true,
+                // For a moment: another flush rolls, or a lease is given back.
+                None => std::thread::yield_now(),
+            }
+        };
+        let layer = writer.layer();
+        let (start, committed) = (layer.start_lsn(), layer.committed_lsn());
+        if writer.has_pending() || committed <= self.disk_consistent_lsn() || committed < start {
+            return true;
+        }
+        if self.look().frozen.len() >= self.store.options.frozen_layers_max {
+            return false;
+        }
+        self.roll(&mut writer);
+        true
+    }
+
     /// Publishes that the oldest frozen layer is durable, in `file` unless it was empty.
     pub(crate) fn publish_flushed(&self, end: Lsn, file: Option<FileLayer>) {
         // First: whoever waits for the flush looks at the map, and then takes this for how far it went.
         self.disk_consistent_lsn.fetch_max(end.previous().0, Ordering::AcqRel);
         let mut edits = self.edits.lock();
         let last_number = self.published.number();
+        // Before it is published: whoever finds nothing frozen any more reads this next.
+        self.disk_consistent_lsn.fetch_max(end.previous().0, Ordering::AcqRel);
         let file = file.map(|file| (edits.take_slot(), Arc::new(file)));
         let mut retired = None;
         self.published.publish(|map| {
@@ -318,8 +344,7 @@ impl Timeline {
     /// [`Error::NotYet`], [`Error::BelowCutoff`]
     #[track_caller]
     pub fn snapshot_at(&self, lsn: Lsn) -> Result<Snapshot> {
-        let map = self.0.current();
-        let committed = map.last_record_lsn();
+        let committed = self.0.look().last_record_lsn();
         let last_record_lsn = committed.max(self.0.start);
         if lsn > last_record_lsn {
             return Err(Error::NotYet { lsn, last_record_lsn });
@@ -327,7 +352,8 @@ impl Timeline {
         if lsn < self.0.start {
             return Err(Error::BelowCutoff { lsn, cutoff: self.0.start });
         }
-        Ok(Snapshot::new(map.keep(), lsn.min(committed), self.0.clone(), Location::caller()))
+        let lsn = lsn.min(committed);
+        Ok(Snapshot::new(self.0.published.load(), lsn, self.0.clone(), Location::caller()))
     }
 
     /// Everything that holds a version of the layer map or a layer, and what each of them alone keeps in memory.
@@ -346,17 +372,7 @@ impl Timeline {
     /// [`Error::FlushFailed`]: nothing is lost, and it will be tried again; [`Error::Closed`].
     pub fn flush(&self) -> Result<Lsn> {
         self.0.store.check_open()?;
-        if let Some(mut writer) = self.0.writer.try_lock() {
-            let behind = writer.layer().committed_lsn() > self.0.disk_consistent_lsn();
-            if !writer.has_pending()
-                && behind
-                && writer.layer().committed_lsn() >= writer.layer().start_lsn()
-            {
-                self.0.roll(&mut writer);
-            }
-        }
-        self.0.wait_flushed()?;
-        Ok(self.0.disk_consistent_lsn())
+        self.0.flush_now()
     }
 
     /// The last committed Lsn; before anything was put, the start.

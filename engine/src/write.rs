@@ -84,7 +84,8 @@ impl<'t> WriteLease<'t> {
     ///
     /// # Errors
     /// [`Error::Layers`] with `LsnOutOfOrder` (below the last append, or at or below the last commit),
-    /// `DuplicateVersion`, `ValueTooLong`, `Full` or `OutOfMemory`; [`Error::FlushStalled`]. Nothing is changed.
+    /// `DuplicateVersion`, `ValueTooLong`, `Full` or `OutOfMemory`; [`Error::FlushStalled`]. Nothing is changed, and a
+    /// stalled writer goes on when flushing does.
     #[inline]
     pub fn put(&mut self, key: Key, lsn: Lsn, value: Value<'_>) -> Result<()> {
         self.check_room()?;
@@ -198,6 +199,7 @@ impl<'t> WriteLease<'t> {
     /// Rolls after all: flushing may work again, or the layer is full of what was taken back, which no commit has rolled.
     #[cold]
     fn make_room(&mut self) -> Result<()> {
+        self.timeline.store.check_open()?;
         if !self.timeline.wait_for_frozen_slot() {
             return Err(self.timeline.stalled());
         }

@@ -73,11 +73,13 @@ impl Chunk {
     }
 
     /// Uninitialised memory, or `None` where the chunk has not that much left.
+    #[inline]
     pub(crate) fn alloc(&self, layout: Layout) -> Option<NonNull<u8>> {
         self.bump.try_alloc_layout(layout).ok()
     }
 
     /// Where offsets are counted from.
+    #[inline]
     pub(crate) fn base(&self) -> NonNull<u8> {
         self.base
     }

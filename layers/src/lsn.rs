@@ -24,18 +24,21 @@ impl Lsn {
 
     /// The next position, or [`Lsn::MAX`].
     #[must_use]
+    #[inline]
     pub const fn next(self) -> Lsn {
         Lsn(self.0.saturating_add(1))
     }
 
     /// The position before, or zero.
     #[must_use]
+    #[inline]
     pub const fn previous(self) -> Lsn {
         Lsn(self.0.saturating_sub(1))
     }
 
     /// Whether it is a position at all.
     #[must_use]
+    #[inline]
     pub const fn is_valid(self) -> bool {
         self.0 != 0
     }

@@ -66,12 +66,14 @@ struct Counts {
 impl MemLayer {
     /// The Lsn that its range begins at.
     #[must_use]
+    #[inline]
     pub fn start_lsn(&self) -> Lsn {
         self.start
     }
 
     /// Up to here everything is visible, and nothing beyond.
     #[must_use]
+    #[inline]
     pub fn committed_lsn(&self) -> Lsn {
         Lsn(self.committed.0.load(Ordering::Acquire))
     }
@@ -144,6 +146,7 @@ impl MemLayer {
         if dropped.is_some() { Walk::Dropped } else { Walk::Older }
     }
 
+    #[inline]
     fn page_version(&self, lsn: Lsn, value: ValueRef) -> PageVersion<'_> {
         PageVersion { lsn, kind: value.kind, bytes: self.values.bytes(value.position, value.len) }
     }
@@ -277,18 +280,21 @@ impl OpenLayer {
 
     /// The Lsn of the last append, committed or not.
     #[must_use]
+    #[inline]
     pub fn last_lsn(&self) -> Lsn {
         self.last
     }
 
     /// Whether anything waits for a commit.
     #[must_use]
+    #[inline]
     pub fn has_pending(&self) -> bool {
         !self.pending.is_empty()
     }
 
     /// What values and index take of the layer's memory, in bytes.
     #[must_use]
+    #[inline]
     pub fn used_bytes(&self) -> u64 {
         self.values.used_bytes() + self.index.used_bytes()
     }
@@ -304,6 +310,7 @@ impl OpenLayer {
     /// # Errors
     /// [`Error::LsnOutOfOrder`], [`Error::DuplicateVersion`], [`Error::ValueTooLong`], [`Error::Full`],
     /// [`Error::OutOfMemory`]; nothing is changed.
+    #[inline]
     pub fn put(&mut self, key: Key, lsn: Lsn, value: Value<'_>) -> Result<()> {
         self.append(key, lsn, value, None).map(drop)
     }
@@ -333,6 +340,7 @@ impl OpenLayer {
         Ok(())
     }
 
+    #[inline]
     fn append(
         &mut self,
         key: Key,
@@ -408,6 +416,7 @@ impl OpenLayer {
         None
     }
 
+    #[inline]
     fn check_lsn(&self, lsn: Lsn) -> Result<()> {
         let committed = Lsn(self.layer.committed.0.load(Ordering::Relaxed));
         if lsn < self.last || lsn <= committed || lsn == Lsn::MAX {

@@ -22,6 +22,7 @@ pub enum Value<'a> {
 impl<'a> Value<'a> {
     /// Its bytes.
     #[must_use]
+    #[inline]
     pub fn bytes(&self) -> &'a [u8] {
         match *self {
             Value::Image(bytes) | Value::Delta { bytes, .. } => bytes,
@@ -30,6 +31,7 @@ impl<'a> Value<'a> {
 
     /// Its kind.
     #[must_use]
+    #[inline]
     pub fn kind(&self) -> Kind {
         match *self {
             Value::Image(_) => Kind::Image,
@@ -53,12 +55,14 @@ pub enum Kind {
 impl Kind {
     /// Whether a reader need not look further back.
     #[must_use]
+    #[inline]
     pub fn is_base(self) -> bool {
         matches!(self, Kind::Image | Kind::Delta { will_init: true })
     }
 
     /// The two bits that stand for it in memory and in layer files.
     #[must_use]
+    #[inline]
     pub const fn to_bits(self) -> u8 {
         match self {
             Kind::Image => 0,
@@ -69,6 +73,7 @@ impl Kind {
 
     /// From two bits; 3 stands for nothing.
     #[must_use]
+    #[inline]
     pub const fn from_bits(bits: u8) -> Option<Kind> {
         match bits {
             0 => Some(Kind::Image),
@@ -93,6 +98,7 @@ pub struct PageVersion<'g> {
 impl<'g> PageVersion<'g> {
     /// The value that was put.
     #[must_use]
+    #[inline]
     pub fn value(&self) -> Value<'g> {
         match self.kind {
             Kind::Image => Value::Image(self.bytes),

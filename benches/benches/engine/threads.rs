@@ -2,7 +2,8 @@
 //!
 //! Each thread cuts its time into slices of half a millisecond and notes how much of each it really ran. Counted are
 //! only slices that the thread had a core all the time *and* the other thread too: on a machine with two cores that others use as well,
-//! everything else says how the scheduler took turns, not what threads do to each other. The first row shows that this works:
+//! everything else says how the scheduler took turns, not what threads do to each other. One thread is measured beside another that
+//! only spins, so that both cores are ours in both cases. The first row shows that this works:
 //! a count on one line that two threads write does not scale.
 //!
 //! A writer that never rests would be a third thread on two cores, and no slice would have both readers in it. So it
@@ -94,8 +95,11 @@ fn compare(context: &Context, name: &str, writing: Option<Writing<'_>>, work: Wo
     let duration = context.run.size(Duration::from_millis(300), Duration::from_millis(20));
     let (mut one, mut two) = (Vec::new(), Vec::new());
     for _ in 0..context.run.size(9, 1) {
-        one.extend(together(1, duration, writing, work));
-        two.extend(together(2, duration, writing, work));
+        one.extend(together(duration, writing, &|thread, stop| match thread {
+            0 => work(0, stop),
+            _ => occupy(stop),
+        }));
+        two.extend(together(duration, writing, work));
     }
     if context.run.full && (one.len() < SLICES_MIN || two.len() < SLICES_MIN) {
         context.report.line(format_args!("  {name:42} the machine was too busy to tell"));
@@ -134,8 +138,11 @@ fn beside_a_writer(context: &Context, timeline: &Timeline, updates: &Updates, re
     };
     let (mut alone, mut beside) = (vec![0.0], vec![0.0]);
     for _ in 0..context.run.size(5, 1) {
-        alone.extend(together(1, duration, None, &work));
-        beside.extend(together(2, duration, None, &work));
+        alone.extend(together(duration, None, &|thread, stop| match thread {
+            0 => work(0, stop),
+            _ => occupy(stop),
+        }));
+        beside.extend(together(duration, None, &work));
     }
     let (alone, beside) = (Spread::of(alone).median, Spread::of(beside).median);
     context.report.line(format_args!(
@@ -162,17 +169,18 @@ impl Slice {
     }
 }
 
-/// Operations a second in each slice that counts; with two threads, of both.
-fn together(
-    threads: usize,
-    duration: Duration,
-    writing: Option<Writing<'_>>,
-    work: Work<'_>,
-) -> Vec<f64> {
-    let (stop, barrier) = (&AtomicBool::new(false), &Barrier::new(threads + 1));
+/// Keeps a core busy and touches no memory: so one thread is measured with the other core in the same hands as with two.
+fn occupy(stop: &AtomicBool) -> Vec<Slice> {
+    let slices = repeat(stop, std::hint::spin_loop);
+    slices.into_iter().map(|slice| Slice { ops: 0.0, ..slice }).collect()
+}
+
+/// Operations a second, of two threads together, in each slice that counts.
+fn together(duration: Duration, writing: Option<Writing<'_>>, work: Work<'_>) -> Vec<f64> {
+    let (stop, barrier) = (&AtomicBool::new(false), &Barrier::new(3));
     let slices: Vec<Vec<Slice>> = thread::scope(|scope| {
         let writer = writing.map(|writing| scope.spawn(move || writing(stop)));
-        let readers: Vec<_> = (0..threads)
+        let readers: Vec<_> = (0..2)
             .map(|thread| {
                 scope.spawn(move || {
                     barrier.wait();
@@ -190,12 +198,7 @@ fn together(
         slices
     });
     let first = slices[0].iter().filter(|slice| slice.is_whole);
-    match slices.get(1) {
-        None => first.map(Slice::per_second).collect(),
-        Some(second) => {
-            first.filter_map(|slice| Some(slice.per_second() + beside(slice, second)?)).collect()
-        }
-    }
+    first.filter_map(|slice| Some(slice.per_second() + beside(slice, &slices[1])?)).collect()
 }
 
 /// Operations a second of the other thread during a slice, if it had a core all the while.

@@ -6,7 +6,10 @@
 //! | another block reference, or an implied change of a visibility map page | a delta, the whole record |
 //! | a truncation, or drops | tombstones; they come first, a map page's change after them |
 //! | a database that is dropped | a tombstone for each fork of it that has pages |
-//! | a database that is copied by files | for each page of the source: its image, or a will_init delta of this record, if the source page itself has to be redone |
+//! | a database that is copied by files | for each page of the source: its image, or else a will_init delta, this record |
+//!
+//! A page of a copied database whose source has to be redone is a delta that needs nothing older *of its own*: its redo is
+//! a read of the source's page just before this record, which names the source.
 
 use pagestrata::{Key, Kind, Lsn, Reader, Scratch, Timeline, Value, WriteLease};
 use pagestrata_postgres::{

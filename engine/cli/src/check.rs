@@ -1,7 +1,7 @@
 //! Checks what a timeline returns against the oracles of its capture.
 //!
-//! A page whose newest version is an image is compared byte by byte, through a hash. One whose newest version is a delta has to be
-//! redone first, which is not this crate's business: of that, kind, length and record are compared.
+//! A page whose newest version is an image is compared byte by byte, through a hash. One whose newest version is a delta
+//! has to be redone first, which is not this crate's business: of that, kind, length and record are compared.
 
 use std::fmt;
 

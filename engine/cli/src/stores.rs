@@ -15,7 +15,8 @@ pub fn storage() -> SharedStorage {
     Arc::new(RealStorage)
 }
 
-/// Opens a store that exists, and one of its timelines. Nothing is written by that; the store stays open as long as the first of the two.
+/// Opens a store that exists, and one of its timelines. Nothing is written by that; the store is open as long as the
+/// first of the two is kept.
 ///
 /// # Errors
 /// No such store or timeline, a store in use, a damaged one.

@@ -326,6 +326,10 @@ impl<'t> Session<'t> {
         for _ in 0..2 {
             let committed = run.model.committed();
             self.put_one(run, key, LsnStep::NEXT, value, Kind::Delta { will_init: false });
+            if !Arc::ptr_eq(&guard.map().open.layer, &self.timeline.0.look().open.layer) {
+                // The put found its layer full and rolled: the guard sees no more than it did.
+                guarded.get_or_insert(run.model.last_record());
+            }
             let lsn = run.model.last();
             self.commit(run, lsn);
             self.roll(run);

@@ -141,7 +141,8 @@ fn reopen(storage: &MemoryStorage, promised: &Promised, what: &str) -> u64 {
 /// What is left after kills and power failures at this moment.
 fn crash_and_reopen(storage: &MemoryStorage, promised: &Promised, what: &str) {
     reopen(&storage.killed(), promised, &format!("{what}, killed"));
-    let selections: [(&str, fn(usize) -> bool); 5] = [
+    type Keep = fn(usize) -> bool;
+    let selections: [(&str, Keep); 5] = [
         ("none", |_| false),
         ("all", |_| true),
         ("even", |n| n.is_multiple_of(2)),

@@ -1,8 +1,13 @@
 //! Flushing beside a writer, and going on after what went wrong.
 
-use std::fs;
+use std::{
+    fs,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
-use pagestrata::{Key, Lsn, Options, Store, Value};
+use pagestrata::{Error, Key, Lsn, Options, Store, Value};
 
 fn small() -> Options {
     Options { open_layer_size_max_bytes: 64 << 10, frozen_layers_max: 1, ..Options::default() }
@@ -21,6 +26,130 @@ fn blocks_that_are_dropped_twice_are_flushed() {
     drop(lease);
     assert_eq!(timeline.flush().unwrap(), Lsn(3));
     assert_eq!(timeline.layers()[0].tombstones, 1);
+}
+
+#[test]
+fn a_large_batch_that_is_aborted_does_not_stop_the_writer() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path(), small()).unwrap();
+    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
+    let mut lease = timeline.write_lease().unwrap();
+    let key = Key::new(1, 1);
+    for lsn in 2..10 {
+        lease.put(key, Lsn(2), Value::Image(&[0; 200 << 10])).unwrap();
+        lease.abort();
+        lease.put(key, Lsn(lsn), Value::Image(b"small")).unwrap();
+        lease.abort();
+    }
+    lease.put(key, Lsn(2), Value::Image(b"small")).unwrap();
+    lease.commit(Lsn(2)).unwrap();
+    drop(lease);
+    assert_eq!(timeline.flush().unwrap(), Lsn(2));
+    assert_eq!(timeline.stats().layer_files, 1);
+}
+
+#[test]
+fn a_writer_that_was_stalled_goes_on_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path(), small()).unwrap();
+    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
+    let layers = dir.path().join("timelines/1");
+    let aside = dir.path().join("aside");
+    fs::rename(&layers, &aside).unwrap();
+    let mut lease = timeline.write_lease().unwrap();
+    let mut lsn = 1;
+    let mut put = || {
+        lease.put(Key::new(1, lsn as u32), Lsn(lsn), Value::Image(&[1; 4096]))?;
+        lease.commit(Lsn(lsn))?;
+        lsn += 1;
+        Ok(())
+    };
+    while put().is_ok() {}
+    assert!(matches!(put(), Err(Error::FlushStalled { .. })));
+    fs::rename(&aside, &layers).unwrap();
+    timeline.flush().unwrap();
+    put().unwrap();
+}
+
+/// A flush is of what was there when it was asked for: a writer that goes on does not hold it up.
+#[test]
+fn a_flush_ends_beside_a_busy_writer() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path(), Options { frozen_layers_max: 4, ..small() }).unwrap();
+    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
+    let (flushed, written) = (AtomicBool::new(false), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut lease = timeline.write_lease().unwrap();
+            for lsn in 1.. {
+                lease.put(Key::new(1, lsn as u32), Lsn(lsn), Value::Image(&[1; 8192])).unwrap();
+                lease.commit(Lsn(lsn)).unwrap();
+                // Long after any flush should have ended.
+                if flushed.load(Ordering::Relaxed) || timeline.stats().flush.flushes == 500 {
+                    break;
+                }
+            }
+            written.store(true, Ordering::Relaxed);
+        });
+        while timeline.stats().flush.flushes < 3 {
+            thread::yield_now();
+        }
+        timeline.flush().unwrap();
+        assert!(!written.load(Ordering::Relaxed), "the flush waited for the writer's end");
+        flushed.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn flushing_again_and_again_keeps_the_bound_on_frozen_layers() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { frozen_layers_max: 2, ..small() };
+    let (store, _) = Store::open(dir.path(), options).unwrap();
+    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
+    let layers = dir.path().join("timelines/1");
+    let aside = dir.path().join("aside");
+    fs::rename(&layers, &aside).unwrap();
+    for lsn in 1..10 {
+        let mut lease = timeline.write_lease().unwrap();
+        lease.put(Key::new(1, 1), Lsn(lsn), Value::Image(b"x")).unwrap();
+        lease.commit(Lsn(lsn)).unwrap();
+        drop(lease);
+        assert!(matches!(timeline.flush(), Err(Error::FlushFailed { .. })));
+    }
+    assert_eq!(timeline.stats().frozen_layers, 2);
+    fs::rename(&aside, &layers).unwrap();
+    assert_eq!(timeline.flush().unwrap(), Lsn(9));
+}
+
+/// Nothing that only looks at the map for a while keeps a retired layer after it has ended.
+#[test]
+fn a_layer_that_is_retired_during_verify_is_reclaimed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path(), Options::default()).unwrap();
+    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
+    let mut lease = timeline.write_lease().unwrap();
+    let page = vec![1; 1 << 20];
+    for block in 0..100 {
+        lease.put(Key::new(1, block), Lsn(2), Value::Image(&page)).unwrap();
+    }
+    lease.commit(Lsn(2)).unwrap();
+    lease.roll().unwrap();
+    timeline.flush().unwrap();
+    lease.put(Key::new(1, 1), Lsn(3), Value::Image(b"x")).unwrap();
+    lease.commit(Lsn(3)).unwrap();
+    lease.roll().unwrap();
+    thread::scope(|scope| {
+        let verify = scope.spawn(|| timeline.verify().unwrap());
+        timeline.flush().unwrap();
+        verify.join().unwrap();
+    });
+    for _ in 0..100 {
+        if timeline.stats().retired_layers == 0 {
+            return;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{:?}", timeline.stats());
 }
 
 #[test]

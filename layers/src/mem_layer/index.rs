@@ -45,12 +45,14 @@ const LEN_BITS: u32 = 25;
 const _: () = assert!(VALUE_LEN_MAX < 1 << LEN_BITS && KIND_BITS + LEN_BITS + POSITION_BITS <= 64);
 
 impl ValueRef {
+    #[inline]
     fn pack(self) -> u64 {
         u64::from(self.kind.to_bits())
             | (self.len as u64) << KIND_BITS
             | self.position.raw() << (KIND_BITS + LEN_BITS)
     }
 
+    #[inline]
     fn unpack(packed: u64) -> ValueRef {
         ValueRef {
             kind: Kind::from_bits(packed as u8 & 3).expect("packed from a kind"),
@@ -66,10 +68,12 @@ impl Index {
     }
 
     /// The node of an object, if anything was ever written to it.
+    #[inline]
     pub(super) fn object<'a>(&self, space: &'a Space, object: u128) -> Option<&'a Object> {
         self.object_id(space, object).map(|id| space.node(id))
     }
 
+    #[inline]
     fn object_id(&self, space: &Space, object: u128) -> Option<Id<Object>> {
         let table = self.table.load()?;
         let slots = table_slots(space, table);
@@ -102,6 +106,7 @@ impl Index {
     }
 
     /// The newest versions of a block of `object`.
+    #[inline]
     pub(super) fn newest(&self, space: &Space, object: &Object, block: u32) -> Option<Run> {
         let root = object.root();
         if !root.covers(block) {
@@ -151,6 +156,7 @@ fn shift_of(level: u32) -> u32 {
     if level == 0 { 0 } else { LEAF_BITS + LEVEL_BITS * (level - 1) }
 }
 
+#[inline]
 fn slot_of(block: u32, level: u32) -> usize {
     match level {
         0 => block as usize % LEAF_FANOUT,
@@ -159,12 +165,14 @@ fn slot_of(block: u32, level: u32) -> usize {
     }
 }
 
+#[inline]
 fn table_slots(space: &Space, table: Id<ObjectTable>) -> &[Link<Object>] {
     space.tail(table, 1 << space.node(table).bits)
 }
 
 impl Run {
     /// Its entries, oldest first.
+    #[inline]
     pub(super) fn entries(self, space: &Space) -> &[Entry] {
         space.tail(self.block, self.len as usize)
     }
@@ -175,6 +183,7 @@ impl Run {
     }
 
     /// The next older run, which is a full block.
+    #[inline]
     pub(super) fn older(self, space: &Space) -> Option<Run> {
         space.node(self.block).older
     }
@@ -182,6 +191,7 @@ impl Run {
 
 impl Object {
     /// The newest tombstone that a read of `block` at `upper` sees.
+    #[inline]
     pub(super) fn dropped_at(&self, space: &Space, block: u32, upper: Lsn) -> Option<Lsn> {
         let mut next = self.drops.load();
         while let Some(tombstone) = next.map(|id| space.node(id)) {
@@ -225,6 +235,7 @@ pub(super) struct HeadPlace {
 }
 
 impl HeadPlace {
+    #[inline]
     fn head(self, space: &Space) -> &Head {
         &space.node(self.leaf).heads[self.slot]
     }
@@ -236,11 +247,13 @@ impl IndexWriter {
     }
 
     /// Bytes that its nodes take.
+    #[inline]
     pub(super) fn used_bytes(&self) -> u64 {
         self.nodes.used_bytes()
     }
 
     /// The node of an object, made if need be.
+    #[inline]
     pub(super) fn object(
         &mut self,
         space: &Space,
@@ -313,6 +326,7 @@ impl IndexWriter {
     }
 
     /// Where the head of a block's versions is, made if need be.
+    #[inline]
     pub(super) fn head(
         &mut self,
         space: &Space,
@@ -374,6 +388,7 @@ impl IndexWriter {
     }
 
     /// The newest entry's Lsn.
+    #[inline]
     pub(super) fn newest_lsn(&self, space: &Space, place: HeadPlace) -> Option<Lsn> {
         let run = place.head(space).load()?;
         run.entries(space).last().map(Entry::lsn)
@@ -382,6 +397,7 @@ impl IndexWriter {
     /// Adds the newest version under a head. Nothing is changed if it fails.
     ///
     /// Of a block with room only its head is read: the entry is written, and published, without waiting for its cache line.
+    #[inline]
     pub(super) fn push(
         &mut self,
         space: &Space,

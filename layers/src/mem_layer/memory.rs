@@ -68,12 +68,14 @@ impl<T> PartialEq for Id<T> {
 
 impl<T> Id<T> {
     /// The id as a number, to be packed with others.
+    #[inline]
     pub(super) fn raw(self) -> u32 {
         self.0.get()
     }
 
     /// Back from [`Id::raw`]; zero is none. Of this file's trusted base: only for numbers that `raw` gave for the
     /// same type, carried through an atomic of the same space.
+    #[inline]
     pub(super) fn from_raw(raw: u32) -> Option<Id<T>> {
         NonZeroU32::new(raw).map(|raw| Id(raw, PhantomData))
     }
@@ -97,11 +99,13 @@ impl<T> Link<T> {
     }
 
     /// Pairs with [`Link::publish`].
+    #[inline]
     pub(super) fn load(&self) -> Option<Id<T>> {
         Id::from_raw(self.0.load(Ordering::Acquire))
     }
 
     /// Makes all that was written to the target visible to whoever loads the link.
+    #[inline]
     pub(super) fn publish(&self, target: Option<Id<T>>) {
         self.0.store(target.map_or(0, Id::raw), super::PUBLISH);
     }
@@ -113,11 +117,13 @@ pub(super) struct Position(u64);
 
 impl Position {
     /// As a number of [`POSITION_BITS`] bits.
+    #[inline]
     pub(super) fn raw(self) -> u64 {
         self.0
     }
 
     /// Back from [`Position::raw`]; of the trusted base like [`Id::from_raw`].
+    #[inline]
     pub(super) fn from_raw(raw: u64) -> Position {
         Position(raw)
     }
@@ -156,6 +162,7 @@ impl Space {
         self.allocated_bytes.load(Ordering::Relaxed)
     }
 
+    #[inline]
     fn address(&self, position: u64) -> *mut u8 {
         let chunk = (position >> OFFSET_BITS) as usize % CHUNKS_MAX;
         // Relaxed: the position itself came by an Acquire edge that this store is behind (rule 1).
@@ -164,11 +171,13 @@ impl Space {
         base.wrapping_add(position as usize % CHUNK_SPAN_BYTES)
     }
 
+    #[inline]
     fn node_address<T>(&self, id: Id<T>) -> *mut u8 {
         self.address(u64::from(id.raw()) << UNIT_BITS)
     }
 
     /// The node behind an id.
+    #[inline]
     pub(super) fn node<T: Node>(&self, id: Id<T>) -> &T {
         let address = self.node_address(id).cast::<T>();
         debug_assert!(address.is_aligned());
@@ -181,6 +190,7 @@ impl Space {
     /// The `len` items that follow a header of type `T`; both were appended as one node.
     ///
     /// `len` is at most the number that [`Appender::append_with_tail`] was given for this id.
+    #[inline]
     pub(super) fn tail<T: Node, I: Node>(&self, id: Id<T>, len: usize) -> &[I] {
         let address = self.node_address(id).wrapping_add(size_of::<T>()).cast::<I>();
         debug_assert!(address.is_aligned());
@@ -192,6 +202,7 @@ impl Space {
     /// The bytes of a value.
     ///
     /// `position` and `len` are those of one [`Appender::append_bytes`] in this space.
+    #[inline]
     pub(super) fn bytes(&self, position: Position, len: usize) -> &[u8] {
         // SAFETY: by rule 1 the bytes were copied there before the entry that holds position and length was
         // published, they are never written again, and by rule 2 they outlive the borrow of `self`.
@@ -199,11 +210,13 @@ impl Space {
     }
 
     /// Asks the processor to fetch a node's first line.
+    #[inline]
     pub(super) fn prefetch_node<T>(&self, id: Id<T>) {
         prefetch(self.node_address(id));
     }
 
     /// Asks the processor to fetch a value's first two lines.
+    #[inline]
     pub(super) fn prefetch_bytes(&self, position: Position) {
         let address = self.address(position.0);
         prefetch(address);
@@ -212,6 +225,7 @@ impl Space {
 }
 
 /// A hint: no memory is accessed as far as the program can see, so any address will do.
+#[inline]
 fn prefetch(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: SSE is part of x86-64, and a prefetch of any address, mapped or not, has no effect but on caches.
@@ -256,10 +270,12 @@ impl Appender {
     }
 
     /// Bytes appended so far.
+    #[inline]
     pub(super) fn used_bytes(&self) -> u64 {
         self.used_bytes
     }
 
+    #[inline]
     fn append(&mut self, layout: Layout) -> Result<(NonNull<u8>, u64)> {
         self.used_bytes += layout.size() as u64;
         if let Some(chunk) = &self.current
@@ -273,6 +289,7 @@ impl Appender {
         Ok((address, self.position_of(chunk, address)))
     }
 
+    #[inline]
     fn position_of(&self, chunk: &Chunk, address: NonNull<u8>) -> u64 {
         let offset = address.as_ptr().addr() - chunk.base().as_ptr().addr();
         ((self.chunks - 1) as u64) << OFFSET_BITS | offset as u64
@@ -300,6 +317,7 @@ impl Appender {
     }
 
     /// Copies a value in: the one copy of the write path.
+    #[inline]
     pub(super) fn append_bytes(&mut self, bytes: &[u8]) -> Result<Position> {
         let layout =
             Layout::from_size_align(bytes.len(), 1).expect("a slice's length is a valid size");

@@ -88,7 +88,7 @@ fn assert_pages(tallies: &PageTallies) -> String {
     format!("{} ({} need redo)", tallies.images, tallies.need_redo)
 }
 
-/// Compares everything; returns what was compared.
+/// Compares the base and every block reference of the log; returns what was compared.
 fn compare(timeline: &Timeline, base: &BaseBackup, oracles: &Oracles) -> String {
     let mut reader = timeline.reader();
     let guard = reader.pin();
@@ -98,16 +98,22 @@ fn compare(timeline: &Timeline, base: &BaseBackup, oracles: &Oracles) -> String 
     for tally in [&found.images, &found.deltas, &found.checking_images] {
         assert_all(tally);
     }
+    format!(
+        "base pages {base}, images {}, deltas {}, images for checking {}",
+        found.images, found.deltas, found.checking_images
+    )
+}
+
+/// Compares the lists of whole pages; returns what was compared.
+fn compare_lists(timeline: &Timeline, oracles: &Oracles) -> String {
+    let mut reader = timeline.reader();
+    let guard = reader.pin();
     let versions = oracles.versions.as_ref().map_or_else(
         || "no list".to_owned(),
         |versions| assert_pages(&check::hashed_pages(guard, versions).unwrap()),
     );
     let manifests = assert_pages(&check::hashed_pages(guard, &oracles.manifests).unwrap());
-    format!(
-        "base pages {base}, images {}, deltas {}, images for checking {}, listed versions {versions}, recovered pages \
-         {manifests}",
-        found.images, found.deltas, found.checking_images
-    )
+    format!("listed versions {versions}, recovered pages {manifests}")
 }
 
 fn check_capture(capture: &Capture) {
@@ -134,13 +140,14 @@ fn check_capture(capture: &Capture) {
 
     let (_store, timeline) = open_existing(&store_dir, "main").unwrap();
     let reopened = compare(&timeline, &base, &oracles);
+    let lists = compare_lists(&timeline, &oracles);
     let again = ingest::ingest(&timeline, &Log { dir: &wal, from: None, to: None }).unwrap();
     assert_eq!(again.applied.records, 0);
     let name = &capture.name;
     println!("{name}: records {0} of {0}; in memory: {in_memory}", applied.records);
     println!("{name}: flushed: {flushed}");
     println!(
-        "{name}: reopened: {reopened}; {prepared:.1?} to unpack, {:.1?} in all",
+        "{name}: reopened: {reopened}; {lists}; {prepared:.1?} to unpack, {:.1?} in all",
         began.elapsed()
     );
 }

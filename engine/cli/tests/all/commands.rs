@@ -148,6 +148,45 @@ fn versions_without_a_base_are_listed_with_a_note() {
         .failed(4, &["needs redo of 1 record (no record at 0/A32D00) with no base below"]);
 }
 
+/// The sample copies a database by files and drops it; its source is not in the base, so this puts pages there.
+#[test]
+fn a_copied_database_has_the_pages_of_its_source() {
+    let dir = imported();
+    run(dir.path(), "ingest --store {}/store --wal {}/wal --to 0/C0F898").good();
+    {
+        let (store, timeline) = open_existing(&dir.path().join("store"), "main").unwrap();
+        let key = |page: &str| page.parse::<RelPage>().unwrap().key();
+        let mut lease = timeline.write_lease().unwrap();
+        let image = Value::Image(&[7; 8192]);
+        lease.put(key("1663/1/100/main/0"), Lsn(0xC0F899), image).unwrap();
+        lease.put(key("1663/1/100/main/1"), Lsn(0xC0F899), image).unwrap();
+        let change = Value::Delta { bytes: b"change", will_init: false };
+        lease.put(key("1663/1/100/main/1"), Lsn(0xC0F89A), change).unwrap();
+        lease.put(key("1663/1/4294967295/init/3"), Lsn(0xC0F89A), image).unwrap();
+        lease.put(key("1663/2/100/main/0"), Lsn(0xC0F89A), image).unwrap();
+        lease.commit(Lsn(0xC0F89A)).unwrap().wait().unwrap();
+        drop(lease);
+        store.close(Duration::ZERO).unwrap();
+    }
+    run(dir.path(), "ingest --store {}/store --wal {}/wal --from 0/C0F898 --to 0/C0F8C8").good();
+    let pages = |lsn: &str| -> Vec<serde_json::Value> {
+        let scan = run(dir.path(), &format!("scan --store {{}}/store --lsn {lsn} --json")).good();
+        scan.json().into_iter().filter(|line| line["lsn"] == "0/C0F8C8").collect()
+    };
+    let copied = pages("0/C0F8C8");
+    let kinds: Vec<_> = copied.iter().map(|line| line["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["image", "delta", "image"]);
+    let keys: Vec<_> = copied.iter().map(|line| line["key"].as_str().unwrap()).collect();
+    let get = |key: &str| run(dir.path(), &format!("get --store {{}}/store {key} --lsn 0/C0F8C8"));
+    assert_eq!(get(keys[0]).good().stdout, [7; 8192]);
+    let redo = "needs redo of 1 record (Database/CREATE_FILE_COPY at 0/C0F8C8) from a fresh page";
+    get(keys[1]).failed(4, &[redo]);
+    assert!(keys[2].ends_with("/4294967295/init/3"), "{keys:?}");
+    run(dir.path(), "ingest --store {}/store --wal {}/wal").good();
+    assert_eq!(pages(END).len(), 0, "the copy is dropped");
+    assert_eq!(get(keys[0]).good().stdout, [7; 8192], "and is still there before that");
+}
+
 #[test]
 fn layers_are_listed_dumped_and_verified() {
     let dir = ingested();

@@ -102,6 +102,7 @@ unsafe impl Node for Tombstone {}
 unsafe impl Node for ObjectTable {}
 
 /// Spreads an object's bits; the constants are the 64-bit golden ratio and a prime of xxHash.
+#[inline]
 pub(super) fn mix(object: u128) -> u64 {
     let folded = (object as u64)
         ^ ((object >> 64) as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
@@ -111,6 +112,7 @@ pub(super) fn mix(object: u128) -> u64 {
 
 impl Object {
     /// A node without blocks, linked before what `next` says for each level of its tower.
+    #[inline]
     pub(super) fn new(object: u128, next: impl Fn(usize) -> Option<Id<Object>>) -> Object {
         let height = tower_height(object);
         Object {
@@ -124,6 +126,7 @@ impl Object {
         }
     }
 
+    #[inline]
     pub(in super::super) fn object(&self) -> u128 {
         u128::from(self.high) << 64 | u128::from(self.low)
     }
@@ -134,6 +137,7 @@ impl Object {
     }
 
     /// Pairs with [`Object::set_root`].
+    #[inline]
     pub(super) fn root(&self) -> Root {
         let packed = self.root.load(Ordering::Acquire);
         Root {
@@ -169,10 +173,12 @@ pub(super) struct Root {
 }
 
 impl Root {
+    #[inline]
     fn span_bits(self) -> u32 {
         LEAF_BITS + LEVEL_BITS * self.height
     }
 
+    #[inline]
     pub(super) fn covers(self, block: u32) -> bool {
         u64::from(block) >> self.span_bits() == u64::from(self.prefix)
     }
@@ -187,6 +193,7 @@ impl Root {
 }
 
 impl Id<Directory> {
+    #[inline]
     pub(super) fn as_leaf(self) -> Id<Leaf> {
         Id::from_raw(self.raw()).expect("an id is not zero")
     }
@@ -199,12 +206,14 @@ impl Id<Leaf> {
 }
 
 impl Directory {
+    #[inline]
     pub(super) fn new() -> Directory {
         Directory { children: [const { Link::empty() }; FANOUT] }
     }
 }
 
 impl Leaf {
+    #[inline]
     pub(super) fn new() -> Leaf {
         Leaf { heads: [const { Head(AtomicU64::new(0)) }; LEAF_FANOUT] }
     }
@@ -212,12 +221,14 @@ impl Leaf {
 
 impl Head {
     /// Pairs with [`Head::publish`]: the entries of the run are there.
+    #[inline]
     pub(in super::super) fn load(&self) -> Option<Run> {
         let packed = self.0.load(Ordering::Acquire);
         let block = Id::from_raw(packed as u32)?;
         Some(Run { block, len: (packed >> 32) as u32 & 0xFFFF, capacity: (packed >> 48) as u32 })
     }
 
+    #[inline]
     pub(super) fn publish(&self, run: Option<Run>) {
         let pack = |run: Run| {
             u64::from(run.block.raw()) | u64::from(run.len) << 32 | u64::from(run.capacity) << 48
@@ -232,20 +243,24 @@ impl Versions {
 }
 
 impl Entry {
+    #[inline]
     pub(super) fn new(lsn: Lsn, packed: u64) -> Entry {
         Entry { lsn: AtomicU64::new(lsn.0), packed: AtomicU64::new(packed) }
     }
 
     /// Relaxed: the block's length is stored behind it.
+    #[inline]
     pub(super) fn set(&self, lsn: Lsn, packed: u64) {
         self.lsn.store(lsn.0, Ordering::Relaxed);
         self.packed.store(packed, Ordering::Relaxed);
     }
 
+    #[inline]
     pub(in super::super) fn lsn(&self) -> Lsn {
         Lsn(self.lsn.load(Ordering::Relaxed))
     }
 
+    #[inline]
     pub(in super::super) fn value(&self) -> ValueRef {
         ValueRef::unpack(self.packed.load(Ordering::Relaxed))
     }
@@ -256,6 +271,7 @@ impl ObjectTable {
     /// 16 MiB of slots.
     pub(super) const BITS_MAX: u32 = 22;
 
+    #[inline]
     pub(super) fn new(bits: u32) -> ObjectTable {
         ObjectTable { bits }
     }
