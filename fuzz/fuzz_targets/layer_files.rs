@@ -48,7 +48,7 @@ enum Damage {
 const PATH: &str = "layers/layer";
 const ID: LayerId = LayerId { store: 1, timeline: 2, sequence: 3 };
 const IMAGE_LSN: u64 = 500;
-const VALUE_BYTES_MAX: usize = 2 << 20;
+const VALUE_BYTES_MAX: usize = 256 << 10;
 
 type Versions = BTreeMap<(Key, Lsn), (Kind, Vec<u8>)>;
 

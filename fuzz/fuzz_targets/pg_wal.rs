@@ -130,20 +130,20 @@ fn read_damaged(record: u16, changes: &[(u16, u8)], cut: Option<u16>) {
     let from = known[0].lsn;
     // Changes are within 64 KiB of the first record and within its segment, so that they can be undone at once.
     let (path, offset) = (segment(from.0 / SEGMENT), (from.0 % SEGMENT) as usize);
-    let sound = storage.files().remove(&path).unwrap();
-    let mut first_change = u64::MAX;
+    let (mut sound, mut first_change) = (Vec::new(), u64::MAX);
     storage.change(&path, |bytes| {
-        for &(at, xor) in changes {
-            let at = (offset + usize::from(at)) % bytes.len();
-            bytes[at] ^= xor;
+        sound.clone_from(bytes);
+        let at = |at: u16| (offset + usize::from(at)) % sound.len();
+        for &(place, xor) in changes {
+            bytes[at(place)] ^= xor;
         }
         if let Some(cut) = cut {
-            bytes.truncate((offset + usize::from(cut)).min(bytes.len()));
+            bytes.truncate((offset + usize::from(cut)).min(sound.len()));
         }
-        let segment_start = from.0 / SEGMENT * SEGMENT;
-        let differs = (0..sound.len()).find(|at| bytes.get(*at) != Some(&sound[*at]));
+        let places = changes.iter().map(|(place, _)| at(*place)).chain([bytes.len()]);
+        let differs = places.filter(|at| bytes.get(*at) != sound.get(*at)).min();
         if let Some(at) = differs {
-            first_change = segment_start + at as u64;
+            first_change = from.0 / SEGMENT * SEGMENT + at as u64;
         }
     });
     let to = Some(known[known.len() - 1].end);
