@@ -15,7 +15,7 @@ Exit codes:
   4  get: the page has to be redone from records, which this command cannot do
   5  ingest: the log ends in a torn record; everything before it was ingested
 
-An LSN is written as PostgreSQL does, such as 0/A32C48.
+An LSN is written as PostgreSQL does, such as 0/AAF2A0.
 A KEY is tablespace/database/relation/fork/block, such as 1663/5/16384/main/0; a fork is main, fsm, vm or init.";
 
 /// Every version of every page of a PostgreSQL cluster, from a base backup and its log.

@@ -5,7 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::support::{Ran, contents, edit, files, imported, ingested, run, sample_copy};
+use pagestrata::Lsn;
+
+use crate::support::{
+    BEGIN, END, RECORDS, Ran, SYSTEM, contents, edit, files, imported, ingested, run, sample_copy,
+};
 
 const INGEST: &str = "ingest --store {}/store --wal {}/wal";
 const PAGE: &str = "1663/5/16384/main/44";
@@ -20,7 +24,7 @@ fn refused(dir: &Path, arguments: &str, code: i32, texts: &[&str]) -> Ran {
     ran
 }
 
-/// A segment of the sample's log: the base ends in 0xA, the log in 0xC.
+/// A segment of the sample's log: the base ends in 0xA, the log in 0xD.
 fn segment(dir: &Path, number: u8) -> PathBuf {
     dir.join(format!("wal/0000000100000000000000{number:02X}"))
 }
@@ -41,7 +45,7 @@ fn wrong_paths() {
     refused(dir.path(), "ingest --store {}/store --wal {}/none", 3, &missing);
     refused(dir.path(), "ingest --store {}/store --wal {}/base", 1, &["no WAL segment in it"]);
     refused(dir.path(), "layers --store {}/store --timeline x", 3, &["the store has: main"]);
-    let get = format!("get --store {{}}/store {PAGE} --lsn 0/A32C48 -o {{}}/none/page");
+    let get = format!("get --store {{}}/store {PAGE} --lsn {BEGIN} -o {{}}/none/page");
     refused(dir.path(), &get, 3, &["cannot write"]);
 }
 
@@ -52,9 +56,12 @@ fn wrong_arguments() {
         refused(dir.path(), arguments, 2, texts);
     };
     for key in ["1663/5/16384/44", "1663/5/16384/heap/44", "1/2/3/main/4294967296", "x", "-1"] {
-        usage(&format!("get --store {{}}/store {key} --lsn 0/A32C48"), &["see pagestrata --help"]);
+        usage(&format!("get --store {{}}/store {key} --lsn {BEGIN}"), &["see pagestrata --help"]);
     }
-    usage("get --store {}/store x --lsn 0/A32C48", &["tablespace/database/relation/fork/block"]);
+    usage(
+        &format!("get --store {{}}/store x --lsn {BEGIN}"),
+        &["tablespace/database/relation/fork/block"],
+    );
     usage(&format!("get --store {{}}/store {PAGE} --lsn 0/0"), &["expected an Lsn above zero"]);
     usage("scan --store {}/store --lsn 16", &["not an Lsn"]);
     usage(&format!("{INGEST} --from 0/0"), &["expected an Lsn above zero"]);
@@ -69,15 +76,20 @@ fn wrong_arguments() {
 #[test]
 fn lsns_outside_of_the_history() {
     let dir = imported();
-    refused(dir.path(), "scan --store {}/store --lsn 0/A32C47", 3, &["below the cutoff, 0/A32C48"]);
-    refused(dir.path(), "scan --store {}/store --lsn 0/A32C49", 3, &["above the last record"]);
-    refused(dir.path(), &format!("{INGEST} --from 0/B00000"), 1, &["leave a gap", "0/A32C48"]);
-    refused(dir.path(), &format!("{INGEST} --from 0/A32C41"), 1, &["cannot start at 0/A32C41"]);
+    let begin = BEGIN.to_string();
+    let (before, after, within) = (Lsn(BEGIN.0 - 1), Lsn(BEGIN.0 + 1), Lsn(BEGIN.0 - 7));
+    let scan = "scan --store {}/store --lsn";
+    let below = format!("below the cutoff, {begin}");
+    refused(dir.path(), &format!("{scan} {before}"), 3, &[&below]);
+    refused(dir.path(), &format!("{scan} {after}"), 3, &["above the last record"]);
+    refused(dir.path(), &format!("{INGEST} --from 0/B00000"), 1, &["leave a gap", &begin]);
+    let cannot = format!("cannot start at {within}");
+    refused(dir.path(), &format!("{INGEST} --from {within}"), 1, &[&cannot]);
     refused(
         dir.path(),
         &format!("{INGEST} --to 0/DDDDDD"),
         1,
-        &["ends at 0/CC0A90, before 0/DDDDDD"],
+        &[&format!("ends at {END}, before 0/DDDDDD")],
     );
 }
 
@@ -94,7 +106,8 @@ fn a_store_of_another_format_version() {
         let checksum = crc32c(&rest);
         bytes[12..16].copy_from_slice(&checksum.to_le_bytes());
     });
-    for arguments in ["verify --store {}/store", INGEST, "scan --store {}/store --lsn 0/A32C48"] {
+    let scan = format!("scan --store {{}}/store --lsn {BEGIN}");
+    for arguments in ["verify --store {}/store", INGEST, &scan] {
         refused(
             dir.path(),
             arguments,
@@ -181,7 +194,7 @@ fn a_second_base() {
         dir.path(),
         import,
         1,
-        &["holds the cluster 7710593741380927560", "another --timeline"],
+        &[&format!("holds the cluster {SYSTEM} already"), "another --timeline"],
     );
 }
 
@@ -208,24 +221,25 @@ fn a_log_with_a_gap() {
     refused(dir.path(), INGEST, 1, &["is missing", "supply it", "--to "]);
     fs::rename(&aside, &second).unwrap();
     fs::rename(&first, &aside).unwrap();
-    refused(dir.path(), INGEST, 1, &["cannot start at 0/A32C48", "supply the segment"]);
+    let cannot = format!("cannot start at {BEGIN}");
+    refused(dir.path(), INGEST, 1, &[&cannot, "supply the segment"]);
 }
 
 #[test]
 fn a_torn_end() {
     let dir = imported();
     // The last segment is cut within a record, in the middle of a page.
-    let last = segment(dir.path(), 0xC);
+    let last = segment(dir.path(), 0xD);
     let whole = fs::read(&last).unwrap();
     edit(&last, |bytes| bytes.truncate(0xC0000 + 100));
     let torn =
-        run(dir.path(), INGEST).failed(5, &["warning", "torn record at 0/CC00", "was ingested"]);
+        run(dir.path(), INGEST).failed(5, &["warning", "torn record at 0/DC0048", "was ingested"]);
     assert!(torn.text().starts_with("ingested "), "{}", torn.text());
     let again = refused(dir.path(), INGEST, 5, &["torn record"]);
     assert!(again.text().starts_with("nothing to ingest"), "{}", again.text());
     fs::write(&last, whole).unwrap();
     let rest = run(dir.path(), &format!("{INGEST} --json")).good().json();
-    assert_eq!(rest[0]["to"], "0/CC0A90");
+    assert_eq!(rest[0]["to"], END.to_string());
 }
 
 #[test]
@@ -242,7 +256,7 @@ fn a_flipped_bit_in_the_log() {
     edit(&damaged, |bytes| bytes[500_000] ^= 4);
     let rest = run(dir.path(), &format!("{INGEST} --json")).good().json();
     let records = |report: &[serde_json::Value]| report[0]["records"].as_u64().unwrap();
-    assert_eq!(records(&good) + records(&rest), 16894);
+    assert_eq!(records(&good) + records(&rest), RECORDS);
 }
 
 #[test]
@@ -255,7 +269,7 @@ fn the_log_of_another_cluster() {
         dir.path(),
         INGEST,
         1,
-        &["cluster with system identifier 77105937413809275", "expected 7710593741380927560"],
+        &[&format!("cluster with system identifier {}", SYSTEM ^ 1), &format!("expected {SYSTEM}")],
     );
 }
 

@@ -7,13 +7,22 @@ use pagestrata_cli::open_existing;
 use pagestrata_postgres::RelPage;
 use sha2::{Digest, Sha256};
 
-use crate::support::{command, contents, files, imported, ingested, run, sample_copy};
+use crate::support::{
+    BASE_PAGES, BEGIN, END, RECORDS, command, contents, files, imported, ingested, run, sample_copy,
+};
 
-/// The sample's end.
-const END: &str = "0/CC0A90";
 /// A page of the sample that has an image here, with deltas before and behind.
 const PAGE: &str = "1663/5/16384/main/44";
-const IMAGE: &str = "0/C6DA30";
+const IMAGE: &str = "0/D6BA98";
+/// An Lsn in the midst of the sample's log.
+const MIDDLE: Lsn = Lsn(0xD197E0);
+/// How many deltas are behind [`IMAGE`].
+const DELTAS: usize = 19;
+/// The first image of [`PAGE`] in the log.
+const FIRST_IMAGE: &str = "0/AB0E48";
+/// Where the record starts and ends that copies a database by files.
+const COPY: Lsn = Lsn(0xD0F800);
+const COPIED: Lsn = Lsn(0xD0F830);
 
 fn hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
@@ -25,9 +34,13 @@ fn the_demo_checks_everything_and_leaves_nothing() {
     let output = command().arg("demo").env("TMPDIR", dir.path()).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{text}");
-    assert!(text.contains("records of the log: 16894 of 16894 good"), "{text}");
-    assert!(text.contains("images in records, by sha256: 446 of 446 good"), "{text}");
-    assert!(text.contains("pages of the base: 1148 of 1148 good"), "{text}");
+    for (what, count) in [
+        ("records of the log", RECORDS),
+        ("images in records, by sha256", 493),
+        ("pages of the base", BASE_PAGES),
+    ] {
+        assert!(text.contains(&format!("{what}: {count} of {count} good")), "{text}");
+    }
     assert_eq!(contents(dir.path()), []);
 }
 
@@ -45,16 +58,17 @@ fn the_demo_keeps_its_store_where_it_is_told() {
 fn import_and_ingest_report_what_they_did() {
     let dir = sample_copy();
     let import = run(dir.path(), "--json import --store {}/store --base {}/base").good().json();
-    assert_eq!(import[0]["lsn"], "0/AAF2A0");
-    assert_eq!(import[0]["pages"], 1148);
+    assert_eq!(import[0]["lsn"], BEGIN.to_string());
+    assert_eq!(import[0]["pages"], BASE_PAGES);
     assert_eq!(import[0]["timeline"], "main");
     let ingest = run(dir.path(), "ingest --store {}/store --wal {}/wal --json").good().json();
-    for (field, expected) in [("records", 16894), ("images", 446), ("deltas", 13104), ("drops", 34)]
+    for (field, expected) in
+        [("records", RECORDS), ("images", 493), ("deltas", 14332), ("drops", 38)]
     {
         assert_eq!(ingest[0][field], expected, "{field}");
     }
-    assert_eq!(ingest[0]["to"], END);
-    assert_eq!(ingest[0]["disk_consistent_lsn"], END);
+    assert_eq!(ingest[0]["to"], END.to_string());
+    assert_eq!(ingest[0]["disk_consistent_lsn"], END.to_string());
     assert!(ingest[0]["torn_at"].is_null());
 }
 
@@ -64,7 +78,8 @@ fn a_second_ingest_does_nothing() {
     let before = contents(&dir.path().join("store"));
     let again = run(dir.path(), "ingest --store {}/store --wal {}/wal").good();
     assert!(again.text().starts_with("nothing to ingest"), "{}", again.text());
-    let again = run(dir.path(), "ingest --store {}/store --wal {}/wal --from 0/AAF2A0").good();
+    let again =
+        run(dir.path(), &format!("ingest --store {{}}/store --wal {{}}/wal --from {BEGIN}")).good();
     assert!(again.text().starts_with("nothing to ingest"), "{}", again.text());
     assert_eq!(contents(&dir.path().join("store")), before);
 }
@@ -73,7 +88,8 @@ fn a_second_ingest_does_nothing() {
 #[test]
 fn an_ingest_goes_on_where_the_last_one_ended() {
     let dir = imported();
-    for piece in ["--to 0/B00000", "--to 0/D197E0 --from 0/AAF2A0", "--to 0/C00000", ""] {
+    let again = format!("--to {MIDDLE} --from {BEGIN}");
+    for piece in ["--to 0/B00000", &again, "--to 0/C00000", ""] {
         let arguments = format!("ingest --store {{}}/store --wal {{}}/wal {piece}");
         run(dir.path(), arguments.trim_end()).good();
     }
@@ -81,7 +97,7 @@ fn an_ingest_goes_on_where_the_last_one_ended() {
     let whole = ingested();
     let at_once = run(whole.path(), &format!("scan --store {{}}/store --lsn {END}")).good();
     assert!(pieces.text() == at_once.text() && pieces.text().lines().count() > 1000);
-    for lsn in ["0/AAF2A0", "0/B00000", "0/D197E0"] {
+    for lsn in [BEGIN, Lsn(0xB00000), MIDDLE] {
         let scan = format!("scan --store {{}}/store --lsn {lsn}");
         assert!(run(dir.path(), &scan).good().stdout == run(whole.path(), &scan).good().stdout);
     }
@@ -95,19 +111,22 @@ fn get_returns_images_and_names_the_redo_of_others() {
     let get = format!("get --store {{}}/store {PAGE} --lsn");
     let image = run(dir.path(), &format!("{get} {IMAGE}")).good();
     assert_eq!(image.stdout.len(), 8192);
-    assert_eq!(image.stdout[..8], [0, 0, 0, 0, 0x30, 0xDA, 0xC6, 0], "stamped");
+    assert_eq!(image.stdout[..8], [0, 0, 0, 0, 0x98, 0xBA, 0xD6, 0], "stamped");
     let report = run(dir.path(), &format!("{get} {IMAGE} -o {{}}/page --json")).good().json();
     assert_eq!(fs::read(dir.path().join("page")).unwrap(), image.stdout);
     assert_eq!(report[0]["sha256"], hash(&image.stdout));
     assert_eq!(report[0]["version_lsn"], IMAGE);
-    let base = run(dir.path(), &format!("{get} 0/AAF2A0")).good();
+    let base = run(dir.path(), &format!("{get} {BEGIN}")).good();
     let file = fs::read(dir.path().join("base/base/5/16384")).unwrap();
     assert_eq!(base.stdout, file[44 * 8192..45 * 8192]);
     run(dir.path(), &format!("{get} {END}")).failed(
         4,
-        &["needs redo of 21 records (Heap2/PRUNE at 0/C6DA70, ", "over the image at 0/C6DA30"],
+        &[
+            &format!("needs redo of {DELTAS} records (Heap2/PRUNE at 0/D6BAD8, "),
+            &format!("over the image at {IMAGE}"),
+        ],
     );
-    run(dir.path(), &format!("{get} 0/A347F0")).good();
+    run(dir.path(), &format!("{get} {FIRST_IMAGE}")).good();
     run(dir.path(), &format!("get --store {{}}/store 1663/5/16384/main/99999 --lsn {END}"))
         .failed(3, &["no page 1663/5/16384/main/99999 at"]);
 }
@@ -117,7 +136,7 @@ fn versions_are_listed_newest_first() {
     let dir = ingested();
     let lines =
         run(dir.path(), &format!("versions --store {{}}/store {PAGE} --json")).good().json();
-    assert_eq!(lines.len(), 22);
+    assert_eq!(lines.len(), DELTAS + 1);
     assert_eq!(lines[0]["kind"], "delta");
     let base = lines.last().unwrap();
     assert_eq!((base["kind"].as_str(), base["lsn"].as_str()), (Some("image"), Some(IMAGE)));
@@ -131,56 +150,60 @@ fn versions_are_listed_newest_first() {
 #[test]
 fn versions_without_a_base_are_listed_with_a_note() {
     let dir = imported();
+    let lsn = Lsn(BEGIN.0 + 0xB8);
     {
         let (store, timeline) = open_existing(&dir.path().join("store"), "main").unwrap();
         let page: RelPage = "1663/5/99999/vm/0".parse().unwrap();
         let mut lease = timeline.write_lease().unwrap();
         let change = Value::Delta { bytes: b"clear", will_init: false };
-        lease.put(page.key(), Lsn(0xA32D00), change).unwrap();
-        lease.commit(Lsn(0xA32D00)).unwrap().wait().unwrap();
+        lease.put(page.key(), lsn, change).unwrap();
+        lease.commit(lsn).unwrap().wait().unwrap();
         drop(lease);
         store.close(Duration::ZERO).unwrap();
     }
     let listed = run(dir.path(), "versions --store {}/store 1663/5/99999/vm/0");
-    assert_eq!(listed.text(), format!("0/A32D00 delta 5 {}\n", hash(b"clear")));
-    listed.failed(0, &["note: no base below 0/A32D00"]);
-    run(dir.path(), "get --store {}/store 1663/5/99999/vm/0 --lsn 0/A32D00")
-        .failed(4, &["needs redo of 1 record (no record at 0/A32D00) with no base below"]);
+    assert_eq!(listed.text(), format!("{lsn} delta 5 {}\n", hash(b"clear")));
+    listed.failed(0, &[&format!("note: no base below {lsn}")]);
+    let redo = format!("needs redo of 1 record (no record at {lsn}) with no base below");
+    run(dir.path(), &format!("get --store {{}}/store 1663/5/99999/vm/0 --lsn {lsn}"))
+        .failed(4, &[&redo]);
 }
 
 /// The sample copies a database by files and drops it; its source is not in the base, so this puts pages there.
 #[test]
 fn a_copied_database_has_the_pages_of_its_source() {
     let dir = imported();
-    run(dir.path(), "ingest --store {}/store --wal {}/wal --to 0/C0F898").good();
+    run(dir.path(), &format!("ingest --store {{}}/store --wal {{}}/wal --to {COPY}")).good();
     {
         let (store, timeline) = open_existing(&dir.path().join("store"), "main").unwrap();
         let key = |page: &str| page.parse::<RelPage>().unwrap().key();
         let mut lease = timeline.write_lease().unwrap();
         let image = Value::Image(&[7; 8192]);
-        lease.put(key("1663/1/100/main/0"), Lsn(0xC0F899), image).unwrap();
-        lease.put(key("1663/1/100/main/1"), Lsn(0xC0F899), image).unwrap();
+        lease.put(key("1663/1/100/main/0"), Lsn(COPY.0 + 1), image).unwrap();
+        lease.put(key("1663/1/100/main/1"), Lsn(COPY.0 + 1), image).unwrap();
         let change = Value::Delta { bytes: b"change", will_init: false };
-        lease.put(key("1663/1/100/main/1"), Lsn(0xC0F89A), change).unwrap();
-        lease.put(key("1663/1/4294967295/init/3"), Lsn(0xC0F89A), image).unwrap();
-        lease.put(key("1663/2/100/main/0"), Lsn(0xC0F89A), image).unwrap();
-        lease.commit(Lsn(0xC0F89A)).unwrap().wait().unwrap();
+        lease.put(key("1663/1/100/main/1"), Lsn(COPY.0 + 2), change).unwrap();
+        lease.put(key("1663/1/4294967295/init/3"), Lsn(COPY.0 + 2), image).unwrap();
+        lease.put(key("1663/2/100/main/0"), Lsn(COPY.0 + 2), image).unwrap();
+        lease.commit(Lsn(COPY.0 + 2)).unwrap().wait().unwrap();
         drop(lease);
         store.close(Duration::ZERO).unwrap();
     }
-    run(dir.path(), "ingest --store {}/store --wal {}/wal --from 0/C0F898 --to 0/C0F8C8").good();
-    let pages = |lsn: &str| -> Vec<serde_json::Value> {
+    let copy = format!("--from {COPY} --to {COPIED}");
+    run(dir.path(), &format!("ingest --store {{}}/store --wal {{}}/wal {copy}")).good();
+    let pages = |lsn: Lsn| -> Vec<serde_json::Value> {
         let scan = run(dir.path(), &format!("scan --store {{}}/store --lsn {lsn} --json")).good();
-        scan.json().into_iter().filter(|line| line["lsn"] == "0/C0F8C8").collect()
+        scan.json().into_iter().filter(|line| line["lsn"] == COPIED.to_string()).collect()
     };
-    let copied = pages("0/C0F8C8");
+    let copied = pages(COPIED);
     let kinds: Vec<_> = copied.iter().map(|line| line["kind"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["image", "delta", "image"]);
     let keys: Vec<_> = copied.iter().map(|line| line["key"].as_str().unwrap()).collect();
-    let get = |key: &str| run(dir.path(), &format!("get --store {{}}/store {key} --lsn 0/C0F8C8"));
+    let get = |key: &str| run(dir.path(), &format!("get --store {{}}/store {key} --lsn {COPIED}"));
     assert_eq!(get(keys[0]).good().stdout, [7; 8192]);
-    let redo = "needs redo of 1 record (Database/CREATE_FILE_COPY at 0/C0F8C8) from a fresh page";
-    get(keys[1]).failed(4, &[redo]);
+    let redo =
+        format!("needs redo of 1 record (Database/CREATE_FILE_COPY at {COPIED}) from a fresh page");
+    get(keys[1]).failed(4, &[&redo]);
     assert!(keys[2].ends_with("/4294967295/init/3"), "{keys:?}");
     run(dir.path(), "ingest --store {}/store --wal {}/wal").good();
     assert_eq!(pages(END).len(), 0, "the copy is dropped");
@@ -229,8 +252,9 @@ fn reading_leaves_the_store_as_it_was() {
 fn timelines_are_kept_apart() {
     let dir = ingested();
     run(dir.path(), "import --store {}/store --base {}/base --timeline other").good();
-    let scan = run(dir.path(), "scan --store {}/store --timeline other --lsn 0/AAF2A0").good();
-    assert_eq!(scan.text().lines().count(), 1148);
+    let scan =
+        run(dir.path(), &format!("scan --store {{}}/store --timeline other --lsn {BEGIN}")).good();
+    assert_eq!(scan.text().lines().count() as u64, BASE_PAGES);
     run(dir.path(), "scan --store {}/store --timeline other --lsn 0/B00000")
         .failed(3, &["above the last record", "ingest more"]);
     run(dir.path(), "verify --store {}/store --timeline none").failed(3, &["main, other"]);
