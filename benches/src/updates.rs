@@ -137,6 +137,23 @@ impl Updates {
         Ok(())
     }
 
+    /// As [`Updates::put_all`], each [`BATCH`] with one call.
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub fn put_all_in_batches(&self, lease: &mut WriteLease<'_>) -> Result<()> {
+        let mut batch = Vec::with_capacity(BATCH);
+        for n in 0..self.len() {
+            batch.push((self.key(n), self.lsn(n), self.value(n)));
+            if batch.len() == BATCH || n + 1 == self.len() {
+                lease.put_batch(&batch)?;
+                lease.commit(self.lsn(n))?.wait()?;
+                batch.clear();
+            }
+        }
+        Ok(())
+    }
+
     /// Puts all of them through the reference, with a commit each [`BATCH`].
     pub fn put_all_to_reference(&self, writer: &mut ReferenceWriter<'_>) {
         let mut put = 0;

@@ -29,8 +29,8 @@ pub(crate) fn measure(context: &mut Context) {
     for (name, updates) in &cases {
         let measured = case(context, updates);
         let title = format!("{name}, {} records", updates.len());
-        context.report.table(title, &measured, Some(4));
-        let [engine, _, fresh, _, reference, ..] = &measured[..] else { unreachable!() };
+        context.report.table(title, &measured, Some(5));
+        let [engine, _, _, fresh, _, reference, ..] = &measured[..] else { unreachable!() };
         let ratio = engine.times_faster_than(reference);
         if *name == cases[0].0 {
             let what = "put, random 100 B: times the reference";
@@ -51,6 +51,16 @@ fn case(context: &Context, updates: &Updates) -> Vec<Measured> {
     turns.add("engine", || {
         let timeline = recycling.borrow_mut().timeline();
         let sample = put(&timeline, updates);
+        check(&timeline, updates);
+        recycling.borrow().recycle(&timeline);
+        sample
+    });
+    turns.add("engine, put_batch", || {
+        let timeline = recycling.borrow_mut().timeline();
+        let mut lease = timeline.write_lease().expect("a free lease");
+        let (done, sample) = timed(updates.len() as u64, || updates.put_all_in_batches(&mut lease));
+        done.expect("puts");
+        drop(lease);
         check(&timeline, updates);
         recycling.borrow().recycle(&timeline);
         sample

@@ -40,6 +40,9 @@ pub(super) const POSITION_BITS: u32 = OFFSET_BITS + CHUNKS_MAX.trailing_zeros();
 const UNIT_BYTES: usize = 32;
 const UNIT_BITS: u32 = UNIT_BYTES.trailing_zeros();
 
+/// How much of a value is fetched ahead.
+const VALUE_PREFETCH_MAX: usize = 256;
+
 const _: () = assert!(CHUNK_SPAN_BYTES.is_power_of_two() && CHUNKS_MAX.is_power_of_two());
 const _: () = assert!(POSITION_BITS - UNIT_BITS <= 32, "an id fits 32 bits");
 const _: () = assert!(UNIT_BYTES <= CHUNK_ALIGN);
@@ -215,12 +218,13 @@ impl Space {
         prefetch(self.node_address(id));
     }
 
-    /// Asks the processor to fetch a value's first two lines.
+    /// Asks the processor to fetch a value's first lines: the prefetcher that follows a copy does the rest.
     #[inline]
-    pub(super) fn prefetch_bytes(&self, position: Position) {
+    pub(super) fn prefetch_bytes(&self, position: Position, len: usize) {
         let address = self.address(position.0);
-        prefetch(address);
-        prefetch(address.wrapping_add(64));
+        let last = len.clamp(1, VALUE_PREFETCH_MAX) - 1;
+        (0..last).step_by(64).for_each(|offset| prefetch(address.wrapping_add(offset)));
+        prefetch(address.wrapping_add(last));
     }
 }
 

@@ -61,14 +61,25 @@ impl<'a> SortedVersions<'a> {
         }
     }
 
+    /// Three rounds over the leaf, so that each finds what the one before asked for: newest runs; their values and the
+    /// next older runs; the values of those.
     fn ask_for(&self, leaf: &Leaf) {
+        let nodes = &*self.layer.nodes;
         let runs = || leaf.heads.iter().filter_map(super::index::Head::load);
-        runs().for_each(|run| run.prefetch(&self.layer.nodes));
+        runs().for_each(|run| run.prefetch(nodes));
         for run in runs() {
-            let entries = run.entries(&self.layer.nodes);
-            for entry in entries.iter().take(VALUES_AHEAD) {
-                self.layer.values.prefetch_bytes(entry.value().position);
+            if let Some(older) = run.older(nodes) {
+                older.prefetch(nodes);
             }
+            self.ask_for_values(run);
+        }
+        runs().filter_map(|run| run.older(nodes)).for_each(|older| self.ask_for_values(older));
+    }
+
+    fn ask_for_values(&self, run: Run) {
+        for entry in run.entries(&self.layer.nodes).iter().take(VALUES_AHEAD) {
+            let value = entry.value();
+            self.layer.values.prefetch_bytes(value.position, value.len);
         }
     }
 
