@@ -23,7 +23,16 @@ struct RealFile {
 
 #[derive(Debug)]
 struct RealLock {
-    _file: fs::File,
+    file: fs::File,
+}
+
+impl Drop for RealLock {
+    /// Gives the lock back by name: closing alone leaves it with a child process that some other thread has forked but
+    /// that has not come to its `exec` yet.
+    fn drop(&mut self) {
+        // An error changes nothing: the lock then ends with the last copy of the file.
+        let _ = self.file.unlock();
+    }
 }
 
 impl Lock for RealLock {}
@@ -99,7 +108,7 @@ impl Storage for RealStorage {
             fs::File::options().read(true).write(true).create(true).truncate(false).open(path);
         let file = with_path("open lock", path, opened)?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Box::new(RealLock { _file: file }))),
+            Ok(()) => Ok(Some(Box::new(RealLock { file }))),
             Err(fs::TryLockError::WouldBlock) => Ok(None),
             Err(fs::TryLockError::Error(error)) => Err(Error::io("lock", path, error)),
         }
@@ -181,6 +190,20 @@ mod tests {
         assert!(RealStorage.lock(&path).unwrap().is_none());
         drop(held);
         assert!(RealStorage.lock(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_lock_is_given_back_also_when_a_child_has_inherited_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("LOCK");
+        let lock = RealLock { file: fs::File::create(&path).unwrap() };
+        lock.file.try_lock().unwrap();
+        // The same open file, as a child process has it between `fork` and `exec`.
+        let inherited = lock.file.try_clone().unwrap();
+        assert!(RealStorage.lock(&path).unwrap().is_none());
+        drop(lock);
+        assert!(RealStorage.lock(&path).unwrap().is_some());
+        drop(inherited);
     }
 
     #[test]
