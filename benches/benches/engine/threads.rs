@@ -38,7 +38,7 @@ const BURST_EVERY: Duration = Duration::from_millis(10);
 /// A slice of a thread's time.
 const SLICE: Duration = Duration::from_micros(500);
 /// Fewer slices than this say nothing.
-const SLICES_MIN: usize = 30;
+const SLICES_MIN: usize = 200;
 
 pub(crate) fn measure(context: &mut Context) {
     let run = context.run.clone();
