@@ -1,14 +1,35 @@
 //! Any list of operations, on a store and on the model of `pagestrata::testing`: whatever they answer is the same.
 #![no_main]
 
+use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use pagestrata::testing::{MemoryStorage, Sequence, run};
+use pagestrata::testing::{MemoryStorage, Op, Sequence, Size, run};
 
 /// A longer list only takes longer.
-const OPS_MAX: usize = 150;
+const OPS_MAX: usize = 250;
 
-fuzz_target!(|sequence: Sequence| {
-    let mut sequence = sequence;
+#[derive(Debug, Arbitrary)]
+enum Input {
+    /// Every operation is the fuzzer's.
+    Listed(Sequence),
+    /// The sequence of a seed with some operations put in: deep from the start.
+    Edited { seed: u32, medium: bool, put_in: Vec<(u8, Op)> },
+}
+
+fuzz_target!(|input: Input| {
+    let mut sequence = match input {
+        Input::Listed(sequence) => sequence,
+        Input::Edited { seed, medium, put_in } => {
+            let size = if medium { Size::Medium } else { Size::Short };
+            let random = &mut fastrand::Rng::with_seed(seed.into());
+            let mut sequence = Sequence::random(random, size);
+            for (at, op) in put_in {
+                let at = usize::from(at) % sequence.ops.len();
+                sequence.ops.insert(at, op);
+            }
+            sequence
+        }
+    };
     sequence.ops.truncate(OPS_MAX);
     let _ = run(&MemoryStorage::default().shared(), "store".as_ref(), &sequence);
 });
