@@ -36,6 +36,8 @@ use crate::{
 
 const LOCK_NAME: &str = "LOCK";
 const TIMELINES_NAME: &str = "timelines";
+/// How soon the reclaimer looks again at what was still held.
+const RECLAIM_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// How many sequence numbers are reserved with one edit of the manifest.
 const SEQUENCES_RESERVED: u64 = 1024;
 
@@ -484,9 +486,12 @@ impl StoreShared {
         }
     }
 
+    /// Holders say when they let go; looking again after a while costs next to nothing and forgives one that did not.
     fn reclaim_until_stopped(&self) {
-        while self.reclaimer.wait(None) {
-            self.all_timelines().iter().for_each(|timeline| timeline.reclaim());
+        let mut retry = None;
+        while self.reclaimer.wait(retry) {
+            let left = self.all_timelines().iter().filter(|timeline| timeline.reclaim()).count();
+            retry = (left > 0).then_some(RECLAIM_RETRY_DELAY);
         }
     }
 }
