@@ -13,14 +13,14 @@ enum Input {
     /// Every operation is the fuzzer's.
     Listed(Sequence),
     /// The sequence of a seed with some operations put in: deep from the start.
-    Edited { seed: u32, medium: bool, put_in: Vec<(u8, Op)> },
+    Edited { seed: u32, size: u8, put_in: Vec<(u8, Op)> },
 }
 
 fuzz_target!(|input: Input| {
     let mut sequence = match input {
         Input::Listed(sequence) => sequence,
-        Input::Edited { seed, medium, put_in } => {
-            let size = if medium { Size::Medium } else { Size::Short };
+        Input::Edited { seed, size, put_in } => {
+            let size = if size % 32 == 31 { Size::Medium } else { Size::Short };
             let random = &mut fastrand::Rng::with_seed(seed.into());
             let mut sequence = Sequence::random(random, size);
             for (at, op) in put_in {
