@@ -12,8 +12,6 @@
 mod coverage;
 
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
     collections::BTreeMap,
     hint::black_box,
     io::{self, Write},
@@ -25,29 +23,8 @@ use coverage::{
     Change, CoverageMap, LayerIndex, LayerKind, LayerShape,
     recorded::{Random, recorded_maps},
 };
+use pagestrata_benches::allocations::{Counting, allocations};
 use pagestrata_layers::{Key, KeyRange, Lsn};
-
-/// The system's allocator, counting for each thread.
-struct Counting;
-
-thread_local! {
-    /// Allocations of this thread.
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: every call goes to the system's allocator as it is; counting touches no allocator state.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's contract is handed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's contract is handed on; `pointer` came from `System`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -204,7 +181,7 @@ fn searches(
         let one = search_ns(map, &queries, 1, false, least);
         let two = search_ns(map, &queries, 2, false, least);
         let lockstep = search_ns(map, &queries, 2, true, least);
-        let before = ALLOCATIONS.get();
+        let before = allocations();
         for &(key, lsn) in &queries {
             let Some(hit) = map.search(key, lsn) else { continue };
             let shape = map.get(hit.layer).expect("a layer");
@@ -212,7 +189,7 @@ fn searches(
                 shape.key_range.contains(key) && hit.floor <= lsn && first_lsn(&shape) <= hit.floor
             );
         }
-        let allocations = ALLOCATIONS.get() - before;
+        let allocations = allocations() - before;
         assert!(allocations == 0, "searches allocate");
         writeln!(
             out,
