@@ -119,7 +119,8 @@ impl<'t> WriteLease<'t> {
     /// one first.
     ///
     /// # Errors
-    /// [`Error::Layers`] with `LsnOutOfOrder` when `lsn` is below an appended one; [`Error::Closed`]. Nothing is changed.
+    /// [`Error::Layers`] with `LsnOutOfOrder` when `lsn` is below an appended one, or with `Full` or `OutOfMemory`;
+    /// [`Error::Closed`]. Nothing is published, and what was appended still waits for its commit.
     pub fn commit(&mut self, lsn: Lsn) -> Result<CommitTicket> {
         self.timeline.store.check_open()?;
         self.writer.commit(lsn)?;

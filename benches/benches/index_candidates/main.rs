@@ -18,7 +18,7 @@ use pagestrata_benches::{
     report::Report,
 };
 use pagestrata_layers::{ChunkPool, Key, Lsn};
-use radix::InlineNewest;
+use radix::Chained;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -80,7 +80,7 @@ fn compare(run: &Run, report: &Report, data: &Data) {
     let pool = Arc::new(ChunkPool::new(2 << 30));
     let mut candidates: Vec<Box<dyn Candidate>> = vec![
         Box::new(AsBuilt::new(pool)),
-        Box::new(InlineNewest::default()),
+        Box::new(Chained::default()),
         Box::new(HashLeaves::default()),
         Box::new(Ordered::default()),
     ];

@@ -1,8 +1,5 @@
-//! A page-table radix like the one that is built, but with the newest version in the head itself: a lookup of the newest
-//! version ends in the leaf, and a key with one version needs no block of versions at all.
-//!
-//! What it would need to let readers in: the writer pushes the former newest to the chain, clears the head's Lsn, stores the place,
-//! stores the new Lsn; a reader that sees two different Lsns or none goes to the chain, which holds all that it may see.
+//! A page-table radix like the one that is built, but with all versions of a key in blocks: a head is a number only, so a leaf is small, and the
+//! newest version costs one more wait for memory.
 
 use std::collections::BTreeMap;
 
@@ -10,18 +7,14 @@ use pagestrata_layers::{Key, Lsn};
 
 use crate::{
     candidates::{Candidate, Each},
-    versions::{At, Chains, Entry, Values},
+    versions::{Chains, Entry, Values},
 };
 
 const BITS: u32 = 6;
 const FANOUT: usize = 1 << BITS;
 
-/// The newest version of each block, and the newest block of older ones.
-#[derive(Clone)]
-struct Leaf {
-    newest: [Entry; FANOUT],
-    older: [u32; FANOUT],
-}
+/// The newest block of versions of each block.
+type Leaf = [u32; FANOUT];
 
 #[derive(Clone, Copy)]
 struct Root {
@@ -37,9 +30,9 @@ impl Root {
     }
 }
 
-/// The page table.
+/// The page table, without the entries that are made together.
 #[derive(Default)]
-pub(crate) struct InlineNewest {
+pub(crate) struct Chained {
     values: Values,
     chains: Chains,
     leaves: Vec<Leaf>,
@@ -61,7 +54,7 @@ fn hash(object: u128) -> usize {
     (mixed ^ (mixed >> 29)) as usize
 }
 
-impl InlineNewest {
+impl Chained {
     fn hashed_slot(&self, object: u128) -> usize {
         let mask = self.hashed.len() - 1;
         let mut at = hash(object) & mask;
@@ -100,7 +93,7 @@ impl InlineNewest {
     }
 
     fn add_leaf(&mut self) -> u32 {
-        self.leaves.push(Leaf { newest: [(0, At::default()); FANOUT], older: [0; FANOUT] });
+        self.leaves.push([0; FANOUT]);
         self.leaves.len() as u32 - 1
     }
 
@@ -148,7 +141,7 @@ impl InlineNewest {
                 return None;
             }
         }
-        Some(self.leaves[node as usize].newest[slot(key.block, 0)]).filter(|entry| entry.0 != 0)
+        self.chains.newest(self.leaves[node as usize][slot(key.block, 0)])
     }
 
     /// Everything under a node, in order.
@@ -163,20 +156,20 @@ impl InlineNewest {
             return;
         }
         let leaf = &self.leaves[node as usize];
-        for (slot, &newest) in leaf.newest.iter().enumerate().filter(|(_, newest)| newest.0 != 0) {
+        for (slot, &newest) in leaf.iter().enumerate().filter(|(_, newest)| **newest != 0) {
             entries.clear();
-            self.chains.collect(leaf.older[slot], entries);
+            self.chains.collect(newest, entries);
             let key = Key { block: first.block + slot as u32, ..first };
-            for &(lsn, at) in entries.iter().chain([&newest]) {
+            for &(lsn, at) in &*entries {
                 each(key, Lsn(lsn), self.values.get(at));
             }
         }
     }
 }
 
-impl Candidate for InlineNewest {
+impl Candidate for Chained {
     fn name(&self) -> &'static str {
-        "page-table radix, newest version in the head"
+        "page-table radix, all versions in blocks"
     }
 
     fn clear(&mut self) {
@@ -200,13 +193,8 @@ impl Candidate for InlineNewest {
             let number = self.object(object);
             let leaf = self.leaf_for(number, block);
             let at = self.values.push(value);
-            let leaf = &mut self.leaves[leaf];
-            let head = &mut leaf.newest[slot(block, 0)];
-            if head.0 != 0 {
-                let older = &mut leaf.older[slot(block, 0)];
-                *older = self.chains.push(*older, Lsn(head.0), head.1);
-            }
-            *head = (n as u64 + 1, at);
+            let newest = &mut self.leaves[leaf][slot(block, 0)];
+            *newest = self.chains.push(*newest, Lsn(n as u64 + 1), at);
         }
     }
 

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! objects:  hash table (point look-ups) and skip list (order) over Object nodes
-//! Object -> root -> Directory[64] -> ... -> Leaf[64] -> Versions (newest block) -> older block -> ...
+//! Object -> root -> Directory[64] -> ... -> Leaf[16] of heads: newest version, older ones
+//!                                                  `-> Versions (newest block) -> older block -> ...
 //! ```
 //!
 //! A page table: blocks are dense numbers under few objects, so each level takes six bits of the block, and a root is only as high as the
-//! blocks that were written need. Versions of a key lie in blocks of 1, 3, 7, 15, 31, 63 entries, the newest block
-//! first, so that a chain costs one cache miss per block and not per version.
+//! blocks that were written need. The newest version of a key is in its [`Head`]; those before it lie in a block that
+//! grows, 3, 15, 63 entries, then in several of 63, the newest first: a chain costs one wait for memory per block and not per version.
 //!
 //! One writer changes it, through [`IndexWriter`]; readers walk it at any time and see each publication whole. **Invariant:**
 //! nothing is ever unlinked while a reader may be under way to it: a taken-back version only shortens its block
@@ -18,13 +19,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::memory::{Appender, Id, Link, Node, POSITION_BITS, Position, Space};
 use crate::{Error, Kind, Lsn, Result, VALUE_LEN_MAX};
 
+mod head;
 mod nodes;
 
+pub(super) use head::{Head, Newest};
 use nodes::{
-    Directory, FANOUT, LEAF_BITS, LEAF_FANOUT, LEVEL_BITS, ObjectTable, Root, TOWER, Tombstone,
-    Versions, mix,
+    Directory, FANOUT, LEAF_BITS, LEVEL_BITS, ObjectTable, Root, TOWER, Tombstone, Versions, mix,
 };
-pub(super) use nodes::{Entry, Head, Leaf, Object, Run};
+pub(super) use nodes::{Entry, LEAF_FANOUT, Leaf, Object, Run};
 
 /// The roots of the index; shared by writer and readers.
 pub(super) struct Index {
@@ -46,14 +48,14 @@ const _: () = assert!(VALUE_LEN_MAX < 1 << LEN_BITS && KIND_BITS + LEN_BITS + PO
 
 impl ValueRef {
     #[inline]
-    fn pack(self) -> u64 {
+    pub(super) fn pack(self) -> u64 {
         u64::from(self.kind.to_bits())
             | (self.len as u64) << KIND_BITS
             | self.position.raw() << (KIND_BITS + LEN_BITS)
     }
 
     #[inline]
-    fn unpack(packed: u64) -> ValueRef {
+    pub(super) fn unpack(packed: u64) -> ValueRef {
         ValueRef {
             kind: Kind::from_bits(packed as u8 & 3).expect("packed from a kind"),
             len: (packed >> KIND_BITS) as usize & ((1 << LEN_BITS) - 1),
@@ -105,9 +107,14 @@ impl Index {
         links[0].load().map(|id| space.node(id))
     }
 
-    /// The newest versions of a block of `object`.
+    /// The head of a block of `object`.
     #[inline]
-    pub(super) fn newest(&self, space: &Space, object: &Object, block: u32) -> Option<Run> {
+    pub(super) fn head<'a>(
+        &self,
+        space: &'a Space,
+        object: &Object,
+        block: u32,
+    ) -> Option<&'a Head> {
         let root = object.root();
         if !root.covers(block) {
             return None;
@@ -116,7 +123,7 @@ impl Index {
         for level in (1..=root.height).rev() {
             node = space.node(node).children[slot_of(block, level)].load()?;
         }
-        space.node(node.as_leaf()).heads[slot_of(block, 0)].load()
+        Some(&space.node(node.as_leaf()).heads[slot_of(block, 0)])
     }
 
     /// The first leaf at or after `block` with its first block; `None` behind the last one.
@@ -140,6 +147,14 @@ impl Index {
     }
 }
 
+impl Head {
+    /// The newest block of older versions.
+    #[inline]
+    pub(super) fn older(&self) -> Option<Run> {
+        Run::unpack(self.older_packed())
+    }
+}
+
 /// The leaf that holds `block`, or where to look next when there is none.
 fn descend(space: &Space, root: Root, block: u32) -> std::result::Result<&Leaf, u64> {
     let mut node = root.node.ok_or(u64::MAX)?;
@@ -151,7 +166,7 @@ fn descend(space: &Space, root: Root, block: u32) -> std::result::Result<&Leaf, 
     Ok(space.node(node.as_leaf()))
 }
 
-/// Bits of the block number below those that a level decides: 35 at most, so a shift of a `u32` by it is done in two.
+/// Bits of the block number below those that a level decides.
 fn shift_of(level: u32) -> u32 {
     if level == 0 { 0 } else { LEAF_BITS + LEVEL_BITS * (level - 1) }
 }
@@ -160,7 +175,7 @@ fn shift_of(level: u32) -> u32 {
 fn slot_of(block: u32, level: u32) -> usize {
     match level {
         0 => block as usize % LEAF_FANOUT,
-        // Shifts of 29 and less: five levels above the leaf, the highest uses three bits.
+        // Shifts of 28 and less: five levels above the leaf, the highest uses four bits.
         _ => (block >> shift_of(level)) as usize % FANOUT,
     }
 }
@@ -179,7 +194,7 @@ impl Run {
 
     /// Asks for the lines of its header and its first entries.
     pub(super) fn prefetch(self, space: &Space) {
-        space.prefetch_node(self.block);
+        space.prefetch_node(self.block, 0);
     }
 
     /// The next older run, which is a full block.
@@ -201,6 +216,11 @@ impl Object {
             next = tombstone.older.load();
         }
         None
+    }
+
+    /// The object after it, in order.
+    pub(super) fn next_in_order<'a>(&self, space: &'a Space) -> Option<&'a Object> {
+        self.next[0].load().map(|id| space.node(id))
     }
 
     /// Its tombstones at or below `upper`, newest first.
@@ -228,16 +248,33 @@ pub(super) struct IndexWriter {
 }
 
 /// Where the head of a key's versions is, as the writer found or made it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 pub(super) struct HeadPlace {
     leaf: Id<Leaf>,
-    slot: usize,
+    slot: u32,
 }
 
 impl HeadPlace {
     #[inline]
     fn head(self, space: &Space) -> &Head {
-        &space.node(self.leaf).heads[self.slot]
+        &space.node(self.leaf).heads[self.slot as usize]
+    }
+
+    /// Asks for the head.
+    #[inline]
+    pub(super) fn prefetch(self, space: &Space) {
+        let start = self.slot as usize * size_of::<Head>();
+        space.prefetch_node(self.leaf, start);
+        space.prefetch_node(self.leaf, start + size_of::<Head>() - 1);
+    }
+
+    /// Asks for the place that the newest version will move to.
+    #[inline]
+    pub(super) fn prefetch_older(self, space: &Space) {
+        if let Some(run) = self.head(space).older() {
+            let entry = size_of::<Versions>() + run.len as usize * size_of::<Entry>();
+            space.prefetch_node(run.block, entry);
+        }
     }
 }
 
@@ -333,7 +370,7 @@ impl IndexWriter {
         object_id: Id<Object>,
         block: u32,
     ) -> Result<HeadPlace> {
-        let (group, slot) = (block >> LEAF_BITS, slot_of(block, 0));
+        let (group, slot) = (block >> LEAF_BITS, slot_of(block, 0) as u32);
         if let Some((last_object, last_group, leaf)) = self.last_leaf
             && last_object == object_id
             && last_group == group
@@ -387,56 +424,53 @@ impl IndexWriter {
         Ok(root)
     }
 
-    /// The newest entry's Lsn.
+    /// The newest version's Lsn.
     #[inline]
     pub(super) fn newest_lsn(&self, space: &Space, place: HeadPlace) -> Option<Lsn> {
-        let run = place.head(space).load()?;
-        run.entries(space).last().map(Entry::lsn)
+        let head = place.head(space);
+        head.newest_lsn().or_else(|| head.older()?.entries(space).last().map(Entry::lsn))
     }
 
     /// Adds the newest version under a head. Nothing is changed if it fails.
     ///
-    /// Of a block with room only its head is read: the entry is written, and published, without waiting for its cache line.
+    /// Of a block of older versions with room nothing is read: the former newest is written there, and published, without waiting for its
+    /// cache line.
     #[inline]
     pub(super) fn push(
         &mut self,
         space: &Space,
         place: HeadPlace,
         lsn: Lsn,
-        value: ValueRef,
+        packed: u64,
     ) -> Result<()> {
-        let head = place.head(space);
-        let newest = head.load();
-        if let Some(run) = newest
-            && run.len < run.capacity
-        {
-            let entries = space.tail::<Versions, Entry>(run.block, run.capacity as usize);
-            entries[run.len as usize].set(lsn, value.pack());
-            head.publish(Some(Run { len: run.len + 1, ..run }));
-            return Ok(());
-        }
-        let capacity = newest.map_or(1, |run| (run.capacity * 2 + 1).min(Versions::CAPACITY_MAX));
-        let mut first = Some((lsn, value.pack()));
-        let header = Versions { older: newest };
-        let block = self.nodes.append_with_tail(header, capacity as usize, || {
-            let (lsn, packed) = first.take().unwrap_or((Lsn(0), 0));
-            Entry::new(lsn, packed)
-        })?;
-        head.publish(Some(Run { block, len: 1, capacity }));
-        Ok(())
+        place.head(space).push(lsn, packed, |older, former, value| {
+            let newest = Run::unpack(older);
+            if let Some(run) = newest
+                && run.len < run.capacity
+            {
+                let entries = space.tail::<Versions, Entry>(run.block, run.capacity as usize);
+                entries[run.len as usize].set(former, value);
+                return Ok(Run { len: run.len + 1, ..run }.pack());
+            }
+            let (capacity, header, moved) = Versions::after(newest);
+            let moved = moved.map_or(&[][..], |run| run.entries(space));
+            let mut entries = moved.iter().map(Entry::again).chain([Entry::new(former, value)]);
+            let block = self.nodes.append_with_tail(header, capacity as usize, || {
+                entries.next().unwrap_or_else(Entry::unused)
+            })?;
+            Ok(Run { block, len: moved.len() as u32 + 1, capacity }.pack())
+        })
     }
 
     /// Takes the newest version of a block back. It was never committed, so no reader looks at it.
-    pub(super) fn pop(&mut self, space: &Space, object: Id<Object>, block: u32) {
-        let place =
-            self.head(space, object, block).expect("the path to a version that was put is there");
-        let head = place.head(space);
-        let run = head.load().expect("a version to take back");
-        let left = match run.len {
-            1 => run.older(space),
-            len => Some(Run { len: len - 1, ..run }),
-        };
-        head.publish(left);
+    pub(super) fn pop(&mut self, space: &Space, place: HeadPlace) {
+        place.head(space).pop(|older| {
+            let run = Run::unpack(older).expect("a version to take back");
+            match run.len {
+                1 => run.older(space).map_or(0, Run::pack),
+                len => Run { len: len - 1, ..run }.pack(),
+            }
+        });
     }
 
     /// Adds the newest tombstone of an object.

@@ -212,10 +212,10 @@ impl Space {
         unsafe { std::slice::from_raw_parts(self.address(position.0), len) }
     }
 
-    /// Asks the processor to fetch a node's first line.
+    /// Asks the processor to fetch the line of a node that holds its byte at `offset`.
     #[inline]
-    pub(super) fn prefetch_node<T>(&self, id: Id<T>) {
-        prefetch(self.node_address(id));
+    pub(super) fn prefetch_node<T>(&self, id: Id<T>, offset: usize) {
+        prefetch(self.node_address(id).wrapping_add(offset));
     }
 
     /// Asks the processor to fetch a value's first lines: the prefetcher that follows a copy does the rest.
@@ -226,6 +226,13 @@ impl Space {
         (0..last).step_by(64).for_each(|offset| prefetch(address.wrapping_add(offset)));
         prefetch(address.wrapping_add(last));
     }
+}
+
+/// Asks the processor to fetch all lines of a node.
+#[inline]
+pub(super) fn prefetch_whole<T: Node>(node: &T) {
+    let address = ptr::from_ref(node).cast::<u8>();
+    (0..size_of::<T>()).step_by(64).for_each(|offset| prefetch(address.wrapping_add(offset)));
 }
 
 /// A hint: no memory is accessed as far as the program can see, so any address will do.

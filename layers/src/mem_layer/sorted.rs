@@ -1,14 +1,17 @@
 //! All versions of an in-memory layer in order of (Key, Lsn): what a flush and a scan read.
 //!
-//! Values lie in the arena in the order they came in, so taking them by key is a walk over random memory. The nodes
-//! and values of a leaf's 64 keys are therefore asked for before the first of them is needed: misses overlap.
+//! Values lie in the arena in the order they came in, so taking them by key is a walk over random memory. What the next leaves lead to is
+//! therefore asked for before it is needed, a step further with each leaf that is done: misses overlap.
 
 use super::{
     MemLayer,
-    index::{Entry, Leaf, Object, Run},
+    index::{Entry, Head, LEAF_FANOUT, Leaf, Newest, Object, Run, ValueRef},
+    memory::prefetch_whole,
 };
 use crate::{Key, Lsn, PageVersion};
 
+/// How many leaves are looked at ahead of the current one.
+const LEAVES_AHEAD: usize = 3;
 /// How many values of a key's newest block are asked for ahead.
 const VALUES_AHEAD: usize = 4;
 
@@ -16,103 +19,146 @@ const VALUES_AHEAD: usize = 4;
 pub struct SortedVersions<'a> {
     layer: &'a MemLayer,
     upper: Lsn,
-    object: Option<&'a Object>,
-    /// The first block of the current leaf.
-    leaf_start: u32,
-    leaf: Option<&'a Leaf>,
-    /// The next head of the leaf to look at.
+    leaves: Leaves<'a>,
+    /// The current leaf and those after it.
+    ahead: [Option<LeafPlace<'a>>; LEAVES_AHEAD + 1],
+    /// The next head of the current leaf to look at.
     slot: usize,
-    /// Runs of the current chain that come after `entries`: the newest first.
-    newer: Vec<Run>,
+    /// The current key's entries up to this Lsn are still to come, the rest of a block first, then `blocks` from the last one, then `newest`.
+    below: Lsn,
     entries: &'a [Entry],
+    blocks: Vec<Run>,
+    newest: Option<(Lsn, u64)>,
+}
+
+/// A leaf and where its blocks are.
+#[derive(Clone, Copy)]
+struct LeafPlace<'a> {
+    object: u128,
+    first_block: u32,
+    leaf: &'a Leaf,
+}
+
+/// The leaves of all objects, in order.
+struct Leaves<'a> {
+    layer: &'a MemLayer,
+    object: Option<&'a Object>,
+    /// Where to go on in the object; above all blocks when it is done.
+    from: u64,
+}
+
+impl<'a> Iterator for Leaves<'a> {
+    type Item = LeafPlace<'a>;
+
+    fn next(&mut self) -> Option<LeafPlace<'a>> {
+        let MemLayer { index, nodes, .. } = self.layer;
+        loop {
+            let object = self.object?;
+            let from = u32::try_from(self.from).ok();
+            if let Some((first_block, leaf)) =
+                from.and_then(|from| index.leaf_from(nodes, object, from))
+            {
+                self.from = u64::from(first_block) + LEAF_FANOUT as u64;
+                return Some(LeafPlace { object: object.object(), first_block, leaf });
+            }
+            self.object = object.next_in_order(nodes);
+            self.from = 0;
+        }
+    }
 }
 
 impl<'a> SortedVersions<'a> {
     pub(super) fn new(layer: &'a MemLayer, from: Key, upper: Lsn) -> SortedVersions<'a> {
         let object = layer.index.first_object_from(&layer.nodes, from.object);
+        let from_block =
+            object.filter(|object| object.object() == from.object).map_or(0, |_| from.block);
         let mut sorted = SortedVersions {
             layer,
             upper,
-            object,
-            leaf_start: 0,
-            leaf: None,
+            leaves: Leaves { layer, object, from: u64::from(from_block) },
+            ahead: [None; LEAVES_AHEAD + 1],
             slot: 0,
-            newer: Vec::new(),
+            below: upper,
             entries: &[],
+            blocks: Vec::new(),
+            newest: None,
         };
-        let from_block =
-            object.filter(|object| object.object() == from.object).map_or(0, |_| from.block);
-        sorted.enter_leaf_from(from_block);
-        if sorted.leaf.is_some() && sorted.leaf_start < from_block {
-            sorted.slot = (from_block - sorted.leaf_start) as usize;
+        (0..=LEAVES_AHEAD).for_each(|_| sorted.next_leaf());
+        if let Some(first) = sorted.ahead[0]
+            && (first.object, first.first_block) < (from.object, from_block)
+        {
+            sorted.slot = (from_block - first.first_block) as usize;
         }
         sorted
     }
 
-    /// Goes to the first leaf at or after `block` of the current object, or none.
-    fn enter_leaf_from(&mut self, block: u32) {
+    /// Goes to the next leaf, and has what the ones behind it need brought nearer: of the last one its own lines; of the next
+    /// ones what those lines lead to, newest versions and blocks of older ones; then the values of these.
+    fn next_leaf(&mut self) {
         self.slot = 0;
-        self.leaf = None;
-        let Some(object) = self.object else { return };
-        if let Some((start, leaf)) = self.layer.index.leaf_from(&self.layer.nodes, object, block) {
-            self.leaf_start = start;
-            self.leaf = Some(leaf);
-            self.ask_for(leaf);
-        }
-    }
-
-    /// Three rounds over the leaf, so that each finds what the one before asked for: newest runs; their values and the
-    /// next older runs; the values of those.
-    fn ask_for(&self, leaf: &Leaf) {
-        let nodes = &*self.layer.nodes;
-        let runs = || leaf.heads.iter().filter_map(super::index::Head::load);
-        runs().for_each(|run| run.prefetch(nodes));
-        for run in runs() {
-            if let Some(older) = run.older(nodes) {
-                older.prefetch(nodes);
+        self.ahead.rotate_left(1);
+        self.ahead[LEAVES_AHEAD] = self.leaves.next();
+        let MemLayer { nodes, values, .. } = self.layer;
+        let [current, next, second, last] = self.ahead.map(|place| place.map(|place| place.leaf));
+        let older = |leaf: Option<&'a Leaf>| {
+            leaf.into_iter().flat_map(|leaf| leaf.heads.iter().filter_map(Head::older))
+        };
+        let ask_for_values = |run: Run| {
+            for entry in run.entries(nodes).iter().take(VALUES_AHEAD) {
+                let value = entry.value();
+                values.prefetch_bytes(value.position, value.len);
             }
-            self.ask_for_values(run);
+        };
+        if let Some(leaf) = last {
+            prefetch_whole(leaf);
         }
-        runs().filter_map(|run| run.older(nodes)).for_each(|older| self.ask_for_values(older));
-    }
-
-    fn ask_for_values(&self, run: Run) {
-        for entry in run.entries(&self.layer.nodes).iter().take(VALUES_AHEAD) {
-            let value = entry.value();
-            self.layer.values.prefetch_bytes(value.position, value.len);
-        }
-    }
-
-    /// The current key's remaining entries, going on to the next key that has some; false at the end.
-    fn advance(&mut self) -> bool {
-        loop {
-            if let Some(run) = self.newer.pop() {
-                self.entries = run.entries(&self.layer.nodes);
-                if !self.entries.is_empty() {
-                    return true;
+        if let Some(leaf) = second {
+            for head in &leaf.heads {
+                if let Newest::Here(_, packed) = head.newest(self.upper) {
+                    let value = ValueRef::unpack(packed);
+                    values.prefetch_bytes(value.position, value.len);
                 }
-                continue;
             }
-            let Some(leaf) = self.leaf else {
-                let Some(object) = self.object else { return false };
-                self.object = self.layer.object_after(object);
-                self.enter_leaf_from(0);
-                continue;
-            };
-            if let Some(head) = leaf.heads.get(self.slot) {
+        }
+        older(second).for_each(|run| run.prefetch(nodes));
+        for run in older(next) {
+            if let Some(before) = run.older(nodes) {
+                before.prefetch(nodes);
+            }
+            ask_for_values(run);
+        }
+        older(current).filter_map(|run| run.older(nodes)).for_each(ask_for_values);
+    }
+
+    /// Goes to the next key that has versions; false at the end.
+    fn next_key(&mut self) -> bool {
+        while let Some(place) = self.ahead[0] {
+            while let Some(head) = place.leaf.heads.get(self.slot) {
                 self.slot += 1;
-                let mut next = head.load();
+                self.below = match head.newest(self.upper) {
+                    Newest::None => continue,
+                    Newest::Older => self.upper,
+                    Newest::Here(lsn, packed) => {
+                        self.newest = Some((lsn, packed));
+                        lsn.previous()
+                    }
+                };
+                let mut next = head.older();
                 while let Some(run) = next {
-                    self.newer.push(run);
+                    self.blocks.push(run);
                     next = run.older(&self.layer.nodes);
                 }
-            } else {
-                match self.leaf_start.checked_add(leaf.heads.len() as u32) {
-                    Some(next) => self.enter_leaf_from(next),
-                    None => self.leaf = None,
-                }
+                return true;
             }
+            self.next_leaf();
         }
+        false
+    }
+
+    fn item(&self, lsn: Lsn, value: ValueRef) -> (Key, PageVersion<'a>) {
+        let LeafPlace { object, first_block, .. } = self.ahead[0].expect("the key's leaf");
+        let key = Key { object, block: first_block + (self.slot - 1) as u32 };
+        (key, self.layer.page_version(lsn, value))
     }
 }
 
@@ -124,17 +170,18 @@ impl<'a> Iterator for SortedVersions<'a> {
             if let Some((first, rest)) = self.entries.split_first() {
                 self.entries = rest;
                 let lsn = first.lsn();
-                if lsn > self.upper {
-                    // Later ones of this key are above it too.
-                    self.entries = &[];
-                    self.newer.clear();
-                    continue;
+                if lsn <= self.below {
+                    return Some(self.item(lsn, first.value()));
                 }
-                let object = self.object.expect("entries belong to an object").object();
-                let key = Key { object, block: self.leaf_start + (self.slot - 1) as u32 };
-                return Some((key, self.layer.page_version(lsn, first.value())));
+                // Later ones of this key are above it too.
+                self.entries = &[];
+                self.blocks.clear();
             }
-            if !self.advance() {
+            if let Some(run) = self.blocks.pop() {
+                self.entries = run.entries(&self.layer.nodes);
+            } else if let Some((lsn, packed)) = self.newest.take() {
+                return Some(self.item(lsn, ValueRef::unpack(packed)));
+            } else if !self.next_key() {
                 return None;
             }
         }

@@ -187,6 +187,70 @@ fn a_batch_is_all_or_nothing_and_shares_bytes() {
 }
 
 #[test]
+fn entries_that_wait_for_the_index_are_pending_like_others() {
+    let pool = Arc::new(ChunkPool::new(0));
+    let mut open = OpenLayer::new(Lsn(1), &pool);
+    let key = |block| Key::new(3, block);
+    let blocks = 3 * DEFERRED_MAX as u32 + 5;
+    for block in 0..blocks {
+        open.put(key(block), Lsn(7), Value::Image(b"first")).unwrap();
+    }
+    // The first one has its entry already, the last one waits for it.
+    assert!(open.indexed > 0 && open.indexed < open.pending.len());
+    for block in [0, blocks - 1] {
+        let twice = open.put(key(block), Lsn(7), Value::Image(b"twice"));
+        assert!(matches!(twice, Err(Error::DuplicateVersion { .. })), "{twice:?}");
+        assert!(matches!(open.drop_blocks(3, block, Lsn(7)), Err(Error::DropAfterPut { .. })));
+    }
+    open.drop_blocks(3, blocks, Lsn(7)).unwrap();
+    let mut batch: Vec<_> =
+        (0..blocks).map(|block| (key(block), Lsn(8), Value::Image(b"batch"))).collect();
+    batch.push(batch[2]);
+    assert!(matches!(open.put_batch(&batch), Err(Error::DuplicateVersion { .. })));
+    assert_eq!((open.pending.len(), open.last_lsn()), (blocks as usize + 1, Lsn(7)));
+    open.commit(Lsn(8)).unwrap();
+    for block in 0..blocks {
+        open.put(key(block), Lsn(9), Value::Image(b"aborted")).unwrap();
+    }
+    open.abort();
+    for block in 0..blocks {
+        let (found, walk) = read(open.layer(), key(block), Lsn::MAX);
+        assert_eq!((found, walk), (vec![(Lsn(7), Kind::Image, b"first".to_vec())], Walk::Base));
+    }
+    assert_eq!((open.layer().versions_count(), open.pending_value_bytes), (blocks.into(), 0));
+}
+
+#[test]
+fn chains_grow_through_every_block_size_with_versions_taken_back() {
+    let pool = Arc::new(ChunkPool::new(0));
+    let mut open = OpenLayer::new(Lsn(1), &pool);
+    let (key, other) = (Key::new(1, 1), Key::new(2, 2));
+    let mut model = Model::default();
+    for n in 1..=300_u64 {
+        // Up to as many as make a block of the next size, indexed because more are put than may wait.
+        for back in 0..n % 40 {
+            let delta = Value::Delta { bytes: b"taken back", will_init: true };
+            open.put(key, Lsn(n * 100 + back), delta).unwrap();
+        }
+        for block in 0..DEFERRED_MAX as u32 {
+            let lsn = open.last_lsn().next();
+            open.put(Key { block, ..other }, lsn, Value::Image(b"")).unwrap();
+        }
+        open.abort();
+        let bytes = n.to_le_bytes();
+        open.put(key, Lsn(n * 100), Value::Delta { bytes: &bytes, will_init: false }).unwrap();
+        open.commit(Lsn(n * 100)).unwrap();
+        let kind = Kind::Delta { will_init: false };
+        model.versions.insert((key, Lsn(n * 100)), (kind, bytes.to_vec()));
+        for upper in [Lsn::MAX, Lsn(n * 50), Lsn(n * 100 - 1)] {
+            let found = read(open.layer(), key, upper);
+            assert_eq!(found, model.read(key, upper), "{n} versions, at {upper}");
+        }
+    }
+    check_sorted(open.layer(), &model);
+}
+
+#[test]
 fn many_objects_and_growth_of_every_kind() {
     let pool = Arc::new(ChunkPool::new(0));
     let mut open = OpenLayer::new(Lsn(1), &pool);

@@ -8,9 +8,9 @@ pub(super) const LEVEL_BITS: u32 = 6;
 /// Slots of a level's node.
 pub(super) const FANOUT: usize = 1 << LEVEL_BITS;
 /// Bits of the block number that a leaf decides.
-pub(super) const LEAF_BITS: u32 = 5;
+pub(super) const LEAF_BITS: u32 = 4;
 /// Heads of a leaf.
-pub(super) const LEAF_FANOUT: usize = 1 << LEAF_BITS;
+pub(in super::super) const LEAF_FANOUT: usize = 1 << LEAF_BITS;
 /// Levels of the skip list over objects; one object in four goes one level higher.
 pub(super) const TOWER: usize = 8;
 
@@ -31,15 +31,11 @@ pub(super) struct Directory {
     pub(super) children: [Link<Directory>; FANOUT],
 }
 
-/// A leaf of the page table: the heads of 32 neighbouring blocks.
+/// A leaf of the page table: the heads of 16 neighbouring blocks.
 #[repr(C, align(64))]
 pub(in super::super) struct Leaf {
     pub(in super::super) heads: [Head; LEAF_FANOUT],
 }
-
-/// The newest [`Run`] of a key, published as one number.
-#[repr(transparent)]
-pub(in super::super) struct Head(AtomicU64);
 
 /// Versions of a key that lie together: the first `len` entries of a block.
 #[derive(Clone, Copy)]
@@ -52,7 +48,7 @@ pub(in super::super) struct Run {
 /// A block of versions of one key; [`Entry`]s follow it, oldest first.
 #[repr(C, align(16))]
 pub(in super::super) struct Versions {
-    /// The block before it, which is full.
+    /// The block before it, which is full and has the highest capacity, as this one has.
     pub(super) older: Option<Run>,
 }
 
@@ -79,7 +75,7 @@ pub(super) struct ObjectTable {
 }
 
 const _: () =
-    assert!(size_of::<Object>() == 64 && size_of::<Directory>() == 256 && size_of::<Leaf>() == 256);
+    assert!(size_of::<Object>() == 64 && size_of::<Directory>() == 256 && size_of::<Leaf>() == 384);
 const _: () = assert!(
     size_of::<Versions>() == 16 && size_of::<Entry>() == 16 && size_of::<Tombstone>() == 16
 );
@@ -90,8 +86,6 @@ unsafe impl Node for Object {}
 unsafe impl Node for Directory {}
 // SAFETY: as above.
 unsafe impl Node for Leaf {}
-// SAFETY: as above.
-unsafe impl Node for Head {}
 // SAFETY: as above.
 unsafe impl Node for Versions {}
 // SAFETY: as above.
@@ -215,37 +209,64 @@ impl Directory {
 impl Leaf {
     #[inline]
     pub(super) fn new() -> Leaf {
-        Leaf { heads: [const { Head(AtomicU64::new(0)) }; LEAF_FANOUT] }
+        Leaf { heads: [const { Head::empty() }; LEAF_FANOUT] }
     }
 }
 
-impl Head {
-    /// Pairs with [`Head::publish`]: the entries of the run are there.
+impl Run {
+    /// As a [`Head`] holds it.
     #[inline]
-    pub(in super::super) fn load(&self) -> Option<Run> {
-        let packed = self.0.load(Ordering::Acquire);
-        let block = Id::from_raw(packed as u32)?;
-        Some(Run { block, len: (packed >> 32) as u32 & 0xFFFF, capacity: (packed >> 48) as u32 })
+    pub(super) fn pack(self) -> u64 {
+        u64::from(self.block.raw()) | u64::from(self.len) << 32 | u64::from(self.capacity) << 48
     }
 
     #[inline]
-    pub(super) fn publish(&self, run: Option<Run>) {
-        let pack = |run: Run| {
-            u64::from(run.block.raw()) | u64::from(run.len) << 32 | u64::from(run.capacity) << 48
-        };
-        self.0.store(run.map_or(0, pack), crate::mem_layer::PUBLISH);
+    pub(super) fn unpack(packed: u64) -> Option<Run> {
+        let block = Id::from_raw(packed as u32)?;
+        Some(Run { block, len: (packed >> 32) as u32 & 0xFFFF, capacity: (packed >> 48) as u32 })
     }
 }
 
 impl Versions {
-    /// With the header, one KiB.
-    pub(super) const CAPACITY_MAX: u32 = 63;
+    /// Entries of a key's first block: with the header, one cache line.
+    const CAPACITY_MIN: u32 = 3;
+    /// With the header, one KiB. Four times a capacity and 3 come to it from the smallest one.
+    const CAPACITY_MAX: u32 = 63;
+    /// The block that follows a full one: its capacity, its header, and what is copied into it first.
+    ///
+    /// A copy, so that a chain of up to 64 versions is one block, for each block is a wait of its own for whoever walks
+    /// it. The former block stays for those that are in it, a quarter of the new one's bytes.
+    #[inline]
+    pub(super) fn after(full: Option<Run>) -> (u32, Versions, Option<Run>) {
+        match full {
+            Some(run) if run.capacity == Versions::CAPACITY_MAX => {
+                (run.capacity, Versions { older: full }, None)
+            }
+            _ => {
+                let grown = |run: Run| run.capacity * 4 + 3;
+                (full.map_or(Versions::CAPACITY_MIN, grown), Versions { older: None }, full)
+            }
+        }
+    }
 }
 
 impl Entry {
     #[inline]
     pub(super) fn new(lsn: Lsn, packed: u64) -> Entry {
         Entry { lsn: AtomicU64::new(lsn.0), packed: AtomicU64::new(packed) }
+    }
+
+    /// The place of an entry to come.
+    #[inline]
+    pub(super) fn unused() -> Entry {
+        Entry { lsn: AtomicU64::new(0), packed: AtomicU64::new(0) }
+    }
+
+    /// The same version in another block.
+    #[inline]
+    pub(super) fn again(&self) -> Entry {
+        let again = |word: &AtomicU64| AtomicU64::new(word.load(Ordering::Relaxed));
+        Entry { lsn: again(&self.lsn), packed: again(&self.packed) }
     }
 
     /// Relaxed: the block's length is stored behind it.
