@@ -112,24 +112,39 @@ impl MapVersion {
         arena: &'a ScratchArena,
         found: &mut Found<'a>,
     ) -> Result<Walk> {
-        for slot in std::iter::once(&self.open).chain(&self.frozen) {
-            if slot.layer.start_lsn() > lsn {
-                continue;
-            }
-            let first = found.versions.len();
-            let walk = slot.layer.versions(key, lsn, &mut |version| found.versions.push(version));
-            if found.versions.len() > first {
-                found.sources.push((first, LayerRef::Memory(&slot.layer)));
-            }
-            // Planted for the model: the tombstones of frozen layers hide nothing.
-            let missed = cfg!(planted_bug = "frozen_tombstones")
-                && walk == Walk::Dropped
-                && !Arc::ptr_eq(&slot.layer, &self.open.layer);
-            if walk != Walk::Older && !missed {
-                return Ok(walk);
+        if let Some(end) = self.versions_in_memory(&self.open, key, lsn, found) {
+            return Ok(end);
+        }
+        for slot in &self.frozen {
+            if let Some(end) = self.versions_in_memory(slot, key, lsn, found) {
+                return Ok(end);
             }
         }
         self.versions_in_files(key, lsn, arena, found)
+    }
+
+    /// Collects what a layer in memory has; how the walk ended, if it ended there.
+    #[inline]
+    fn versions_in_memory<'a>(
+        &'a self,
+        slot: &'a MemSlot,
+        key: Key,
+        lsn: Lsn,
+        found: &mut Found<'a>,
+    ) -> Option<Walk> {
+        if slot.layer.start_lsn() > lsn {
+            return None;
+        }
+        let first = found.versions.len();
+        let walk = slot.layer.versions(key, lsn, &mut |version| found.versions.push(version));
+        if found.versions.len() > first {
+            found.sources.push((first, LayerRef::Memory(&slot.layer)));
+        }
+        // Planted for the model: the tombstones of frozen layers hide nothing.
+        let missed = cfg!(planted_bug = "frozen_tombstones")
+            && walk == Walk::Dropped
+            && !Arc::ptr_eq(&slot.layer, &self.open.layer);
+        (walk != Walk::Older && !missed).then_some(walk)
     }
 
     fn versions_in_files<'a>(

@@ -12,7 +12,7 @@
 //! by value or by `&mut`.
 #![allow(unsafe_code)]
 
-use std::{alloc::Layout, ptr::NonNull};
+use std::{alloc::Layout, cell::Cell, ptr::NonNull};
 
 use bumpalo::Bump;
 use parking_lot::Mutex;
@@ -160,24 +160,32 @@ impl ChunkPool {
 /// One reader's scratch memory: compressed blocks are inflated into it. Emptied as a whole; what it has taken it keeps for
 /// the next use.
 #[derive(Debug, Default)]
-pub struct ScratchArena(Bump);
+pub struct ScratchArena {
+    bump: Bump,
+    /// Whether anything is in it: most reads inflate nothing.
+    used: Cell<bool>,
+}
 
 impl ScratchArena {
     /// Empties it.
+    #[inline]
     pub fn reset(&mut self) {
-        self.0.reset();
+        if self.used.replace(false) {
+            self.bump.reset();
+        }
     }
 
     /// What it takes from the allocator, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.0.allocated_bytes_including_metadata()
+        self.bump.allocated_bytes_including_metadata()
     }
 }
 
 impl InflateSpace for ScratchArena {
     fn space(&self, len: usize) -> Result<&mut [u8]> {
-        self.0
+        self.used.set(true);
+        self.bump
             .try_alloc_slice_fill_copy(len, 0)
             .map_err(|_| Error::OutOfMemory { what: "an inflated block", bytes: len })
     }

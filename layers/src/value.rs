@@ -75,10 +75,10 @@ impl Kind {
     #[must_use]
     #[inline]
     pub const fn from_bits(bits: u8) -> Option<Kind> {
+        // Not a table of four: reads pass here once a version, and a jump would wait for the version's memory.
         match bits {
             0 => Some(Kind::Image),
-            1 => Some(Kind::Delta { will_init: false }),
-            2 => Some(Kind::Delta { will_init: true }),
+            1 | 2 => Some(Kind::Delta { will_init: bits == 2 }),
             _ => None,
         }
     }

@@ -120,8 +120,10 @@ impl Index {
             return None;
         }
         let mut node = root.node?;
-        for level in (1..=root.height).rev() {
-            node = space.node(node).children[slot_of(block, level)].load()?;
+        let mut shift = LEAF_BITS + LEVEL_BITS * root.height;
+        while shift > LEAF_BITS {
+            shift -= LEVEL_BITS;
+            node = space.node(node).children[(block >> shift) as usize % FANOUT].load()?;
         }
         Some(&space.node(node.as_leaf()).heads[slot_of(block, 0)])
     }
