@@ -229,23 +229,35 @@ impl<'a> Fields<'a> {
 impl State {
     /// Whether `edits` can follow this state, one after the other.
     pub(super) fn check(&self, edits: &[Edit]) -> Result<(), Mismatch> {
-        let mut created = Vec::new();
+        // What the edits before the one that is looked at have changed.
+        let mut created: Vec<(u64, &str)> = Vec::new();
+        let mut advanced: BTreeMap<u64, Lsn> = BTreeMap::new();
         let (mut added, mut removed) = (Vec::new(), Vec::new());
         let mut next_sequence = self.next_sequence;
         for edit in edits {
             match edit {
-                Edit::CreateTimeline { timeline, name, .. } => {
-                    let taken = self
-                        .timelines
-                        .iter()
-                        .any(|(n, other)| n == timeline || other.name == *name);
-                    if taken || created.contains(timeline) || name.len() > TIMELINE_NAME_LEN_MAX {
+                Edit::CreateTimeline { timeline, name, start } => {
+                    let known = self.timelines.iter().map(|(n, other)| (*n, other.name.as_str()));
+                    if known
+                        .chain(created.iter().copied())
+                        .any(|(n, other)| n == *timeline || other == name)
+                    {
                         return Err(mismatch(
                             "a new timeline",
                             format_args!("{timeline} {name:?} again"),
                         ));
                     }
-                    created.push(*timeline);
+                    if name.is_empty() || name.len() > TIMELINE_NAME_LEN_MAX {
+                        return Err(mismatch(
+                            format_args!("a name of 1 to {TIMELINE_NAME_LEN_MAX} bytes"),
+                            name.len(),
+                        ));
+                    }
+                    if !start.is_valid() || *start == Lsn::MAX {
+                        return Err(mismatch("a start above zero and below the maximum", start));
+                    }
+                    created.push((*timeline, name));
+                    advanced.insert(*timeline, start.previous());
                 }
                 Edit::AddLayer(layer) => {
                     let id = layer.summary.id;
@@ -269,13 +281,16 @@ impl State {
                 }
                 Edit::DiskConsistent { timeline, lsn } => {
                     self.check_timeline(*timeline, &created)?;
-                    let now = self
-                        .timelines
-                        .get(timeline)
-                        .map_or(Lsn(0), |timeline| timeline.disk_consistent_lsn);
-                    if *lsn < now {
-                        return Err(mismatch(format_args!("an Lsn at or above {now}"), lsn));
+                    let now = advanced.get(timeline).copied();
+                    let now = now.or(self.timelines.get(timeline).map(|t| t.disk_consistent_lsn));
+                    let now = now.expect("it exists");
+                    if *lsn < now || *lsn == Lsn::MAX {
+                        return Err(mismatch(
+                            format_args!("an Lsn at or above {now} and below the maximum"),
+                            lsn,
+                        ));
                     }
+                    advanced.insert(*timeline, *lsn);
                 }
                 Edit::NextSequence(sequence) if *sequence < next_sequence => {
                     return Err(mismatch(
@@ -289,8 +304,8 @@ impl State {
         Ok(())
     }
 
-    fn check_timeline(&self, timeline: u64, created: &[u64]) -> Result<(), Mismatch> {
-        if self.timelines.contains_key(&timeline) || created.contains(&timeline) {
+    fn check_timeline(&self, timeline: u64, created: &[(u64, &str)]) -> Result<(), Mismatch> {
+        if self.timelines.contains_key(&timeline) || created.iter().any(|(n, _)| *n == timeline) {
             return Ok(());
         }
         Err(mismatch("a timeline that exists", timeline))

@@ -103,6 +103,48 @@ fn edits_that_contradict_the_state_are_refused() {
     assert_eq!(manifest.state(), &state);
 }
 
+/// Edits of one record follow each other, as those of different records do.
+#[test]
+fn edits_of_one_record_that_contradict_each_other_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = written(dir.path());
+    let (mut manifest, _) = Manifest::open(storage(), dir.path()).unwrap().unwrap();
+    let create = |timeline, name: &str, start| Edit::CreateTimeline {
+        timeline,
+        name: name.to_owned(),
+        start: Lsn(start),
+    };
+    let consistent = |timeline, lsn| Edit::DiskConsistent { timeline, lsn: Lsn(lsn) };
+    for edits in [
+        [create(3, "third", 1), create(4, "third", 1)],
+        [create(3, "third", 1), create(3, "fourth", 1)],
+        [create(3, "third", 30), consistent(3, 28)],
+        [consistent(1, 30), consistent(1, 29)],
+        [layer(1, 2), layer(1, 2)],
+        [Edit::NextSequence(9), Edit::NextSequence(8)],
+    ] {
+        let error = manifest.append(&edits).unwrap_err();
+        assert!(matches!(error, Error::Corrupt(_)), "{edits:?}: {error}");
+    }
+    // What no timeline can have.
+    let (long, highest) = ("n".repeat(256), u64::MAX);
+    for edit in [
+        create(3, "", 1),
+        create(3, &long, 1),
+        create(3, "third", 0),
+        create(3, "third", highest),
+        consistent(1, highest),
+    ] {
+        let error = manifest.append(std::slice::from_ref(&edit)).unwrap_err();
+        assert!(matches!(error, Error::Corrupt(_)), "{edit:?}: {error}");
+    }
+    assert_eq!(manifest.state(), &state);
+    let good = [create(3, "third", 30), consistent(3, 29), create(4, "fourth", 1), layer(3, 2)];
+    manifest.append(&good).unwrap();
+    let (manifest, _) = Manifest::open(storage(), dir.path()).unwrap().unwrap();
+    assert_eq!(manifest.state().timelines.len(), 4);
+}
+
 #[test]
 fn an_edit_that_was_not_committed_is_cut() {
     let dir = tempfile::tempdir().unwrap();
