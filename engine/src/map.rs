@@ -58,6 +58,21 @@ impl<'a> Found<'a> {
         self.sources.clear();
     }
 
+    /// Collects the versions that one layer gives, and keeps in mind which layer that was.
+    #[inline]
+    fn collect(
+        &mut self,
+        layer: LayerRef<'a>,
+        give: impl FnOnce(&mut Vec<PageVersion<'a>>) -> Result<Walk>,
+    ) -> Result<Walk> {
+        let first = self.versions.len();
+        let walk = give(&mut self.versions)?;
+        if self.versions.len() > first {
+            self.sources.push((first, layer));
+        }
+        Ok(walk)
+    }
+
     /// The layer that gave the version at `index`.
     pub(crate) fn source(&self, index: usize) -> Option<LayerRef<'a>> {
         self.sources.iter().rev().find(|(first, _)| *first <= index).map(|(_, layer)| *layer)
@@ -116,11 +131,9 @@ impl MapVersion {
             if slot.layer.start_lsn() > lsn {
                 continue;
             }
-            let first = found.versions.len();
-            let walk = slot.layer.versions(key, lsn, &mut |version| found.versions.push(version));
-            if found.versions.len() > first {
-                found.sources.push((first, LayerRef::Memory(&slot.layer)));
-            }
+            let walk = found.collect(LayerRef::Memory(&slot.layer), |versions| {
+                Ok(slot.layer.versions(key, lsn, &mut |version| versions.push(version)))
+            })?;
             // Planted for the model: the tombstones of frozen layers hide nothing.
             let missed = cfg!(planted_bug = "frozen_tombstones")
                 && walk == Walk::Dropped
@@ -145,14 +158,10 @@ impl MapVersion {
                 self.versions_shared(key, upper, hit.floor, arena, found)?
             } else {
                 let file = self.files.get(hit.layer);
-                let first = found.versions.len();
-                let walk = file.versions(key, upper, hit.floor, arena, &mut |version| {
-                    found.versions.push(version)
-                })?;
-                if found.versions.len() > first {
-                    found.sources.push((first, LayerRef::File(file)));
-                }
-                walk
+                found.collect(LayerRef::File(file), |versions| {
+                    let mut out = |version| versions.push(version);
+                    Ok(file.versions(key, upper, hit.floor, arena, &mut out)?)
+                })?
             };
             if walk != Walk::Older || !hit.floor.is_valid() {
                 return Ok(walk);
