@@ -36,8 +36,8 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
-    /// Files are there that no store would leave without its manifest. Opening it as a new store would lose them.
-    #[error("{}: {found} is here but no manifest; use another directory, or restore CURRENT and its manifest", .path.display())]
+    /// No store is here, but something where a new one would put its timelines.
+    #[error("{}: {found} is here but no store; use another directory", .path.display())]
     NotAStore {
         /// The directory.
         path: PathBuf,

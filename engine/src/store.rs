@@ -24,12 +24,12 @@ use pagestrata_layers::{
         CURRENT_NAME, Manifest,
         edit::{Edit, TIMELINE_NAME_LEN_MAX, TimelineState},
     },
-    storage::{Lock, RealStorage, SharedStorage},
+    storage::{Lock, RealStorage, SharedStorage, Storage},
 };
 use parking_lot::{Condvar, Mutex};
 
 use crate::{
-    Error, Options, PinInfo, Result, StoreStats, Timeline,
+    Error, LayersError, Options, PinInfo, Result, StoreStats, Timeline,
     map::{FileLayer, layer_file_name},
     timeline::{Opening, TimelineShared},
 };
@@ -158,8 +158,9 @@ impl Store {
     /// Opens the store in a directory, or makes one there.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`], [`Error::Locked`], [`Error::NoStore`], [`Error::NotAStore`], and [`Error::Layers`] for a
-    /// manifest or layer file that is damaged, missing, or of another format version. The store is left as it was.
+    /// [`Error::InvalidOption`], [`Error::Locked`], [`Error::NoStore`], [`Error::NotAStore`], and [`Error::Layers`] for
+    /// CURRENT, a manifest or a layer file that is damaged, missing (both are `Corrupt`), or of another format version. The
+    /// store is left as it was.
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<(Store, OpenReport)> {
         Store::open_with(Arc::new(RealStorage), path, options)
     }
@@ -364,12 +365,16 @@ impl fmt::Debug for Store {
 
 /// Takes the lock of a directory that holds a store or may get one.
 fn lock_dir(storage: &SharedStorage, dir: &Path, options: &Options) -> Result<Box<dyn Lock>> {
-    let no_store = || Error::NoStore { path: dir.to_owned() };
     if !options.create
         && !storage.exists(&dir.join(LOCK_NAME))?
         && !storage.exists(&dir.join(CURRENT_NAME))?
     {
-        return Err(no_store());
+        // Without a lock: no lock file is left where there is no store.
+        if storage.exists(dir)? {
+            Manifest::open(storage.clone(), dir)?;
+            name_in_timelines(&**storage, dir)?;
+        }
+        return Err(Error::NoStore { path: dir.to_owned() });
     }
     if options.create {
         storage.create_dir(dir)?;
@@ -389,22 +394,20 @@ fn open_manifest(
         report.manifest_cut_bytes = found.cut_bytes;
         return Ok((manifest, report));
     }
+    let in_timelines = name_in_timelines(&**storage, dir)?;
     if !options.create {
         return Err(Error::NoStore { path: dir.to_owned() });
+    }
+    if let Some(found) = in_timelines {
+        let found = format!("{TIMELINES_NAME}/{found}");
+        return Err(Error::NotAStore { path: dir.to_owned(), found });
     }
     // Every other name is made durable in a directory of the store's own; its own name is in its parent.
     if let Some(parent) = dir.parent() {
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
         storage.sync_dir(parent)?;
     }
-    let timelines = dir.join(TIMELINES_NAME);
-    if storage.exists(&timelines)?
-        && let Some(found) = storage.list(&timelines)?.first()
-    {
-        let found = format!("{TIMELINES_NAME}/{found}");
-        return Err(Error::NotAStore { path: dir.to_owned(), found });
-    }
-    storage.create_dir(&timelines)?;
+    storage.create_dir(&dir.join(TIMELINES_NAME))?;
     storage.sync_dir(dir)?;
     let id = match options.store_id {
         Some(id) => id,
@@ -412,6 +415,24 @@ fn open_manifest(
     };
     report.created = true;
     Ok((Manifest::create(storage.clone(), dir, id)?, report))
+}
+
+/// Something in the directory of timelines, where there is no CURRENT. A timeline of a store is not made before CURRENT is
+/// durable, so where there is one CURRENT is lost, and this is an error.
+fn name_in_timelines(storage: &dyn Storage, dir: &Path) -> Result<Option<String>> {
+    let timelines = dir.join(TIMELINES_NAME);
+    if !storage.exists(&timelines)? {
+        return Ok(None);
+    }
+    let names = storage.list(&timelines)?;
+    match names.iter().find(|name| name.bytes().all(|byte| byte.is_ascii_digit())) {
+        None => Ok(names.into_iter().next()),
+        Some(number) => {
+            let expected = format_args!("a file beside {TIMELINES_NAME}/{number}");
+            let current = dir.join(CURRENT_NAME);
+            Err(LayersError::corrupt(&current, 0, "CURRENT", expected, "nothing").into())
+        }
+    }
 }
 
 fn random_id() -> Result<u128> {
@@ -432,7 +453,9 @@ impl StoreShared {
         let known: BTreeSet<_> = state.layers.values().map(layer_file_name).collect();
         let open = |record| FileLayer::open(&*self.storage, &dir, record);
         let layers = state.layers.into_values().map(open).collect::<Result<Vec<_>>>()?;
-        let found = self.storage.list(&dir)?.into_iter().filter(|name| !known.contains(name));
+        let names = self.storage.list(&dir);
+        let names = names.map_err(|error| error.of_required("timeline", "its directory"))?;
+        let found = names.into_iter().filter(|name| !known.contains(name));
         orphans.extend(found.map(|name| (dir.clone(), name)));
         let TimelineState { name, start, disk_consistent_lsn, .. } = state;
         let opening = Opening { number, name, start, disk_consistent_lsn, dir, layers };

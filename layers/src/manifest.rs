@@ -44,7 +44,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     Error, Result,
-    storage::{File, SharedStorage, read_file},
+    storage::{File, SharedStorage, Storage, read_file},
 };
 use edit::{Edit, State};
 
@@ -131,16 +131,11 @@ impl Manifest {
     pub fn open(storage: SharedStorage, dir: &Path) -> Result<Option<(Manifest, ManifestReport)>> {
         let current_path = dir.join(CURRENT_NAME);
         if !storage.exists(&current_path)? {
-            let names = storage.list(dir)?;
-            // Only a creation that never committed leaves a first manifest and nothing else.
-            return match names.iter().find(|name| manifest_number(name).is_some_and(|n| n > 1)) {
-                Some(name) => Err(Error::corrupt(
-                    &current_path,
-                    0,
-                    "CURRENT",
-                    format_args!("a file beside {name}"),
-                    "none",
-                )),
+            return match committed_manifest(&*storage, dir)? {
+                Some(name) => {
+                    let expected = format_args!("a file beside {name}");
+                    Err(Error::corrupt(&current_path, 0, "CURRENT", expected, "nothing"))
+                }
                 None => Ok(None),
             };
         }
@@ -150,7 +145,9 @@ impl Manifest {
         let bytes = read_file(&*storage, &current_path, CURRENT_LEN as u64)?;
         let current = Current::decode(&bytes, &current_path)?;
         let path = dir.join(manifest_name(current.number));
-        let bytes = read_file(&*storage, &path, MANIFEST_LEN_MAX)?;
+        let bytes = read_file(&*storage, &path, MANIFEST_LEN_MAX).map_err(|error| {
+            error.of_required("manifest", format_args!("the committed {} bytes", current.len))
+        })?;
         let mut state = State::default();
         let records = replay(&bytes, &path, current, &mut state)?;
         let report = ManifestReport {
@@ -263,6 +260,20 @@ impl Manifest {
     fn path(&self) -> PathBuf {
         self.dir.join(manifest_name(self.number))
     }
+}
+
+/// A manifest that only a committed `CURRENT` can have led to. A creation that never committed leaves no more than the
+/// first manifest with an empty state in it.
+fn committed_manifest(storage: &dyn Storage, dir: &Path) -> Result<Option<String>> {
+    let (record, _) = encode_record(0, &State::default().to_edits());
+    let created_len = (HEADER_LEN + record.len()) as u64;
+    for name in storage.list(dir)? {
+        let Some(number) = manifest_number(&name) else { continue };
+        if number > 1 || storage.open(&dir.join(&name))?.len()? > created_len {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }
 
 fn manifest_name(number: u64) -> String {

@@ -3,8 +3,8 @@
 use std::{fs, path::Path, time::Duration};
 
 use pagestrata::{
-    Compression, Error, Guard, Key, Kind, Lsn, Options, PageVersion, PinKind, Redo, Scratch, Store,
-    Value,
+    Compression, Error, Guard, Key, Kind, LayersError, Lsn, Options, PageVersion, PinKind, Redo,
+    Scratch, Store, Value,
 };
 
 fn open(dir: &Path) -> Store {
@@ -276,11 +276,86 @@ fn a_store_is_opened_once_and_only_where_it_is() {
     drop(store);
     assert!(matches!(timeline.write_lease(), Err(Error::Closed)));
     assert_eq!(Store::open(&path, no_create.clone()).unwrap().0.timelines().len(), 1);
+}
 
-    fs::remove_file(path.join("CURRENT")).unwrap();
-    fs::remove_file(path.join("MANIFEST-00000001")).unwrap();
-    assert!(matches!(Store::open(&path, Options::default()), Err(Error::NotAStore { .. })));
+/// Opening, with leave to create a store and without, is refused as corruption of this file, which was not found.
+#[track_caller]
+fn assert_lost(dir: &Path, lost: &Path) {
+    for create in [false, true] {
+        match Store::open(dir, Options { create, ..Options::default() }) {
+            Err(Error::Layers(LayersError::Corrupt(corruption))) => {
+                let found = (&*corruption.path, &*corruption.found);
+                assert_eq!(found, (lost, "nothing"), "{corruption}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_store_that_has_lost_files_is_corrupt_and_not_a_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, aside) = (dir.path().join("store"), dir.path().join("aside"));
+    let store = open(&path);
+    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
+    store.create_timeline("empty", Lsn(1)).unwrap();
+    let mut lease = timeline.write_lease().unwrap();
+    lease.put(Key::new(1, 1), Lsn(2), Value::Image(b"x")).unwrap();
+    lease.commit(Lsn(2)).unwrap();
+    drop(lease);
+    timeline.flush().unwrap();
+    let layer = timeline.layers().remove(0).path;
+    drop((timeline, store));
+    let (current, manifest) = (path.join("CURRENT"), path.join("MANIFEST-00000001"));
+    for lost in [&layer, &path.join("timelines/2"), &manifest, &current] {
+        fs::rename(lost, &aside).unwrap();
+        assert_lost(&path, lost);
+        fs::rename(&aside, lost).unwrap();
+    }
+    fs::remove_file(&current).unwrap();
+    fs::remove_file(path.join("LOCK")).unwrap();
+    assert!(Store::open(&path, Options { create: false, ..Options::default() }).is_err());
+    assert!(!path.join("LOCK").exists(), "a refused opening leaves nothing");
+    let timelines = path.join("timelines");
+    fs::rename(&timelines, &aside).unwrap();
+    assert_lost(&path, &current);
+    fs::rename(&aside, &timelines).unwrap();
+    fs::remove_file(&manifest).unwrap();
+    assert_lost(&path, &current);
+    assert!(layer.exists());
+    // Nothing that a store has made: then there is none.
+    fs::remove_dir_all(path.join("timelines")).unwrap();
+    fs::create_dir_all(path.join("timelines/summer")).unwrap();
+    let no_create = Options { create: false, ..Options::default() };
     assert!(matches!(Store::open(&path, no_create), Err(Error::NoStore { .. })));
+    assert!(matches!(Store::open(&path, Options::default()), Err(Error::NotAStore { .. })));
+    fs::remove_dir(path.join("timelines/summer")).unwrap();
+    assert!(Store::open(&path, Options::default()).unwrap().1.created);
+}
+
+#[test]
+fn a_layer_file_that_was_cut_is_corrupt() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
+    let mut lease = timeline.write_lease().unwrap();
+    lease.put(Key::new(1, 1), Lsn(2), Value::Image(b"x")).unwrap();
+    lease.commit(Lsn(2)).unwrap();
+    drop(lease);
+    timeline.flush().unwrap();
+    let layer = timeline.layers().remove(0);
+    drop((timeline, store));
+    for len in [layer.file_bytes - 1, 1, 0] {
+        fs::File::options().write(true).open(&layer.path).unwrap().set_len(len).unwrap();
+        match Store::open(dir.path(), Options::default()) {
+            Err(Error::Layers(LayersError::Corrupt(corruption))) => {
+                let found = (&corruption.path, &corruption.expected, &corruption.found);
+                let expected = (&layer.path, &layer.file_bytes.to_string(), &len.to_string());
+                assert_eq!(found, expected);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[test]
@@ -301,7 +376,7 @@ fn orphans_are_removed_and_missing_files_are_errors() {
     drop(store);
     fs::rename(&layer, layer.with_extension("gone")).unwrap();
     let error = Store::open(dir.path(), Options::default()).unwrap_err().to_string();
-    assert!(error.contains("cannot open") && error.contains(".delta"), "{error}");
+    assert!(error.contains("found nothing") && error.contains(".delta"), "{error}");
     assert!(layer.with_extension("gone").exists(), "nothing is removed when opening fails");
 }
 

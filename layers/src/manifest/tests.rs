@@ -203,10 +203,45 @@ fn any_damage_is_reported() {
         }
         fs::write(&path, &good).unwrap();
     }
+}
+
+/// The error is a corruption that names this file and found nothing.
+#[track_caller]
+fn assert_lost(opened: Result<Option<(Manifest, ManifestReport)>>, path: &Path) {
+    match opened {
+        Err(Error::Corrupt(corruption)) => {
+            assert_eq!((&*corruption.path, &*corruption.found), (path, "nothing"), "{corruption}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_file_that_is_missing_is_corruption() {
+    let dir = tempfile::tempdir().unwrap();
+    written(dir.path());
+    let (first, second) =
+        (dir.path().join("MANIFEST-00000001"), dir.path().join("MANIFEST-00000002"));
+    let current = dir.path().join(CURRENT_NAME);
+    fs::rename(&first, &second).unwrap();
+    assert_lost(Manifest::open(storage(), dir.path()), &first);
+    fs::remove_file(&current).unwrap();
+    assert_lost(Manifest::open(storage(), dir.path()), &current);
+    fs::rename(&second, &first).unwrap();
+    assert_lost(Manifest::open(storage(), dir.path()), &current);
+}
+
+/// Nothing is lost with a CURRENT that may never have been.
+#[test]
+fn a_creation_that_never_committed_is_no_store() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Manifest::create(storage(), dir.path(), STORE).unwrap());
     fs::remove_file(dir.path().join(CURRENT_NAME)).unwrap();
-    fs::rename(dir.path().join("MANIFEST-00000001"), dir.path().join("MANIFEST-00000002")).unwrap();
-    assert!(
-        matches!(Manifest::open(storage(), dir.path()), Err(Error::Corrupt(_))),
-        "a lost CURRENT is no empty store"
-    );
+    let path = dir.path().join("MANIFEST-00000001");
+    for len in (0..=fs::metadata(&path).unwrap().len()).rev() {
+        fs::File::options().write(true).open(&path).unwrap().set_len(len).unwrap();
+        assert!(Manifest::open(storage(), dir.path()).unwrap().is_none(), "{len} bytes");
+    }
+    drop(Manifest::create(storage(), dir.path(), STORE).unwrap());
+    assert!(Manifest::open(storage(), dir.path()).unwrap().is_some());
 }

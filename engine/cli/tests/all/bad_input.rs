@@ -144,7 +144,12 @@ fn a_damaged_store() {
     edit(&layer, |bytes| bytes.truncate(1_000_000));
     refused(dir.path(), "layers --store {}/store", 1, &["corrupt file length", "from a copy"]);
     fs::remove_file(&layer).unwrap();
-    refused(dir.path(), "layers --store {}/store", 1, &["cannot open", "restore the store"]);
+    let lost = ["corrupt layer file", "found nothing", "restore the store"];
+    refused(dir.path(), "layers --store {}/store", 1, &lost);
+    fs::remove_file(dir.path().join("store/CURRENT")).unwrap();
+    let lost = ["CURRENT: corrupt", "found nothing", "restore the store"];
+    refused(dir.path(), "layers --store {}/store", 1, &lost);
+    refused(dir.path(), "import --store {}/store --base {}/base", 1, &lost);
 }
 
 #[test]
