@@ -2,7 +2,8 @@
 //!
 //! The order of durable steps, here and nowhere else: layer file written and synced; renamed to its name; directory synced;
 //! manifest edit appended and synced; published. A step that fails leaves the frozen layer where it was, in memory
-//! and readable; the flush is tried again from the step that failed.
+//! and readable. A file that was durable by then is taken up by the next try, which must not make the layer twice: whether
+//! the manifest names it is not known. Of any other file nothing stays, and the next try begins anew.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,8 +14,8 @@ use pagestrata_layers::{
 };
 
 use crate::{
-    Error, Result,
-    map::{FileLayer, MapVersion},
+    Error, LayersError, Result,
+    map::{FileLayer, MapVersion, layer_file_name},
     new_layer::NewLayer,
     timeline::TimelineShared,
 };
@@ -31,10 +32,20 @@ pub(crate) struct FlushState {
     /// How many flushes and how many bytes of layer files there were since the store was opened.
     pub(crate) flushes: u64,
     pub(crate) flushed_bytes: u64,
-    /// A file that is durable under its name but not in the manifest yet, and the layer it was made of.
-    durable: Option<(Arc<MemLayer>, LayerRecord)>,
+    /// What a failed try has left for the next one.
+    durable: Option<Durable>,
     /// The store is closing: nobody flushes any more.
     stopped: bool,
+}
+
+/// A file that is durable under its name, but not published.
+#[derive(Debug)]
+struct Durable {
+    /// The layer that it was made of.
+    of: Arc<MemLayer>,
+    record: LayerRecord,
+    /// Its edit was tried: whether the manifest names it is not known.
+    in_doubt: bool,
 }
 
 impl TimelineShared {
@@ -135,21 +146,44 @@ impl TimelineShared {
             self.publish_flushed(end, None);
             return Ok(0);
         }
-        let durable = self.flush.lock().durable.take().filter(|(of, _)| Arc::ptr_eq(of, layer));
-        let record = match durable {
-            Some((_, record)) => record,
-            None => self.write_layer(layer)?,
+        let left = self.flush.lock().durable.take().filter(|left| Arc::ptr_eq(&left.of, layer));
+        let mut durable = match left {
+            Some(left) => left,
+            None => {
+                let record = self.write_layer(layer)?;
+                Durable { of: layer.clone(), record, in_doubt: false }
+            }
         };
-        // Opened before it is in the manifest: what cannot be read back is not published.
-        let file = FileLayer::open(&*self.store.storage, &self.dir, record.clone())?;
+        let record = durable.record.clone();
         let file_len = record.summary.file_len;
-        if let Err(error) = self.store.append_edits(&[Edit::AddLayer(record.clone()), advance]) {
-            // Whether the edit is durable is not known, so the file stays, under the same name, for the next try.
-            self.flush.lock().durable = Some((layer.clone(), record));
-            return Err(error);
+        // Opened before it is in the manifest: what cannot be read back is not published.
+        let added = FileLayer::open(&*self.store.storage, &self.dir, record).and_then(|file| {
+            durable.in_doubt = true;
+            self.store.append_edits(&[Edit::AddLayer(durable.record.clone()), advance])?;
+            Ok(file)
+        });
+        match added {
+            Ok(file) => {
+                self.publish_flushed(end, Some(file));
+                Ok(file_len)
+            }
+            Err(error) => {
+                self.leave(durable, &error);
+                Err(error)
+            }
         }
-        self.publish_flushed(end, Some(file));
-        Ok(file_len)
+    }
+
+    /// Leaves a file to the next try, unless it is of no use: then it is written anew.
+    fn leave(&self, durable: Durable, error: &Error) {
+        let is_damaged = matches!(error, Error::Layers(LayersError::Corrupt(found))
+            if found.path.starts_with(&self.dir));
+        if !is_damaged {
+            self.flush.lock().durable = Some(durable);
+        } else if !durable.in_doubt {
+            let path = self.dir.join(layer_file_name(&durable.record));
+            let _ = self.store.storage.remove(&path);
+        }
     }
 
     /// Writes a layer file, durably under its name: one pass over the sorted versions, in the writer's fixed memory.

@@ -202,7 +202,9 @@ impl Manifest {
         file.append(&record)?;
         file.sync()?;
         let len = self.len + record.len() as u64;
-        self.commit(Current { store: self.store, number: self.number, len, chain })?;
+        let current = Current { store: self.store, number: self.number, len, chain };
+        self.write_current(current)?;
+        self.commit(current)?;
         self.file = Some(file);
         self.state.apply(edits);
         Ok(())
@@ -212,7 +214,7 @@ impl Manifest {
         let mut state = self.state.clone();
         state.apply(edits);
         let mut number = self.number + 1;
-        // A number that a failed rewrite used is not used again.
+        // CURRENT may name the manifest of a rewrite that failed in its commit: that number is not used again.
         while self.storage.exists(&self.dir.join(manifest_name(number)))? {
             number += 1;
         }
@@ -221,28 +223,45 @@ impl Manifest {
         let (record, chain) =
             encode_record(crc32c::crc32c(&bytes[..HEADER_LEN - 4]), &state.to_edits());
         bytes.extend_from_slice(&record);
-        let mut file = self.storage.create(&path)?;
-        file.append(&bytes)?;
-        file.sync()?;
-        // Its name before the name that leads to it: a crash may keep either change of the directory without the other.
-        self.storage.sync_dir(&self.dir)?;
-        self.commit(Current { store: self.store, number, len: bytes.len() as u64, chain })?;
+        let current = Current { store: self.store, number, len: bytes.len() as u64, chain };
+        let written = self.write_manifest(&path, &bytes);
+        let written = written.and_then(|file| self.write_current(current).map(|()| file));
+        if written.is_err() {
+            // Nothing names it, so tries that go on failing leave no more and more files. At best: a later rewrite removes it.
+            let _ = self.storage.remove(&path);
+        }
+        let file = written?;
+        self.commit(current)?;
         self.file = Some(file);
         self.state = state;
         self.remove_older(number);
         Ok(())
     }
 
-    /// Makes `current` the truth: written aside, synced, renamed, the directory synced.
-    fn commit(&mut self, current: Current) -> Result<()> {
-        let (temporary, path) =
-            (self.dir.join(CURRENT_TEMPORARY_NAME), self.dir.join(CURRENT_NAME));
+    fn write_manifest(&self, path: &Path, bytes: &[u8]) -> Result<Box<dyn File>> {
+        let mut file = self.storage.create(path)?;
+        file.append(bytes)?;
+        file.sync()?;
+        // Its name before the name that leads to it: a crash may keep either change of the directory without the other.
+        self.storage.sync_dir(&self.dir)?;
+        Ok(file)
+    }
+
+    /// Writes `current` aside and syncs it.
+    fn write_current(&self, current: Current) -> Result<()> {
+        let temporary = self.dir.join(CURRENT_TEMPORARY_NAME);
         if self.storage.exists(&temporary)? {
             self.storage.remove(&temporary)?;
         }
         let mut file = self.storage.create(&temporary)?;
         file.append(&current.encode())?;
-        file.sync()?;
+        file.sync()
+    }
+
+    /// Makes the `current` that was written aside the truth: renamed, the directory synced.
+    fn commit(&mut self, current: Current) -> Result<()> {
+        let (temporary, path) =
+            (self.dir.join(CURRENT_TEMPORARY_NAME), self.dir.join(CURRENT_NAME));
         self.storage.rename(&temporary, &path)?;
         self.storage.sync_dir(&self.dir)?;
         (self.number, self.len, self.chain) = (current.number, current.len, current.chain);

@@ -2,12 +2,17 @@
 
 use std::{
     fs,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::Duration,
 };
 
-use pagestrata::{Error, Key, Lsn, Options, Store, Value};
+use pagestrata::{Error, Key, Lsn, Options, Store, Value, storage::Storage};
+
+use crate::memory_storage::{Failing, MemoryStorage};
 
 fn small() -> Options {
     Options { open_layer_size_max_bytes: 64 << 10, frozen_layers_max: 1, ..Options::default() }
@@ -150,6 +155,51 @@ fn a_layer_that_is_retired_during_verify_is_reclaimed() {
         thread::sleep(Duration::from_millis(10));
     }
     panic!("{:?}", timeline.stats());
+}
+
+/// Whichever step goes on failing, the tries leave no more and more files behind.
+#[test]
+fn flushes_that_fail_again_and_again_leave_nothing_behind() {
+    let layers = "timelines/1";
+    for (operation, at) in [
+        ("create", layers),
+        ("append to", ".tmp"),
+        ("sync", layers),
+        ("rename", layers),
+        ("sync directory", layers),
+        ("open", layers),
+        ("map", layers),
+        ("create", "/store"),
+        ("append to", "/store"),
+        ("sync", "/store"),
+        ("sync", "CURRENT.tmp"),
+        ("sync directory", "/store"),
+    ] {
+        let what = format!("{operation} {at}");
+        let storage = MemoryStorage::new();
+        let delay = Duration::from_millis(1);
+        let options = Options { flush_retry_delay: delay, flush_retry_delay_max: delay, ..small() };
+        let (store, _) = Store::open_with(Arc::new(storage.clone()), "/store", options).unwrap();
+        let timeline = store.create_timeline("main", Lsn(1)).unwrap();
+        let mut lease = timeline.write_lease().unwrap();
+        lease.put(Key::new(1, 1), Lsn(2), Value::Image(b"x")).unwrap();
+        lease.commit(Lsn(2)).unwrap();
+        drop(lease);
+        let files = |dir: &str| storage.list(dir.as_ref()).unwrap();
+        storage.set_failing(Some(Failing { operation, at }));
+        while timeline.stats().flush.failures < 10 {
+            assert!(timeline.flush().is_err(), "{what}");
+        }
+        let manifests = || files("/store").into_iter().filter(|name| name.starts_with("MANIFEST"));
+        assert!(manifests().count() <= 2, "{what}: {:?}", files("/store"));
+        storage.set_failing(None);
+        assert_eq!(timeline.flush().unwrap(), Lsn(2), "{what}");
+        let layer = timeline.layers().remove(0).path;
+        let name = layer.file_name().unwrap().to_str().unwrap();
+        assert_eq!(files("/store/timelines/1"), [name], "{what}");
+        assert_eq!(manifests().count(), 1, "{what}");
+        assert!(!files("/store").contains(&"CURRENT.tmp".to_owned()), "{what}");
+    }
 }
 
 #[test]

@@ -28,6 +28,22 @@ struct State {
     locks: BTreeSet<PathBuf>,
     calls: u64,
     fault: Option<Fault>,
+    failing: Option<Failing>,
+}
+
+/// An operation that fails wherever the path ends like this.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Failing {
+    pub(crate) operation: &'static str,
+    /// The end of the path, or of that of its directory.
+    pub(crate) at: &'static str,
+}
+
+impl Failing {
+    fn is(self, operation: &str, path: &Path) -> bool {
+        let ends = |path: &Path| path.to_string_lossy().ends_with(self.at);
+        operation == self.operation && (ends(path) || path.parent().is_some_and(ends))
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -118,6 +134,10 @@ impl MemoryStorage {
         self.0.lock().unwrap().fault = fault;
     }
 
+    pub(crate) fn set_failing(&self, failing: Option<Failing>) {
+        self.0.lock().unwrap().failing = failing;
+    }
+
     /// What a process finds that is started after the last one was killed.
     pub(crate) fn killed(&self) -> MemoryStorage {
         let state = self.0.lock().unwrap();
@@ -168,6 +188,9 @@ impl MemoryStorage {
             true => call >= fault.call,
             false => call == fault.call,
         });
+        if state.failing.is_some_and(|failing| failing.is(operation, path)) {
+            return Err(failure(operation, path, io::ErrorKind::Other));
+        }
         if fails {
             if state.fault.is_some_and(|fault| fault.late) {
                 let _ = work(&mut state, true);
