@@ -22,7 +22,7 @@ use pagestrata_layers::{
     ChunkPool, Lsn,
     manifest::{
         CURRENT_NAME, Manifest,
-        edit::{Edit, TIMELINE_NAME_LEN_MAX, TimelineState},
+        edit::{Edit, State, TIMELINE_NAME_LEN_MAX, TimelineState},
     },
     storage::{Lock, RealStorage, SharedStorage, Storage},
 };
@@ -247,7 +247,7 @@ impl Store {
         }
         let number = timelines.iter().map(|timeline| timeline.number + 1).max().unwrap_or(1);
         let all = shared.dir.join(TIMELINES_NAME);
-        let dir = all.join(number.to_string());
+        let dir = timeline_dir(&shared.dir, number);
         shared.storage.create_dir(&dir)?;
         shared.storage.sync_dir(&all)?;
         let edit = Edit::CreateTimeline { timeline: number, name: name.to_owned(), start };
@@ -269,9 +269,7 @@ impl Store {
         if let Some(timeline) = timelines.iter().find(|timeline| timeline.name == name) {
             return Ok(Timeline(timeline.clone()));
         }
-        let names: Vec<_> = timelines.iter().map(|timeline| timeline.name.as_str()).collect();
-        let existing = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-        Err(Error::NoTimeline { name: name.to_owned(), existing })
+        Err(no_timeline(name, timelines.iter().map(|timeline| &*timeline.name)))
     }
 
     /// All timelines.
@@ -363,6 +361,25 @@ impl fmt::Debug for Store {
     }
 }
 
+pub(crate) fn no_timeline<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Error {
+    let names: Vec<_> = names.collect();
+    let existing = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    Error::NoTimeline { name: name.to_owned(), existing }
+}
+
+/// Where a timeline of the store in `dir` has its layer files.
+pub(crate) fn timeline_dir(dir: &Path, number: u64) -> PathBuf {
+    dir.join(TIMELINES_NAME).join(number.to_string())
+}
+
+/// Takes the lock of a store that exists and reads its manifest.
+pub(crate) fn lock_and_read(storage: &SharedStorage, dir: &Path) -> Result<(Box<dyn Lock>, State)> {
+    let options = Options { create: false, ..Options::default() };
+    let lock = lock_dir(storage, dir, &options)?;
+    let (manifest, _) = open_manifest(storage, dir, &options)?;
+    Ok((lock, manifest.state().clone()))
+}
+
 /// Takes the lock of a directory that holds a store or may get one.
 fn lock_dir(storage: &SharedStorage, dir: &Path, options: &Options) -> Result<Box<dyn Lock>> {
     if !options.create
@@ -449,7 +466,7 @@ impl StoreShared {
         state: TimelineState,
         orphans: &mut Vec<(PathBuf, String)>,
     ) -> Result<Arc<TimelineShared>> {
-        let dir = self.dir.join(TIMELINES_NAME).join(number.to_string());
+        let dir = timeline_dir(&self.dir, number);
         let known: BTreeSet<_> = state.layers.values().map(layer_file_name).collect();
         let open = |record| FileLayer::open(&*self.storage, &dir, record);
         let layers = state.layers.into_values().map(open).collect::<Result<Vec<_>>>()?;
