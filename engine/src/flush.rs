@@ -103,38 +103,36 @@ impl TimelineShared {
         self.flush_ended.notify_all();
     }
 
-    /// Flushes the oldest frozen layer, if there is one. Returns how long to wait before trying again after a failure.
+    /// Flushes the oldest frozen layer, if there is one. Returns how soon to come again: at once, for there may be another, or
+    /// after a while when it has failed.
     pub(crate) fn flush_oldest(&self) -> Option<Duration> {
-        loop {
-            let oldest = self.look().frozen.last().map(|slot| slot.layer.clone());
-            let layer = oldest?;
-            match self.flush_layer(&layer) {
-                Ok(bytes) => {
-                    // The map version that was loaded above is let go of by now; this layer's count is the next.
-                    drop(layer);
-                    let mut state = self.flush.lock();
-                    (state.failures, state.last_error) = (0, None);
-                    state.flushes += 1;
-                    state.flushed_bytes += bytes;
-                    drop(state);
-                    self.flush_ended.notify_all();
-                    self.wake_reclaimer();
-                }
-                Err(error) => {
-                    tracing::warn!(timeline = %self.name, %error, "flush failed, will be tried again");
-                    let options = &self.store.options;
-                    let mut state = self.flush.lock();
-                    state.failures = state.failures.saturating_add(1);
-                    state.failures_total += 1;
-                    state.last_error = Some(error.to_string());
-                    let delay =
-                        options.flush_retry_delay.saturating_mul(1 << (state.failures - 1).min(20));
-                    drop(state);
-                    self.flush_ended.notify_all();
-                    return Some(delay.min(options.flush_retry_delay_max));
-                }
+        let oldest = self.look().frozen.last().map(|slot| slot.layer.clone());
+        let layer = oldest?;
+        let again = match self.flush_layer(&layer) {
+            Ok(bytes) => {
+                // The map version that was loaded above is let go of by now; this layer's count is the next.
+                drop(layer);
+                self.wake_reclaimer();
+                let mut state = self.flush.lock();
+                (state.failures, state.last_error) = (0, None);
+                state.flushes += 1;
+                state.flushed_bytes += bytes;
+                Duration::ZERO
             }
-        }
+            Err(error) => {
+                tracing::warn!(timeline = %self.name, %error, "flush failed, will be tried again");
+                let options = &self.store.options;
+                let mut state = self.flush.lock();
+                state.failures = state.failures.saturating_add(1);
+                state.failures_total += 1;
+                state.last_error = Some(error.to_string());
+                let doublings = (state.failures - 1).min(20);
+                let delay = options.flush_retry_delay.saturating_mul(1 << doublings);
+                delay.min(options.flush_retry_delay_max)
+            }
+        };
+        self.flush_ended.notify_all();
+        Some(again)
     }
 
     /// Returns the length of the layer file.

@@ -516,6 +516,7 @@ impl StoreShared {
         self.timelines.lock().clone()
     }
 
+    /// One layer of each timeline at a time: a busy writer of one does not keep those of the others waiting.
     fn flush_until_stopped(&self) {
         let _told = ToldOfPanic(self);
         let mut retry = None;

@@ -105,6 +105,40 @@ fn a_flush_ends_beside_a_busy_writer() {
     });
 }
 
+/// One timeline's flushes do not wait for the end of another one's writer.
+#[test]
+fn a_flush_ends_beside_a_busy_writer_of_another_timeline() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path(), Options { frozen_layers_max: 4, ..small() }).unwrap();
+    let busy = store.create_timeline("busy", Lsn(1)).unwrap();
+    let quiet = store.create_timeline("quiet", Lsn(1)).unwrap();
+    let (flushed, written) = (AtomicBool::new(false), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut lease = busy.write_lease().unwrap();
+            for lsn in 1.. {
+                lease.put(Key::new(1, lsn as u32), Lsn(lsn), Value::Image(&[1; 8192])).unwrap();
+                lease.commit(Lsn(lsn)).unwrap();
+                // Long after any flush should have ended.
+                if flushed.load(Ordering::Relaxed) || busy.stats().flush.flushes == 500 {
+                    break;
+                }
+            }
+            written.store(true, Ordering::Relaxed);
+        });
+        while busy.stats().flush.flushes < 3 {
+            thread::yield_now();
+        }
+        let mut lease = quiet.write_lease().unwrap();
+        lease.put(Key::new(1, 1), Lsn(1), Value::Image(b"x")).unwrap();
+        lease.commit(Lsn(1)).unwrap();
+        drop(lease);
+        assert_eq!(quiet.flush().unwrap(), Lsn(1));
+        assert!(!written.load(Ordering::Relaxed), "the flush waited for the other writer's end");
+        flushed.store(true, Ordering::Relaxed);
+    });
+}
+
 #[test]
 fn flushing_again_and_again_keeps_the_bound_on_frozen_layers() {
     let dir = tempfile::tempdir().unwrap();
