@@ -36,8 +36,6 @@ use crate::{
 
 const LOCK_NAME: &str = "LOCK";
 const TIMELINES_NAME: &str = "timelines";
-/// How soon the reclaimer looks again at what was still held.
-const RECLAIM_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// How many sequence numbers are reserved with one edit of the manifest.
 const SEQUENCES_RESERVED: u64 = 1024;
 
@@ -527,12 +525,14 @@ impl StoreShared {
         }
     }
 
-    /// Holders say when they let go; looking again after a while costs next to nothing and forgives one that did not.
+    /// Frees what nobody holds any more, each time that somebody has let go.
+    ///
+    /// No timer: a layer that is held for ever costs its memory and nothing else. All who hold a version of the map or a layer
+    /// in memory let go first and wake then: a reader when it pins anew, unpins or is dropped, a snapshot, a detached
+    /// version, a look at the map, a flush. Guards, scans and what reads return borrow from one of these.
     fn reclaim_until_stopped(&self) {
-        let mut retry = None;
-        while self.reclaimer.wait(retry) {
-            let left = self.all_timelines().iter().filter(|timeline| timeline.reclaim()).count();
-            retry = (left > 0).then_some(RECLAIM_RETRY_DELAY);
+        while self.reclaimer.wait(None) {
+            self.all_timelines().iter().for_each(|timeline| timeline.reclaim());
         }
     }
 }
