@@ -13,7 +13,7 @@ use pagestrata_layers::{
     layer_file::{LayerKind, LayerSummary},
 };
 
-pub(crate) use files::{FileLayer, Files, layer_file_name};
+pub(crate) use files::{FileLayer, Files, is_layer_file_name, layer_file_name};
 
 use crate::{
     Result,

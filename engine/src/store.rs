@@ -30,7 +30,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::{
     Error, LayersError, Options, PinInfo, Result, StoreStats, Timeline,
-    map::{FileLayer, layer_file_name},
+    map::{FileLayer, is_layer_file_name, layer_file_name},
     timeline::{Opening, TimelineShared},
 };
 
@@ -132,7 +132,8 @@ pub struct OpenReport {
     pub layer_files: u64,
     /// The lengths of all layer files, in bytes.
     pub layer_file_bytes: u64,
-    /// Files that no timeline knows, left by an interrupted flush or import, and removed now.
+    /// Files that no timeline knows, left by an interrupted flush or import, and removed now. What has another name than the
+    /// engine gives is left alone.
     pub orphans_removed: Vec<String>,
     /// Length of an edit at the end of the manifest that was never acknowledged and is cut off, in bytes.
     pub manifest_cut_bytes: u64,
@@ -317,12 +318,16 @@ impl Store {
             report.disk_consistent_lsns.push((timeline.name().to_owned(), lsn));
         }
         let clock = self.shared.options.clock;
-        let began = clock.now();
+        let (began, nap) = (clock.now(), Duration::from_millis(1).min(grace));
+        let mut napped = Duration::ZERO;
         let pins =
             |store: &Store| store.timelines().iter().flat_map(Timeline::pins).collect::<Vec<_>>();
         report.pins = pins(&self);
-        while !report.pins.is_empty() && clock.now().saturating_sub(began) < grace {
-            std::thread::sleep(Duration::from_millis(1).min(grace));
+        // Naps count too: the clock is the embedder's and may stand still.
+        let waited = |napped: Duration| napped.max(clock.now().saturating_sub(began));
+        while !report.pins.is_empty() && waited(napped) < grace {
+            std::thread::sleep(nap);
+            napped = napped.saturating_add(nap);
             report.pins = pins(&self);
         }
         self.stop();
@@ -470,7 +475,9 @@ impl StoreShared {
         let layers = state.layers.into_values().map(open).collect::<Result<Vec<_>>>()?;
         let names = self.storage.list(&dir);
         let names = names.map_err(|error| error.of_required("timeline", "its directory"))?;
-        let found = names.into_iter().filter(|name| !known.contains(name));
+        // What the engine did not put there is none of its business.
+        let found =
+            names.into_iter().filter(|name| !known.contains(name) && is_layer_file_name(name));
         orphans.extend(found.map(|name| (dir.clone(), name)));
         let TimelineState { name, start, disk_consistent_lsn, .. } = state;
         let opening = Opening { number, name, start, disk_consistent_lsn, dir, layers };
