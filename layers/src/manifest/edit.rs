@@ -226,6 +226,29 @@ impl<'a> Fields<'a> {
     }
 }
 
+fn check_new_timeline(name: &str, start: Lsn) -> Result<(), Mismatch> {
+    if name.is_empty() || name.len() > TIMELINE_NAME_LEN_MAX {
+        let expected = format_args!("a name of 1 to {TIMELINE_NAME_LEN_MAX} bytes");
+        return Err(mismatch(expected, name.len()));
+    }
+    if !start.is_valid() || start == Lsn::MAX {
+        return Err(mismatch("a start above zero and below the maximum", start));
+    }
+    Ok(())
+}
+
+/// A layer holds something, at positions of the log.
+fn check_ranges(summary: &LayerSummary) -> Result<(), Mismatch> {
+    let LayerSummary { id, key_range, lsn_range, .. } = summary;
+    if !key_range.is_empty() && !lsn_range.is_empty() && lsn_range.start.is_valid() {
+        return Ok(());
+    }
+    Err(mismatch(
+        format_args!("keys and Lsns of layer {id}"),
+        format_args!("{key_range}, {} to {}", lsn_range.start, lsn_range.end),
+    ))
+}
+
 impl State {
     /// Whether `edits` can follow this state, one after the other.
     pub(super) fn check(&self, edits: &[Edit]) -> Result<(), Mismatch> {
@@ -247,15 +270,7 @@ impl State {
                             format_args!("{timeline} {name:?} again"),
                         ));
                     }
-                    if name.is_empty() || name.len() > TIMELINE_NAME_LEN_MAX {
-                        return Err(mismatch(
-                            format_args!("a name of 1 to {TIMELINE_NAME_LEN_MAX} bytes"),
-                            name.len(),
-                        ));
-                    }
-                    if !start.is_valid() || *start == Lsn::MAX {
-                        return Err(mismatch("a start above zero and below the maximum", start));
-                    }
+                    check_new_timeline(name, *start)?;
                     created.push((*timeline, name));
                     advanced.insert(*timeline, start.previous());
                 }
@@ -268,6 +283,7 @@ impl State {
                     {
                         return Err(mismatch("a new layer", id));
                     }
+                    check_ranges(&layer.summary)?;
                     added.push(id);
                 }
                 Edit::RemoveLayer { timeline, sequence } => {

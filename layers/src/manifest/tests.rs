@@ -126,9 +126,19 @@ fn edits_of_one_record_that_contradict_each_other_are_refused() {
         let error = manifest.append(&edits).unwrap_err();
         assert!(matches!(error, Error::Corrupt(_)), "{edits:?}: {error}");
     }
-    // What no timeline can have.
+    // What no layer and no timeline can have.
+    let with = |change: fn(&mut LayerSummary)| match layer(1, 2) {
+        Edit::AddLayer(mut layer) => {
+            change(&mut layer.summary);
+            Edit::AddLayer(layer)
+        }
+        _ => unreachable!(),
+    };
     let (long, highest) = ("n".repeat(256), u64::MAX);
     for edit in [
+        with(|summary| summary.lsn_range.end = summary.lsn_range.start),
+        with(|summary| summary.lsn_range.start = Lsn(0)),
+        with(|summary| summary.key_range.end = Some(summary.key_range.start)),
         create(3, "", 1),
         create(3, &long, 1),
         create(3, "third", 0),
