@@ -17,6 +17,8 @@ use pagestrata::{
     testing::{MemoryStorage, fill_value},
 };
 
+use crate::support::put;
+
 type Files = BTreeMap<PathBuf, Vec<u8>>;
 /// What reads should find: of a key at an Lsn, the versions newest first.
 type Expected = Vec<(Key, Lsn, Vec<(Lsn, Kind, Vec<u8>)>)>;
@@ -262,10 +264,7 @@ fn all_damaged_files_are_reported() {
         [store.timeline("main").unwrap(), store.create_timeline("other", Lsn(1)).unwrap()]
     {
         let lsn = Lsn(timeline.last_record_lsn().0 + 1);
-        let mut lease = timeline.write_lease().unwrap();
-        lease.put(Key::new(1, 0), lsn, Value::Image(b"x")).unwrap();
-        lease.commit(lsn).unwrap();
-        drop(lease);
+        put(&timeline, Key::new(1, 0), lsn, b"x");
         timeline.flush().unwrap();
         paths.extend(timeline.layers().into_iter().map(|layer| layer.path));
     }

@@ -2,17 +2,17 @@
 
 use std::{
     fs,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
 };
 
-use pagestrata::{Error, Key, Lsn, Options, Store, Value, storage::Storage};
+use pagestrata::{Error, Key, Lsn, Options, Store, Timeline, Value, storage::Storage};
 
-use crate::memory_storage::{Failing, MemoryStorage};
+use crate::{
+    memory_storage::{Failing, MemoryStorage},
+    support::{LayersAway, eventually, fresh, put},
+};
 
 fn small() -> Options {
     Options { open_layer_size_max_bytes: 64 << 10, frozen_layers_max: 1, ..Options::default() }
@@ -20,9 +20,7 @@ fn small() -> Options {
 
 #[test]
 fn blocks_that_are_dropped_twice_are_flushed() {
-    let dir = tempfile::tempdir().unwrap();
-    let (store, _) = Store::open(dir.path(), small()).unwrap();
-    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
+    let (_dir, _store, timeline) = fresh(small());
     let mut lease = timeline.write_lease().unwrap();
     lease.put(Key::new(1, 7), Lsn(2), Value::Image(b"x")).unwrap();
     lease.drop_blocks(1, 5, Lsn(3)).unwrap();
@@ -35,9 +33,7 @@ fn blocks_that_are_dropped_twice_are_flushed() {
 
 #[test]
 fn a_large_batch_that_is_aborted_does_not_stop_the_writer() {
-    let dir = tempfile::tempdir().unwrap();
-    let (store, _) = Store::open(dir.path(), small()).unwrap();
-    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
+    let (_dir, _store, timeline) = fresh(small());
     let mut lease = timeline.write_lease().unwrap();
     let key = Key::new(1, 1);
     for lsn in 2..10 {
@@ -55,12 +51,8 @@ fn a_large_batch_that_is_aborted_does_not_stop_the_writer() {
 
 #[test]
 fn a_writer_that_was_stalled_goes_on_by_itself() {
-    let dir = tempfile::tempdir().unwrap();
-    let (store, _) = Store::open(dir.path(), small()).unwrap();
-    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
-    let layers = dir.path().join("timelines/1");
-    let aside = dir.path().join("aside");
-    fs::rename(&layers, &aside).unwrap();
+    let (dir, _store, timeline) = fresh(small());
+    let away = LayersAway::of(dir.path());
     let mut lease = timeline.write_lease().unwrap();
     let mut lsn = 1;
     let mut put = || {
@@ -71,47 +63,13 @@ fn a_writer_that_was_stalled_goes_on_by_itself() {
     };
     while put().is_ok() {}
     assert!(matches!(put(), Err(Error::FlushStalled { .. })));
-    fs::rename(&aside, &layers).unwrap();
+    away.back();
     timeline.flush().unwrap();
     put().unwrap();
 }
 
-/// A flush is of what was there when it was asked for: a writer that goes on does not hold it up.
-#[test]
-fn a_flush_ends_beside_a_busy_writer() {
-    let dir = tempfile::tempdir().unwrap();
-    let (store, _) = Store::open(dir.path(), Options { frozen_layers_max: 4, ..small() }).unwrap();
-    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
-    let (flushed, written) = (AtomicBool::new(false), AtomicBool::new(false));
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut lease = timeline.write_lease().unwrap();
-            for lsn in 1.. {
-                lease.put(Key::new(1, lsn as u32), Lsn(lsn), Value::Image(&[1; 8192])).unwrap();
-                lease.commit(Lsn(lsn)).unwrap();
-                // Long after any flush should have ended.
-                if flushed.load(Ordering::Relaxed) || timeline.stats().flush.flushes == 500 {
-                    break;
-                }
-            }
-            written.store(true, Ordering::Relaxed);
-        });
-        while timeline.stats().flush.flushes < 3 {
-            thread::yield_now();
-        }
-        timeline.flush().unwrap();
-        assert!(!written.load(Ordering::Relaxed), "the flush waited for the writer's end");
-        flushed.store(true, Ordering::Relaxed);
-    });
-}
-
-/// One timeline's flushes do not wait for the end of another one's writer.
-#[test]
-fn a_flush_ends_beside_a_busy_writer_of_another_timeline() {
-    let dir = tempfile::tempdir().unwrap();
-    let (store, _) = Store::open(dir.path(), Options { frozen_layers_max: 4, ..small() }).unwrap();
-    let busy = store.create_timeline("busy", Lsn(1)).unwrap();
-    let quiet = store.create_timeline("quiet", Lsn(1)).unwrap();
+/// Writes to `busy` while `flush` runs, which must not take for as long as the writer would go on.
+fn beside_a_busy_writer(busy: &Timeline, flush: impl FnOnce()) {
     let (flushed, written) = (AtomicBool::new(false), AtomicBool::new(false));
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -129,43 +87,50 @@ fn a_flush_ends_beside_a_busy_writer_of_another_timeline() {
         while busy.stats().flush.flushes < 3 {
             thread::yield_now();
         }
-        let mut lease = quiet.write_lease().unwrap();
-        lease.put(Key::new(1, 1), Lsn(1), Value::Image(b"x")).unwrap();
-        lease.commit(Lsn(1)).unwrap();
-        drop(lease);
-        assert_eq!(quiet.flush().unwrap(), Lsn(1));
-        assert!(!written.load(Ordering::Relaxed), "the flush waited for the other writer's end");
+        flush();
+        assert!(!written.load(Ordering::Relaxed), "the flush waited for the writer's end");
         flushed.store(true, Ordering::Relaxed);
+    });
+}
+
+/// A flush is of what was there when it was asked for: a writer that goes on does not hold it up.
+#[test]
+fn a_flush_ends_beside_a_busy_writer() {
+    let (_dir, _store, timeline) = fresh(Options { frozen_layers_max: 4, ..small() });
+    beside_a_busy_writer(&timeline, || {
+        timeline.flush().unwrap();
+    });
+}
+
+/// Nor does the writer of another timeline.
+#[test]
+fn a_flush_ends_beside_a_busy_writer_of_another_timeline() {
+    let (_dir, store, busy) = fresh(Options { frozen_layers_max: 4, ..small() });
+    let quiet = store.create_timeline("quiet", Lsn(1)).unwrap();
+    beside_a_busy_writer(&busy, || {
+        put(&quiet, Key::new(1, 1), Lsn(1), b"x");
+        assert_eq!(quiet.flush().unwrap(), Lsn(1));
     });
 }
 
 #[test]
 fn flushing_again_and_again_keeps_the_bound_on_frozen_layers() {
-    let dir = tempfile::tempdir().unwrap();
     let options = Options { frozen_layers_max: 2, ..small() };
-    let (store, _) = Store::open(dir.path(), options).unwrap();
-    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
-    let layers = dir.path().join("timelines/1");
-    let aside = dir.path().join("aside");
-    fs::rename(&layers, &aside).unwrap();
+    let (dir, _store, timeline) = fresh(options);
+    let away = LayersAway::of(dir.path());
     for lsn in 1..10 {
-        let mut lease = timeline.write_lease().unwrap();
-        lease.put(Key::new(1, 1), Lsn(lsn), Value::Image(b"x")).unwrap();
-        lease.commit(Lsn(lsn)).unwrap();
-        drop(lease);
+        put(&timeline, Key::new(1, 1), Lsn(lsn), b"x");
         assert!(matches!(timeline.flush(), Err(Error::FlushFailed { .. })));
     }
     assert_eq!(timeline.stats().frozen_layers, 2);
-    fs::rename(&aside, &layers).unwrap();
+    away.back();
     assert_eq!(timeline.flush().unwrap(), Lsn(9));
 }
 
 /// Nothing that only looks at the map for a while keeps a retired layer after it has ended.
 #[test]
 fn a_layer_that_is_retired_during_verify_is_reclaimed() {
-    let dir = tempfile::tempdir().unwrap();
-    let (store, _) = Store::open(dir.path(), Options::default()).unwrap();
-    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
+    let (_dir, _store, timeline) = fresh(Options::default());
     let mut lease = timeline.write_lease().unwrap();
     let page = vec![1; 1 << 20];
     for block in 0..100 {
@@ -182,13 +147,7 @@ fn a_layer_that_is_retired_during_verify_is_reclaimed() {
         timeline.flush().unwrap();
         verify.join().unwrap();
     });
-    for _ in 0..100 {
-        if timeline.stats().retired_layers == 0 {
-            return;
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-    panic!("{:?}", timeline.stats());
+    eventually(|| timeline.stats().retired_layers == 0);
 }
 
 /// Whichever step goes on failing, the tries leave no more and more files behind.
@@ -213,12 +172,9 @@ fn flushes_that_fail_again_and_again_leave_nothing_behind() {
         let storage = MemoryStorage::new();
         let delay = Duration::from_millis(1);
         let options = Options { flush_retry_delay: delay, flush_retry_delay_max: delay, ..small() };
-        let (store, _) = Store::open_with(Arc::new(storage.clone()), "/store", options).unwrap();
+        let store = storage.open(options).unwrap();
         let timeline = store.create_timeline("main", Lsn(1)).unwrap();
-        let mut lease = timeline.write_lease().unwrap();
-        lease.put(Key::new(1, 1), Lsn(2), Value::Image(b"x")).unwrap();
-        lease.commit(Lsn(2)).unwrap();
-        drop(lease);
+        put(&timeline, Key::new(1, 1), Lsn(2), b"x");
         let files = |dir: &str| storage.list(dir.as_ref()).unwrap();
         storage.set_failing(Some(Failing { operation, at }));
         while timeline.stats().flush.failures < 10 {

@@ -10,10 +10,14 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use pagestrata::{Options, Store};
 use pagestrata_layers::{
     Error, Result,
     storage::{File, FileMap, Lock, Storage},
 };
+
+/// Where the store is.
+pub(crate) const STORE_DIR: &str = "/store";
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MemoryStorage(Arc<Mutex<State>>);
@@ -123,6 +127,11 @@ impl MemoryStorage {
         storage.0.lock().unwrap().live.insert(PathBuf::from("/"), Node::Dir);
         storage.0.lock().unwrap().durable.insert(PathBuf::from("/"), Node::Dir);
         storage
+    }
+
+    /// Opens the store that it holds, or makes it.
+    pub(crate) fn open(&self, options: Options) -> pagestrata::Result<Store> {
+        Ok(Store::open_with(Arc::new(self.clone()), STORE_DIR, options)?.0)
     }
 
     /// How many calls there were.
