@@ -65,6 +65,8 @@ pub(crate) struct StoreShared {
     flusher: Wakeup,
     reclaimer: Wakeup,
     closed: AtomicBool,
+    /// Nobody flushes any more. Ordered by the lock of `timelines`.
+    flusher_panicked: AtomicBool,
 }
 
 /// How a thread of the store is told that there is work, or that it shall end.
@@ -115,6 +117,8 @@ struct ToldOfPanic<'s>(&'s StoreShared);
 impl Drop for ToldOfPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            // Before the list is taken: a timeline that is not in it yet sees this when it is put there.
+            self.0.flusher_panicked.store(true, Ordering::Relaxed);
             self.0.all_timelines().iter().for_each(|timeline| timeline.stop_flushing());
         }
     }
@@ -191,6 +195,7 @@ impl Store {
             flusher: Wakeup::default(),
             reclaimer: Wakeup::default(),
             closed: AtomicBool::new(false),
+            flusher_panicked: AtomicBool::new(false),
             storage,
             options,
         });
@@ -256,6 +261,9 @@ impl Store {
         let opening = Opening { number, name, start, disk_consistent_lsn, dir, layers: Vec::new() };
         let timeline = TimelineShared::new(shared.clone(), opening);
         timelines.push(timeline.clone());
+        if shared.flusher_panicked.load(Ordering::Relaxed) {
+            timeline.stop_flushing();
+        }
         Ok(Timeline(timeline))
     }
 

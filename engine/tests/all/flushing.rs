@@ -176,7 +176,7 @@ fn flushes_that_fail_again_and_again_leave_nothing_behind() {
         let timeline = store.create_timeline("main", Lsn(1)).unwrap();
         put(&timeline, Key::new(1, 1), Lsn(2), b"x");
         let files = |dir: &str| storage.list(dir.as_ref()).unwrap();
-        storage.set_failing(Some(Failing { operation, at }));
+        storage.set_failing(Some(Failing { operation, at, panics: false }));
         while timeline.stats().flush.failures < 10 {
             assert!(timeline.flush().is_err(), "{what}");
         }
@@ -190,6 +190,27 @@ fn flushes_that_fail_again_and_again_leave_nothing_behind() {
         assert_eq!(manifests().count(), 1, "{what}");
         assert!(!files("/store").contains(&"CURRENT.tmp".to_owned()), "{what}");
     }
+}
+
+/// A storage that panics takes the flushing thread with it: who waits for a flush is told, and nobody waits for ever.
+#[test]
+fn nobody_waits_for_a_flushing_thread_that_panicked() {
+    let storage = MemoryStorage::new();
+    let store = storage.open(small()).unwrap();
+    let first = store.create_timeline("first", Lsn(1)).unwrap();
+    put(&first, Key::new(1, 1), Lsn(2), b"x");
+    storage.set_failing(Some(Failing { operation: "create", at: ".tmp", panics: true }));
+    assert!(first.flush().is_err());
+    storage.set_failing(None);
+    let second = store.create_timeline("second", Lsn(1)).unwrap();
+    for timeline in [&first, &second] {
+        put(timeline, Key::new(1, 2), Lsn(3), b"y");
+        assert!(timeline.flush().is_err());
+        assert!(timeline.snapshot().guard().exists(Key::new(1, 2), Lsn(3)).unwrap());
+    }
+    assert!(store.close(Duration::ZERO).is_err());
+    let store = storage.open(small()).unwrap();
+    assert_eq!(store.timelines().len(), 2);
 }
 
 #[test]

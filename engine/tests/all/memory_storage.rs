@@ -41,6 +41,8 @@ pub(crate) struct Failing {
     pub(crate) operation: &'static str,
     /// The end of the path, or of that of its directory.
     pub(crate) at: &'static str,
+    /// It panics, which is a defect of a storage.
+    pub(crate) panics: bool,
 }
 
 impl Failing {
@@ -197,7 +199,9 @@ impl MemoryStorage {
             true => call >= fault.call,
             false => call == fault.call,
         });
-        if state.failing.is_some_and(|failing| failing.is(operation, path)) {
+        if let Some(failing) = state.failing.filter(|failing| failing.is(operation, path)) {
+            drop(state);
+            assert!(!failing.panics, "planted");
             return Err(failure(operation, path, io::ErrorKind::Other));
         }
         if fails {
