@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use pagestrata_layers::{Key, Lsn};
 
+use crate::{DamagedFile, VerifyReport};
+
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -36,8 +38,8 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
-    /// Files are there that no store would leave without its manifest. Opening it as a new store would lose them.
-    #[error("{}: {found} is here but no manifest; use another directory, or restore CURRENT and its manifest", .path.display())]
+    /// No store is here, but something where a new one would put its timelines.
+    #[error("{}: {found} is here but no store; use another directory", .path.display())]
     NotAStore {
         /// The directory.
         path: PathBuf,
@@ -157,10 +159,22 @@ pub enum Error {
         /// Where the timeline is.
         last_record_lsn: Lsn,
     },
+    /// A verification has found layer files that are damaged. Restore them from a copy of the store.
+    #[error("{} of {} layer files damaged{}", .damaged.len(), .report.layer_files, first_of(.damaged))]
+    Damaged {
+        /// What was read all the same.
+        report: VerifyReport,
+        /// Each damaged file and the first damage in it.
+        damaged: Vec<DamagedFile>,
+    },
     /// The operating system gave no random bytes for the id of a new store; choose one in the options.
     #[error("no random bytes for the store's id: {0}")]
     Entropy(String),
     /// A thread of the store could not be started.
     #[error("cannot start a thread: {0}")]
     Thread(#[source] std::io::Error),
+}
+
+fn first_of(damaged: &[DamagedFile]) -> String {
+    damaged.first().map(|first| format!(", the first one: {}", first.error)).unwrap_or_default()
 }

@@ -2,7 +2,8 @@
 //!
 //! The order of durable steps, here and nowhere else: layer file written and synced; renamed to its name; directory synced;
 //! manifest edit appended and synced; published. A step that fails leaves the frozen layer where it was, in memory
-//! and readable; the flush is tried again from the step that failed.
+//! and readable. A file that was durable by then is taken up by the next try, which must not make the layer twice: whether
+//! the manifest names it is not known. Of any other file nothing stays, and the next try begins anew.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,8 +14,8 @@ use pagestrata_layers::{
 };
 
 use crate::{
-    Error, Result,
-    map::{FileLayer, MapVersion},
+    Error, LayersError, Result,
+    map::{FileLayer, MapVersion, layer_file_name},
     new_layer::NewLayer,
     timeline::TimelineShared,
 };
@@ -31,10 +32,20 @@ pub(crate) struct FlushState {
     /// How many flushes and how many bytes of layer files there were since the store was opened.
     pub(crate) flushes: u64,
     pub(crate) flushed_bytes: u64,
-    /// A file that is durable under its name but not in the manifest yet, and the layer it was made of.
-    durable: Option<(Arc<MemLayer>, LayerRecord)>,
+    /// What a failed try has left for the next one.
+    durable: Option<Durable>,
     /// The store is closing: nobody flushes any more.
     stopped: bool,
+}
+
+/// A file that is durable under its name, but not published.
+#[derive(Debug)]
+struct Durable {
+    /// The layer that it was made of.
+    of: Arc<MemLayer>,
+    record: LayerRecord,
+    /// Its edit was tried: whether the manifest names it is not known.
+    in_doubt: bool,
 }
 
 impl TimelineShared {
@@ -92,38 +103,36 @@ impl TimelineShared {
         self.flush_ended.notify_all();
     }
 
-    /// Flushes the oldest frozen layer, if there is one. Returns how long to wait before trying again after a failure.
+    /// Flushes the oldest frozen layer, if there is one. Returns how soon to come again: at once, for there may be another, or
+    /// after a while when it has failed.
     pub(crate) fn flush_oldest(&self) -> Option<Duration> {
-        loop {
-            let oldest = self.look().frozen.last().map(|slot| slot.layer.clone());
-            let layer = oldest?;
-            match self.flush_layer(&layer) {
-                Ok(bytes) => {
-                    // The map version that was loaded above is let go of by now; this layer's count is the next.
-                    drop(layer);
-                    let mut state = self.flush.lock();
-                    (state.failures, state.last_error) = (0, None);
-                    state.flushes += 1;
-                    state.flushed_bytes += bytes;
-                    drop(state);
-                    self.flush_ended.notify_all();
-                    self.wake_reclaimer();
-                }
-                Err(error) => {
-                    tracing::warn!(timeline = %self.name, %error, "flush failed, will be tried again");
-                    let options = &self.store.options;
-                    let mut state = self.flush.lock();
-                    state.failures = state.failures.saturating_add(1);
-                    state.failures_total += 1;
-                    state.last_error = Some(error.to_string());
-                    let delay =
-                        options.flush_retry_delay.saturating_mul(1 << (state.failures - 1).min(20));
-                    drop(state);
-                    self.flush_ended.notify_all();
-                    return Some(delay.min(options.flush_retry_delay_max));
-                }
+        let oldest = self.look().frozen.last().map(|slot| slot.layer.clone());
+        let layer = oldest?;
+        let again = match self.flush_layer(&layer) {
+            Ok(bytes) => {
+                // The map version that was loaded above is let go of by now; this layer's count is the next.
+                drop(layer);
+                self.wake_reclaimer();
+                let mut state = self.flush.lock();
+                (state.failures, state.last_error) = (0, None);
+                state.flushes += 1;
+                state.flushed_bytes += bytes;
+                Duration::ZERO
             }
-        }
+            Err(error) => {
+                tracing::warn!(timeline = %self.name, %error, "flush failed, will be tried again");
+                let options = &self.store.options;
+                let mut state = self.flush.lock();
+                state.failures = state.failures.saturating_add(1);
+                state.failures_total += 1;
+                state.last_error = Some(error.to_string());
+                let doublings = (state.failures - 1).min(20);
+                let delay = options.flush_retry_delay.saturating_mul(1 << doublings);
+                delay.min(options.flush_retry_delay_max)
+            }
+        };
+        self.flush_ended.notify_all();
+        Some(again)
     }
 
     /// Returns the length of the layer file.
@@ -135,21 +144,44 @@ impl TimelineShared {
             self.publish_flushed(end, None);
             return Ok(0);
         }
-        let durable = self.flush.lock().durable.take().filter(|(of, _)| Arc::ptr_eq(of, layer));
-        let record = match durable {
-            Some((_, record)) => record,
-            None => self.write_layer(layer)?,
+        let left = self.flush.lock().durable.take().filter(|left| Arc::ptr_eq(&left.of, layer));
+        let mut durable = match left {
+            Some(left) => left,
+            None => {
+                let record = self.write_layer(layer)?;
+                Durable { of: layer.clone(), record, in_doubt: false }
+            }
         };
-        // Opened before it is in the manifest: what cannot be read back is not published.
-        let file = FileLayer::open(&*self.store.storage, &self.dir, record.clone())?;
+        let record = durable.record.clone();
         let file_len = record.summary.file_len;
-        if let Err(error) = self.store.append_edits(&[Edit::AddLayer(record.clone()), advance]) {
-            // Whether the edit is durable is not known, so the file stays, under the same name, for the next try.
-            self.flush.lock().durable = Some((layer.clone(), record));
-            return Err(error);
+        // Opened before it is in the manifest: what cannot be read back is not published.
+        let added = FileLayer::open(&*self.store.storage, &self.dir, record).and_then(|file| {
+            durable.in_doubt = true;
+            self.store.append_edits(&[Edit::AddLayer(durable.record.clone()), advance])?;
+            Ok(file)
+        });
+        match added {
+            Ok(file) => {
+                self.publish_flushed(end, Some(file));
+                Ok(file_len)
+            }
+            Err(error) => {
+                self.leave(durable, &error);
+                Err(error)
+            }
         }
-        self.publish_flushed(end, Some(file));
-        Ok(file_len)
+    }
+
+    /// Leaves a file to the next try, unless it is of no use: then it is written anew.
+    fn leave(&self, durable: Durable, error: &Error) {
+        let is_damaged = matches!(error, Error::Layers(LayersError::Corrupt(found))
+            if found.path.starts_with(&self.dir));
+        if !is_damaged {
+            self.flush.lock().durable = Some(durable);
+        } else if !durable.in_doubt {
+            let path = self.dir.join(layer_file_name(&durable.record));
+            let _ = self.store.storage.remove(&path);
+        }
     }
 
     /// Writes a layer file, durably under its name: one pass over the sorted versions, in the writer's fixed memory.

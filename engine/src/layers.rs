@@ -1,10 +1,18 @@
 //! The layers of a timeline, for people and tools: listed, and verified down to the last bit.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use pagestrata_layers::{KeyRange, Lsn, layer_file::LayerKind};
+use pagestrata_layers::{
+    KeyRange, Lsn, Result as LayersResult,
+    layer_file::{LayerFile, LayerKind, LayerSummary, VerifyReport as LayerVerifyReport},
+    storage::{SharedStorage, Storage},
+};
 
-use crate::{Result, Timeline};
+use crate::{
+    Error, LayersError, Result, Store, Timeline,
+    map::layer_file_name,
+    store::{lock_and_read, no_timeline, timeline_dir},
+};
 
 /// One layer file, as [`Timeline::layers`] lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,16 +41,120 @@ pub struct LayerInfo {
     pub tombstones: u64,
 }
 
-/// What [`Timeline::verify`] has read.
+/// What a verification has read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct VerifyReport {
-    /// Number of layer files.
+    /// Number of layer files, those that are damaged included.
     pub layer_files: u64,
-    /// The lengths of their files, in bytes.
+    /// The lengths of the sound files, in bytes.
     pub file_bytes: u64,
-    /// Number of versions.
+    /// Number of versions in the sound files.
     pub versions: u64,
+    /// Number of tombstones in the sound files.
+    pub tombstones: u64,
+}
+
+/// A layer file that a verification could not find to be what was written.
+#[derive(Debug)]
+pub struct DamagedFile {
+    /// Where it is, or should be.
+    pub path: PathBuf,
+    /// The first thing that is wrong with it.
+    pub error: LayersError,
+}
+
+/// A verification under way: it goes on behind what is damaged.
+#[derive(Default)]
+struct Verifying {
+    report: VerifyReport,
+    damaged: Vec<DamagedFile>,
+}
+
+impl Verifying {
+    /// Takes up what has come of one file: its length and what is in it.
+    fn add(&mut self, path: &Path, verified: LayersResult<(u64, LayerVerifyReport)>) {
+        self.report.layer_files += 1;
+        match verified {
+            Ok((file_len, found)) => {
+                self.report.file_bytes += file_len;
+                self.report.versions += found.versions;
+                self.report.tombstones += found.tombstones;
+            }
+            Err(error) => self.damaged.push(DamagedFile { path: path.to_owned(), error }),
+        }
+    }
+
+    fn open_and_add(
+        &mut self,
+        storage: &dyn Storage,
+        path: &Path,
+        expected: Option<&LayerSummary>,
+    ) {
+        let opened = LayerFile::open(storage, path, expected);
+        self.add(path, opened.and_then(|file| Ok((file.summary().file_len, file.verify()?))));
+    }
+
+    fn finish(self) -> Result<VerifyReport> {
+        let Verifying { report, damaged } = self;
+        if damaged.is_empty() { Ok(report) } else { Err(Error::Damaged { report, damaged }) }
+    }
+}
+
+/// Verifies layer files on their own, as [`Timeline::verify`] does. `progress` is told after each of them.
+///
+/// # Errors
+/// [`Error::Damaged`] with every file that is damaged, or cannot be read.
+pub fn verify_files(
+    storage: &SharedStorage,
+    files: impl IntoIterator<Item = impl AsRef<Path>>,
+    progress: &mut dyn FnMut(&VerifyReport),
+) -> Result<VerifyReport> {
+    let mut verifying = Verifying::default();
+    for path in files {
+        verifying.open_and_add(&**storage, path.as_ref(), None);
+        progress(&verifying.report);
+    }
+    verifying.finish()
+}
+
+impl Store {
+    /// Verifies the layer files of a store that nobody has open, of one timeline or of all: as [`Timeline::verify`] does, and
+    /// also those whose damage keeps the store from being opened. `progress` is told after each of them. Changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] with every file that is damaged or missing; [`Error::NoTimeline`]; those of [`Store::open`] where
+    /// there is no store, it is in use, or its manifest is damaged.
+    pub fn verify(
+        storage: &SharedStorage,
+        path: impl AsRef<Path>,
+        timeline: Option<&str>,
+        progress: &mut dyn FnMut(&VerifyReport),
+    ) -> Result<VerifyReport> {
+        let dir = path.as_ref();
+        let (_lock, state) = lock_and_read(storage, dir)?;
+        if let Some(name) = timeline
+            && !state.timelines.values().any(|timeline| timeline.name == name)
+        {
+            return Err(no_timeline(
+                name,
+                state.timelines.values().map(|timeline| &*timeline.name),
+            ));
+        }
+        let mut verifying = Verifying::default();
+        for (number, of) in &state.timelines {
+            if timeline.is_some_and(|name| of.name != name) {
+                continue;
+            }
+            let dir = timeline_dir(dir, *number);
+            for record in of.layers.values() {
+                let path = dir.join(layer_file_name(record));
+                verifying.open_and_add(&**storage, &path, Some(&record.summary));
+                progress(&verifying.report);
+            }
+        }
+        verifying.finish()
+    }
 }
 
 impl Timeline {
@@ -83,16 +195,15 @@ impl Timeline {
     /// Reads every byte of every layer file and checks checksums, digests, order and ranges.
     ///
     /// # Errors
-    /// [`Error::Layers`](crate::Error::Layers) with the first damage that is found.
+    /// [`Error::Damaged`] with every damaged file and the first damage in it. They can go on being read: what is damaged is
+    /// refused, wherever it is touched.
     pub fn verify(&self) -> Result<VerifyReport> {
         let map = self.0.look();
-        let mut report = VerifyReport::default();
+        let mut verifying = Verifying::default();
         for file in map.files.iter() {
-            file.verify()?;
-            report.layer_files += 1;
-            report.file_bytes += file.summary().file_len;
-            report.versions += file.summary().versions;
+            let verified = file.verify();
+            verifying.add(file.path(), verified.map(|found| (file.summary().file_len, found)));
         }
-        Ok(report)
+        verifying.finish()
     }
 }

@@ -68,7 +68,7 @@ mod write;
 pub use detach::DetachedVersion;
 pub use error::{Error, Result};
 pub use import::{ImageImport, ImportReport};
-pub use layers::{LayerInfo, VerifyReport};
+pub use layers::{DamagedFile, LayerInfo, VerifyReport, verify_files};
 pub use options::{Clock, Compression, Options};
 pub use pagestrata_layers::layer_file::LayerKind;
 pub use pagestrata_layers::{

@@ -13,7 +13,7 @@ use pagestrata_layers::{
     layer_file::{LayerKind, LayerSummary},
 };
 
-pub(crate) use files::{FileLayer, Files, layer_file_name};
+pub(crate) use files::{FileLayer, Files, is_layer_file_name, layer_file_name};
 
 use crate::{
     Result,
@@ -56,6 +56,21 @@ impl<'a> Found<'a> {
     pub(crate) fn clear(&mut self) {
         self.versions.clear();
         self.sources.clear();
+    }
+
+    /// Collects the versions that one layer gives, and keeps in mind which layer that was.
+    #[inline]
+    fn collect<R>(
+        &mut self,
+        layer: LayerRef<'a>,
+        give: impl FnOnce(&mut Vec<PageVersion<'a>>) -> R,
+    ) -> R {
+        let first = self.versions.len();
+        let walk = give(&mut self.versions);
+        if self.versions.len() > first {
+            self.sources.push((first, layer));
+        }
+        walk
     }
 
     /// The layer that gave the version at `index`.
@@ -135,11 +150,9 @@ impl MapVersion {
         if slot.layer.start_lsn() > lsn {
             return None;
         }
-        let first = found.versions.len();
-        let walk = slot.layer.versions(key, lsn, &mut |version| found.versions.push(version));
-        if found.versions.len() > first {
-            found.sources.push((first, LayerRef::Memory(&slot.layer)));
-        }
+        let walk = found.collect(LayerRef::Memory(&slot.layer), |versions| {
+            slot.layer.versions(key, lsn, &mut |version| versions.push(version))
+        });
         // Planted for the model: the tombstones of frozen layers hide nothing.
         let missed = cfg!(planted_bug = "frozen_tombstones")
             && walk == Walk::Dropped
@@ -160,14 +173,10 @@ impl MapVersion {
                 self.versions_shared(key, upper, hit.floor, arena, found)?
             } else {
                 let file = self.files.get(hit.layer);
-                let first = found.versions.len();
-                let walk = file.versions(key, upper, hit.floor, arena, &mut |version| {
-                    found.versions.push(version)
-                })?;
-                if found.versions.len() > first {
-                    found.sources.push((first, LayerRef::File(file)));
-                }
-                walk
+                found.collect(LayerRef::File(file), |versions| {
+                    let mut out = |version| versions.push(version);
+                    file.versions(key, upper, hit.floor, arena, &mut out)
+                })?
             };
             if walk != Walk::Older || !hit.floor.is_valid() {
                 return Ok(walk);

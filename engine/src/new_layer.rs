@@ -52,10 +52,14 @@ impl<'t> NewLayer<'t> {
         let writer = self.writer.take().expect("finished once");
         let finished = writer.finish(key_range, lsn_range, tombstones).and_then(|summary| {
             let record = LayerRecord { level: 0, summary };
-            let storage = &*self.timeline.store.storage;
-            storage.rename(&self.temporary, &self.timeline.dir.join(layer_file_name(&record)))?;
-            storage.sync_dir(&self.timeline.dir)?;
-            Ok(record)
+            let (storage, dir) = (&*self.timeline.store.storage, &self.timeline.dir);
+            let path = dir.join(layer_file_name(&record));
+            let named = storage.rename(&self.temporary, &path).and_then(|()| storage.sync_dir(dir));
+            if named.is_err() {
+                // No manifest names it, and the next try is under another name: tries that go on failing leave no files.
+                let _ = storage.remove(&path);
+            }
+            named.map(|()| record)
         });
         if finished.is_err() {
             self.remove();

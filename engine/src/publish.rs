@@ -12,6 +12,9 @@
 //!    `reclaim`'s alone, on whatever thread calls it.
 //! 3. `reclaim` takes a retired value out when its own count is the only one left. Nobody can gain a new one: the
 //!    pointer has moved on, and whoever cloned from it did so before.
+//! 4. Nobody looks for what is let go: each holder lets go first and wakes the reclaimer then. One that held the current value
+//!    need not, which [`Published::is_replaced`] tells; the fences there and in `publish` see to it that either this holder
+//!    sees the publication or the reclaimer, which is woken after it, sees that the hold is gone.
 //!
 //! arc-swap holds the pointer; this is the one file that names it. With its read-write-lock strategy: its default one has
 //! open reports of a use after free, and a cached pin takes the pointer only when something was published.
@@ -21,7 +24,7 @@ mod primitives {
     pub(super) use parking_lot::Mutex;
     pub(super) use std::sync::{
         Arc, RwLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering, fence},
     };
 
     /// The current value's pointer.
@@ -47,7 +50,7 @@ mod primitives {
     //! Loom's types in the same places; a pointer behind a lock is what arc-swap's strategy is.
     pub(super) use loom::sync::{
         Arc, RwLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering, fence},
     };
 
     pub(super) struct Mutex<T>(loom::sync::Mutex<T>);
@@ -79,7 +82,7 @@ mod primitives {
     }
 }
 
-use primitives::{Arc, AtomicU64, Mutex, Ordering, Pointer};
+use primitives::{Arc, AtomicU64, Mutex, Ordering, Pointer, fence};
 
 /// A value with its number in the order of publications.
 #[derive(Debug)]
@@ -125,6 +128,16 @@ impl<T> Published<T> {
         self.number.0.load(Ordering::Acquire)
     }
 
+    /// Whether a value was replaced, for a holder that has just let go of it. No: it will be replaced later than that.
+    pub(crate) fn is_replaced(&self, number: u64) -> bool {
+        // A store (of the count) and then a load of another location: nothing weaker keeps them in order. Planted for the model
+        // checker: without it neither side may see the other.
+        if !cfg!(planted_bug = "not_told") {
+            fence(Ordering::SeqCst);
+        }
+        self.number() != number
+    }
+
     /// The current value, counted.
     pub(crate) fn load(&self) -> Held<T> {
         self.pointer.load()
@@ -140,6 +153,8 @@ impl<T> Published<T> {
         drop(current);
         let old = self.pointer.swap(Arc::new(Numbered { number, value }));
         self.number.0.store(number, Ordering::Release);
+        // Pairs with the one of `is_replaced`.
+        fence(Ordering::SeqCst);
         // Planted for the model checker: without it a reader drops the last count, in the middle of a pin.
         if !cfg!(planted_bug = "not_retired") {
             self.retired.lock().push(old);

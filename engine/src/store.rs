@@ -22,22 +22,20 @@ use pagestrata_layers::{
     ChunkPool, Lsn,
     manifest::{
         CURRENT_NAME, Manifest,
-        edit::{Edit, TIMELINE_NAME_LEN_MAX, TimelineState},
+        edit::{Edit, State, TIMELINE_NAME_LEN_MAX, TimelineState},
     },
-    storage::{Lock, RealStorage, SharedStorage},
+    storage::{Lock, RealStorage, SharedStorage, Storage},
 };
 use parking_lot::{Condvar, Mutex};
 
 use crate::{
-    Error, Options, PinInfo, Result, StoreStats, Timeline,
-    map::{FileLayer, layer_file_name},
+    Error, LayersError, Options, PinInfo, Result, StoreStats, Timeline,
+    map::{FileLayer, is_layer_file_name, layer_file_name},
     timeline::{Opening, TimelineShared},
 };
 
 const LOCK_NAME: &str = "LOCK";
 const TIMELINES_NAME: &str = "timelines";
-/// How soon the reclaimer looks again at what was still held.
-const RECLAIM_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// How many sequence numbers are reserved with one edit of the manifest.
 const SEQUENCES_RESERVED: u64 = 1024;
 
@@ -67,6 +65,8 @@ pub(crate) struct StoreShared {
     flusher: Wakeup,
     reclaimer: Wakeup,
     closed: AtomicBool,
+    /// Nobody flushes any more. Ordered by the lock of `timelines`.
+    flusher_panicked: AtomicBool,
 }
 
 /// How a thread of the store is told that there is work, or that it shall end.
@@ -117,6 +117,8 @@ struct ToldOfPanic<'s>(&'s StoreShared);
 impl Drop for ToldOfPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            // Before the list is taken: a timeline that is not in it yet sees this when it is put there.
+            self.0.flusher_panicked.store(true, Ordering::Relaxed);
             self.0.all_timelines().iter().for_each(|timeline| timeline.stop_flushing());
         }
     }
@@ -134,7 +136,8 @@ pub struct OpenReport {
     pub layer_files: u64,
     /// The lengths of all layer files, in bytes.
     pub layer_file_bytes: u64,
-    /// Files that no timeline knows, left by an interrupted flush or import, and removed now.
+    /// Files that no timeline knows, left by an interrupted flush or import, and removed now. What has another name than the
+    /// engine gives is left alone.
     pub orphans_removed: Vec<String>,
     /// Length of an edit at the end of the manifest that was never acknowledged and is cut off, in bytes.
     pub manifest_cut_bytes: u64,
@@ -158,8 +161,9 @@ impl Store {
     /// Opens the store in a directory, or makes one there.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`], [`Error::Locked`], [`Error::NoStore`], [`Error::NotAStore`], and [`Error::Layers`] for a
-    /// manifest or layer file that is damaged, missing, or of another format version. The store is left as it was.
+    /// [`Error::InvalidOption`], [`Error::Locked`], [`Error::NoStore`], [`Error::NotAStore`], and [`Error::Layers`] for
+    /// CURRENT, a manifest or a layer file that is damaged, missing (both are `Corrupt`), or of another format version. The
+    /// store is left as it was.
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<(Store, OpenReport)> {
         Store::open_with(Arc::new(RealStorage), path, options)
     }
@@ -191,6 +195,7 @@ impl Store {
             flusher: Wakeup::default(),
             reclaimer: Wakeup::default(),
             closed: AtomicBool::new(false),
+            flusher_panicked: AtomicBool::new(false),
             storage,
             options,
         });
@@ -246,7 +251,7 @@ impl Store {
         }
         let number = timelines.iter().map(|timeline| timeline.number + 1).max().unwrap_or(1);
         let all = shared.dir.join(TIMELINES_NAME);
-        let dir = all.join(number.to_string());
+        let dir = timeline_dir(&shared.dir, number);
         shared.storage.create_dir(&dir)?;
         shared.storage.sync_dir(&all)?;
         let edit = Edit::CreateTimeline { timeline: number, name: name.to_owned(), start };
@@ -256,6 +261,9 @@ impl Store {
         let opening = Opening { number, name, start, disk_consistent_lsn, dir, layers: Vec::new() };
         let timeline = TimelineShared::new(shared.clone(), opening);
         timelines.push(timeline.clone());
+        if shared.flusher_panicked.load(Ordering::Relaxed) {
+            timeline.stop_flushing();
+        }
         Ok(Timeline(timeline))
     }
 
@@ -268,9 +276,7 @@ impl Store {
         if let Some(timeline) = timelines.iter().find(|timeline| timeline.name == name) {
             return Ok(Timeline(timeline.clone()));
         }
-        let names: Vec<_> = timelines.iter().map(|timeline| timeline.name.as_str()).collect();
-        let existing = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-        Err(Error::NoTimeline { name: name.to_owned(), existing })
+        Err(no_timeline(name, timelines.iter().map(|timeline| &*timeline.name)))
     }
 
     /// All timelines.
@@ -320,12 +326,16 @@ impl Store {
             report.disk_consistent_lsns.push((timeline.name().to_owned(), lsn));
         }
         let clock = self.shared.options.clock;
-        let began = clock.now();
+        let (began, nap) = (clock.now(), Duration::from_millis(1).min(grace));
+        let mut napped = Duration::ZERO;
         let pins =
             |store: &Store| store.timelines().iter().flat_map(Timeline::pins).collect::<Vec<_>>();
         report.pins = pins(&self);
-        while !report.pins.is_empty() && clock.now().saturating_sub(began) < grace {
-            std::thread::sleep(Duration::from_millis(1).min(grace));
+        // Naps count too: the clock is the embedder's and may stand still.
+        let waited = |napped: Duration| napped.max(clock.now().saturating_sub(began));
+        while !report.pins.is_empty() && waited(napped) < grace {
+            std::thread::sleep(nap);
+            napped = napped.saturating_add(nap);
             report.pins = pins(&self);
         }
         self.stop();
@@ -362,14 +372,37 @@ impl fmt::Debug for Store {
     }
 }
 
+pub(crate) fn no_timeline<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Error {
+    let names: Vec<_> = names.collect();
+    let existing = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    Error::NoTimeline { name: name.to_owned(), existing }
+}
+
+/// Where a timeline of the store in `dir` has its layer files.
+pub(crate) fn timeline_dir(dir: &Path, number: u64) -> PathBuf {
+    dir.join(TIMELINES_NAME).join(number.to_string())
+}
+
+/// Takes the lock of a store that exists and reads its manifest.
+pub(crate) fn lock_and_read(storage: &SharedStorage, dir: &Path) -> Result<(Box<dyn Lock>, State)> {
+    let options = Options { create: false, ..Options::default() };
+    let lock = lock_dir(storage, dir, &options)?;
+    let (manifest, _) = open_manifest(storage, dir, &options)?;
+    Ok((lock, manifest.state().clone()))
+}
+
 /// Takes the lock of a directory that holds a store or may get one.
 fn lock_dir(storage: &SharedStorage, dir: &Path, options: &Options) -> Result<Box<dyn Lock>> {
-    let no_store = || Error::NoStore { path: dir.to_owned() };
     if !options.create
         && !storage.exists(&dir.join(LOCK_NAME))?
         && !storage.exists(&dir.join(CURRENT_NAME))?
     {
-        return Err(no_store());
+        // Without a lock: no lock file is left where there is no store.
+        if storage.exists(dir)? {
+            Manifest::open(storage.clone(), dir)?;
+            name_in_timelines(&**storage, dir)?;
+        }
+        return Err(Error::NoStore { path: dir.to_owned() });
     }
     if options.create {
         storage.create_dir(dir)?;
@@ -389,22 +422,20 @@ fn open_manifest(
         report.manifest_cut_bytes = found.cut_bytes;
         return Ok((manifest, report));
     }
+    let in_timelines = name_in_timelines(&**storage, dir)?;
     if !options.create {
         return Err(Error::NoStore { path: dir.to_owned() });
+    }
+    if let Some(found) = in_timelines {
+        let found = format!("{TIMELINES_NAME}/{found}");
+        return Err(Error::NotAStore { path: dir.to_owned(), found });
     }
     // Every other name is made durable in a directory of the store's own; its own name is in its parent.
     if let Some(parent) = dir.parent() {
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
         storage.sync_dir(parent)?;
     }
-    let timelines = dir.join(TIMELINES_NAME);
-    if storage.exists(&timelines)?
-        && let Some(found) = storage.list(&timelines)?.first()
-    {
-        let found = format!("{TIMELINES_NAME}/{found}");
-        return Err(Error::NotAStore { path: dir.to_owned(), found });
-    }
-    storage.create_dir(&timelines)?;
+    storage.create_dir(&dir.join(TIMELINES_NAME))?;
     storage.sync_dir(dir)?;
     let id = match options.store_id {
         Some(id) => id,
@@ -412,6 +443,24 @@ fn open_manifest(
     };
     report.created = true;
     Ok((Manifest::create(storage.clone(), dir, id)?, report))
+}
+
+/// Something in the directory of timelines, where there is no CURRENT. A timeline of a store is not made before CURRENT is
+/// durable, so where there is one CURRENT is lost, and this is an error.
+fn name_in_timelines(storage: &dyn Storage, dir: &Path) -> Result<Option<String>> {
+    let timelines = dir.join(TIMELINES_NAME);
+    if !storage.exists(&timelines)? {
+        return Ok(None);
+    }
+    let names = storage.list(&timelines)?;
+    match names.iter().find(|name| name.bytes().all(|byte| byte.is_ascii_digit())) {
+        None => Ok(names.into_iter().next()),
+        Some(number) => {
+            let expected = format_args!("a file beside {TIMELINES_NAME}/{number}");
+            let current = dir.join(CURRENT_NAME);
+            Err(LayersError::corrupt(&current, 0, "CURRENT", expected, "nothing").into())
+        }
+    }
 }
 
 fn random_id() -> Result<u128> {
@@ -428,11 +477,15 @@ impl StoreShared {
         state: TimelineState,
         orphans: &mut Vec<(PathBuf, String)>,
     ) -> Result<Arc<TimelineShared>> {
-        let dir = self.dir.join(TIMELINES_NAME).join(number.to_string());
+        let dir = timeline_dir(&self.dir, number);
         let known: BTreeSet<_> = state.layers.values().map(layer_file_name).collect();
         let open = |record| FileLayer::open(&*self.storage, &dir, record);
         let layers = state.layers.into_values().map(open).collect::<Result<Vec<_>>>()?;
-        let found = self.storage.list(&dir)?.into_iter().filter(|name| !known.contains(name));
+        let names = self.storage.list(&dir);
+        let names = names.map_err(|error| error.of_required("timeline", "its directory"))?;
+        // What the engine did not put there is none of its business.
+        let found =
+            names.into_iter().filter(|name| !known.contains(name) && is_layer_file_name(name));
         orphans.extend(found.map(|name| (dir.clone(), name)));
         let TimelineState { name, start, disk_consistent_lsn, .. } = state;
         let opening = Opening { number, name, start, disk_consistent_lsn, dir, layers };
@@ -476,6 +529,7 @@ impl StoreShared {
         self.timelines.lock().clone()
     }
 
+    /// One layer of each timeline at a time: a busy writer of one does not keep those of the others waiting.
     fn flush_until_stopped(&self) {
         let _told = ToldOfPanic(self);
         let mut retry = None;
@@ -486,12 +540,14 @@ impl StoreShared {
         }
     }
 
-    /// Holders say when they let go; looking again after a while costs next to nothing and forgives one that did not.
+    /// Frees what nobody holds any more, each time that somebody has let go.
+    ///
+    /// No timer: a layer that is held for ever costs its memory and nothing else. All who hold a version of the map or a layer
+    /// in memory let go first and wake then: a reader when it pins anew, unpins or is dropped, a snapshot, a detached
+    /// version, a look at the map, a flush. Guards, scans and what reads return borrow from one of these.
     fn reclaim_until_stopped(&self) {
-        let mut retry = None;
-        while self.reclaimer.wait(retry) {
-            let left = self.all_timelines().iter().filter(|timeline| timeline.reclaim()).count();
-            retry = (left > 0).then_some(RECLAIM_RETRY_DELAY);
+        while self.reclaimer.wait(None) {
+            self.all_timelines().iter().for_each(|timeline| timeline.reclaim());
         }
     }
 }

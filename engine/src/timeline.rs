@@ -76,8 +76,7 @@ impl Deref for Look<'_> {
 impl Drop for Look<'_> {
     fn drop(&mut self) {
         let number = self.map.take().map(|map| map.number());
-        // Published later than this, the reclaimer is woken later too.
-        if number != Some(self.timeline.published.number()) {
+        if number.is_none_or(|number| self.timeline.published.is_replaced(number)) {
             self.timeline.wake_reclaimer();
         }
     }
@@ -258,11 +257,11 @@ impl TimelineShared {
         self.wake_reclaimer();
     }
 
-    /// Frees what nobody holds any more; true: some layer is still held. On the reclaimer's thread.
-    pub(crate) fn reclaim(&self) -> bool {
+    /// Frees what nobody holds any more. On the reclaimer's thread.
+    pub(crate) fn reclaim(&self) {
         drop(self.published.reclaim());
         let mut reclaimed = Vec::new();
-        let is_some_left = {
+        {
             let mut edits = self.edits.lock();
             for retired in std::mem::take(&mut edits.retired) {
                 let Retired { slot: MemSlot { mut layer, since }, last_number } = retired;
@@ -277,11 +276,9 @@ impl TimelineShared {
                     }
                 }
             }
-            !edits.retired.is_empty()
-        };
+        }
         // Outside the lock: this is where memory goes back to the pool.
         drop(reclaimed);
-        is_some_left
     }
 
     /// The layers in memory that are out of the map and still held.

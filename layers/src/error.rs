@@ -132,6 +132,23 @@ impl Error {
         Error::Io { operation, path: path.to_owned(), source }
     }
 
+    /// Of a file or directory that has to be there: that it is not is an [`Error::Corrupt`], for it is lost. Every other
+    /// error stays what it is.
+    #[must_use]
+    pub fn of_required(self, what: &'static str, expected: impl fmt::Display) -> Error {
+        match self {
+            Error::Io { path, source, .. }
+                if matches!(
+                    source.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                Error::corrupt(&path, 0, what, expected, "nothing")
+            }
+            other => other,
+        }
+    }
+
     /// An [`Error::Corrupt`].
     #[cold]
     pub fn corrupt(

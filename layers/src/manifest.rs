@@ -44,7 +44,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     Error, Result,
-    storage::{File, SharedStorage, read_file},
+    storage::{File, SharedStorage, Storage, read_file},
 };
 use edit::{Edit, State};
 
@@ -131,16 +131,11 @@ impl Manifest {
     pub fn open(storage: SharedStorage, dir: &Path) -> Result<Option<(Manifest, ManifestReport)>> {
         let current_path = dir.join(CURRENT_NAME);
         if !storage.exists(&current_path)? {
-            let names = storage.list(dir)?;
-            // Only a creation that never committed leaves a first manifest and nothing else.
-            return match names.iter().find(|name| manifest_number(name).is_some_and(|n| n > 1)) {
-                Some(name) => Err(Error::corrupt(
-                    &current_path,
-                    0,
-                    "CURRENT",
-                    format_args!("a file beside {name}"),
-                    "none",
-                )),
+            return match committed_manifest(&*storage, dir)? {
+                Some(name) => {
+                    let expected = format_args!("a file beside {name}");
+                    Err(Error::corrupt(&current_path, 0, "CURRENT", expected, "nothing"))
+                }
                 None => Ok(None),
             };
         }
@@ -150,7 +145,9 @@ impl Manifest {
         let bytes = read_file(&*storage, &current_path, CURRENT_LEN as u64)?;
         let current = Current::decode(&bytes, &current_path)?;
         let path = dir.join(manifest_name(current.number));
-        let bytes = read_file(&*storage, &path, MANIFEST_LEN_MAX)?;
+        let bytes = read_file(&*storage, &path, MANIFEST_LEN_MAX).map_err(|error| {
+            error.of_required("manifest", format_args!("the committed {} bytes", current.len))
+        })?;
         let mut state = State::default();
         let records = replay(&bytes, &path, current, &mut state)?;
         let report = ManifestReport {
@@ -205,7 +202,9 @@ impl Manifest {
         file.append(&record)?;
         file.sync()?;
         let len = self.len + record.len() as u64;
-        self.commit(Current { store: self.store, number: self.number, len, chain })?;
+        let current = Current { store: self.store, number: self.number, len, chain };
+        self.write_current(current)?;
+        self.commit(current)?;
         self.file = Some(file);
         self.state.apply(edits);
         Ok(())
@@ -215,7 +214,7 @@ impl Manifest {
         let mut state = self.state.clone();
         state.apply(edits);
         let mut number = self.number + 1;
-        // A number that a failed rewrite used is not used again.
+        // CURRENT may name the manifest of a rewrite that failed in its commit: that number is not used again.
         while self.storage.exists(&self.dir.join(manifest_name(number)))? {
             number += 1;
         }
@@ -224,28 +223,45 @@ impl Manifest {
         let (record, chain) =
             encode_record(crc32c::crc32c(&bytes[..HEADER_LEN - 4]), &state.to_edits());
         bytes.extend_from_slice(&record);
-        let mut file = self.storage.create(&path)?;
-        file.append(&bytes)?;
-        file.sync()?;
-        // Its name before the name that leads to it: a crash may keep either change of the directory without the other.
-        self.storage.sync_dir(&self.dir)?;
-        self.commit(Current { store: self.store, number, len: bytes.len() as u64, chain })?;
+        let current = Current { store: self.store, number, len: bytes.len() as u64, chain };
+        let written = self.write_manifest(&path, &bytes);
+        let written = written.and_then(|file| self.write_current(current).map(|()| file));
+        if written.is_err() {
+            // Nothing names it, so tries that go on failing leave no more and more files. At best: a later rewrite removes it.
+            let _ = self.storage.remove(&path);
+        }
+        let file = written?;
+        self.commit(current)?;
         self.file = Some(file);
         self.state = state;
         self.remove_older(number);
         Ok(())
     }
 
-    /// Makes `current` the truth: written aside, synced, renamed, the directory synced.
-    fn commit(&mut self, current: Current) -> Result<()> {
-        let (temporary, path) =
-            (self.dir.join(CURRENT_TEMPORARY_NAME), self.dir.join(CURRENT_NAME));
+    fn write_manifest(&self, path: &Path, bytes: &[u8]) -> Result<Box<dyn File>> {
+        let mut file = self.storage.create(path)?;
+        file.append(bytes)?;
+        file.sync()?;
+        // Its name before the name that leads to it: a crash may keep either change of the directory without the other.
+        self.storage.sync_dir(&self.dir)?;
+        Ok(file)
+    }
+
+    /// Writes `current` aside and syncs it.
+    fn write_current(&self, current: Current) -> Result<()> {
+        let temporary = self.dir.join(CURRENT_TEMPORARY_NAME);
         if self.storage.exists(&temporary)? {
             self.storage.remove(&temporary)?;
         }
         let mut file = self.storage.create(&temporary)?;
         file.append(&current.encode())?;
-        file.sync()?;
+        file.sync()
+    }
+
+    /// Makes the `current` that was written aside the truth: renamed, the directory synced.
+    fn commit(&mut self, current: Current) -> Result<()> {
+        let (temporary, path) =
+            (self.dir.join(CURRENT_TEMPORARY_NAME), self.dir.join(CURRENT_NAME));
         self.storage.rename(&temporary, &path)?;
         self.storage.sync_dir(&self.dir)?;
         (self.number, self.len, self.chain) = (current.number, current.len, current.chain);
@@ -263,6 +279,20 @@ impl Manifest {
     fn path(&self) -> PathBuf {
         self.dir.join(manifest_name(self.number))
     }
+}
+
+/// A manifest that only a committed `CURRENT` can have led to. A creation that never committed leaves no more than the
+/// first manifest with an empty state in it.
+fn committed_manifest(storage: &dyn Storage, dir: &Path) -> Result<Option<String>> {
+    let (record, _) = encode_record(0, &State::default().to_edits());
+    let created_len = (HEADER_LEN + record.len()) as u64;
+    for name in storage.list(dir)? {
+        let Some(number) = manifest_number(&name) else { continue };
+        if number > 1 || storage.open(&dir.join(&name))?.len()? > created_len {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }
 
 fn manifest_name(number: u64) -> String {

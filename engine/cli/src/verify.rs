@@ -1,23 +1,15 @@
 //! `verify`: every byte of layer files, of a store or on their own.
 
-use std::{
-    fmt,
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::{fmt, io::Write};
 
-use pagestrata_layers::layer_file::LayerFile;
+use pagestrata::{DamagedFile, Store, verify_files};
+use pagestrata_layers::Error as LayersError;
 use serde::Serialize;
 
-use crate::{
-    Error, Output, Progress, Result,
-    args::Verified,
-    output::size,
-    stores::{existing, storage},
-};
+use crate::{Error, Output, Progress, Result, args::Verified, output::size, stores::storage};
 
 /// What was read.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Serialize)]
 struct VerifyReport {
     layer_files: u64,
     bytes: u64,
@@ -30,6 +22,12 @@ struct VerifyReport {
 struct Damage {
     file: String,
     error: String,
+}
+
+impl Damage {
+    fn of(damaged: &DamagedFile) -> Damage {
+        Damage { file: damaged.path.display().to_string(), error: damaged.error.to_string() }
+    }
 }
 
 impl fmt::Display for VerifyReport {
@@ -45,50 +43,35 @@ impl fmt::Display for VerifyReport {
 
 /// Verifies the files, or those of the store's timelines.
 pub(crate) fn verify<W: Write>(what: &Verified, output: &mut Output<W>) -> Result<()> {
-    let mut files = what.files.clone();
-    // Held until the files have been read: nobody else changes them.
-    let store = what.store.as_deref().map(existing).transpose()?;
-    if let Some(store) = &store {
-        let timelines = match &what.timeline {
-            Some(name) => vec![store.timeline(name)?],
-            None => store.timelines(),
-        };
-        for timeline in timelines {
-            files.extend(timeline.layers().into_iter().map(|layer| layer.path));
-        }
-    }
-    let report = verify_files(&files)?;
-    output.result(&report)?;
-    let (files, damaged) = (report.layer_files, report.damaged.len() as u64);
-    match report.damaged.into_iter().next() {
-        None => Ok(()),
-        Some(Damage { error, .. }) => Err(Error::Damaged { damaged, files, first: error }),
-    }
-}
-
-fn verify_files(files: &[PathBuf]) -> Result<VerifyReport> {
     let mut progress = Progress::spinner("verifying");
-    let mut report = VerifyReport::default();
-    for path in files {
-        report.layer_files += 1;
-        match verify_file(path, &mut report) {
-            Ok(()) => {}
-            Err(pagestrata_layers::Error::Corrupt(damage)) => {
-                let (file, error) = (path.display().to_string(), damage.to_string());
-                report.damaged.push(Damage { file, error });
-            }
-            Err(other) => return Err(other.into()),
-        }
-        progress.at(report.bytes);
-    }
-    Ok(report)
+    let mut told = |report: &pagestrata::VerifyReport| progress.at(report.file_bytes);
+    let verified = match &what.store {
+        Some(dir) => Store::verify(&storage(), dir, what.timeline.as_deref(), &mut told),
+        None => verify_files(&storage(), &what.files, &mut told),
+    };
+    let (read, damaged) = match verified {
+        Ok(read) => (read, Vec::new()),
+        Err(pagestrata::Error::Damaged { report, damaged }) => (report, damaged),
+        Err(error) => return Err(error.into()),
+    };
+    output.result(&VerifyReport {
+        layer_files: read.layer_files,
+        bytes: read.file_bytes,
+        versions: read.versions,
+        tombstones: read.tombstones,
+        damaged: damaged.iter().map(Damage::of).collect(),
+    })?;
+    failure(damaged, read.layer_files).map_or(Ok(()), Err)
 }
 
-fn verify_file(path: &Path, report: &mut VerifyReport) -> pagestrata_layers::Result<()> {
-    let file = LayerFile::open(&*storage(), path, None)?;
-    let found = file.verify()?;
-    report.bytes += file.summary().file_len;
-    report.versions += found.versions;
-    report.tombstones += found.tombstones;
-    Ok(())
+/// Damage, if there is any; else what kept a file from being read, which has an exit code of its own.
+fn failure(damaged: Vec<DamagedFile>, files: u64) -> Option<Error> {
+    let is_damage = |file: &&DamagedFile| matches!(file.error, LayersError::Corrupt(_));
+    match damaged.iter().find(is_damage) {
+        Some(DamagedFile { error, .. }) => {
+            let (damaged, first) = (damaged.len() as u64, error.to_string());
+            Some(Error::Damaged { damaged, files, first })
+        }
+        None => damaged.into_iter().next().map(|file| file.error.into()),
+    }
 }

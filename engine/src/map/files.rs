@@ -71,6 +71,16 @@ pub(crate) fn layer_file_name(record: &LayerRecord) -> String {
     format!("{start}-{end}__{lsns}__L{level}-{:08X}.{extension}", id.sequence)
 }
 
+/// Whether it could be the name of a layer file, or of one that was on its way.
+pub(crate) fn is_layer_file_name(name: &str) -> bool {
+    let of_stem = |byte: u8| {
+        byte.is_ascii_digit() || byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_')
+    };
+    name.rsplit_once('.').is_some_and(|(stem, extension)| {
+        matches!(extension, "delta" | "image" | "tmp") && stem.bytes().all(of_stem)
+    })
+}
+
 /// Layer files by slot number.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Files {

@@ -134,6 +134,35 @@ mod in_every_interleaving {
         });
     }
 
+    /// Who lets go of a replaced value wakes the reclaimer, or the reclaimer was woken later and has seen it.
+    #[test]
+    fn nothing_that_was_let_go_of_is_left() {
+        loom::model(|| {
+            let published = Arc::new(Published::new(Layer::new(0)));
+            let holder = {
+                let published = published.clone();
+                thread::spawn(move || {
+                    let held = published.load();
+                    let number = held.number();
+                    drop(held);
+                    published.is_replaced(number)
+                })
+            };
+            published.publish(|_| Layer::new(1));
+            as_reclaimer(|| drop(published.reclaim()));
+            let woken = holder.join().unwrap();
+            as_reclaimer(|| {
+                if woken {
+                    drop(published.reclaim());
+                }
+                let mut left = 0;
+                published.for_each_retired(|_, _| left += 1);
+                assert_eq!(left, 0, "nobody holds it and nobody will look");
+                drop(published);
+            });
+        });
+    }
+
     #[test]
     fn a_snapshot_outlives_its_reader() {
         loom::model(|| {

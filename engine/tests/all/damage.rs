@@ -17,6 +17,8 @@ use pagestrata::{
     testing::{MemoryStorage, fill_value},
 };
 
+use crate::support::put;
+
 type Files = BTreeMap<PathBuf, Vec<u8>>;
 /// What reads should find: of a key at an Lsn, the versions newest first.
 type Expected = Vec<(Key, Lsn, Vec<(Lsn, Kind, Vec<u8>)>)>;
@@ -87,6 +89,10 @@ fn store_of(scale: u32, compression: Compression) -> (Files, Expected) {
 /// The error is of the kind that damage makes, names a file of the store, and a place in it.
 fn check_error(error: &Error, files: &Files, what: &str) {
     let Error::Layers(error) = error else { panic!("{what}: {error}") };
+    check_layers_error(error, files, what);
+}
+
+fn check_layers_error(error: &LayersError, files: &Files, what: &str) {
     let (path, offset) = match error {
         LayersError::Corrupt(corruption) => (&corruption.path, corruption.offset),
         LayersError::UnsupportedVersion { path, .. } | LayersError::Io { path, .. } => (path, 0),
@@ -136,7 +142,10 @@ fn examine(
     }
     match timeline.verify() {
         Ok(_) => panic!("{what}: not seen by a verification"),
-        Err(error) => check_error(&error, files, what),
+        Err(Error::Damaged { damaged, .. }) => {
+            damaged.iter().for_each(|damaged| check_layers_error(&damaged.error, files, what));
+        }
+        Err(error) => panic!("{what}: {error}"),
     }
     seen.unwrap_or(Seen::Verify)
 }
@@ -173,14 +182,14 @@ fn every_bit_and_every_length_of_a_small_store() {
         }
         let mut damaged = files.clone();
         damaged.remove(path);
-        if path.ends_with("CURRENT") {
-            // Without it there is no store; its files are not touched.
-            let storage = MemoryStorage::of_files(damaged);
-            let opened = Store::open_with(storage.shared(), DIR, options(compression));
-            assert!(opened.is_err() && storage.files().len() == 3);
-        } else {
-            assert_eq!(examine(damaged, &files, &expected, compression, &name), Seen::Open);
+        let storage = MemoryStorage::of_files(damaged.clone());
+        match Store::open_with(storage.shared(), DIR, options(compression)) {
+            Err(Error::Layers(LayersError::Corrupt(lost))) => {
+                assert_eq!((&lost.path, &*lost.found), (path, "nothing"), "{lost}");
+            }
+            other => panic!("without {name}: {other:?}"),
         }
+        assert_eq!(storage.files(), damaged, "its files are not touched");
         let [open, read, verify] = flips;
         let detected: u64 = flips.iter().sum();
         println!(
@@ -220,4 +229,72 @@ fn random_bits_of_a_larger_store() {
             seen.iter().sum::<u64>()
         );
     }
+}
+
+/// Verifying goes on behind damage, in an open store and in one that cannot be opened.
+#[test]
+fn all_damaged_files_are_reported() {
+    let compression = Compression::None;
+    let storage = MemoryStorage::of_files(store_of(1, compression).0);
+    let open =
+        || Store::open_with(storage.shared(), DIR, options(compression)).map(|(store, _)| store);
+    let verify = |timeline| {
+        let (mut told, mut last) = (0, None);
+        let verified = Store::verify(&storage.shared(), DIR, timeline, &mut |report| {
+            told += 1;
+            last = Some(*report);
+        });
+        match verified {
+            Ok(report) => {
+                assert_eq!((told, Some(report)), (report.layer_files, last));
+                Vec::new()
+            }
+            Err(Error::Damaged { report, damaged }) => {
+                assert_eq!((told, Some(report)), (report.layer_files, last));
+                let mut paths: Vec<_> = damaged.into_iter().map(|damaged| damaged.path).collect();
+                paths.sort();
+                paths
+            }
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let store = open().unwrap();
+    let mut paths = Vec::new();
+    for timeline in
+        [store.timeline("main").unwrap(), store.create_timeline("other", Lsn(1)).unwrap()]
+    {
+        let lsn = Lsn(timeline.last_record_lsn().0 + 1);
+        put(&timeline, Key::new(1, 0), lsn, b"x");
+        timeline.flush().unwrap();
+        paths.extend(timeline.layers().into_iter().map(|layer| layer.path));
+    }
+    assert_eq!(paths.len(), 4);
+    drop(store);
+    assert!(verify(None).is_empty());
+    let mut damaged = vec![paths[0].clone(), paths[2].clone()];
+    damaged.sort();
+    // In data blocks, which opening does not read.
+    for path in [&paths[0], &paths[2]] {
+        storage.change(path, |bytes| bytes[100] ^= 1);
+    }
+    let store = open().unwrap();
+    match store.timeline("main").unwrap().verify() {
+        Err(Error::Damaged { report, damaged: found }) => {
+            let mut found: Vec<_> = found.into_iter().map(|found| found.path).collect();
+            found.sort();
+            assert_eq!((report.layer_files, &found), (3, &damaged));
+            assert!(report.versions > 0);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(store.timeline("other").unwrap().verify().unwrap().layer_files, 1);
+    drop(store);
+    storage.change(&paths[3], |bytes| bytes.truncate(1));
+    assert!(open().is_err());
+    assert_eq!(verify(Some("main")), damaged);
+    assert_eq!(verify(Some("other")), paths[3..]);
+    damaged.push(paths[3].clone());
+    assert_eq!(verify(None), damaged);
+    let none = Store::verify(&storage.shared(), DIR, Some("none"), &mut |_| {});
+    assert!(matches!(none, Err(Error::NoTimeline { .. })));
 }

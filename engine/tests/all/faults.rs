@@ -1,13 +1,12 @@
 //! A short life of a store in which each call to the storage fails, once or from then on, and what is left after a kill
 //! or a power failure: everything that was acknowledged, each layer once, and a store that goes on.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use pagestrata::{Error, Key, Lsn, Options, Scratch, Store, Timeline, Value, WriteLease};
+use pagestrata::{Error, Key, Lsn, Options, Scratch, Timeline, Value, WriteLease};
 
 use crate::memory_storage::{Fault, MemoryStorage};
 
-const DIR: &str = "/store";
 const IMPORT_LSN: u64 = 70;
 const TRIES: usize = 3;
 
@@ -18,10 +17,6 @@ fn options() -> Options {
         flush_retry_delay_max: Duration::from_millis(1),
         ..Options::default()
     }
-}
-
-fn open(storage: &MemoryStorage) -> pagestrata::Result<Store> {
-    Ok(Store::open_with(Arc::new(storage.clone()), DIR, options())?.0)
 }
 
 /// What the workload puts: version `n` is at Lsn `10 n`.
@@ -62,7 +57,7 @@ fn flush(timeline: &Timeline, promised: &mut Promised) -> pagestrata::Result<()>
 }
 
 fn live(storage: &MemoryStorage, promised: &mut Promised) -> pagestrata::Result<()> {
-    let store = retry(|| open(storage))?;
+    let store = retry(|| storage.open(options()))?;
     let timeline = retry(|| store.create_timeline("main", Lsn(1)))?;
     promised.created = true;
     let mut lease = timeline.write_lease()?;
@@ -115,7 +110,7 @@ fn check(timeline: &Timeline, what: &str) -> u64 {
 
 /// Opens what is left, compares it, goes on with it. Returns the disk-consistent Lsn that was found.
 fn reopen(storage: &MemoryStorage, promised: &Promised, what: &str) -> u64 {
-    let store = open(storage).unwrap_or_else(|error| panic!("{what}: {error}"));
+    let store = storage.open(options()).unwrap_or_else(|error| panic!("{what}: {error}"));
     let timeline = match store.timeline("main") {
         Ok(timeline) => timeline,
         Err(error) => {
@@ -131,7 +126,7 @@ fn reopen(storage: &MemoryStorage, promised: &Promised, what: &str) -> u64 {
     drop(lease);
     assert_eq!(timeline.flush().unwrap(), Lsn(100), "{what}");
     drop((timeline, store));
-    let store = open(storage).unwrap_or_else(|error| panic!("{what}, again: {error}"));
+    let store = storage.open(options()).unwrap_or_else(|error| panic!("{what}, again: {error}"));
     let timeline = store.timeline("main").unwrap();
     let mut reader = timeline.reader();
     assert!(reader.pin().exists(Key::new(3, 0), Lsn(100)).unwrap(), "{what}");
@@ -154,7 +149,7 @@ fn crash_and_reopen(storage: &MemoryStorage, promised: &Promised, what: &str) {
     }
     // Opened after a kill, and then the power fails: what the first opening has said holds.
     let killed = storage.killed();
-    let Ok(store) = open(&killed) else { return };
+    let Ok(store) = killed.open(options()) else { return };
     let created = store.timeline("main").is_ok();
     let disk_consistent = store.timeline("main").map_or(0, |main| main.disk_consistent_lsn().0);
     drop(store);

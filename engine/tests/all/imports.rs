@@ -1,20 +1,15 @@
 //! Imports of images: what readers see of them, and what a failure leaves.
 
-use std::{path::Path, sync::Arc};
+use pagestrata::{Error, Key, Lsn, Options, Scratch, Value};
 
-use pagestrata::{Error, Key, Lsn, Options, Scratch, Store, Value};
-
-use crate::memory_storage::{Fault, MemoryStorage};
-
-fn open(dir: &Path) -> Store {
-    Store::open(dir, Options::default()).unwrap().0
-}
+use crate::{
+    memory_storage::{Fault, MemoryStorage},
+    support::{fresh, open},
+};
 
 #[test]
 fn a_guard_from_before_an_import_does_not_see_half_of_it() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
-    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
+    let (_dir, _store, timeline) = fresh(Options::default());
     let mut lease = timeline.write_lease().unwrap();
     let key = Key::new(1, 1);
     let mut reader = timeline.reader();
@@ -52,9 +47,7 @@ fn small_layers() -> Options {
 
 #[test]
 fn keys_stay_in_order_after_a_refused_image() {
-    let dir = tempfile::tempdir().unwrap();
-    let (store, _) = Store::open(dir.path(), small_layers()).unwrap();
-    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
+    let (_dir, _store, timeline) = fresh(small_layers());
     let mut lease = timeline.write_lease().unwrap();
     let mut import = lease.import_images(Lsn(16)).unwrap();
     let first = fill(&mut import);
@@ -72,8 +65,7 @@ fn keys_stay_in_order_after_a_refused_image() {
 fn an_import_that_failed_stays_failed() {
     let calls_of = |fault: Option<Fault>| {
         let storage = MemoryStorage::new();
-        let (store, _) =
-            Store::open_with(Arc::new(storage.clone()), "/store", small_layers()).unwrap();
+        let store = storage.open(small_layers()).unwrap();
         let timeline = store.create_timeline("main", Lsn(1)).unwrap();
         let mut lease = timeline.write_lease().unwrap();
         let mut import = lease.import_images(Lsn(16)).unwrap();
@@ -102,9 +94,7 @@ fn an_import_that_failed_stays_failed() {
 
 #[test]
 fn an_import_that_outlives_its_store_changes_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
-    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
+    let (dir, store, timeline) = fresh(Options::default());
     let mut lease = timeline.write_lease().unwrap();
     let import = lease.import_images(Lsn(16)).unwrap();
     drop(store);

@@ -7,3 +7,4 @@ mod imports;
 mod memory_storage;
 mod model;
 mod store;
+mod support;

@@ -10,10 +10,14 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use pagestrata::{Options, Store};
 use pagestrata_layers::{
     Error, Result,
     storage::{File, FileMap, Lock, Storage},
 };
+
+/// Where the store is.
+pub(crate) const STORE_DIR: &str = "/store";
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MemoryStorage(Arc<Mutex<State>>);
@@ -28,6 +32,24 @@ struct State {
     locks: BTreeSet<PathBuf>,
     calls: u64,
     fault: Option<Fault>,
+    failing: Option<Failing>,
+}
+
+/// An operation that fails wherever the path ends like this.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Failing {
+    pub(crate) operation: &'static str,
+    /// The end of the path, or of that of its directory.
+    pub(crate) at: &'static str,
+    /// It panics, which is a defect of a storage.
+    pub(crate) panics: bool,
+}
+
+impl Failing {
+    fn is(self, operation: &str, path: &Path) -> bool {
+        let ends = |path: &Path| path.to_string_lossy().ends_with(self.at);
+        operation == self.operation && (ends(path) || path.parent().is_some_and(ends))
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -109,6 +131,11 @@ impl MemoryStorage {
         storage
     }
 
+    /// Opens the store that it holds, or makes it.
+    pub(crate) fn open(&self, options: Options) -> pagestrata::Result<Store> {
+        Ok(Store::open_with(Arc::new(self.clone()), STORE_DIR, options)?.0)
+    }
+
     /// How many calls there were.
     pub(crate) fn calls(&self) -> u64 {
         self.0.lock().unwrap().calls
@@ -116,6 +143,10 @@ impl MemoryStorage {
 
     pub(crate) fn set_fault(&self, fault: Option<Fault>) {
         self.0.lock().unwrap().fault = fault;
+    }
+
+    pub(crate) fn set_failing(&self, failing: Option<Failing>) {
+        self.0.lock().unwrap().failing = failing;
     }
 
     /// What a process finds that is started after the last one was killed.
@@ -168,6 +199,11 @@ impl MemoryStorage {
             true => call >= fault.call,
             false => call == fault.call,
         });
+        if let Some(failing) = state.failing.filter(|failing| failing.is(operation, path)) {
+            drop(state);
+            assert!(!failing.panics, "planted");
+            return Err(failure(operation, path, io::ErrorKind::Other));
+        }
         if fails {
             if state.fault.is_some_and(|fault| fault.late) {
                 let _ = work(&mut state, true);

@@ -3,13 +3,11 @@
 use std::{fs, path::Path, time::Duration};
 
 use pagestrata::{
-    Compression, Error, Guard, Key, Kind, Lsn, Options, PageVersion, PinKind, Redo, Scratch, Store,
-    Value,
+    Clock, Compression, Error, Guard, Key, Kind, LayersError, Lsn, Options, PageVersion, PinKind,
+    Redo, Scratch, Store, Value,
 };
 
-fn open(dir: &Path) -> Store {
-    Store::open(dir, Options::default()).unwrap().0
-}
+use crate::support::{LayersAway, eventually, fresh, open, put};
 
 fn delta(bytes: &[u8]) -> Value<'_> {
     Value::Delta { bytes, will_init: false }
@@ -76,9 +74,7 @@ fn a_chain_is_read_through_every_kind_of_layer() {
 
 #[test]
 fn uncommitted_values_are_invisible_and_go_with_the_lease() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
-    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
+    let (_dir, _store, timeline) = fresh(Options::default());
     let mut reader = timeline.reader();
     let key = Key::new(1, 1);
     let mut lease = timeline.write_lease().unwrap();
@@ -105,9 +101,7 @@ fn uncommitted_values_are_invisible_and_go_with_the_lease() {
 
 #[test]
 fn dropped_blocks_are_gone_until_written_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
-    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
+    let (_dir, _store, timeline) = fresh(Options::default());
     let mut lease = timeline.write_lease().unwrap();
     for block in 0..10 {
         lease.put(Key::new(1, block), Lsn(10), Value::Image(b"first")).unwrap();
@@ -157,9 +151,7 @@ impl Redo for Append {
 
 #[test]
 fn pages_are_borrowed_or_made_by_redo() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
-    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
+    let (_dir, _store, timeline) = fresh(Options::default());
     let mut lease = timeline.write_lease().unwrap();
     let (key, other, lost) = (Key::new(1, 1), Key::new(1, 2), Key::new(1, 3));
     lease.put(key, Lsn(2), Value::Image(b"image")).unwrap();
@@ -186,10 +178,8 @@ fn pages_are_borrowed_or_made_by_redo() {
 
 #[test]
 fn detached_versions_live_on_and_are_accounted() {
-    let dir = tempfile::tempdir().unwrap();
     let options = Options { compression: Compression::Zstd { level: 1 }, ..Options::default() };
-    let (store, _) = Store::open(dir.path(), options).unwrap();
-    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
+    let (_dir, store, timeline) = fresh(options);
     let (key, other) = (Key::new(1, 1), Key::new(1, 2));
     let page = vec![5; 8192];
     let random: Vec<u8> =
@@ -224,18 +214,9 @@ fn detached_versions_live_on_and_are_accounted() {
     assert_eq!(borrowed.bytes(), random);
 }
 
-/// Waits for something that a background thread does, without end: a test that hangs is killed by its runner.
-fn eventually(mut done: impl FnMut() -> bool) {
-    while !done() {
-        std::thread::yield_now();
-    }
-}
-
 #[test]
 fn an_idle_reader_is_seen_and_what_it_kept_is_reclaimed() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
-    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
+    let (_dir, store, timeline) = fresh(Options::default());
     let mut lease = timeline.write_lease().unwrap();
     lease.put(Key::new(1, 1), Lsn(2), Value::Image(b"x")).unwrap();
     lease.commit(Lsn(2)).unwrap();
@@ -257,6 +238,70 @@ fn an_idle_reader_is_seen_and_what_it_kept_is_reclaimed() {
     assert_eq!(read(idle.pin(), Key::new(1, 1), 2).len(), 1);
 }
 
+/// Whoever lets go last of a retired layer has it reclaimed. Without its wake-up the layer stays, and this never ends.
+#[test]
+fn every_kind_of_holder_wakes_the_reclaimer() {
+    let (_dir, _store, timeline) = fresh(Options::default());
+    let key = Key::new(1, 1);
+    let mut lsn = 1;
+    // Holds the layer that was just written to, retires it, and lets go.
+    let mut retire_under = |hold: &dyn Fn() -> Box<dyn FnOnce()>| {
+        lsn += 1;
+        put(&timeline, key, Lsn(lsn), b"x");
+        let let_go = hold();
+        timeline.flush().unwrap();
+        assert_eq!((timeline.stats().retired_layers, timeline.pins().len()), (1, 1));
+        let_go();
+        eventually(|| timeline.stats().retired_layers == 0);
+        assert_eq!(timeline.pins().len(), 0);
+    };
+    let detached = || {
+        let (snapshot, mut scratch) = (timeline.snapshot(), Scratch::new());
+        let lsn = snapshot.lsn();
+        snapshot.guard().versions(key, lsn, &mut scratch).unwrap().detach(0)
+    };
+    retire_under(&|| {
+        let reader = timeline.reader();
+        Box::new(move || drop(reader))
+    });
+    retire_under(&|| {
+        let mut reader = timeline.reader();
+        Box::new(move || {
+            reader.unpin();
+            std::mem::forget(reader);
+        })
+    });
+    retire_under(&|| {
+        let snapshot = timeline.snapshot();
+        let clone = snapshot.clone();
+        Box::new(move || {
+            drop(snapshot);
+            drop(clone);
+        })
+    });
+    retire_under(&|| {
+        let snapshot = timeline.snapshot();
+        Box::new(move || {
+            let mut pages = snapshot.guard().scan(.., snapshot.lsn());
+            assert!(pages.next().is_some());
+            drop(pages);
+            drop(snapshot);
+        })
+    });
+    retire_under(&|| {
+        let version = detached();
+        assert!(version.keeps_layer());
+        Box::new(move || drop(version))
+    });
+    // A reader that pins anew lets go of what it held, and holds what holds no retired layer.
+    let mut reader = timeline.reader();
+    put(&timeline, key, Lsn(100), b"x");
+    timeline.flush().unwrap();
+    assert_eq!(timeline.stats().retired_layers, 1);
+    reader.pin();
+    eventually(|| timeline.stats().retired_layers == 0);
+}
+
 #[test]
 fn a_store_is_opened_once_and_only_where_it_is() {
     let dir = tempfile::tempdir().unwrap();
@@ -276,45 +321,118 @@ fn a_store_is_opened_once_and_only_where_it_is() {
     drop(store);
     assert!(matches!(timeline.write_lease(), Err(Error::Closed)));
     assert_eq!(Store::open(&path, no_create.clone()).unwrap().0.timelines().len(), 1);
+}
 
-    fs::remove_file(path.join("CURRENT")).unwrap();
-    fs::remove_file(path.join("MANIFEST-00000001")).unwrap();
-    assert!(matches!(Store::open(&path, Options::default()), Err(Error::NotAStore { .. })));
+/// Opening, with leave to create a store and without, is refused as corruption of this file, which was not found.
+#[track_caller]
+fn assert_lost(dir: &Path, lost: &Path) {
+    for create in [false, true] {
+        match Store::open(dir, Options { create, ..Options::default() }) {
+            Err(Error::Layers(LayersError::Corrupt(corruption))) => {
+                let found = (&*corruption.path, &*corruption.found);
+                assert_eq!(found, (lost, "nothing"), "{corruption}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn closing_ends_also_when_the_clock_stands_still() {
+    let options = Options { clock: Clock(|| Duration::ZERO), ..Options::default() };
+    let (_dir, store, timeline) = fresh(options);
+    let snapshot = timeline.snapshot();
+    let report = store.close(Duration::from_millis(3)).unwrap();
+    assert_eq!(report.pins.len(), 1);
+    assert!(!snapshot.guard().exists(Key::new(1, 1), Lsn(1)).unwrap());
+}
+
+#[test]
+fn a_store_that_has_lost_files_is_corrupt_and_not_a_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, aside) = (dir.path().join("store"), dir.path().join("aside"));
+    let store = open(&path);
+    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
+    store.create_timeline("empty", Lsn(1)).unwrap();
+    put(&timeline, Key::new(1, 1), Lsn(2), b"x");
+    timeline.flush().unwrap();
+    let layer = timeline.layers().remove(0).path;
+    drop((timeline, store));
+    let (current, manifest) = (path.join("CURRENT"), path.join("MANIFEST-00000001"));
+    for lost in [&layer, &path.join("timelines/2"), &manifest, &current] {
+        fs::rename(lost, &aside).unwrap();
+        assert_lost(&path, lost);
+        fs::rename(&aside, lost).unwrap();
+    }
+    fs::remove_file(&current).unwrap();
+    fs::remove_file(path.join("LOCK")).unwrap();
+    assert!(Store::open(&path, Options { create: false, ..Options::default() }).is_err());
+    assert!(!path.join("LOCK").exists(), "a refused opening leaves nothing");
+    let timelines = path.join("timelines");
+    fs::rename(&timelines, &aside).unwrap();
+    assert_lost(&path, &current);
+    fs::rename(&aside, &timelines).unwrap();
+    fs::remove_file(&manifest).unwrap();
+    assert_lost(&path, &current);
+    assert!(layer.exists());
+    // Nothing that a store has made: then there is none.
+    fs::remove_dir_all(path.join("timelines")).unwrap();
+    fs::create_dir_all(path.join("timelines/summer")).unwrap();
+    let no_create = Options { create: false, ..Options::default() };
     assert!(matches!(Store::open(&path, no_create), Err(Error::NoStore { .. })));
+    assert!(matches!(Store::open(&path, Options::default()), Err(Error::NotAStore { .. })));
+    fs::remove_dir(path.join("timelines/summer")).unwrap();
+    assert!(Store::open(&path, Options::default()).unwrap().1.created);
+}
+
+#[test]
+fn a_layer_file_that_was_cut_is_corrupt() {
+    let (dir, store, timeline) = fresh(Options::default());
+    put(&timeline, Key::new(1, 1), Lsn(2), b"x");
+    timeline.flush().unwrap();
+    let layer = timeline.layers().remove(0);
+    drop((timeline, store));
+    for len in [layer.file_bytes - 1, 1, 0] {
+        fs::File::options().write(true).open(&layer.path).unwrap().set_len(len).unwrap();
+        match Store::open(dir.path(), Options::default()) {
+            Err(Error::Layers(LayersError::Corrupt(corruption))) => {
+                let found = (&corruption.path, &corruption.expected, &corruption.found);
+                let expected = (&layer.path, &layer.file_bytes.to_string(), &len.to_string());
+                assert_eq!(found, expected);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[test]
 fn orphans_are_removed_and_missing_files_are_errors() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
-    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
-    let mut lease = timeline.write_lease().unwrap();
-    lease.put(Key::new(1, 1), Lsn(2), Value::Image(b"x")).unwrap();
-    lease.commit(Lsn(2)).unwrap();
-    drop(lease);
+    let (dir, store, timeline) = fresh(Options::default());
+    put(&timeline, Key::new(1, 1), Lsn(2), b"x");
     timeline.flush().unwrap();
     let layer = timeline.layers().remove(0).path;
     drop((timeline, store));
     fs::write(layer.with_file_name("00000007.tmp"), b"half a layer").unwrap();
+    // Not the engine's: a copy that somebody has put aside, and a directory of the file system.
+    let (aside, found) = (layer.with_extension("delta.bak"), layer.with_file_name("lost+found"));
+    fs::copy(&layer, &aside).unwrap();
+    fs::create_dir(&found).unwrap();
     let (store, report) = Store::open(dir.path(), Options::default()).unwrap();
     assert_eq!(report.orphans_removed, ["00000007.tmp"]);
+    assert!(aside.exists() && found.exists());
     drop(store);
     fs::rename(&layer, layer.with_extension("gone")).unwrap();
     let error = Store::open(dir.path(), Options::default()).unwrap_err().to_string();
-    assert!(error.contains("cannot open") && error.contains(".delta"), "{error}");
+    assert!(error.contains("found nothing") && error.contains(".delta"), "{error}");
     assert!(layer.with_extension("gone").exists(), "nothing is removed when opening fails");
 }
 
 #[test]
 fn a_failed_flush_loses_nothing_and_is_tried_again() {
-    let dir = tempfile::tempdir().unwrap();
     let options =
         Options { open_layer_size_max_bytes: 64 << 10, frozen_layers_max: 2, ..Options::default() };
-    let (store, _) = Store::open(dir.path(), options).unwrap();
-    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
-    let layers = dir.path().join("timelines/1");
-    let aside = dir.path().join("aside");
-    fs::rename(&layers, &aside).unwrap();
+    let (dir, _store, timeline) = fresh(options);
+    let away = LayersAway::of(dir.path());
     let mut lease = timeline.write_lease().unwrap();
     let mut lsn = 0;
     let stalled = loop {
@@ -337,7 +455,7 @@ fn a_failed_flush_loses_nothing_and_is_tried_again() {
     for n in 1..lsn {
         assert_eq!(read(reader.pin(), Key::new(1, n as u32), n), [(n, vec![n as u8; 4096])]);
     }
-    fs::rename(&aside, &layers).unwrap();
+    away.back();
     timeline.flush().unwrap();
     lease.roll().unwrap();
     assert_eq!(timeline.flush().unwrap(), Lsn(lsn - 1));

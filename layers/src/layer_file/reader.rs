@@ -45,14 +45,20 @@ impl LayerFile {
     /// Opens a layer file; `expected` is what the manifest says of it.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] when it is damaged, cut, or another file than expected; [`Error::UnsupportedVersion`];
-    /// [`Error::Io`].
+    /// [`Error::Corrupt`] when it is damaged, cut, or another file than expected, or when one is expected and there is none;
+    /// [`Error::UnsupportedVersion`]; [`Error::Io`].
     pub fn open(
         storage: &dyn Storage,
         path: &Path,
         expected: Option<&LayerSummary>,
     ) -> Result<LayerFile> {
-        let source = BlockSource::Mapped(storage.open(path)?.map()?);
+        let file = storage.open(path).map_err(|error| match expected {
+            Some(expected) => {
+                error.of_required("layer file", format_args!("{} bytes", expected.file_len))
+            }
+            None => error,
+        })?;
+        let source = BlockSource::Mapped(file.map()?);
         let len = source.len();
         let wrong = |what, expected: &dyn fmt::Display, found: &dyn fmt::Display| {
             Err(Error::corrupt(path, 0, what, expected, found))

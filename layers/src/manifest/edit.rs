@@ -226,26 +226,53 @@ impl<'a> Fields<'a> {
     }
 }
 
+fn check_new_timeline(name: &str, start: Lsn) -> Result<(), Mismatch> {
+    if name.is_empty() || name.len() > TIMELINE_NAME_LEN_MAX {
+        let expected = format_args!("a name of 1 to {TIMELINE_NAME_LEN_MAX} bytes");
+        return Err(mismatch(expected, name.len()));
+    }
+    if !start.is_valid() || start == Lsn::MAX {
+        return Err(mismatch("a start above zero and below the maximum", start));
+    }
+    Ok(())
+}
+
+/// A layer holds something, at positions of the log.
+fn check_ranges(summary: &LayerSummary) -> Result<(), Mismatch> {
+    let LayerSummary { id, key_range, lsn_range, .. } = summary;
+    if !key_range.is_empty() && !lsn_range.is_empty() && lsn_range.start.is_valid() {
+        return Ok(());
+    }
+    Err(mismatch(
+        format_args!("keys and Lsns of layer {id}"),
+        format_args!("{key_range}, {} to {}", lsn_range.start, lsn_range.end),
+    ))
+}
+
 impl State {
     /// Whether `edits` can follow this state, one after the other.
     pub(super) fn check(&self, edits: &[Edit]) -> Result<(), Mismatch> {
-        let mut created = Vec::new();
+        // What the edits before the one that is looked at have changed.
+        let mut created: Vec<(u64, &str)> = Vec::new();
+        let mut advanced: BTreeMap<u64, Lsn> = BTreeMap::new();
         let (mut added, mut removed) = (Vec::new(), Vec::new());
         let mut next_sequence = self.next_sequence;
         for edit in edits {
             match edit {
-                Edit::CreateTimeline { timeline, name, .. } => {
-                    let taken = self
-                        .timelines
-                        .iter()
-                        .any(|(n, other)| n == timeline || other.name == *name);
-                    if taken || created.contains(timeline) || name.len() > TIMELINE_NAME_LEN_MAX {
+                Edit::CreateTimeline { timeline, name, start } => {
+                    let known = self.timelines.iter().map(|(n, other)| (*n, other.name.as_str()));
+                    if known
+                        .chain(created.iter().copied())
+                        .any(|(n, other)| n == *timeline || other == name)
+                    {
                         return Err(mismatch(
                             "a new timeline",
                             format_args!("{timeline} {name:?} again"),
                         ));
                     }
-                    created.push(*timeline);
+                    check_new_timeline(name, *start)?;
+                    created.push((*timeline, name));
+                    advanced.insert(*timeline, start.previous());
                 }
                 Edit::AddLayer(layer) => {
                     let id = layer.summary.id;
@@ -256,6 +283,7 @@ impl State {
                     {
                         return Err(mismatch("a new layer", id));
                     }
+                    check_ranges(&layer.summary)?;
                     added.push(id);
                 }
                 Edit::RemoveLayer { timeline, sequence } => {
@@ -269,13 +297,16 @@ impl State {
                 }
                 Edit::DiskConsistent { timeline, lsn } => {
                     self.check_timeline(*timeline, &created)?;
-                    let now = self
-                        .timelines
-                        .get(timeline)
-                        .map_or(Lsn(0), |timeline| timeline.disk_consistent_lsn);
-                    if *lsn < now {
-                        return Err(mismatch(format_args!("an Lsn at or above {now}"), lsn));
+                    let now = advanced.get(timeline).copied();
+                    let now = now.or(self.timelines.get(timeline).map(|t| t.disk_consistent_lsn));
+                    let now = now.expect("it exists");
+                    if *lsn < now || *lsn == Lsn::MAX {
+                        return Err(mismatch(
+                            format_args!("an Lsn at or above {now} and below the maximum"),
+                            lsn,
+                        ));
                     }
+                    advanced.insert(*timeline, *lsn);
                 }
                 Edit::NextSequence(sequence) if *sequence < next_sequence => {
                     return Err(mismatch(
@@ -289,8 +320,8 @@ impl State {
         Ok(())
     }
 
-    fn check_timeline(&self, timeline: u64, created: &[u64]) -> Result<(), Mismatch> {
-        if self.timelines.contains_key(&timeline) || created.contains(&timeline) {
+    fn check_timeline(&self, timeline: u64, created: &[(u64, &str)]) -> Result<(), Mismatch> {
+        if self.timelines.contains_key(&timeline) || created.iter().any(|(n, _)| *n == timeline) {
             return Ok(());
         }
         Err(mismatch("a timeline that exists", timeline))

@@ -103,6 +103,58 @@ fn edits_that_contradict_the_state_are_refused() {
     assert_eq!(manifest.state(), &state);
 }
 
+/// Edits of one record follow each other, as those of different records do.
+#[test]
+fn edits_of_one_record_that_contradict_each_other_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = written(dir.path());
+    let (mut manifest, _) = Manifest::open(storage(), dir.path()).unwrap().unwrap();
+    let create = |timeline, name: &str, start| Edit::CreateTimeline {
+        timeline,
+        name: name.to_owned(),
+        start: Lsn(start),
+    };
+    let consistent = |timeline, lsn| Edit::DiskConsistent { timeline, lsn: Lsn(lsn) };
+    for edits in [
+        [create(3, "third", 1), create(4, "third", 1)],
+        [create(3, "third", 1), create(3, "fourth", 1)],
+        [create(3, "third", 30), consistent(3, 28)],
+        [consistent(1, 30), consistent(1, 29)],
+        [layer(1, 2), layer(1, 2)],
+        [Edit::NextSequence(9), Edit::NextSequence(8)],
+    ] {
+        let error = manifest.append(&edits).unwrap_err();
+        assert!(matches!(error, Error::Corrupt(_)), "{edits:?}: {error}");
+    }
+    // What no layer and no timeline can have.
+    let with = |change: fn(&mut LayerSummary)| match layer(1, 2) {
+        Edit::AddLayer(mut layer) => {
+            change(&mut layer.summary);
+            Edit::AddLayer(layer)
+        }
+        _ => unreachable!(),
+    };
+    let (long, highest) = ("n".repeat(256), u64::MAX);
+    for edit in [
+        with(|summary| summary.lsn_range.end = summary.lsn_range.start),
+        with(|summary| summary.lsn_range.start = Lsn(0)),
+        with(|summary| summary.key_range.end = Some(summary.key_range.start)),
+        create(3, "", 1),
+        create(3, &long, 1),
+        create(3, "third", 0),
+        create(3, "third", highest),
+        consistent(1, highest),
+    ] {
+        let error = manifest.append(std::slice::from_ref(&edit)).unwrap_err();
+        assert!(matches!(error, Error::Corrupt(_)), "{edit:?}: {error}");
+    }
+    assert_eq!(manifest.state(), &state);
+    let good = [create(3, "third", 30), consistent(3, 29), create(4, "fourth", 1), layer(3, 2)];
+    manifest.append(&good).unwrap();
+    let (manifest, _) = Manifest::open(storage(), dir.path()).unwrap().unwrap();
+    assert_eq!(manifest.state().timelines.len(), 4);
+}
+
 #[test]
 fn an_edit_that_was_not_committed_is_cut() {
     let dir = tempfile::tempdir().unwrap();
@@ -161,10 +213,45 @@ fn any_damage_is_reported() {
         }
         fs::write(&path, &good).unwrap();
     }
+}
+
+/// The error is a corruption that names this file and found nothing.
+#[track_caller]
+fn assert_lost(opened: Result<Option<(Manifest, ManifestReport)>>, path: &Path) {
+    match opened {
+        Err(Error::Corrupt(corruption)) => {
+            assert_eq!((&*corruption.path, &*corruption.found), (path, "nothing"), "{corruption}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_file_that_is_missing_is_corruption() {
+    let dir = tempfile::tempdir().unwrap();
+    written(dir.path());
+    let (first, second) =
+        (dir.path().join("MANIFEST-00000001"), dir.path().join("MANIFEST-00000002"));
+    let current = dir.path().join(CURRENT_NAME);
+    fs::rename(&first, &second).unwrap();
+    assert_lost(Manifest::open(storage(), dir.path()), &first);
+    fs::remove_file(&current).unwrap();
+    assert_lost(Manifest::open(storage(), dir.path()), &current);
+    fs::rename(&second, &first).unwrap();
+    assert_lost(Manifest::open(storage(), dir.path()), &current);
+}
+
+/// Nothing is lost with a CURRENT that may never have been.
+#[test]
+fn a_creation_that_never_committed_is_no_store() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Manifest::create(storage(), dir.path(), STORE).unwrap());
     fs::remove_file(dir.path().join(CURRENT_NAME)).unwrap();
-    fs::rename(dir.path().join("MANIFEST-00000001"), dir.path().join("MANIFEST-00000002")).unwrap();
-    assert!(
-        matches!(Manifest::open(storage(), dir.path()), Err(Error::Corrupt(_))),
-        "a lost CURRENT is no empty store"
-    );
+    let path = dir.path().join("MANIFEST-00000001");
+    for len in (0..=fs::metadata(&path).unwrap().len()).rev() {
+        fs::File::options().write(true).open(&path).unwrap().set_len(len).unwrap();
+        assert!(Manifest::open(storage(), dir.path()).unwrap().is_none(), "{len} bytes");
+    }
+    drop(Manifest::create(storage(), dir.path(), STORE).unwrap());
+    assert!(Manifest::open(storage(), dir.path()).unwrap().is_some());
 }

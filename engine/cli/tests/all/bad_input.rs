@@ -41,6 +41,7 @@ fn wrong_paths() {
     refused(dir.path(), "scan --store {}/base --lsn 0/1", 3, &["no store here"]);
     refused(dir.path(), "dump-layer {}/none", 3, &missing);
     refused(dir.path(), "verify {}/none", 3, &missing);
+    refused(dir.path(), "verify {}/none {}/gone", 3, &missing);
     run(dir.path(), "import --store {}/store --base {}/base").good();
     refused(dir.path(), "ingest --store {}/store --wal {}/none", 3, &missing);
     refused(dir.path(), "ingest --store {}/store --wal {}/base", 1, &["no WAL segment in it"]);
@@ -141,10 +142,28 @@ fn a_damaged_store() {
     assert!(verify.text().contains("corrupt"), "{}", verify.text());
     let report = run(dir.path(), "verify --store {}/store --json").failed(1, &[]).json();
     assert_eq!(report[0]["damaged"].as_array().unwrap().len(), 1);
+    // Behind damage that keeps the store from being opened it goes on, and behind files that are not there.
+    let other = files(&dir.path().join("store/timelines/1"))[0].clone();
+    let whole = fs::read(&other).unwrap();
+    edit(&other, |bytes| bytes.truncate(100));
+    refused(dir.path(), "verify --store {}/store", 1, &["2 of 2 layer files damaged"]);
+    let named = format!("verify {} {{}}/none {}", other.display(), layer.display());
+    let report = run(dir.path(), &format!("{named} --json"));
+    let report = report.failed(1, &["3 of 3 layer files damaged", "corrupt"]).json();
+    let damaged: Vec<_> =
+        report[0]["damaged"].as_array().unwrap().iter().map(|damage| &damage["file"]).collect();
+    let none = dir.path().join("none");
+    assert_eq!(damaged, [&other, &none, &layer].map(|path| path.to_str().unwrap()));
+    fs::write(&other, whole).unwrap();
     edit(&layer, |bytes| bytes.truncate(1_000_000));
     refused(dir.path(), "layers --store {}/store", 1, &["corrupt file length", "from a copy"]);
     fs::remove_file(&layer).unwrap();
-    refused(dir.path(), "layers --store {}/store", 1, &["cannot open", "restore the store"]);
+    let lost = ["corrupt layer file", "found nothing", "restore the store"];
+    refused(dir.path(), "layers --store {}/store", 1, &lost);
+    fs::remove_file(dir.path().join("store/CURRENT")).unwrap();
+    let lost = ["CURRENT: corrupt", "found nothing", "restore the store"];
+    refused(dir.path(), "layers --store {}/store", 1, &lost);
+    refused(dir.path(), "import --store {}/store --base {}/base", 1, &lost);
 }
 
 #[test]

@@ -1,14 +1,13 @@
 //! What each command prints, as text and as JSON, and that reading leaves a store as it was.
 
-use std::{fs, process::Stdio, time::Duration};
+use std::{fs, process::Stdio};
 
 use pagestrata::{Lsn, Value};
-use pagestrata_cli::open_existing;
-use pagestrata_postgres::RelPage;
 use sha2::{Digest, Sha256};
 
 use crate::support::{
-    BASE_PAGES, BEGIN, END, RECORDS, command, contents, files, imported, ingested, run, sample_copy,
+    BASE_PAGES, BEGIN, END, RECORDS, command, contents, files, imported, ingested, put, run,
+    sample_copy,
 };
 
 /// A page of the sample that has an image here, with deltas before and behind.
@@ -151,16 +150,8 @@ fn versions_are_listed_newest_first() {
 fn versions_without_a_base_are_listed_with_a_note() {
     let dir = imported();
     let lsn = Lsn(BEGIN.0 + 0xB8);
-    {
-        let (store, timeline) = open_existing(&dir.path().join("store"), "main").unwrap();
-        let page: RelPage = "1663/5/99999/vm/0".parse().unwrap();
-        let mut lease = timeline.write_lease().unwrap();
-        let change = Value::Delta { bytes: b"clear", will_init: false };
-        lease.put(page.key(), lsn, change).unwrap();
-        lease.commit(lsn).unwrap().wait().unwrap();
-        drop(lease);
-        store.close(Duration::ZERO).unwrap();
-    }
+    let change = Value::Delta { bytes: b"clear", will_init: false };
+    put(dir.path(), &[("1663/5/99999/vm/0", lsn, change)]);
     let listed = run(dir.path(), "versions --store {}/store 1663/5/99999/vm/0");
     assert_eq!(listed.text(), format!("{lsn} delta 5 {}\n", hash(b"clear")));
     listed.failed(0, &[&format!("note: no base below {lsn}")]);
@@ -174,21 +165,16 @@ fn versions_without_a_base_are_listed_with_a_note() {
 fn a_copied_database_has_the_pages_of_its_source() {
     let dir = imported();
     run(dir.path(), &format!("ingest --store {{}}/store --wal {{}}/wal --to {COPY}")).good();
-    {
-        let (store, timeline) = open_existing(&dir.path().join("store"), "main").unwrap();
-        let key = |page: &str| page.parse::<RelPage>().unwrap().key();
-        let mut lease = timeline.write_lease().unwrap();
-        let image = Value::Image(&[7; 8192]);
-        lease.put(key("1663/1/100/main/0"), Lsn(COPY.0 + 1), image).unwrap();
-        lease.put(key("1663/1/100/main/1"), Lsn(COPY.0 + 1), image).unwrap();
-        let change = Value::Delta { bytes: b"change", will_init: false };
-        lease.put(key("1663/1/100/main/1"), Lsn(COPY.0 + 2), change).unwrap();
-        lease.put(key("1663/1/4294967295/init/3"), Lsn(COPY.0 + 2), image).unwrap();
-        lease.put(key("1663/2/100/main/0"), Lsn(COPY.0 + 2), image).unwrap();
-        lease.commit(Lsn(COPY.0 + 2)).unwrap().wait().unwrap();
-        drop(lease);
-        store.close(Duration::ZERO).unwrap();
-    }
+    let (image, change) =
+        (Value::Image(&[7; 8192]), Value::Delta { bytes: b"change", will_init: false });
+    let source = [
+        ("1663/1/100/main/0", Lsn(COPY.0 + 1), image),
+        ("1663/1/100/main/1", Lsn(COPY.0 + 2), image),
+        ("1663/1/100/main/1", Lsn(COPY.0 + 3), change),
+        ("1663/1/4294967295/init/3", Lsn(COPY.0 + 4), image),
+        ("1663/2/100/main/0", Lsn(COPY.0 + 5), image),
+    ];
+    put(dir.path(), &source);
     let copy = format!("--from {COPY} --to {COPIED}");
     run(dir.path(), &format!("ingest --store {{}}/store --wal {{}}/wal {copy}")).good();
     let pages = |lsn: Lsn| -> Vec<serde_json::Value> {

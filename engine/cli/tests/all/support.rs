@@ -5,9 +5,11 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::OnceLock,
+    time::Duration,
 };
 
-use pagestrata::Lsn;
+use pagestrata::{Lsn, Value};
+use pagestrata_postgres::RelPage;
 
 /// Where the sample's base ends: the checkpoint in its control file.
 pub(crate) const BEGIN: Lsn = Lsn(0xAAF2A0);
@@ -73,6 +75,18 @@ pub(crate) fn run(dir: &Path, arguments: &str) -> Ran {
     let arguments = arguments.split(' ').map(|argument| argument.replace("{}", dir));
     let output = command().args(arguments).stdin(Stdio::null()).output().unwrap();
     Ran::of(output)
+}
+
+/// Puts values into `store` in `dir`, past the command, and flushes them.
+pub(crate) fn put(dir: &Path, values: &[(&str, Lsn, Value<'_>)]) {
+    let (store, timeline) = pagestrata_cli::open_existing(&dir.join("store"), "main").unwrap();
+    let mut lease = timeline.write_lease().unwrap();
+    for (page, lsn, value) in values {
+        lease.put(page.parse::<RelPage>().unwrap().key(), *lsn, *value).unwrap();
+        lease.commit(*lsn).unwrap().wait().unwrap();
+    }
+    drop(lease);
+    store.close(Duration::ZERO).unwrap();
 }
 
 /// The sample's `base` and `wal`, unpacked once.

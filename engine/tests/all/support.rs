@@ -1,0 +1,53 @@
+//! What several tests begin with.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use pagestrata::{Key, Lsn, Options, Store, Timeline, Value};
+
+pub(crate) fn open(dir: &Path) -> Store {
+    Store::open(dir, Options::default()).unwrap().0
+}
+
+/// A new store in a directory of its own, with the timeline `main` from Lsn 1 on.
+pub(crate) fn fresh(options: Options) -> (tempfile::TempDir, Store, Timeline) {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path(), options).unwrap();
+    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
+    (dir, store, timeline)
+}
+
+/// Puts one image and commits it; the lease is free again afterwards.
+#[track_caller]
+pub(crate) fn put(timeline: &Timeline, key: Key, lsn: Lsn, image: &[u8]) {
+    let mut lease = timeline.write_lease().unwrap();
+    lease.put(key, lsn, Value::Image(image)).unwrap();
+    lease.commit(lsn).unwrap().wait().unwrap();
+}
+
+/// The layer files of the timeline `main`, moved away: until they are back no flush can succeed.
+pub(crate) struct LayersAway {
+    layers: PathBuf,
+    aside: PathBuf,
+}
+
+impl LayersAway {
+    pub(crate) fn of(store: &Path) -> LayersAway {
+        let away = LayersAway { layers: store.join("timelines/1"), aside: store.join("aside") };
+        fs::rename(&away.layers, &away.aside).unwrap();
+        away
+    }
+
+    pub(crate) fn back(self) {
+        fs::rename(&self.aside, &self.layers).unwrap();
+    }
+}
+
+/// Waits for something that a background thread does, without end: a test that hangs is killed by its runner.
+pub(crate) fn eventually(mut done: impl FnMut() -> bool) {
+    while !done() {
+        std::thread::yield_now();
+    }
+}
