@@ -141,6 +141,9 @@ pub(super) struct Space {
     /// Bytes taken from the allocator or the pool. Written by the appender only.
     allocated_bytes: AtomicUsize,
     pool: Arc<ChunkPool>,
+    /// How many appends still find memory.
+    #[cfg(test)]
+    appends_left: AtomicUsize,
 }
 
 impl Space {
@@ -150,6 +153,26 @@ impl Space {
             full: Mutex::default(),
             allocated_bytes: AtomicUsize::new(0),
             pool,
+            #[cfg(test)]
+            appends_left: AtomicUsize::new(usize::MAX),
+        }
+    }
+
+    /// As if the allocator had memory for `appends` more, and none after them.
+    #[cfg(test)]
+    pub(super) fn fail_after(&self, appends: usize) {
+        self.appends_left.store(appends, Ordering::Relaxed);
+    }
+
+    #[cfg(test)]
+    fn spend_append(&self) -> Result<()> {
+        match self.appends_left.load(Ordering::Relaxed) {
+            usize::MAX => Ok(()),
+            0 => Err(Error::OutOfMemory { what: "a test", bytes: 0 }),
+            left => {
+                self.appends_left.store(left - 1, Ordering::Relaxed);
+                Ok(())
+            }
         }
     }
 
@@ -288,13 +311,16 @@ impl Appender {
 
     #[inline]
     fn append(&mut self, layout: Layout) -> Result<(NonNull<u8>, u64)> {
-        self.used_bytes += layout.size() as u64;
+        #[cfg(test)]
+        self.space.spend_append()?;
         if let Some(chunk) = &self.current
             && let Some(address) = chunk.alloc(layout)
         {
+            self.used_bytes += layout.size() as u64;
             return Ok((address, self.position_of(chunk, address)));
         }
         self.add_chunk(layout)?;
+        self.used_bytes += layout.size() as u64;
         let chunk = self.current.as_ref().expect("just added");
         let address = chunk.alloc(layout).expect("a new chunk has room for what it was taken for");
         Ok((address, self.position_of(chunk, address)))

@@ -354,3 +354,22 @@ fn readers_see_whole_commits_while_the_writer_appends() {
         }
     });
 }
+
+#[test]
+fn what_found_no_memory_is_not_counted() {
+    let pool = Arc::new(ChunkPool::new(0));
+    let mut open = OpenLayer::new(Lsn(1), &pool);
+    let layer = open.layer().clone();
+    for (of, nodes_left, values_left) in [("nodes", 0, 1), ("values", usize::MAX, 0)] {
+        layer.nodes.fail_after(nodes_left);
+        layer.values.fail_after(values_left);
+        let mut put = || open.put(Key::MIN, Lsn(1), Value::Image(&[1; 1000])).unwrap_err();
+        assert!(matches!(put(), Error::OutOfMemory { .. }));
+        let used = open.used_bytes();
+        for _ in 0..3 {
+            open.put(Key::MIN, Lsn(1), Value::Image(&[1; 1000])).unwrap_err();
+        }
+        assert_eq!(open.used_bytes(), used, "no {of}, again and again");
+        assert!(used < 1000, "no {of}");
+    }
+}
