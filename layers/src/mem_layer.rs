@@ -242,7 +242,7 @@ impl FrozenLayer {
 /// `Send`, not `Sync`: one thread at a time. Every method that fails leaves the layer as it was.
 ///
 /// A put finds the place of its key in the index, asks the processor for it, and leaves the entry to be made with the next
-/// [`DEFERRED_MAX`] ones, or at the commit: the cache miss that a random key costs is waited for by none of them, and what was not
+/// few (`DEFERRED_MAX`) ones, or at the commit: the cache miss that a random key costs is waited for by none of them, and what was not
 /// committed need not be in the index. (Random 100-byte records took 75 % of their time in that one miss.)
 pub struct OpenLayer {
     layer: Arc<MemLayer>,
