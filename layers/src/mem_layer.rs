@@ -384,9 +384,7 @@ impl OpenLayer {
         if bytes.len() > VALUE_LEN_MAX {
             return Err(Error::ValueTooLong { len: bytes.len() });
         }
-        if self.pending.len() - self.indexed == DEFERRED_MAX {
-            self.index_pending()?;
-        }
+        self.make_room_to_wait()?;
         let space = &*self.layer.nodes;
         let object = self.index.object(space, &self.layer.index, key.object)?;
         let head = self.index.head(space, object, key.block)?;
@@ -417,6 +415,15 @@ impl OpenLayer {
                 && self.index.newest_lsn(&self.layer.nodes, place) == Some(lsn)
     }
 
+    /// One more may wait for its entry afterwards.
+    #[inline]
+    fn make_room_to_wait(&mut self) -> Result<()> {
+        if self.pending.len() - self.indexed == DEFERRED_MAX {
+            self.index_pending()?;
+        }
+        Ok(())
+    }
+
     /// Makes the entries of what is pending. If it fails, those that are not made stay to be made.
     fn index_pending(&mut self) -> Result<()> {
         let space = &*self.layer.nodes;
@@ -442,15 +449,12 @@ impl OpenLayer {
     /// Nothing is changed.
     pub fn drop_blocks(&mut self, object: u128, first_block: u32, lsn: Lsn) -> Result<()> {
         self.check_lsn(lsn)?;
+        self.make_room_to_wait()?;
         let space = &*self.layer.nodes;
         let id = self.index.object(space, &self.layer.index, object)?;
         if let Some(block) = self.pending_put_at(lsn, id, first_block) {
             return Err(Error::DropAfterPut { key: Key { object, block }, lsn });
         }
-        if self.pending.len() - self.indexed == DEFERRED_MAX {
-            self.index_pending()?;
-        }
-        let space = &*self.layer.nodes;
         self.index.push_drop(space, id, first_block, lsn)?;
         let what = PendingKind::Tombstone;
         self.pending.push(Pending { object: id, block: first_block, lsn, what });

@@ -11,8 +11,8 @@
 //! grows, 3, 15, 63 entries, then in several of 63, the newest first: a chain costs one wait for memory per block and not per version.
 //!
 //! One writer changes it, through [`IndexWriter`]; readers walk it at any time and see each publication whole. **Invariant:**
-//! nothing is ever unlinked while a reader may be under way to it: a taken-back version only shortens its block
-//! or restores the link to the older block, and the memory stays as it is until the layer goes.
+//! nothing is ever unlinked while a reader may be under way to it: a taken-back version only marks its head, or shortens its
+//! block or restores the link to the older block, and the memory stays until the layer goes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -34,7 +34,7 @@ pub(super) struct Index {
     first: [Link<Object>; TOWER],
 }
 
-/// Where a value is and what it is, as an entry holds it.
+/// Where a value is and what it is; heads and entries hold it packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ValueRef {
     pub(super) position: Position,
@@ -136,9 +136,7 @@ impl Index {
         block: u32,
     ) -> Option<(u32, &'a Leaf)> {
         let root = object.root();
-        let mut from = u64::from(block);
-        let start = root.first_block();
-        from = from.max(start);
+        let mut from = u64::from(block).max(root.first_block());
         while from <= root.last_block() {
             match descend(space, root, from as u32) {
                 Ok(leaf) => return Some(((from as u32) & !(LEAF_FANOUT as u32 - 1), leaf)),
@@ -194,7 +192,7 @@ impl Run {
         space.tail(self.block, self.len as usize)
     }
 
-    /// Asks for the lines of its header and its first entries.
+    /// Asks for the line of its header and its first entries.
     pub(super) fn prefetch(self, space: &Space) {
         space.prefetch_node(self.block, 0);
     }

@@ -1,11 +1,11 @@
 //! The memory of one in-memory layer: chunks that never move, and typed nodes in them with 32-bit ids. All that is
-//! `unsafe` about the in-memory layer is here.
+//! `unsafe` about the in-memory layer is here, but for what `index/nodes.rs` promises of its types.
 //!
 //! One writer appends ([`Appender`]); readers on other threads look nodes and values up by id through [`Space`]. What
 //! makes that sound:
 //!
 //! 1. An [`Id`] or [`Position`] is made only here, by an append. Whoever holds one got it from the append itself (the writer)
-//!    or by an Acquire load of a [`Link`] or of a block's length that the writer stored with Release *after* the append.
+//!    or by an Acquire load of a [`Link`], an object's root or a word of a head that the writer stored with Release *after* the append.
 //!    So the chunk's address in the table and the node's bytes happen before the look-up.
 //! 2. Chunks are handed back only when the [`Space`] is dropped, so a node borrowed from a `&Space` lives as long as the borrow.
 //! 3. A node's plain fields are written once, before its id is published; what changes later is atomic.
@@ -76,8 +76,8 @@ impl<T> Id<T> {
         self.0.get()
     }
 
-    /// Back from [`Id::raw`]; zero is none. Of this file's trusted base: only for numbers that `raw` gave for the
-    /// same type, carried through an atomic of the same space.
+    /// Back from [`Id::raw`]; zero is none. Of this file's trusted base: only for numbers that `raw` gave in the same
+    /// space, and as the type that was appended before anyone looks the node up (a link to either of two kinds has one's type).
     #[inline]
     pub(super) fn from_raw(raw: u32) -> Option<Id<T>> {
         NonZeroU32::new(raw).map(|raw| Id(raw, PhantomData))
@@ -141,6 +141,9 @@ pub(super) struct Space {
     /// Bytes taken from the allocator or the pool. Written by the appender only.
     allocated_bytes: AtomicUsize,
     pool: Arc<ChunkPool>,
+    /// How many appends still find memory.
+    #[cfg(test)]
+    appends_left: AtomicUsize,
 }
 
 impl Space {
@@ -150,6 +153,26 @@ impl Space {
             full: Mutex::default(),
             allocated_bytes: AtomicUsize::new(0),
             pool,
+            #[cfg(test)]
+            appends_left: AtomicUsize::new(usize::MAX),
+        }
+    }
+
+    /// As if the allocator had memory for `appends` more, and none after them.
+    #[cfg(test)]
+    pub(super) fn fail_after(&self, appends: usize) {
+        self.appends_left.store(appends, Ordering::Relaxed);
+    }
+
+    #[cfg(test)]
+    fn spend_append(&self) -> Result<()> {
+        match self.appends_left.load(Ordering::Relaxed) {
+            usize::MAX => Ok(()),
+            0 => Err(Error::OutOfMemory { what: "a test", bytes: 0 }),
+            left => {
+                self.appends_left.store(left - 1, Ordering::Relaxed);
+                Ok(())
+            }
         }
     }
 
@@ -192,13 +215,14 @@ impl Space {
 
     /// The `len` items that follow a header of type `T`; both were appended as one node.
     ///
-    /// `len` is at most the number that [`Appender::append_with_tail`] was given for this id.
+    /// `len` is at most the number that [`Appender::append_with_tail`] was given for this id: it comes from the header, or by
+    /// the same load as the id.
     #[inline]
     pub(super) fn tail<T: Node, I: Node>(&self, id: Id<T>, len: usize) -> &[I] {
         let address = self.node_address(id).wrapping_add(size_of::<T>()).cast::<I>();
         debug_assert!(address.is_aligned());
-        // SAFETY: as for `node`; `append_with_tail` wrote this many items behind the header (the callers read
-        // `len` from a field of the header that was written together with them).
+        // SAFETY: as for `node`; `append_with_tail` wrote at least this many items behind the header before the id
+        // was published.
         unsafe { std::slice::from_raw_parts(address, len) }
     }
 
@@ -207,8 +231,8 @@ impl Space {
     /// `position` and `len` are those of one [`Appender::append_bytes`] in this space.
     #[inline]
     pub(super) fn bytes(&self, position: Position, len: usize) -> &[u8] {
-        // SAFETY: by rule 1 the bytes were copied there before the entry that holds position and length was
-        // published, they are never written again, and by rule 2 they outlive the borrow of `self`.
+        // SAFETY: by rule 1 the bytes were copied there before the head or entry that holds position and length
+        // was published, they are never written again, and by rule 2 they outlive the borrow of `self`.
         unsafe { std::slice::from_raw_parts(self.address(position.0), len) }
     }
 
@@ -288,13 +312,16 @@ impl Appender {
 
     #[inline]
     fn append(&mut self, layout: Layout) -> Result<(NonNull<u8>, u64)> {
-        self.used_bytes += layout.size() as u64;
+        #[cfg(test)]
+        self.space.spend_append()?;
         if let Some(chunk) = &self.current
             && let Some(address) = chunk.alloc(layout)
         {
+            self.used_bytes += layout.size() as u64;
             return Ok((address, self.position_of(chunk, address)));
         }
         self.add_chunk(layout)?;
+        self.used_bytes += layout.size() as u64;
         let chunk = self.current.as_ref().expect("just added");
         let address = chunk.alloc(layout).expect("a new chunk has room for what it was taken for");
         Ok((address, self.position_of(chunk, address)))

@@ -104,7 +104,9 @@ impl<'a> SortedVersions<'a> {
             leaf.into_iter().flat_map(|leaf| leaf.heads.iter().filter_map(Head::older))
         };
         let ask_for_values = |run: Run| {
-            for entry in run.entries(nodes).iter().take(VALUES_AHEAD) {
+            // What is not to be seen may be written again just now, for a value that this thread knows nothing of.
+            let visible = run.entries(nodes).iter().take_while(|entry| entry.lsn() <= self.upper);
+            for entry in visible.take(VALUES_AHEAD) {
                 let value = entry.value();
                 values.prefetch_bytes(value.position, value.len);
             }

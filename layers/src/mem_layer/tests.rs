@@ -354,3 +354,275 @@ fn readers_see_whole_commits_while_the_writer_appends() {
         }
     });
 }
+
+#[test]
+fn what_found_no_memory_is_not_counted() {
+    let pool = Arc::new(ChunkPool::new(0));
+    let mut open = OpenLayer::new(Lsn(1), &pool);
+    let layer = open.layer().clone();
+    for (of, nodes_left, values_left) in [("nodes", 0, 1), ("values", usize::MAX, 0)] {
+        layer.nodes.fail_after(nodes_left);
+        layer.values.fail_after(values_left);
+        let mut put = || open.put(Key::MIN, Lsn(1), Value::Image(&[1; 1000])).unwrap_err();
+        assert!(matches!(put(), Error::OutOfMemory { .. }));
+        let used = open.used_bytes();
+        for _ in 0..3 {
+            open.put(Key::MIN, Lsn(1), Value::Image(&[1; 1000])).unwrap_err();
+        }
+        assert_eq!(open.used_bytes(), used, "no {of}, again and again");
+        assert!(used < 1000, "no {of}");
+    }
+}
+
+/// A layer, its model, and what to do next: also while a reader is under way.
+struct Driven {
+    open: OpenLayer,
+    committed: Model,
+    current: Model,
+    lsn: Lsn,
+    done: usize,
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// Puts: object, block, kind, and whether the Lsn goes on before it.
+    Puts(Vec<(u8, u32, u8, bool)>),
+    Batch(Vec<(u8, u32, u8, bool)>),
+    Drop(u8, u32),
+    Commit,
+    Abort,
+}
+
+impl Driven {
+    fn new() -> Driven {
+        let open = OpenLayer::new(Lsn(10), &Arc::new(ChunkPool::new(1 << 20)));
+        let (committed, current) = (Model::default(), Model::default());
+        Driven { open, committed, current, lsn: Lsn(10), done: 0 }
+    }
+
+    /// Takes a step, where memory lasts for `left` more nodes, or values; it is there again afterwards.
+    fn step(&mut self, step: &Step, left: usize) {
+        let (layer, lsn) = (self.open.layer().clone(), self.lsn);
+        match left {
+            usize::MAX => {}
+            left if left.is_multiple_of(4) => layer.values.fail_after(left * 4),
+            left => layer.nodes.fail_after(left - 1),
+        }
+        match step {
+            Step::Puts(puts) => puts.iter().for_each(|put| self.put(std::slice::from_ref(put))),
+            Step::Batch(puts) => self.put(puts),
+            &Step::Drop(o, first_block) => {
+                let of = |key: &Key| key.object == object(o) && key.block >= first_block;
+                let covered = self.current.versions.keys().any(|(key, at)| *at == lsn && of(key));
+                match self.changes_nothing_or(|open| open.drop_blocks(object(o), first_block, lsn))
+                {
+                    Ok(()) => {
+                        assert!(!covered);
+                        self.current.drops.push((object(o), first_block, lsn));
+                    }
+                    Err(Error::DropAfterPut { .. }) => assert!(covered),
+                    Err(error) => assert!(matches!(error, Error::OutOfMemory { .. }), "{error}"),
+                }
+            }
+            Step::Commit => match self.changes_nothing_or(|open| open.commit(lsn)) {
+                Ok(()) => {
+                    self.committed = self.current.clone();
+                    self.lsn = self.lsn.next();
+                }
+                Err(error) => assert!(matches!(error, Error::OutOfMemory { .. }), "{error}"),
+            },
+            Step::Abort => {
+                self.open.abort();
+                self.current = self.committed.clone();
+                self.lsn = layer.committed_lsn().next();
+            }
+        }
+        layer.nodes.fail_after(usize::MAX);
+        layer.values.fail_after(usize::MAX);
+        self.check();
+    }
+
+    fn put(&mut self, puts: &[(u8, u32, u8, bool)]) {
+        let mut next = self.current.clone();
+        let (mut lsn, mut twice, mut batch) = (self.lsn, false, Vec::new());
+        for &(o, block, kind, go_on) in puts {
+            if go_on {
+                lsn = lsn.next();
+            }
+            self.done += 1;
+            let (key, kind) = (Key::new(object(o), block), Kind::from_bits(kind).unwrap());
+            let bytes = self.done.to_le_bytes();
+            twice |= next.versions.insert((key, lsn), (kind, bytes.to_vec())).is_some();
+            batch.push((key, lsn, kind, bytes));
+        }
+        let batch: Vec<_> = batch
+            .iter()
+            .map(|&(key, lsn, kind, ref bytes)| {
+                (key, lsn, PageVersion { lsn, kind, bytes }.value())
+            })
+            .collect();
+        match self.changes_nothing_or(|open| match batch[..] {
+            [(key, lsn, value)] => open.put(key, lsn, value),
+            _ => open.put_batch(&batch),
+        }) {
+            Ok(()) => {
+                assert!(!twice);
+                (self.current, self.lsn) = (next, lsn);
+            }
+            Err(Error::DuplicateVersion { .. }) => assert!(twice),
+            Err(error) => assert!(matches!(error, Error::OutOfMemory { .. }), "{error}"),
+        }
+    }
+
+    /// What can be observed is the same as before where `change` fails.
+    fn changes_nothing_or(&mut self, change: impl Fn(&mut OpenLayer) -> Result<()>) -> Result<()> {
+        let seen = |open: &OpenLayer| {
+            let counts = &open.layer.counts;
+            let tombstones = counts.tombstones.load(Ordering::Relaxed);
+            let committed = (open.layer.versions_count(), open.layer.value_bytes(), tombstones);
+            (
+                open.pending.len(),
+                open.pending_value_bytes,
+                open.last_lsn(),
+                open.layer.committed_lsn(),
+                committed,
+            )
+        };
+        let before = seen(&self.open);
+        let done = change(&mut self.open);
+        if done.is_err() {
+            assert_eq!(seen(&self.open), before);
+        }
+        done
+    }
+
+    fn check(&self) {
+        let (layer, model) = (&self.open.layer, &self.committed);
+        let versions = layer.versions_count() as usize;
+        assert_eq!(versions, model.versions.len());
+        let pending =
+            self.current.versions.len() - versions + self.current.drops.len() - model.drops.len();
+        assert_eq!(self.open.pending.len(), pending);
+        assert!(self.open.indexed <= pending && pending - self.open.indexed <= DEFERRED_MAX);
+        let bytes = |model: &Model| 8 * model.versions.len() as u64;
+        assert_eq!(layer.value_bytes(), bytes(model));
+        assert_eq!(self.open.pending_value_bytes, bytes(&self.current) - bytes(model));
+        assert_eq!(layer.counts.tombstones.load(Ordering::Relaxed), model.drops.len() as u64);
+        assert!(self.open.used_bytes() <= layer.memory_bytes() as u64);
+    }
+}
+
+fn step() -> impl Strategy<Value = (Step, usize)> {
+    let block =
+        || prop_oneof![8 => 0..2_u32, 2 => 10..40_u32, 1 => any::<u32>(), 1 => Just(u32::MAX)];
+    let kind = || prop_oneof![8 => Just(1_u8), 1 => Just(0), 1 => Just(2)];
+    let put = move || (0..3_u8, block(), kind(), prop::bool::weighted(0.7));
+    let step = prop_oneof![
+        4 => prop::collection::vec(put(), 1..30).prop_map(Step::Puts),
+        2 => prop::collection::vec(put(), 1..60).prop_map(Step::Batch),
+        1 => (0..3_u8, block()).prop_map(|(object, block)| Step::Drop(object, block)),
+        3 => Just(Step::Commit),
+        2 => Just(Step::Abort),
+    ];
+    (step, prop_oneof![2 => Just(usize::MAX), 1 => 0..8_usize])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    /// Readers that are stopped half-way while the writer goes on, taking back and running out of memory.
+    #[test]
+    fn readers_under_way_see_what_was_committed(
+        steps in prop::collection::vec(step(), 1..120),
+        (o, block, from) in (0..3_u8, 0..3_u32, 0..40_u32),
+    ) {
+        let mut driven = Driven::new();
+        let layer = driven.open.layer().clone();
+        let mut steps = steps.iter();
+        let mut take = |driven: &mut Driven| {
+            steps.next().map(|(step, left)| driven.step(step, *left)).is_some()
+        };
+        while take(&mut driven) {
+            let key = Key::new(object(o), block);
+            let model = driven.committed.clone();
+            let mut found = Vec::new();
+            let walk = layer.versions(key, Lsn::MAX, &mut |version| {
+                found.push((version.lsn, version.kind, version.bytes.to_vec()));
+                take(&mut driven);
+            });
+            prop_assert_eq!((found, walk), model.read(key, Lsn::MAX));
+
+            let model = driven.committed.clone();
+            let from = Key::new(object(o), from);
+            let sorted = layer.sorted_from(from).map(|(key, version)| {
+                if version.lsn.0 % 16 == 0 {
+                    take(&mut driven);
+                }
+                ((key, version.lsn), (version.kind, version.bytes.to_vec()))
+            });
+            let sorted: Vec<_> = sorted.collect();
+            let expected = model.versions.range((from, Lsn(0))..);
+            prop_assert_eq!(sorted, expected.map(|(at, value)| (*at, value.clone())).collect::<Vec<_>>());
+        }
+        driven.step(&Step::Commit, usize::MAX);
+        check_sorted(&layer, &driven.committed);
+    }
+}
+
+#[test]
+fn a_cursor_sees_whole_commits_while_the_writer_appends() {
+    const COMMITS: u64 = 1500;
+    // The first key is in every commit, the others in some.
+    let keys: Vec<_> = (0..5_u128)
+        .flat_map(|object| {
+            [0, 15, 16, 300, 5000, u32::MAX].map(|block| Key::new(object << 70, block))
+        })
+        .collect();
+    let puts = |lsn: u64, n: usize| n == 0 || (lsn + n as u64).is_multiple_of(n as u64 % 7 + 2);
+    let value = |lsn: u64, n: usize| [lsn, n as u64].map(u64::to_le_bytes).concat();
+    let pool = Arc::new(ChunkPool::new(0));
+    let mut open = OpenLayer::new(Lsn(1), &pool);
+    let layer = open.layer().clone();
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0.. {
+                let last = ended.load(Ordering::Acquire);
+                let before = layer.committed_lsn();
+                let found: Vec<_> = layer.sorted_from(Key::MIN).collect();
+                let newest = found.iter().filter(|(key, _)| *key == keys[0]).map(|(_, v)| v.lsn);
+                let upper = newest.max().unwrap_or(Lsn(0));
+                assert!((before..=layer.committed_lsn()).contains(&upper), "round {round}");
+                let all = keys.iter().enumerate().flat_map(|(n, key)| {
+                    (1..=upper.0).filter(move |lsn| puts(*lsn, n)).map(move |lsn| (n, *key, lsn))
+                });
+                let mut found = found.into_iter();
+                for (n, key, lsn) in all {
+                    let (found, version) = found.next().expect("a version is missing");
+                    assert_eq!((found, version.lsn), (key, Lsn(lsn)), "up to {upper}");
+                    assert_eq!(version.bytes, value(lsn, n));
+                }
+                assert_eq!(found.next().map(|(key, v)| (key, v.lsn)), None);
+                if last {
+                    break;
+                }
+            }
+        });
+        for lsn in 1..=COMMITS {
+            // What is taken back has other values, and as many later Lsns as make blocks grow.
+            for lsn in (lsn..lsn + lsn % 5 * 7).filter(|_| lsn.is_multiple_of(3)) {
+                for key in &keys {
+                    open.put(*key, Lsn(lsn), Value::Delta { bytes: b"back", will_init: false })
+                        .unwrap();
+                }
+            }
+            open.abort();
+            for (n, key) in keys.iter().enumerate().filter(|(n, _)| puts(lsn, *n)) {
+                open.put(*key, Lsn(lsn), Value::Delta { bytes: &value(lsn, n), will_init: false })
+                    .unwrap();
+            }
+            open.commit(Lsn(lsn)).unwrap();
+        }
+        ended.store(true, Ordering::Release);
+    });
+}

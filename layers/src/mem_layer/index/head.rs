@@ -148,28 +148,64 @@ mod tests {
         }
     }
 
-    /// A key: its head, and room for older versions, each an Lsn and a value. Packed, the older ones are their number.
+    /// Entries of a key's first block of older versions; the second one has room for all.
+    const CAPACITY_MIN: u64 = 1;
+    const CAPACITY_MAX: u64 = 3;
+
+    /// A key: its head, and blocks of older versions, each an Lsn and a value, that grow by copying as the index's do. Packed, the
+    /// older ones are their block's capacity, by which it is known, and their number.
     struct Key {
         committed: AtomicU64,
         head: Head<AtomicU64>,
-        older: [(AtomicU64, AtomicU64); 3],
+        first: [(AtomicU64, AtomicU64); CAPACITY_MIN as usize],
+        second: [(AtomicU64, AtomicU64); CAPACITY_MAX as usize],
+    }
+
+    fn load(word: &AtomicU64) -> u64 {
+        word.load(Ordering::Relaxed)
     }
 
     impl Key {
         fn new() -> Key {
             let word = || AtomicU64::new(0);
             let head = Head { lsn: word(), value: word(), older: word() };
-            Key { committed: word(), head, older: std::array::from_fn(|_| (word(), word())) }
+            let (first, second) = (
+                std::array::from_fn(|_| (word(), word())),
+                std::array::from_fn(|_| (word(), word())),
+            );
+            Key { committed: word(), head, first, second }
+        }
+
+        fn block(&self, older: u64) -> &[(AtomicU64, AtomicU64)] {
+            match older >> 8 {
+                0 => &[],
+                CAPACITY_MIN => &self.first,
+                _ => &self.second,
+            }
         }
 
         fn put(&self, lsn: u64, value: u64) {
             let keep = |older: u64, lsn: Lsn, value: u64| {
-                let entry = &self.older[older as usize];
+                let (former, len) = (self.block(older), older & 0xFF);
+                let mut kept = older + 1;
+                if len as usize == former.len() {
+                    kept = if older == 0 { CAPACITY_MIN } else { CAPACITY_MAX } << 8 | (len + 1);
+                    for (to, from) in self.block(kept).iter().zip(former) {
+                        to.0.store(load(&from.0), Ordering::Relaxed);
+                        to.1.store(load(&from.1), Ordering::Relaxed);
+                    }
+                }
+                let entry = &self.block(kept)[len as usize];
                 entry.0.store(lsn.0, Ordering::Relaxed);
                 entry.1.store(value, Ordering::Relaxed);
-                Ok(older + 1)
+                Ok(kept)
             };
             self.head.push(Lsn(lsn), value, keep).unwrap();
+        }
+
+        /// Takes the newest version back; the first one of all never is.
+        fn pop(&self) {
+            self.head.pop(|older| older - 1);
         }
 
         fn commit(&self, lsn: u64) {
@@ -189,8 +225,8 @@ mod tests {
                 }
                 Newest::Older => {}
             }
-            let older = &self.older[..self.head.older_packed() as usize];
-            let load = |word: &AtomicU64| word.load(Ordering::Relaxed);
+            let older = self.head.older_packed();
+            let older = &self.block(older)[..older as usize & 0xFF];
             let older = older.iter().rev().filter(|entry| load(&entry.0) <= below);
             found.extend(older.map(|entry| (load(&entry.0), load(&entry.1))));
             (upper, found)
@@ -235,14 +271,29 @@ mod tests {
     fn what_is_taken_back_is_never_seen() {
         let write = |key: &Key| {
             key.put(2, 20);
-            key.head.pop(|older| older - 1);
+            key.pop();
             key.put(2, 21);
             key.put(3, 30);
-            key.head.pop(|older| older - 1);
-            key.head.pop(|older| older - 1);
+            key.pop();
+            key.pop();
             key.put(2, 22);
             key.commit(2);
         };
         check(write, |upper| if upper == 1 { vec![(1, 10)] } else { vec![(2, 22), (1, 10)] });
+    }
+
+    /// Blocks of older versions grow, shrink and are written again under readers that are on their way into them.
+    #[test]
+    fn older_versions_taken_back_are_written_again() {
+        let write = |key: &Key| {
+            key.put(2, 20);
+            key.put(3, 30);
+            key.pop();
+            key.pop();
+            key.put(2, 21);
+            key.put(3, 31);
+            key.commit(3);
+        };
+        check(write, |upper| [(3, 31), (2, 21), (1, 10)][3 - upper as usize..].to_vec());
     }
 }
