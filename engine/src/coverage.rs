@@ -33,7 +33,7 @@
 //!
 //! Keys at which a layer begins or ends cut the key axis into stripes, which a B-tree holds. Each node lists, for each of
 //! its children, the layers that cover the child but not the node (`node.rs`): a segment tree with a large fan-out. What a
-//! list says of its layers are marks on the Lsn axis, one or two a layer (`marks.rs`), packed as ranks in a table that the
+//! list says of its layers are marks on the Lsn axis, one or two a layer (`marks.rs`), packed as bits in columns that the
 //! lists of a node share (`cover.rs`, `ranking.rs`). A search asks one list a level and combines the answers; a layer that
 //! covers all keys is in a list of its own above the root.
 //!
@@ -206,7 +206,7 @@ impl Default for CoverageMap {
 impl CoverageMap {
     /// Without layers.
     pub(crate) fn new() -> CoverageMap {
-        let whole = Arc::new(Cover::new(&[Vec::new()]));
+        let whole = Arc::new(Cover::new(vec![Vec::new()]));
         let version = Version { whole, root: Arc::new(Node::empty()), slots: Slots::default() };
         CoverageMap { version: Arc::new(version) }
     }
@@ -348,11 +348,11 @@ impl Version {
             insert,
         };
         if covers(&edit.range, Key::MIN, None) {
-            self.whole = Arc::new(edit.patched(&self.whole, 0..1));
+            self.whole = Arc::new(edit.patched(&self.whole));
             return;
         }
         self.root = match edit.apply(&self.root, None) {
-            Edited::Two(halves) => Arc::new(Node::above(halves)),
+            Edited::Two(halves) => Arc::new(Node::above(*halves)),
             Edited::One(node) => match &*node.children {
                 [only] => only.clone(),
                 _ => Arc::new(node),
