@@ -561,7 +561,7 @@ mod tests {
     fn list() -> impl Strategy<Value = Vec<Mark>> {
         let span =
             |lsns: u64| {
-                (0..lsns, prop::option::of(1..lsns), 0..50u32).prop_map(|(start, len, layer)| {
+                (0..lsns, prop::option::of(1..lsns), 0..400u32).prop_map(|(start, len, layer)| {
                     Span { start, end: len.map(|len| start + len), layer: LayerIndex(layer) }
                 })
             };

@@ -96,6 +96,8 @@ fn count_below<const N: usize>(numbers: &[u64], limit: u64) -> usize {
     numbers.iter().fold(0, |count, &number| count + (number.wrapping_sub(limit) >> 63)) as usize
 }
 
+/// A table of no more has places of one byte.
+const BYTES_MAX: usize = 1 << 8;
 /// A table of no more has places of two bytes.
 const SHORT_MAX: usize = 1 << 16;
 
@@ -139,6 +141,20 @@ trait Place: Copy + PartialOrd {
     fn get(self) -> usize;
     /// The sum, modulo the type's size.
     fn plus(self, other: Self) -> Self;
+}
+
+impl Place for u8 {
+    fn new(place: usize) -> u8 {
+        place as u8
+    }
+
+    fn get(self) -> usize {
+        self.into()
+    }
+
+    fn plus(self, other: u8) -> u8 {
+        self.wrapping_add(other)
+    }
 }
 
 impl Place for u16 {
@@ -217,6 +233,8 @@ fn rename<P: Place>(places: &mut [P], moved: &[Moved]) {
 /// Places in a table, as narrow as its length allows.
 #[derive(Clone, Debug)]
 pub(super) enum Indices {
+    /// Below 256.
+    Bytes(Box<[u8]>),
     /// Below 65,536.
     Short(Box<[u16]>),
     /// Any.
@@ -226,7 +244,9 @@ pub(super) enum Indices {
 impl Indices {
     /// Packs places, all below `limit`.
     pub(super) fn new(places: &[u32], limit: usize) -> Indices {
-        if limit <= SHORT_MAX {
+        if limit <= BYTES_MAX {
+            Indices::Bytes(places.iter().map(|&place| place as u8).collect())
+        } else if limit <= SHORT_MAX {
             Indices::Short(places.iter().map(|&place| place as u16).collect())
         } else {
             Indices::Long(places.into())
@@ -236,6 +256,7 @@ impl Indices {
     /// How many.
     pub(super) fn len(&self) -> usize {
         match self {
+            Indices::Bytes(places) => places.len(),
             Indices::Short(places) => places.len(),
             Indices::Long(places) => places.len(),
         }
@@ -245,6 +266,7 @@ impl Indices {
     #[inline(always)]
     pub(super) fn get(&self, at: usize) -> usize {
         match self {
+            Indices::Bytes(places) => places[at].into(),
             Indices::Short(places) => places[at].into(),
             Indices::Long(places) => places[at] as usize,
         }
@@ -253,6 +275,7 @@ impl Indices {
     /// Whether two runs are equal.
     pub(super) fn same(&self, one: Range<usize>, other: Range<usize>) -> bool {
         match self {
+            Indices::Bytes(places) => places[one] == places[other],
             Indices::Short(places) => places[one] == places[other],
             Indices::Long(places) => places[one] == places[other],
         }
@@ -263,6 +286,9 @@ impl Indices {
         let Part::Old(run) = part else { return false };
         // Without a way out of the loop, so that many are compared at a time.
         match self {
+            Indices::Bytes(places) => {
+                places[run.clone()].iter().fold(false, |has, &at| has | (at == place as u8))
+            }
             Indices::Short(places) => {
                 places[run.clone()].iter().fold(false, |has, &at| has | (at == place as u16))
             }
@@ -275,6 +301,9 @@ impl Indices {
     /// Notes down which places are in a run.
     pub(super) fn note(&self, run: Range<usize>, used: &mut [bool]) {
         match self {
+            Indices::Bytes(places) => {
+                places[run].iter().for_each(|&place| used[usize::from(place)] = true);
+            }
             Indices::Short(places) => {
                 places[run].iter().for_each(|&place| used[usize::from(place)] = true);
             }
@@ -287,20 +316,23 @@ impl Indices {
     /// Old places, `moved`, and new ones, all below `limit`, one behind the other.
     pub(super) fn assemble(&self, parts: &[Part<'_>], moved: &[Moved], limit: usize) -> Indices {
         match self {
-            Indices::Short(old) if limit <= SHORT_MAX => {
+            Indices::Bytes(old) if limit <= BYTES_MAX => {
+                Indices::Bytes(assembled(old, parts, moved).into())
+            }
+            Indices::Short(old) if (BYTES_MAX + 1..=SHORT_MAX).contains(&limit) => {
                 Indices::Short(assembled(old, parts, moved).into())
             }
-            Indices::Short(old) => {
-                let old: Vec<u32> = old.iter().copied().map(u32::from).collect();
-                Indices::Long(assembled(&old, parts, moved).into())
+            _ => {
+                let old: Vec<u32> = (0..self.len()).map(|at| self.get(at) as u32).collect();
+                Indices::new(&assembled(&old, parts, moved), limit)
             }
-            Indices::Long(old) => Indices::new(&assembled(old, parts, moved), limit),
         }
     }
 
     /// Heap bytes.
     pub(super) fn heap_bytes(&self) -> usize {
         match self {
+            Indices::Bytes(places) => size_of_val(&**places),
             Indices::Short(places) => size_of_val(&**places),
             Indices::Long(places) => size_of_val(&**places),
         }
