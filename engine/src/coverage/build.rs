@@ -34,7 +34,7 @@ pub(super) fn build(slots: &Slots) -> (Cover, Node) {
             root.list(&shape.key_range, span, None);
         }
     }
-    (Cover::new(&[marks_of(&mut whole)]), root.finish())
+    (Cover::new(vec![marks_of(&mut whole)]), root.finish())
 }
 
 /// A node to be.
@@ -91,7 +91,7 @@ impl Frame {
             self.lists.into_iter().map(|mut spans| marks_of(&mut spans)).collect();
         Node {
             keys: KeyTable::new(&self.keys),
-            cover: Cover::new(&lists),
+            cover: Cover::new(lists),
             children: self.children.into_iter().map(|child| Arc::new(child.finish())).collect(),
         }
     }

@@ -222,10 +222,16 @@ impl Band {
     pub(super) fn over(self, other: Band) -> Band {
         let same = self.ceiling == other.ceiling;
         let swap = (other.ceiling > self.ceiling) | (same & other.tag.is_image());
-        let (high, low) = select_unpredictable(swap, (other, self), (self, other));
+        // One by one: all together they are chosen by a branch, which is wrong every other time.
+        let [high, low] = [(other, self), (self, other)].map(|(swapped, not)| {
+            let floor = select_unpredictable(swap, swapped.floor, not.floor);
+            Band { floor, tag: Tag(select_unpredictable(swap, swapped.tag.0, not.tag.0)), ..not }
+        });
         // An image is not cut: it begins one below its ceiling.
-        let cut = select_unpredictable(same, low.floor, low.ceiling);
-        let tag = select_unpredictable(same, high.tag.shared(), high.tag);
-        Band { floor: high.floor.max(cut), tag, ..high }
+        let lower_ceiling = self.ceiling.min(other.ceiling);
+        let cut = select_unpredictable(same, low.floor, lower_ceiling);
+        let tag = select_unpredictable(same, high.tag.shared().0, high.tag.0);
+        let ceiling = self.ceiling.max(other.ceiling);
+        Band { ceiling, floor: high.floor.max(cut), tag: Tag(tag) }
     }
 }

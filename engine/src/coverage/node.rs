@@ -12,13 +12,13 @@
 //! Complexity, with n layers: a key's path has O(log n) nodes. A layer is partly in at most two nodes of each depth, so an
 //! edit writes O(log n) nodes; writing one costs as much as it has list entries: children times layers that cross it.
 
-use std::{ops::Range, sync::Arc};
+use std::sync::Arc;
 
 use pagestrata_layers::{Key, KeyRange};
 
 use super::{
     LayerIndex,
-    cover::Cover,
+    cover::{Cover, Row},
     keys::KeyTable,
     marks::{Mark, Span, marks_of},
     patch::{Patch, patch_of},
@@ -48,7 +48,7 @@ pub(super) enum Edited {
     /// One node.
     One(Node),
     /// Two, each with the layers that cover all of it and were listed inside.
-    Two([(Node, Vec<Span>); 2]),
+    Two(Box<[(Node, Vec<Span>); 2]>),
 }
 
 /// One layer to put in or to take out.
@@ -76,7 +76,7 @@ fn meets(range: &KeyRange, start: Key, end: Option<Key>) -> bool {
 impl Node {
     /// A leaf of one stripe, all keys, without layers.
     pub(super) fn empty() -> Node {
-        Node::leaf(&[Key::MIN], Cover::new(&[Vec::new()]))
+        Node::leaf(&[Key::MIN], Cover::new(vec![Vec::new()]))
     }
 
     /// A leaf.
@@ -90,7 +90,7 @@ impl Node {
         let [(left, mut left_spans), (right, mut right_spans)] = [left, right];
         Node {
             keys: KeyTable::new(&keys),
-            cover: Cover::new(&[marks_of(&mut left_spans), marks_of(&mut right_spans)]),
+            cover: Cover::new(vec![marks_of(&mut left_spans), marks_of(&mut right_spans)]),
             children: Box::new([Arc::new(left), Arc::new(right)]),
         }
     }
@@ -149,26 +149,28 @@ impl Draft {
         self.keys.get(child + 1).copied().or(self.end)
     }
 
-    /// Lets a leaf have a boundary at `key`, if that is inside of it.
-    fn cut_at(&mut self, key: Key) {
+    /// Lets a leaf that is to have the lists `rows` have a boundary at `key`, if that is inside of it.
+    fn cut_at(&mut self, key: Key, rows: &mut Vec<Row>) {
         if key < self.keys[0] || self.end.is_some_and(|end| end <= key) {
             return;
         }
         if let Err(at) = self.keys.binary_search(&key) {
-            let list: Vec<Mark> = self.cover.list(at - 1).collect();
             self.keys.insert(at, key);
-            self.cover = self.cover.splice(at - 1..at, &[list.clone(), list]);
+            rows.insert(at, rows[at - 1]);
         }
     }
 
-    /// Takes a leaf's boundary at `key` away, if no layer begins or ends there.
-    fn join_at(&mut self, key: Key) {
-        let Ok(at @ 1..) = self.keys.binary_search(&key) else { return };
+    /// Takes a leaf's boundaries at `keys` away, if no layer begins or ends there.
+    fn join_at(&mut self, keys: impl Iterator<Item = Key>) {
         let members = |list| self.cover.list(list).filter(|mark| mark.tag.is_member());
         let layers = |list| members(list).map(|mark| mark.tag.layer());
-        if layers(at - 1).eq(layers(at)) {
-            self.keys.remove(at);
-            self.cover = self.cover.splice(at..at + 1, &[]);
+        let place = |key| self.keys.binary_search(&key).ok().filter(|&at| at > 0);
+        let idle: Vec<usize> =
+            keys.filter_map(place).filter(|&at| layers(at - 1).eq(layers(at))).collect();
+        if !idle.is_empty() {
+            let stay = |at: &usize| !idle.contains(at);
+            self.cover = self.cover.select((0..self.keys.len()).filter(stay));
+            self.keys = (0..self.keys.len()).filter(stay).map(|at| self.keys[at]).collect();
         }
     }
 
@@ -190,25 +192,31 @@ impl Edit<'_> {
             .collect()
     }
 
-    /// A cover with the layer put into lists or taken out.
-    pub(super) fn patched(&self, cover: &Cover, lists: Range<usize>) -> Cover {
+    /// A cover of one list with the layer put in or taken out.
+    pub(super) fn patched(&self, cover: &Cover) -> Cover {
+        let mut rows = [Row::kept(0)];
+        let patches = self.patches(cover, &mut rows);
+        cover.remap(&rows, &patches)
+    }
+
+    /// What puts the layer into old lists of a cover, or takes it out.
+    fn patches(&self, cover: &Cover, rows: &mut [Row]) -> Vec<Patch> {
         let end_of = |layer| self.slots.get(layer).and_then(|shape| span_of(layer, &shape).end);
-        let mut patches: Vec<Patch> = Vec::with_capacity(lists.len());
-        for list in lists.clone() {
+        let mut patches: Vec<Patch> = Vec::new();
+        let mut before = None;
+        for row in rows {
+            let Some(list) = row.old else { continue };
             // Neighbours of a wide layer often have the same layers below it.
-            let same = patches.last().filter(|patch| {
-                let list = cover.list(list);
-                let (seen, limit) = patch.seen;
-                list.below(limit) == seen
-                    && list.begins_like(&cover.list(lists.start + patches.len() - 1), seen)
+            let same = before.zip(patches.last()).is_some_and(|(before, patch): (_, &Patch)| {
+                cover.list(list).is_like(&cover.list(before), patch.seen.clone())
             });
-            let next = match same {
-                Some(patch) => patch.clone(),
-                None => patch_of(&cover.list(list), self.span, self.insert, end_of),
-            };
-            patches.push(next);
+            if !same {
+                patches.push(patch_of(cover, list, self.span, self.insert, end_of));
+            }
+            before = Some(list);
+            row.patch = patches.len().checked_sub(1);
         }
-        cover.patch(lists.start, &patches)
+        patches
     }
 
     /// A list with more layers.
@@ -230,29 +238,34 @@ impl Edit<'_> {
         let mut draft = Draft {
             keys: node.keys.to_vec(),
             end,
-            cover: node.cover.clone(),
+            cover: Cover::default(),
             children: node.children.to_vec(),
         };
         let leaf = node.children.is_empty();
+        let bounds = || [Some(self.range.start), self.range.end].into_iter().flatten();
+        let mut rows: Vec<Row> = (0..node.cover.len()).map(Row::kept).collect();
         if leaf && self.insert {
-            draft.cut_at(self.range.start);
-            self.range.end.into_iter().for_each(|end| draft.cut_at(end));
+            bounds().for_each(|key| draft.cut_at(key, &mut rows));
         }
         let covered =
             |&child: &usize| covers(&self.range, draft.keys[child], draft.child_end(child));
         let mut children = 0..draft.keys.len();
-        if let Some(first) = children.find(covered) {
+        let patches = children.find(covered).map_or_else(Vec::new, |first| {
             let last = children.take_while(covered).last().unwrap_or(first);
-            draft.cover = self.patched(&draft.cover, first..last + 1);
-        }
+            self.patches(&node.cover, &mut rows[first..last + 1])
+        });
+        draft.cover = if patches.is_empty() && rows.len() == node.cover.len() {
+            node.cover.clone()
+        } else {
+            node.cover.remap(&rows, &patches)
+        };
         if !leaf {
             self.descend(&mut draft);
         } else if !self.insert {
-            draft.join_at(self.range.start);
-            self.range.end.into_iter().for_each(|end| draft.join_at(end));
+            draft.join_at(bounds());
         }
         if draft.keys.len() > CHILDREN_MAX {
-            return Edited::Two(self.halves(draft));
+            return Edited::Two(Box::new(self.halves(draft)));
         }
         Edited::One(draft.finish())
     }
@@ -270,11 +283,14 @@ impl Edit<'_> {
                 Edited::One(node) => {
                     draft.children[child] = Arc::new(node);
                 }
-                Edited::Two([(left, left_spans), (right, right_spans)]) => {
+                Edited::Two(halves) => {
+                    let [(left, left_spans), (right, right_spans)] = *halves;
                     let list = || draft.cover.list(child);
-                    let lists =
-                        [self.extended(list(), &left_spans), self.extended(list(), &right_spans)];
-                    draft.cover = draft.cover.splice(child..child + 1, &lists);
+                    let lists = vec![
+                        self.extended(list(), &left_spans),
+                        self.extended(list(), &right_spans),
+                    ];
+                    draft.cover = draft.cover.splice(child..child + 1, lists);
                     draft.keys.insert(child + 1, right.keys.get(0));
                     draft.children[child] = Arc::new(left);
                     draft.children.insert(child + 1, Arc::new(right));
@@ -292,8 +308,7 @@ impl Edit<'_> {
         [(0..middle, draft.keys.get(middle).copied()), (middle..count, draft.end)].map(
             |(part, end)| {
                 let keys = &draft.keys[part.clone()];
-                let mut cover = draft.cover.splice(part.end..count, &[]);
-                cover = cover.splice(0..part.start, &[]);
+                let mut cover = draft.cover.select(part.clone());
                 let mut spans = self.spans(cover.list(0));
                 spans.retain(|span| {
                     let shape = self.slots.get(span.layer).expect("a listed layer has a shape");
@@ -303,7 +318,7 @@ impl Edit<'_> {
                     spans.sort_unstable();
                     let reduce = |list| self.reduced(cover.list(list), &spans);
                     let lists: Vec<_> = (0..cover.len()).map(reduce).collect();
-                    cover = Cover::new(&lists);
+                    cover = Cover::new(lists);
                 }
                 let children = draft.children.get(part).unwrap_or_default().into();
                 (Node { keys: KeyTable::new(keys), cover, children }, spans)
@@ -347,12 +362,12 @@ impl Edit<'_> {
                 (0..node.cover.len()).map(|list| self.extended(node.cover.list(list), &only)),
             );
         }
-        joined.cover = Cover::new(&lists);
+        joined.cover = Cover::new(lists);
         let seam = draft.keys.remove(left + 1);
         if joined.children.is_empty() {
-            joined.join_at(seam);
+            joined.join_at([seam].into_iter());
         }
-        draft.cover = draft.cover.splice(left..left + 2, &[marks_of(&mut both)]);
+        draft.cover = draft.cover.splice(left..left + 2, vec![marks_of(&mut both)]);
         draft.children[left] = Arc::new(joined.finish());
         draft.children.remove(left + 1);
     }

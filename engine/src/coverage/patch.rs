@@ -1,46 +1,49 @@
 //! [`Patch`]: how one layer changes one list.
 //!
 //! A layer changes marks only from its first Lsn to its end. To find the new ones there it is enough to know the layers that
-//! begin there and the delta that comes in from below, unless several deltas cover a part of it; then the whole list is
-//! swept again. Lists of wide ranges have hundreds of marks and one layer is in dozens of lists, so this decides what an
-//! edit costs.
+//! begin there and the delta that comes in from below. If several come in, the sweep begins as much further down. Lists of
+//! wide ranges have hundreds of marks and one layer is in dozens of lists, so this decides what an edit costs.
 
 use std::ops::Range;
 
 use super::{
     LayerIndex,
-    cover::List,
+    cover::{Cover, List},
     marks::{Mark, Span, Sweep},
 };
 
 /// Marks to put in the place of others.
-#[derive(Clone)]
 pub(super) struct Patch {
-    /// How many marks of the list decided on the patch: all that are below this Lsn, if there is one.
-    pub(super) seen: (usize, Option<u64>),
-    /// Which marks of the list go.
+    /// The columns whose marks decided on the patch.
+    pub(super) seen: Range<usize>,
+    /// The columns whose marks go: all or none of an Lsn.
     pub(super) cut: Range<usize>,
     /// What comes there.
     pub(super) marks: Vec<Mark>,
 }
 
+impl Patch {
+    /// What makes a list of nothing.
+    pub(super) fn list(marks: Vec<Mark>) -> Patch {
+        Patch { seen: 0..0, cut: 0..0, marks }
+    }
+}
+
 /// Puts a layer into a list or takes it out. `end_of` says where a delta ends.
 pub(super) fn patch_of(
-    list: &List<'_>,
+    cover: &Cover,
+    list: usize,
     span: Span,
     insert: bool,
     end_of: impl Fn(LayerIndex) -> Option<u64>,
 ) -> Patch {
+    let list = cover.list(list);
     let high = span.end.unwrap_or(span.start.saturating_add(1));
-    let to = list.below(high.checked_add(1));
-    let cut = list.below(Some(span.start))..to;
-    let shared = cut.clone().any(|at| list.get(at).tag.is_shared());
-    let incoming = if shared { Err(Shared) } else { incoming(list, cut.start, span.start) };
-    let (cut, incoming, low, high) = match incoming {
-        Ok(layer) => (cut, layer, span.start, high),
-        Err(Shared) => (0..list.len(), None, 0, u64::MAX),
-    };
-    let members = cut.clone().map(|at| list.get(at)).filter(|mark| mark.tag.is_member());
+    let to = cover.columns_below(high.checked_add(1));
+    let below = list.within(0..cover.columns_below(Some(span.start)));
+    let (low, incoming, from) = incoming(below, span.start);
+    let cut = cover.columns_below(Some(low))..to;
+    let members = list.within(cut.clone()).filter(|mark| mark.tag.is_member());
     let mut spans: Vec<Span> = members
         .map(|Mark { lsn, tag }| Span {
             start: lsn,
@@ -53,30 +56,32 @@ pub(super) fn patch_of(
         spans.push(span);
     }
     let incoming = incoming.and_then(|layer| Some((end_of(layer)?, layer)));
-    let before = cut.start.checked_sub(1).map(|at| list.get(at));
-    let sweep = Sweep::behind(before, low);
+    let sweep = Sweep::behind(list.within(0..cut.start).next_back(), low);
     let marks = sweep.run(&mut spans, incoming.filter(|&(end, _)| end >= low), low, high);
-    Patch { seen: (cut.end, high.checked_add(1)), cut, marks }
+    Patch { seen: from..to, cut, marks }
 }
 
-/// Several deltas may come in.
-struct Shared;
-
-/// The only delta that began below `low` and may reach it, from the marks in front of `at`.
-fn incoming(list: &List<'_>, at: usize, low: u64) -> Result<Option<LayerIndex>, Shared> {
+/// The highest Lsn from `low` down where at most one delta comes in from below, that delta, and the lowest column that says
+/// so, from the marks of a list below `low`.
+fn incoming(mut below: List<'_>, mut low: u64) -> (u64, Option<LayerIndex>, usize) {
     let mut above = low;
-    for mark in (0..at).rev().map(|at| list.get(at)) {
-        if !mark.tag.is_image() {
-            return match mark.tag {
-                tag if tag.is_shared() => Err(Shared),
-                tag => Ok(tag.opens_band().then(|| tag.layer())),
-            };
+    let mut marks = below.clone();
+    while let Some(mark) = marks.next_back() {
+        if mark.tag.is_shared() {
+            // Several come in at `low`: down to the next Lsn with a mark.
+            let next = below.next_back().map_or(low, |mark| mark.lsn);
+            while below.clone().next_back().is_some_and(|mark| mark.lsn == next) {
+                below.next_back();
+            }
+            (low, above, marks) = (next, next, below.clone());
+        } else if !mark.tag.is_image() {
+            return (low, mark.tag.opens_band().then(|| mark.tag.layer()), marks.end());
+        } else if mark.lsn + 1 < above {
+            // Between an image and the next mark is nothing, unless that follows directly.
+            return (low, None, marks.end());
+        } else {
+            above = mark.lsn;
         }
-        // Between an image and the next mark is nothing, unless that follows directly.
-        if mark.lsn + 1 < above {
-            return Ok(None);
-        }
-        above = mark.lsn;
     }
-    Ok(None)
+    (low, None, 0)
 }

@@ -1,14 +1,9 @@
-//! Ranking a number in a short sorted table, at the same pace whatever the answer.
+//! Ranking a number in a short sorted table, at the same pace whatever the answer; and places in a table, packed.
 //!
-//! A binary search that ends where the table is exhausted guesses its last turns wrong, and a search of the map ranks a
-//! dozen times. Here a few halvings, as many for all tables of about one size, leave a stretch of fixed length, in which all
-//! numbers are compared. A table is padded so that the stretch may reach over its end.
+//! A binary search that ends where the table is exhausted guesses its last turns wrong, and a search of the map ranks four
+//! times. Here a number is compared with the last one of each block and then with all of one block: no turns.
 
 use std::ops::Range;
-
-/// Numbers of a [`Table`] that are compared in full, and padding behind it.
-/// The same for [`Runs`].
-const STRETCH: usize = 16;
 
 /// Numbers of a block.
 const BLOCK: usize = 16;
@@ -35,16 +30,16 @@ pub(super) struct Table {
 
 impl Table {
     /// Packs numbers.
-    pub(super) fn new(numbers: impl ExactSizeIterator<Item = u64> + Clone) -> Table {
+    pub(super) fn new(numbers: &[u64]) -> Table {
         let len = numbers.len();
         let samples = (len / BLOCK).next_multiple_of(LINE);
         // One block more if the last one is full: all numbers may be below.
         let mut words = Vec::with_capacity(samples + (len / BLOCK + 1) * BLOCK);
-        words.extend(numbers.clone().skip(BLOCK - 1).step_by(BLOCK));
+        words.extend(numbers.chunks_exact(BLOCK).map(|block| block[BLOCK - 1]));
         words.resize(samples, PADDING);
-        words.extend(numbers);
+        words.extend_from_slice(numbers);
         words.resize(samples + (len / BLOCK + 1) * BLOCK, PADDING);
-        let high = words[samples..samples + len].last().is_some_and(|&last| last >= PADDING);
+        let high = numbers.last().is_some_and(|&last| last >= PADDING);
         Table { words: words.into(), samples: samples as u32, len: len as u32, high }
     }
 
@@ -77,6 +72,16 @@ impl Table {
         blocks * BLOCK + count_below::<BLOCK>(&numbers[blocks * BLOCK..][..BLOCK], limit)
     }
 
+    /// How many are not above `number`.
+    #[inline(always)]
+    pub(super) fn not_above(&self, number: u64) -> usize {
+        if self.high {
+            return self.as_slice().partition_point(|&other| other <= number);
+        }
+        // Above all of them is also what is below the padding.
+        self.below(number.min(PADDING - 1) + 1)
+    }
+
     /// Heap bytes.
     pub(super) fn heap_bytes(&self) -> usize {
         size_of_val(&*self.words)
@@ -91,114 +96,247 @@ fn count_below<const N: usize>(numbers: &[u64], limit: u64) -> usize {
     numbers.iter().fold(0, |count, &number| count + (number.wrapping_sub(limit) >> 63)) as usize
 }
 
-/// Runs of ascending ranks, one behind the other, as narrow as the highest rank allows.
+/// A table of no more has places of one byte.
+const BYTES_MAX: usize = 1 << 8;
+/// A table of no more has places of two bytes.
+const SHORT_MAX: usize = 1 << 16;
+
+/// With more moves, places are looked up one by one; up to here, a pass for each move, which takes several at a time, is
+/// faster.
+const PASSES_MAX: usize = 8;
+
+/// A run of a table's places that stay together when the table is changed.
+#[derive(Debug)]
+pub(super) struct Moved {
+    /// Where they were.
+    pub(super) old: Range<usize>,
+    /// Where the first of them is now.
+    pub(super) new: usize,
+}
+
+/// A piece of [`Indices`] to be.
+pub(super) enum Part<'a> {
+    /// A run of the old ones.
+    Old(Range<usize>),
+    /// New ones.
+    New(&'a [u32]),
+}
+
+impl Part<'_> {
+    /// Appends a run of old ones, to the last part if it goes on from there.
+    pub(super) fn append(parts: &mut Vec<Part<'_>>, run: Range<usize>) {
+        match parts.last_mut() {
+            Some(Part::Old(last)) if last.end == run.start => last.end = run.end,
+            _ if run.is_empty() => {}
+            _ => parts.push(Part::Old(run)),
+        }
+    }
+}
+
+/// A place in a table.
+trait Place: Copy + PartialOrd {
+    /// A place that is known to fit.
+    fn new(place: usize) -> Self;
+    /// It as an index.
+    fn get(self) -> usize;
+    /// The sum, modulo the type's size.
+    fn plus(self, other: Self) -> Self;
+}
+
+impl Place for u8 {
+    fn new(place: usize) -> u8 {
+        place as u8
+    }
+
+    fn get(self) -> usize {
+        self.into()
+    }
+
+    fn plus(self, other: u8) -> u8 {
+        self.wrapping_add(other)
+    }
+}
+
+impl Place for u16 {
+    fn new(place: usize) -> u16 {
+        place as u16
+    }
+
+    fn get(self) -> usize {
+        self.into()
+    }
+
+    fn plus(self, other: u16) -> u16 {
+        self.wrapping_add(other)
+    }
+}
+
+impl Place for u32 {
+    fn new(place: usize) -> u32 {
+        place as u32
+    }
+
+    fn get(self) -> usize {
+        self as usize
+    }
+
+    fn plus(self, other: u32) -> u32 {
+        self.wrapping_add(other)
+    }
+}
+
+/// The parts, one behind the other.
+fn assembled<P: Place>(old: &[P], parts: &[Part<'_>], moved: &[Moved]) -> Vec<P> {
+    let len = |part: &Part<'_>| match part {
+        Part::Old(run) => run.len(),
+        Part::New(places) => places.len(),
+    };
+    let mut places = Vec::with_capacity(parts.iter().map(len).sum());
+    for part in parts {
+        match part {
+            Part::Old(run) => {
+                let from = places.len();
+                places.extend_from_slice(&old[run.clone()]);
+                rename(&mut places[from..], moved);
+            }
+            Part::New(new) => places.extend(new.iter().map(|&place| P::new(place as usize))),
+        }
+    }
+    places
+}
+
+/// Says places as they are now.
+fn rename<P: Place>(places: &mut [P], moved: &[Moved]) {
+    if moved.len() > PASSES_MAX {
+        let mut names: Vec<P> = Vec::new();
+        for Moved { old, new } in moved {
+            names.resize(old.start, P::new(0));
+            names.extend((0..old.len()).map(|at| P::new(new + at)));
+        }
+        places.iter_mut().for_each(|place| *place = names[place.get()]);
+        return;
+    }
+    // From the last one down, so that what is moved is not taken for what is yet to be.
+    for (at, Moved { old, new }) in moved.iter().enumerate().rev() {
+        let shift = |moved: &Moved| moved.new.wrapping_sub(moved.old.start);
+        let before = moved[..at].last().map_or(0, shift);
+        let more = new.wrapping_sub(old.start).wrapping_sub(before);
+        if more != 0 {
+            let (start, more, zero) = (P::new(old.start), P::new(more), P::new(0));
+            for place in &mut *places {
+                *place = place.plus(if *place >= start { more } else { zero });
+            }
+        }
+    }
+}
+
+/// Places in a table, as narrow as its length allows.
 #[derive(Clone, Debug)]
-pub(super) enum Runs {
-    /// Ranks below 65,536, and padding.
+pub(super) enum Indices {
+    /// Below 256.
+    Bytes(Box<[u8]>),
+    /// Below 65,536.
     Short(Box<[u16]>),
-    /// Any, and padding.
+    /// Any.
     Long(Box<[u32]>),
 }
 
-impl Runs {
-    /// Packs ranks, all below `limit`.
-    pub(super) fn new(ranks: &[u32], limit: usize) -> Runs {
-        if limit < 1 << 16 {
-            let mut short = Vec::with_capacity(ranks.len() + STRETCH);
-            short.extend(ranks.iter().map(|&rank| rank as u16));
-            short.resize(ranks.len() + STRETCH, 0);
-            Runs::Short(short.into())
+impl Indices {
+    /// Packs places, all below `limit`.
+    pub(super) fn new(places: &[u32], limit: usize) -> Indices {
+        if limit <= BYTES_MAX {
+            Indices::Bytes(places.iter().map(|&place| place as u8).collect())
+        } else if limit <= SHORT_MAX {
+            Indices::Short(places.iter().map(|&place| place as u16).collect())
         } else {
-            let mut long = Vec::with_capacity(ranks.len() + STRETCH);
-            long.extend_from_slice(ranks);
-            long.resize(ranks.len() + STRETCH, 0);
-            Runs::Long(long.into())
+            Indices::Long(places.into())
         }
     }
 
-    /// The rank at a place.
+    /// How many.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Indices::Bytes(places) => places.len(),
+            Indices::Short(places) => places.len(),
+            Indices::Long(places) => places.len(),
+        }
+    }
+
+    /// One of them.
     #[inline(always)]
     pub(super) fn get(&self, at: usize) -> usize {
         match self {
-            Runs::Short(ranks) => ranks[at].into(),
-            Runs::Long(ranks) => ranks[at] as usize,
-        }
-    }
-
-    /// Whether a rank is somewhere in a run.
-    pub(super) fn has(&self, run: Range<usize>, rank: usize) -> bool {
-        // Without a way out of the loop, so that many are compared at a time.
-        match self {
-            Runs::Short(ranks) => {
-                ranks[run].iter().fold(false, |found, &other| found | (other == rank as u16))
-            }
-            Runs::Long(ranks) => {
-                ranks[run].iter().fold(false, |found, &other| found | (other == rank as u32))
-            }
+            Indices::Bytes(places) => places[at].into(),
+            Indices::Short(places) => places[at].into(),
+            Indices::Long(places) => places[at] as usize,
         }
     }
 
     /// Whether two runs are equal.
     pub(super) fn same(&self, one: Range<usize>, other: Range<usize>) -> bool {
         match self {
-            Runs::Short(ranks) => ranks[one] == ranks[other],
-            Runs::Long(ranks) => ranks[one] == ranks[other],
+            Indices::Bytes(places) => places[one] == places[other],
+            Indices::Short(places) => places[one] == places[other],
+            Indices::Long(places) => places[one] == places[other],
         }
     }
 
-    /// Appends what a run's ranks are called now.
-    pub(super) fn rename(&self, run: Range<usize>, names: &[u32], renamed: &mut Vec<u32>) {
+    /// Whether a part of old ones has a place.
+    pub(super) fn has(&self, part: &Part<'_>, place: usize) -> bool {
+        let Part::Old(run) = part else { return false };
+        // Without a way out of the loop, so that many are compared at a time.
         match self {
-            Runs::Short(ranks) => {
-                renamed.extend(ranks[run].iter().map(|&rank| names[usize::from(rank)]));
+            Indices::Bytes(places) => {
+                places[run.clone()].iter().fold(false, |has, &at| has | (at == place as u8))
             }
-            Runs::Long(ranks) => {
-                renamed.extend(ranks[run].iter().map(|&rank| names[rank as usize]));
+            Indices::Short(places) => {
+                places[run.clone()].iter().fold(false, |has, &at| has | (at == place as u16))
+            }
+            Indices::Long(places) => {
+                places[run.clone()].iter().fold(false, |has, &at| has | (at == place as u32))
             }
         }
     }
 
-    /// How many ranks of a run are `lower`, which those in front are and those behind are not.
-    #[inline(always)]
-    pub(super) fn below(&self, run: Range<usize>, lower: impl Fn(usize) -> bool) -> usize {
+    /// Notes down which places are in a run.
+    pub(super) fn note(&self, run: Range<usize>, used: &mut [bool]) {
         match self {
-            Runs::Short(ranks) => below(ranks, run, |rank| lower(rank.into())),
-            Runs::Long(ranks) => below(ranks, run, |rank| lower(rank as usize)),
+            Indices::Bytes(places) => {
+                places[run].iter().for_each(|&place| used[usize::from(place)] = true);
+            }
+            Indices::Short(places) => {
+                places[run].iter().for_each(|&place| used[usize::from(place)] = true);
+            }
+            Indices::Long(places) => {
+                places[run].iter().for_each(|&place| used[place as usize] = true);
+            }
+        }
+    }
+
+    /// Old places, `moved`, and new ones, all below `limit`, one behind the other.
+    pub(super) fn assemble(&self, parts: &[Part<'_>], moved: &[Moved], limit: usize) -> Indices {
+        match self {
+            Indices::Bytes(old) if limit <= BYTES_MAX => {
+                Indices::Bytes(assembled(old, parts, moved).into())
+            }
+            Indices::Short(old) if (BYTES_MAX + 1..=SHORT_MAX).contains(&limit) => {
+                Indices::Short(assembled(old, parts, moved).into())
+            }
+            _ => {
+                let old: Vec<u32> = (0..self.len()).map(|at| self.get(at) as u32).collect();
+                Indices::new(&assembled(&old, parts, moved), limit)
+            }
         }
     }
 
     /// Heap bytes.
     pub(super) fn heap_bytes(&self) -> usize {
         match self {
-            Runs::Short(ranks) => size_of_val(&**ranks),
-            Runs::Long(ranks) => size_of_val(&**ranks),
+            Indices::Bytes(places) => size_of_val(&**places),
+            Indices::Short(places) => size_of_val(&**places),
+            Indices::Long(places) => size_of_val(&**places),
         }
     }
-}
-
-/// How many ranks of a run are `lower`.
-#[inline(always)]
-fn below<R: Copy>(ranks: &[R], run: Range<usize>, lower: impl Fn(R) -> bool) -> usize {
-    if run.is_empty() {
-        return 0;
-    }
-    let (mut start, mut len) = (run.start, run.len());
-    while len >= STRETCH {
-        let quarter = len / 4;
-        start += quarter * quarters_below(|at| lower(ranks[start + at * quarter - 1]));
-        len -= 3 * quarter;
-    }
-    let stretch: &[R; STRETCH] = ranks[start..start + STRETCH].try_into().expect("that long");
-    let lower = |at: usize| lower(stretch[at & (STRETCH - 1)]) & (at < len);
-    let mut below = 4 * quarters_below(|at| lower(at * 4 - 1));
-    below += quarters_below(|at| lower(below + at - 1));
-    start + below - run.start
-}
-
-/// How many of the three bounds between quarters are below. Asked for all at once, they cost one wait instead of two.
-#[inline(always)]
-fn quarters_below(lower: impl Fn(usize) -> bool) -> usize {
-    usize::from(lower(1)) + usize::from(lower(2)) + usize::from(lower(3))
 }
 
 #[cfg(test)]
@@ -208,14 +346,10 @@ mod tests {
     #[test]
     fn ranks_equal_a_count() {
         for count in 0..150u32 {
-            let ranks: Vec<u32> =
-                (0..7).chain((0..count).map(|rank| rank * 2)).chain(0..9).collect();
-            let run = 7..7 + count as usize;
-            let runs = [Runs::new(&ranks, 1 << 16), Runs::new(&ranks, 1 << 17)];
-            let table = Table::new((0..count).map(|number| u64::from(number) * 2));
+            let table =
+                Table::new(&(0..count).map(|number| u64::from(number) * 2).collect::<Vec<_>>());
             for limit in 0..310usize {
                 let below = limit.div_ceil(2).min(count as usize);
-                assert!(runs.iter().all(|it| it.below(run.clone(), |rank| rank < limit) == below));
                 assert_eq!(table.below(limit as u64), below);
             }
         }

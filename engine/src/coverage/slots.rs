@@ -2,7 +2,7 @@
 //!
 //! Chunks of 256 slots under groups of 32 chunks, each shared between versions until one of its slots changes. Layers that
 //! come into being together lie at few objects and few Lsns, so a chunk keeps each object and each Lsn once and a record
-//! is 16 bytes: four places in those tables and two block numbers.
+//! is 16 bytes: four places in those tables and two block numbers. Only taken slots have a record.
 //!
 //! **Invariant:** after a removal a chunk's tables have at most four entries for each of its layers, and eight.
 
@@ -16,8 +16,6 @@ use super::{LayerIndex, LayerKind, LayerShape};
 const CHUNK_SLOTS: usize = 256;
 /// Chunks of a group.
 const GROUP_CHUNKS: usize = 32;
-/// In the place of an object: the slot is free.
-const FREE: u16 = u16::MAX;
 /// In the place of an end: there is none.
 const NONE: u16 = u16::MAX;
 
@@ -44,14 +42,16 @@ struct Chunk {
     objects: Vec<u128>,
     /// Lsns that the records refer to.
     lsns: Vec<u64>,
-    /// In order of slot; at most [`CHUNK_SLOTS`].
+    /// Which slots are taken, 64 a word.
+    taken: [u64; CHUNK_SLOTS / 64],
+    /// Those of the taken slots, in their order.
     records: Vec<Record>,
 }
 
 /// A shape, packed.
 #[derive(Clone, Copy, Debug)]
 struct Record {
-    /// Object of the first key, or [`FREE`].
+    /// Object of the first key.
     start_object: u16,
     /// Object of the key range's end, or [`NONE`].
     end_object: u16,
@@ -63,18 +63,6 @@ struct Record {
     start_block: u32,
     /// Block of the key range's end.
     end_block: u32,
-}
-
-impl Record {
-    /// A free slot.
-    const FREE: Record = Record {
-        start_object: FREE,
-        end_object: NONE,
-        start_lsn: 0,
-        end_lsn: NONE,
-        start_block: 0,
-        end_block: 0,
-    };
 }
 
 /// Group, chunk of it, slot of that.
@@ -149,9 +137,21 @@ impl Group {
 }
 
 impl Chunk {
+    /// Where a slot's record is, or would be.
+    fn place(&self, slot: usize) -> Result<usize, usize> {
+        let (word, bit) = (self.taken[slot / 64], 1 << (slot % 64));
+        let front = self.taken[..slot / 64].iter().map(|word| word.count_ones()).sum::<u32>();
+        let place = (front + (word & (bit - 1)).count_ones()) as usize;
+        if word & bit == 0 { Err(place) } else { Ok(place) }
+    }
+
     /// The shape in a slot.
     fn get(&self, slot: usize) -> Option<LayerShape> {
-        let record = self.records.get(slot).filter(|record| record.start_object != FREE)?;
+        self.place(slot).ok().map(|place| self.shape(&self.records[place]))
+    }
+
+    /// The shape of a record.
+    fn shape(&self, record: &Record) -> LayerShape {
         let key = |object: u16, block| Key { object: self.objects[usize::from(object)], block };
         let lsn = |at: u16| Lsn(self.lsns[usize::from(at)]);
         let start = key(record.start_object, record.start_block);
@@ -160,43 +160,44 @@ impl Chunk {
             NONE => LayerKind::Image { lsn: lsn(record.start_lsn) },
             end => LayerKind::Delta { start: lsn(record.start_lsn), end: lsn(end) },
         };
-        Some(LayerShape { key_range: KeyRange { start, end }, kind })
+        LayerShape { key_range: KeyRange { start, end }, kind }
     }
 
-    /// Writes a slot.
+    /// Takes a slot, which is free.
     fn put(&mut self, slot: usize, shape: &LayerShape) {
-        if self.records.len() <= slot {
-            self.records.reserve_exact(slot + 1 - self.records.len());
-            self.records.resize(slot + 1, Record::FREE);
-        }
+        let record = self.record(shape);
+        let (Ok(place) | Err(place)) = self.place(slot);
+        self.taken[slot / 64] |= 1 << (slot % 64);
+        self.records.reserve_exact(1);
+        self.records.insert(place, record);
+    }
+
+    /// A shape, packed.
+    fn record(&mut self, shape: &LayerShape) -> Record {
         let KeyRange { start, end } = shape.key_range;
         let (start_lsn, end_lsn) = match shape.kind {
             LayerKind::Image { lsn } => (lsn, None),
             LayerKind::Delta { start, end } => (start, Some(end)),
         };
-        self.records[slot] = Record {
+        Record {
             start_object: place(&mut self.objects, start.object),
             end_object: end.map_or(NONE, |end| place(&mut self.objects, end.object)),
             start_lsn: place(&mut self.lsns, start_lsn.0),
             end_lsn: end_lsn.map_or(NONE, |end| place(&mut self.lsns, end.0)),
             start_block: start.block,
             end_block: end.map_or(0, |end| end.block),
-        };
+        }
     }
 
     /// Frees a slot, and sorts the tables out if most of them are of no use any more.
     fn free(&mut self, slot: usize) {
-        self.records[slot] = Record::FREE;
-        let used = self.records.iter().rposition(|record| record.start_object != FREE);
-        self.records.truncate(used.map_or(0, |last| last + 1));
-        let taken = self.records.iter().filter(|record| record.start_object != FREE).count();
-        if self.objects.len().max(self.lsns.len()) > 4 * taken + 8 {
-            let mut sorted = Chunk::default();
-            for slot in 0..self.records.len() {
-                if let Some(shape) = self.get(slot) {
-                    sorted.put(slot, &shape);
-                }
-            }
+        let Ok(place) = self.place(slot) else { return };
+        self.taken[slot / 64] &= !(1 << (slot % 64));
+        self.records.remove(place);
+        self.records.shrink_to_fit();
+        if self.objects.len().max(self.lsns.len()) > 4 * self.records.len() + 8 {
+            let mut sorted = Chunk { taken: self.taken, ..Chunk::default() };
+            sorted.records = self.records.iter().map(|it| sorted.record(&self.shape(it))).collect();
             *self = sorted;
         }
     }
