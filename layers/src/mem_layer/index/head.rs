@@ -130,7 +130,7 @@ impl Head {
     }
 }
 
-#[cfg(loom)]
+#[cfg(all(test, loom))]
 mod tests {
     use super::*;
     use loom::{
