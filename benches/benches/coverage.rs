@@ -5,7 +5,8 @@
 //!
 //! The module of the engine is compiled as part of the bench, for it is not public.
 //!
-//! Every figure of a search also stands as a ratio to a random insert into a `BTreeMap<u128, u64>` of a million entries in the same run.
+//! A search also stands as a ratio to a random insert into a `BTreeMap<u128, u64>` of a million entries. The two take turns, and so do
+//! one thread and two: what stands is the median of the ratios of all turns, for a shared machine has slow and fast seconds.
 
 #[expect(dead_code, unused_imports, reason = "its unit tests come along, and have no harness here")]
 #[path = "../../engine/src/coverage.rs"]
@@ -34,8 +35,10 @@ type Query = (Key, Lsn);
 
 /// Sizes of a run.
 struct Size {
-    /// How long a measurement of searches lasts at least.
+    /// How long a turn of searches lasts at least.
     search: Duration,
+    /// How many turns there are.
+    turns: usize,
     /// How many edits of a kind.
     edits: usize,
     /// Entries of the map that is the normaliser.
@@ -46,17 +49,11 @@ fn main() -> io::Result<()> {
     let full = std::env::args().any(|arg| arg == "--bench")
         && !std::env::args().any(|arg| arg == "--test");
     let size = if full {
-        Size { search: Duration::from_millis(700), edits: 2_000, normaliser: 1_000_000 }
+        Size { search: Duration::from_millis(150), turns: 7, edits: 2_000, normaliser: 1_000_000 }
     } else {
-        Size { search: Duration::from_millis(5), edits: 20, normaliser: 20_000 }
+        Size { search: Duration::from_millis(5), turns: 1, edits: 20, normaliser: 20_000 }
     };
     let mut out = io::stdout().lock();
-    let unit = normaliser(size.normaliser);
-    writeln!(
-        out,
-        "normaliser: BTreeMap<u128, u64>, {} random inserts: {unit:.0} ns",
-        size.normaliser
-    )?;
     for (name, shapes) in recorded_maps(&mut out)? {
         let start = Instant::now();
         let map = filled(&shapes);
@@ -67,7 +64,7 @@ fn main() -> io::Result<()> {
             "\n{name}: {} layers, filled in {filling:.1?}, {distinct:.1} bytes a layer",
             map.len()
         )?;
-        searches(&mut out, &map, &shapes, unit, size.search)?;
+        searches(&mut out, &map, &shapes, &size)?;
         edits(&mut out, &map, &shapes, size.edits)?;
     }
     Ok(())
@@ -79,24 +76,24 @@ fn filled(shapes: &[LayerShape]) -> CoverageMap {
     CoverageMap::new().edit(&shapes.iter().enumerate().map(insert).collect::<Vec<_>>())
 }
 
-/// Nanoseconds of one random insert, the median of some rounds.
-fn normaliser(entries: usize) -> f64 {
+/// Nanoseconds of one insert of a new key into an ordered map that has up to `entries` others.
+fn insert_ns(entries: usize) -> f64 {
     let mut random = Random(7);
     let keys: Vec<u128> =
         (0..entries).map(|_| u128::from(random.next()) << 64 | u128::from(random.next())).collect();
-    let round = || {
-        let start = Instant::now();
-        let mut map = BTreeMap::new();
-        for (at, &key) in keys.iter().enumerate() {
-            map.insert(key, at as u64);
-        }
-        let elapsed = start.elapsed();
-        assert!(black_box(map).len() == entries);
-        elapsed.as_nanos() as f64 / entries as f64
-    };
-    let mut rounds: Vec<f64> = (0..5).map(|_| round()).collect();
-    rounds.sort_unstable_by(f64::total_cmp);
-    rounds[2]
+    let start = Instant::now();
+    let mut map = BTreeMap::new();
+    for (at, &key) in keys.iter().enumerate() {
+        map.insert(key, at as u64);
+    }
+    let elapsed = start.elapsed();
+    assert!(black_box(map).len() == entries);
+    elapsed.as_nanos() as f64 / entries as f64
+}
+
+fn median(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_unstable_by(f64::total_cmp);
+    numbers[numbers.len() / 2]
 }
 
 /// The three orders: the recorded one, the same shuffled, and random keys at random Lsns.
@@ -127,21 +124,20 @@ fn first_lsn(shape: &LayerShape) -> Lsn {
     }
 }
 
-/// Asks all queries over and over for at least `least`; nanoseconds a search in the best round. A round takes a few
-/// milliseconds, so that some are free of whatever else the machine does.
-fn best_round(map: &CoverageMap, queries: &[Query], least: Duration) -> f64 {
+/// Asks all queries over and over for at least `least`; nanoseconds a search in the median round.
+fn rounds_ns(map: &CoverageMap, queries: &[Query], least: Duration) -> f64 {
     let start = Instant::now();
-    let mut best = Duration::MAX;
-    while start.elapsed() < least || best == Duration::MAX {
+    let mut rounds = Vec::new();
+    while start.elapsed() < least || rounds.is_empty() {
         let round = Instant::now();
         let mut sum = 0;
         for &(key, lsn) in queries {
             sum += map.search(key, lsn).map_or(0, |hit| hit.floor.0 ^ u64::from(hit.layer.0));
         }
         black_box(sum);
-        best = best.min(round.elapsed());
+        rounds.push(round.elapsed().as_nanos() as f64 / queries.len() as f64);
     }
-    best.as_nanos() as f64 / queries.len() as f64
+    median(rounds)
 }
 
 /// Nanoseconds a search with `threads` at once, of the slowest thread. Each begins at a place of its own, or in lockstep all
@@ -161,7 +157,7 @@ fn search_ns(
             queries.rotate_left(start);
         }
         barrier.wait();
-        best_round(map, &queries, least)
+        rounds_ns(map, &queries, least)
     };
     std::thread::scope(|scope| {
         let handles: Vec<_> = (0..threads).map(|thread| scope.spawn(move || run(thread))).collect();
@@ -174,13 +170,17 @@ fn searches(
     out: &mut impl Write,
     map: &CoverageMap,
     shapes: &[LayerShape],
-    unit: f64,
-    least: Duration,
+    size: &Size,
 ) -> io::Result<()> {
     for (name, queries) in orders(shapes) {
-        let one = search_ns(map, &queries, 1, false, least);
-        let two = search_ns(map, &queries, 2, false, least);
-        let lockstep = search_ns(map, &queries, 2, true, least);
+        let turns: Vec<[f64; 4]> = (0..size.turns)
+            .map(|_| {
+                let search =
+                    |threads, lockstep| search_ns(map, &queries, threads, lockstep, size.search);
+                [insert_ns(size.normaliser), search(1, false), search(2, false), search(2, true)]
+            })
+            .collect();
+        let of = |figure: fn(&[f64; 4]) -> f64| median(turns.iter().map(figure).collect());
         let before = allocations();
         for &(key, lsn) in &queries {
             let Some(hit) = map.search(key, lsn) else { continue };
@@ -193,11 +193,12 @@ fn searches(
         assert!(allocations == 0, "searches allocate");
         writeln!(
             out,
-            "  search {name:10} {one:6.1} ns = {:.2} units; two threads {two:6.1} ns (x{:.2}), lockstep {lockstep:6.1} ns \
-             (x{:.2}); allocations {allocations}",
-            one / unit,
-            2.0 * one / two,
-            2.0 * one / lockstep,
+            "  search {name:10} {:6.1} ns = {:.2} inserts of {:.0} ns; two threads x{:.2}, lockstep x{:.2}; allocations {allocations}",
+            of(|turn| turn[1]),
+            of(|turn| turn[1] / turn[0]),
+            of(|turn| turn[0]),
+            of(|turn| 2.0 * turn[1] / turn[2]),
+            of(|turn| 2.0 * turn[1] / turn[3]),
         )?;
     }
     Ok(())
