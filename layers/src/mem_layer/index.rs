@@ -136,14 +136,11 @@ impl Index {
         block: u32,
     ) -> Option<(u32, &'a Leaf)> {
         let root = object.root();
-        let mut from = u64::from(block).max(root.first_block());
-        while from <= root.last_block() {
-            match descend(space, root, from as u32) {
-                Ok(leaf) => return Some(((from as u32) & !(LEAF_FANOUT as u32 - 1), leaf)),
-                Err(next) => from = next,
-            }
+        let from = u64::from(block).max(root.first_block());
+        if from > root.last_block() {
+            return None;
         }
-        None
+        first_leaf(space, root.node?, root.height, from as u32)
     }
 }
 
@@ -155,15 +152,19 @@ impl Head {
     }
 }
 
-/// The leaf that holds `block`, or where to look next when there is none.
-fn descend(space: &Space, root: Root, block: u32) -> std::result::Result<&Leaf, u64> {
-    let mut node = root.node.ok_or(u64::MAX)?;
-    for level in (1..=root.height).rev() {
-        let child = space.node(node).children[slot_of(block, level)].load();
-        let span = 1_u64 << shift_of(level);
-        node = child.ok_or((u64::from(block) & !(span - 1)) + span)?;
+/// The first leaf at or after `block` below a node that covers it, `level` levels above the leaves; and the leaf's first block.
+fn first_leaf(space: &Space, node: Id<Directory>, level: u32, block: u32) -> Option<(u32, &Leaf)> {
+    if level == 0 {
+        return Some((block & !(LEAF_FANOUT as u32 - 1), space.node(node.as_leaf())));
     }
-    Ok(space.node(node.as_leaf()))
+    let children = &space.node(node).children;
+    let (shift, first) = (shift_of(level), slot_of(block, level));
+    let above = u64::from(block) >> (shift + LEVEL_BITS) << (shift + LEVEL_BITS);
+    (first..FANOUT).find_map(|slot| {
+        let child = children[slot].load()?;
+        let start = if slot == first { block } else { (above | (slot as u64) << shift) as u32 };
+        first_leaf(space, child, level - 1, start)
+    })
 }
 
 /// Bits of the block number below those that a level decides.
