@@ -10,6 +10,19 @@
 //! blocks that were written need. The newest version of a key is in its [`Head`]; those before it lie in a block that
 //! grows, 3, 15, 63 entries, then in several of 63, the newest first: a chain costs one wait for memory per block and not per version.
 //!
+//! Why this index (`benches/benches/index_candidates`, 100-byte values, two shared vCPUs of an EPYC Zen 3; ns a put, a newest look-up, an
+//! ordered iteration, each a version; bytes of index a version):
+//!
+//! | | dense: 1.06 M blocks | 100,000 objects of 10 blocks | 500,000 sparse blocks |
+//! |---|---|---|---|
+//! | this | 101 / 175 / 66, 37.8 B | 455 / 289 / 73, 49.2 B | 530 / 715 / 401, 314 B |
+//! | the same, all versions in blocks, no entries made together | 257 / 206 / 182, 38.5 B | 556 / 270 / 270, 55.8 B | 800 / 894 / 683, 241 B |
+//! | hash table to leaves of 64, sorted when needed | 273 / 178 / 184, 39.0 B | 400 / 216 / 259, 53.2 B | 459 / 216 / 630, 180 B |
+//! | `BTreeMap<(Key, Lsn), place>` | 832 / 1,116 / 92, 98.2 B | 900 / 1,279 / 118, 98.2 B | 681 / 922 / 94, 98.2 B |
+//!
+//! The others run on one thread and without what lets readers in. Pages are dense under few objects, and there this one puts more than twice as
+//! fast, and iterates, as every flush does, faster than what is sorted already. It pays with memory and look-ups where blocks are sparse.
+//!
 //! One writer changes it, through [`IndexWriter`]; readers walk it at any time and see each publication whole. **Invariant:**
 //! nothing is ever unlinked while a reader may be under way to it: a taken-back version only marks its head, or shortens its
 //! block or restores the link to the older block, and the memory stays until the layer goes.
