@@ -143,47 +143,25 @@ trait Place: Copy + PartialOrd {
     fn plus(self, other: Self) -> Self;
 }
 
-impl Place for u8 {
-    fn new(place: usize) -> u8 {
-        place as u8
-    }
+macro_rules! places {
+    ($($number:ty)*) => {$(
+        impl Place for $number {
+            fn new(place: usize) -> $number {
+                place as $number
+            }
 
-    fn get(self) -> usize {
-        self.into()
-    }
+            fn get(self) -> usize {
+                self as usize
+            }
 
-    fn plus(self, other: u8) -> u8 {
-        self.wrapping_add(other)
-    }
+            fn plus(self, other: $number) -> $number {
+                self.wrapping_add(other)
+            }
+        }
+    )*};
 }
 
-impl Place for u16 {
-    fn new(place: usize) -> u16 {
-        place as u16
-    }
-
-    fn get(self) -> usize {
-        self.into()
-    }
-
-    fn plus(self, other: u16) -> u16 {
-        self.wrapping_add(other)
-    }
-}
-
-impl Place for u32 {
-    fn new(place: usize) -> u32 {
-        place as u32
-    }
-
-    fn get(self) -> usize {
-        self as usize
-    }
-
-    fn plus(self, other: u32) -> u32 {
-        self.wrapping_add(other)
-    }
-}
+places!(u8 u16 u32);
 
 /// The parts, one behind the other.
 fn assembled<P: Place>(old: &[P], parts: &[Part<'_>], moved: &[Moved]) -> Vec<P> {
