@@ -6,7 +6,7 @@
 //! | call | durable afterwards |
 //! |---|---|
 //! | [`Storage::create`], [`Storage::rename`], [`Storage::remove`], [`Storage::create_dir`] | nothing: names are durable only by [`Storage::sync_dir`] of their directory |
-//! | [`File::append`] | nothing |
+//! | [`File::append`], [`File::write_at`] | nothing |
 //! | [`File::sync`] | the bytes and the length of this file, not its name |
 //! | [`Storage::sync_dir`] | the names in this directory, as they are now; not what the files hold |
 //!
@@ -15,7 +15,7 @@
 mod mapping;
 mod real;
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{fmt, io::IoSlice, path::Path, sync::Arc};
 
 use crate::Result;
 
@@ -57,7 +57,7 @@ pub trait Storage: Send + Sync + fmt::Debug + 'static {
     fn lock(&self, path: &Path) -> Result<Option<Box<dyn Lock>>>;
 }
 
-/// An open file. Appending needs `&mut`, so there is one appender; reading and syncing do not.
+/// An open file. Appending and writing need `&mut`, so there is one writer; reading and syncing do not.
 pub trait File: Send + Sync + fmt::Debug {
     /// The path it was opened by.
     fn path(&self) -> &Path;
@@ -72,6 +72,10 @@ pub trait File: Send + Sync + fmt::Debug {
 
     /// Appends all of `bytes`. After an error any prefix of them may be there.
     fn append(&mut self, bytes: &[u8]) -> Result<()>;
+
+    /// Writes the parts one behind the other, from `offset` on, over what is there; what goes beyond the end makes the file
+    /// longer, and a gap before it reads as zeros. After an error any of these bytes may be there.
+    fn write_at(&mut self, offset: u64, parts: &[IoSlice<'_>]) -> Result<()>;
 
     /// Cuts the file to `len` bytes.
     fn truncate(&mut self, len: u64) -> Result<()>;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
+    io::{self, IoSlice},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -150,6 +150,20 @@ impl File for MemoryFile {
 
     fn append(&mut self, bytes: &[u8]) -> Result<()> {
         self.content.lock().extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn write_at(&mut self, offset: u64, parts: &[IoSlice<'_>]) -> Result<()> {
+        let mut content = self.content.lock();
+        let mut at = usize::try_from(offset).expect("an offset in memory");
+        for part in parts {
+            let end = at + part.len();
+            if content.len() < end {
+                content.resize(end, 0);
+            }
+            content[at..end].copy_from_slice(part);
+            at = end;
+        }
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! [`UnsyncedStorage`]: real files that are never synced, for tests that no crash is a part of.
 
-use std::{path::Path, sync::Arc};
+use std::{io::IoSlice, path::Path, sync::Arc};
 
 use pagestrata_layers::Result;
 
@@ -70,6 +70,10 @@ impl File for UnsyncedFile {
 
     fn append(&mut self, bytes: &[u8]) -> Result<()> {
         self.0.append(bytes)
+    }
+
+    fn write_at(&mut self, offset: u64, parts: &[IoSlice<'_>]) -> Result<()> {
+        self.0.write_at(offset, parts)
     }
 
     fn truncate(&mut self, len: u64) -> Result<()> {

@@ -344,6 +344,17 @@ impl File for MemoryFile {
         })
     }
 
+    fn write_at(&mut self, offset: u64, parts: &[io::IoSlice<'_>]) -> Result<()> {
+        self.storage.call("write", &self.path, |state, _| {
+            let live = &mut state.files[self.file].live;
+            let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+            let end = offset as usize + bytes.len();
+            live.resize(live.len().max(end), 0);
+            live[offset as usize..end].copy_from_slice(&bytes);
+            Ok(())
+        })
+    }
+
     fn truncate(&mut self, len: u64) -> Result<()> {
         self.storage.call("truncate", &self.path, |state, _| {
             state.files[self.file].live.truncate(len as usize);

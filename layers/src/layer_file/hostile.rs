@@ -67,6 +67,9 @@ impl File for OneFile {
         self.0.lock().extend_from_slice(bytes);
         Ok(())
     }
+    fn write_at(&mut self, _: u64, _: &[std::io::IoSlice<'_>]) -> Result<()> {
+        unreachable!()
+    }
     fn truncate(&mut self, _: u64) -> Result<()> {
         unreachable!()
     }

@@ -91,6 +91,10 @@ impl File for MemoryFile {
         Ok(())
     }
 
+    fn write_at(&mut self, _: u64, _: &[std::io::IoSlice<'_>]) -> Result<()> {
+        unimplemented()
+    }
+
     fn truncate(&mut self, _: u64) -> Result<()> {
         unimplemented()
     }
