@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pagestrata::{Lsn, Options, Store, Timeline};
+use pagestrata::{Durability, Lsn, Options, Store, Timeline};
 use tempfile::TempDir;
 
 /// Where a store lies.
@@ -62,11 +62,13 @@ pub struct TempStore {
 /// Options under which one open layer takes everything and all its memory is kept for the next one.
 #[must_use]
 pub fn one_layer() -> Options {
-    Options {
-        open_layer_size_max_bytes: 2 << 30,
-        pool_retained_max_bytes: 2 << 30,
-        ..Options::default()
-    }
+    Options { open_layer_size_max_bytes: 2 << 30, pool_retained_max_bytes: 2 << 30, ..unlogged() }
+}
+
+/// Options under which no log is written: for what the log is not to be a part of.
+#[must_use]
+pub fn unlogged() -> Options {
+    Options { durability: Durability::External, ..Options::default() }
 }
 
 impl TempStore {

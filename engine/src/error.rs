@@ -105,6 +105,28 @@ pub enum Error {
         /// Why.
         cause: String,
     },
+    /// A write or sync of the log has failed, or the store was opened to be read only: nothing is written any more, and reads
+    /// go on. What was acknowledged is safe. Close the store, mend the storage, and open it again.
+    #[error("the store is read-only: {cause}")]
+    ReadOnly {
+        /// What has failed.
+        cause: String,
+    },
+    /// There is no room for the log. Nothing was committed, and what was put still waits for its commit: make room, and
+    /// commit again.
+    #[error("no room to commit: {0}")]
+    NoSpace(#[source] pagestrata_layers::Error),
+    /// The log is as long as it may be, and cannot be freed while somebody holds the write lease of a timeline that keeps it.
+    /// Nothing was committed, and what was put still waits for its commit.
+    #[error(
+        "the log has {bytes} bytes, and the leased timeline {timeline:?} keeps it from being freed"
+    )]
+    LogFull {
+        /// Its length.
+        bytes: u64,
+        /// The timeline whose open layer has to be flushed first.
+        timeline: String,
+    },
     /// The Lsn is above the last record that this pin sees. Wait, or pin again.
     #[error("{lsn} is above the last record, {last_record_lsn}")]
     NotYet {
@@ -173,6 +195,18 @@ pub enum Error {
     /// A thread of the store could not be started.
     #[error("cannot start a thread: {0}")]
     Thread(#[source] std::io::Error),
+}
+
+impl From<pagestrata_wal::Error> for Error {
+    fn from(error: pagestrata_wal::Error) -> Error {
+        use pagestrata_wal::Error as LogError;
+        match error {
+            LogError::Layers(error) => Error::Layers(error),
+            LogError::NoSpace(error) => Error::NoSpace(error),
+            LogError::Failed { cause } => Error::ReadOnly { cause: cause.to_string() },
+            other => Error::ReadOnly { cause: other.to_string() },
+        }
+    }
 }
 
 fn first_of(damaged: &[DamagedFile]) -> String {

@@ -1,7 +1,7 @@
 //! Flushing: frozen layers become delta layers, in the background, oldest first.
 //!
 //! The order of durable steps, here and nowhere else: layer file written and synced; renamed to its name; directory synced;
-//! manifest edit appended and synced; published. A step that fails leaves the frozen layer where it was, in memory
+//! manifest edit appended and synced; published; the log below it freed. A step that fails leaves the frozen layer where it was, in memory
 //! and readable. A file that was durable by then is taken up by the next try, which must not make the layer twice: whether
 //! the manifest names it is not known. Of any other file nothing stays, and the next try begins anew.
 
@@ -13,8 +13,10 @@ use pagestrata_layers::{
     manifest::edit::{Edit, LayerRecord},
 };
 
+use parking_lot::MutexGuard;
+
 use crate::{
-    Error, LayersError, Result,
+    Background, Error, LayersError, Result,
     map::{FileLayer, MapVersion, layer_file_name},
     new_layer::NewLayer,
     timeline::TimelineShared,
@@ -63,7 +65,7 @@ impl TimelineShared {
             if state.stopped {
                 return Err(Error::Closed);
             }
-            self.flush_ended.wait(&mut state);
+            self.wait_flush_ended(&mut state);
             if state.failures_total > failures
                 && let Some(cause) = state.last_error.clone()
             {
@@ -77,13 +79,23 @@ impl TimelineShared {
     pub(crate) fn wait_for_frozen_slot(&self) -> bool {
         let max = self.store.options.frozen_layers_max;
         let mut state = self.flush.lock();
+        // Nobody else tries again.
+        let mut may_try = self.store.options.background == Background::Callers;
         while self.look().frozen.len() >= max {
-            if state.failures > 0 || state.stopped {
+            if state.failures > 0 && !std::mem::take(&mut may_try) || state.stopped {
                 return false;
             }
-            self.flush_ended.wait(&mut state);
+            self.wait_flush_ended(&mut state);
         }
         true
+    }
+
+    /// Waits until a flush has ended, well or not; does one if nobody else does.
+    fn wait_flush_ended(&self, state: &mut MutexGuard<'_, FlushState>) {
+        match self.store.options.background {
+            Background::Threads => self.flush_ended.wait(state),
+            Background::Callers => drop(MutexGuard::unlocked(state, || self.flush_oldest())),
+        }
     }
 
     #[cold]
@@ -106,21 +118,29 @@ impl TimelineShared {
     /// Flushes the oldest frozen layer, if there is one. Returns how soon to come again: at once, for there may be another, or
     /// after a while when it has failed.
     pub(crate) fn flush_oldest(&self) -> Option<Duration> {
+        let _one_at_a_time = self.flushing.lock();
         let oldest = self.look().frozen.last().map(|slot| slot.layer.clone());
         let layer = oldest?;
-        let again = match self.flush_layer(&layer) {
+        let flushed = match self.store.read_only_cause() {
+            None => self.flush_layer(&layer),
+            Some(cause) => Err(Error::ReadOnly { cause }),
+        };
+        let again = match flushed {
             Ok(bytes) => {
                 // The map version that was loaded above is let go of by now; this layer's count is the next.
                 drop(layer);
-                self.wake_reclaimer();
+                match self.store.options.background {
+                    Background::Threads => self.wake_reclaimer(),
+                    Background::Callers => self.reclaim(),
+                }
                 let mut state = self.flush.lock();
                 (state.failures, state.last_error) = (0, None);
                 state.flushes += 1;
                 state.flushed_bytes += bytes;
-                Duration::ZERO
+                Some(Duration::ZERO)
             }
             Err(error) => {
-                tracing::warn!(timeline = %self.name, %error, "flush failed, will be tried again");
+                tracing::warn!(timeline = %self.name, %error, "flush failed");
                 let options = &self.store.options;
                 let mut state = self.flush.lock();
                 state.failures = state.failures.saturating_add(1);
@@ -128,20 +148,27 @@ impl TimelineShared {
                 state.last_error = Some(error.to_string());
                 let doublings = (state.failures - 1).min(20);
                 let delay = options.flush_retry_delay.saturating_mul(1 << doublings);
-                delay.min(options.flush_retry_delay_max)
+                let is_tried_again = !matches!(error, Error::ReadOnly { .. });
+                is_tried_again.then(|| delay.min(options.flush_retry_delay_max))
             }
         };
         self.flush_ended.notify_all();
-        Some(again)
+        again
     }
 
     /// Returns the length of the layer file.
     fn flush_layer(&self, layer: &Arc<MemLayer>) -> Result<u64> {
-        let end = layer.committed_lsn().next();
-        let advance = Edit::DiskConsistent { timeline: self.number, lsn: layer.committed_lsn() };
+        let lsn = layer.committed_lsn();
+        let advance = Edit::DiskConsistent { timeline: self.number, lsn };
+        let log_start = self.store.log_start_after(self.number, lsn);
+        let edits = |layer| -> Vec<Edit> {
+            let log_start = log_start.map(Edit::LogStart);
+            Option::into_iter(layer).chain([advance]).chain(log_start).collect()
+        };
         if layer.is_empty() {
-            self.store.append_edits(&[advance])?;
-            self.publish_flushed(end, None);
+            self.store.append_edits(&edits(None))?;
+            self.publish_flushed(lsn.next(), None);
+            self.store.free_log(log_start, self.number, lsn);
             return Ok(0);
         }
         let left = self.flush.lock().durable.take().filter(|left| Arc::ptr_eq(&left.of, layer));
@@ -157,12 +184,16 @@ impl TimelineShared {
         // Opened before it is in the manifest: what cannot be read back is not published.
         let added = FileLayer::open(&*self.store.storage, &self.dir, record).and_then(|file| {
             durable.in_doubt = true;
-            self.store.append_edits(&[Edit::AddLayer(durable.record.clone()), advance])?;
+            if cfg!(planted_bug = "freed_before_manifest") {
+                self.store.free_log(log_start, self.number, lsn);
+            }
+            self.store.append_edits(&edits(Some(Edit::AddLayer(durable.record.clone()))))?;
             Ok(file)
         });
         match added {
             Ok(file) => {
-                self.publish_flushed(end, Some(file));
+                self.publish_flushed(lsn.next(), Some(file));
+                self.store.free_log(log_start, self.number, lsn);
                 Ok(file_len)
             }
             Err(error) => {

@@ -155,8 +155,11 @@ impl<'l> ImageImport<'l> {
         let files = self.records.iter().map(open).collect::<Result<Vec<_>>>()?;
         let mut edits: Vec<_> = self.records.into_iter().map(Edit::AddLayer).collect();
         edits.push(Edit::DiskConsistent { timeline: timeline.number, lsn: self.lsn });
+        let log_start = timeline.store.log_start_after(timeline.number, self.lsn);
+        edits.extend(log_start.map(Edit::LogStart));
         timeline.store.append_edits(&edits)?;
         timeline.publish_imported(files, self.lsn, self.writer);
+        timeline.store.free_log(log_start, timeline.number, self.lsn);
         Ok(report)
     }
 }

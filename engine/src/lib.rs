@@ -35,6 +35,8 @@
 //! [`Timeline::disk_consistent_lsn`]. There is no log yet; the embedder streams its own again from there.
 #![deny(unsafe_code)]
 
+mod background;
+mod commit;
 #[cfg_attr(
     not(test),
     expect(
@@ -48,12 +50,14 @@ mod error;
 mod flush;
 mod import;
 mod layers;
+mod log;
 mod map;
 mod new_layer;
 mod options;
 mod pins;
 mod publish;
 mod read;
+mod recover;
 mod scan;
 mod scratch;
 mod slots;
@@ -65,11 +69,12 @@ pub mod testing;
 mod timeline;
 mod write;
 
+pub use commit::{Acknowledged, CommitTicket};
 pub use detach::DetachedVersion;
 pub use error::{Error, Result};
 pub use import::{ImageImport, ImportReport};
 pub use layers::{DamagedFile, LayerInfo, VerifyReport, verify_files};
-pub use options::{Clock, Compression, Options};
+pub use options::{Background, Clock, Compression, Durability, Options};
 pub use pagestrata_layers::layer_file::LayerKind;
 pub use pagestrata_layers::{
     Error as LayersError, Key, KeyRange, Kind, Lsn, PageVersion, ParseLsnError, VALUE_LEN_MAX,
@@ -77,12 +82,13 @@ pub use pagestrata_layers::{
 };
 pub use pins::{PinInfo, PinKind};
 pub use read::{Guard, Page, Reader, Redo, Versions};
+pub use recover::OpenProgress;
 pub use scratch::Scratch;
 pub use snapshot::Snapshot;
-pub use stats::{FlushStats, MemoryStats, StoreStats, TimelineStats};
+pub use stats::{FlushStats, LogStats, MemoryStats, StoreStats, TimelineStats};
 pub use store::{CloseReport, OpenReport, Store};
 pub use timeline::Timeline;
-pub use write::{CommitTicket, WriteLease};
+pub use write::WriteLease;
 
 /// The program in the README, compiled and run.
 #[cfg(doctest)]

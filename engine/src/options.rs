@@ -55,11 +55,61 @@ pub struct Options {
     pub flush_retry_delay: Duration,
     /// The longest wait between two tries of a flush. 1 ms to 1 h, not below the first; default 10 s.
     pub flush_retry_delay_max: Duration,
+    /// What a commit that was acknowledged survives. Default: [`Durability::Synced`].
+    pub durability: Durability,
+    /// Length of a segment of the log, in bytes. Each is written once when it is made, so that a commit never waits for the
+    /// file system to find room. 4 KiB to 1 GiB; default 16 MiB.
+    pub log_segment_size_bytes: u64,
+    /// How long the log may get, in bytes: at half of it the layers that hold it up are flushed, at all of it commits wait for
+    /// that. Four segments to 1 TiB; default 2 GiB.
+    pub log_size_max_bytes: u64,
+    /// Opens a store whose log is damaged all the same, to be read only: with everything before the damage, and nothing
+    /// behind it. Default: false, such a store is not opened.
+    pub salvage_log: bool,
+    /// Who flushes layers, frees memory and syncs for futures. Default: [`Background::Threads`].
+    pub background: Background,
     /// The id of a store that is created; it goes into every checksum of its files. Default: none, a random one.
     pub store_id: Option<u128>,
     /// Where ages and durations come from. Default: the operating system's monotonic clock.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub clock: Clock,
+}
+
+/// What a commit survives once [`CommitTicket::wait`](crate::CommitTicket::wait) has returned; see [`crate::durability`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
+pub enum Durability {
+    /// Everything: the log is synced. Commits that wait at the same time share one sync.
+    #[default]
+    Synced,
+    /// The end of the process: the log is handed to the operating system at once, and synced now and then.
+    Buffered {
+        /// How long it may take until the log is synced. 1 ms to 1 h.
+        sync_interval: Duration,
+    },
+    /// Nothing: no log is written. The caller has one, and streams it again from
+    /// [`Timeline::disk_consistent_lsn`](crate::Timeline::disk_consistent_lsn).
+    External,
+}
+
+/// Who does a store's background work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
+pub enum Background {
+    /// Threads of the store: one that flushes, one that frees memory, one for the log.
+    #[default]
+    Threads,
+    /// The threads that call it, when they need it done: a flush by who waits for it, freeing after a flush, a sync by who
+    /// awaits a ticket, which blocks. The store has no threads, and does the same on each run: for tests and simulations.
+    Callers,
 }
 
 /// A monotonic clock: the time since some fixed moment.
@@ -107,6 +157,11 @@ impl Default for Options {
             image_layer_size_max_bytes: 256 * MIB,
             flush_retry_delay: Duration::from_millis(100),
             flush_retry_delay_max: Duration::from_secs(10),
+            durability: Durability::default(),
+            log_segment_size_bytes: 16 * MIB,
+            log_size_max_bytes: 2 * GIB,
+            salvage_log: false,
+            background: Background::default(),
             store_id: None,
             clock: Clock::default(),
         }
@@ -134,7 +189,14 @@ impl Options {
             "flush_retry_delay_max (ms)",
             millis(self.flush_retry_delay_max),
             first..=3_600_000,
-        )
+        )?;
+        in_range("log_segment_size_bytes", self.log_segment_size_bytes, 4 * KIB..=GIB)?;
+        let log_size_min = 4 * self.log_segment_size_bytes;
+        in_range("log_size_max_bytes", self.log_size_max_bytes, log_size_min..=1024 * GIB)?;
+        if let Durability::Buffered { sync_interval } = self.durability {
+            in_range("sync_interval (ms)", millis(sync_interval), 1..=3_600_000)?;
+        }
+        Ok(())
     }
 }
 
@@ -204,6 +266,14 @@ mod tests {
             Options { flush_retry_delay: Duration::ZERO, ..good.clone() },
             Options { flush_retry_delay: Duration::from_secs(11), ..good.clone() },
             Options { flush_retry_delay_max: Duration::MAX, ..good.clone() },
+            Options { log_segment_size_bytes: 4 * KIB - 1, ..good.clone() },
+            Options { log_segment_size_bytes: GIB + 1, ..good.clone() },
+            Options { log_size_max_bytes: 64 * MIB - 1, ..good.clone() },
+            Options { log_size_max_bytes: 1024 * GIB + 1, ..good.clone() },
+            Options {
+                durability: Durability::Buffered { sync_interval: Duration::ZERO },
+                ..good.clone()
+            },
         ];
         assert!(good.validate().is_ok());
         for options in bad {

@@ -40,6 +40,32 @@ pub struct FlushStats {
     pub last_error: Option<String>,
 }
 
+/// How the log goes; all zero without one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct LogStats {
+    /// Segments that hold something that is in no layer file, and those between them.
+    pub segments: u64,
+    /// Their lengths, in bytes.
+    pub bytes: u64,
+    /// Records appended since the store was opened; a commit is one or several.
+    pub records: u64,
+    /// The lengths of their frames, in bytes.
+    pub appended_bytes: u64,
+    /// Syncs since the store was opened; one serves all commits that wait for it.
+    pub syncs: u64,
+    /// Why the store is read-only, if it is.
+    pub failure: Option<String>,
+}
+
+impl LogStats {
+    pub(crate) fn of(log: &pagestrata_wal::Log) -> LogStats {
+        let pagestrata_wal::LogStats { segments, bytes, records, appended_bytes, syncs, failure } =
+            log.stats();
+        LogStats { segments, bytes, records, appended_bytes, syncs, failure }
+    }
+}
+
 /// What [`Timeline::stats`](crate::Timeline::stats) returns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -78,6 +104,8 @@ pub struct StoreStats {
     pub layer_files: u64,
     /// The lengths of all layer files, in bytes.
     pub layer_file_bytes: u64,
+    /// The log.
+    pub log: LogStats,
 }
 
 impl StoreStats {

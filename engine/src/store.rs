@@ -1,9 +1,10 @@
-//! [`Store`]: a directory of timelines, its two threads, opening and closing.
+//! [`Store`]: a directory of timelines, opening and closing it.
 //!
 //! ```text
 //! DIR/LOCK                  one process at a time
 //! DIR/CURRENT, MANIFEST-n   which timelines and layer files there are
 //! DIR/timelines/N/          layer files
+//! DIR/log/                  segments of the log
 //! ```
 
 use std::{
@@ -11,7 +12,7 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -26,11 +27,14 @@ use pagestrata_layers::{
     },
     storage::{Lock, RealStorage, SharedStorage, Storage},
 };
-use parking_lot::{Condvar, Mutex};
+use pagestrata_wal::{Log, Replayed};
+use parking_lot::Mutex;
 
 use crate::{
-    Error, LayersError, Options, PinInfo, Result, StoreStats, Timeline,
+    Error, LayersError, LogStats, OpenProgress, Options, PinInfo, Result, StoreStats, Timeline,
+    background::{Wakeup, spawn_threads},
     map::{FileLayer, is_layer_file_name, layer_file_name},
+    recover::replay_log,
     timeline::{Opening, TimelineShared},
 };
 
@@ -41,8 +45,8 @@ const SEQUENCES_RESERVED: u64 = 1024;
 
 /// An open store. Only one process can have it open, and only once.
 ///
-/// Dropping it without [`Store::close`] is like a crash that the next opening finds: what was flushed is there. Timelines,
-/// readers and snapshots that outlive it can still read.
+/// Dropping it without [`Store::close`] is like a crash of the process that the next opening finds: what was acknowledged is
+/// there. Timelines, readers and snapshots that outlive it can still read.
 pub struct Store {
     shared: Arc<StoreShared>,
     threads: Vec<JoinHandle<()>>,
@@ -62,66 +66,17 @@ pub(crate) struct StoreShared {
     timelines: Mutex<Vec<Arc<TimelineShared>>>,
     /// Sequence numbers of layers: the next one, and where those end that the manifest knows to be in use.
     sequences: Mutex<std::ops::Range<u64>>,
-    flusher: Wakeup,
-    reclaimer: Wakeup,
+    /// Set by the opening, once the log is replayed.
+    pub(crate) log: OnceLock<Arc<Log>>,
+    /// Set once the manifest says where the log begins.
+    pub(crate) log_begun: OnceLock<()>,
+    pub(crate) log_beginning: Mutex<()>,
+    pub(crate) flusher: Wakeup,
+    pub(crate) reclaimer: Wakeup,
+    pub(crate) logger: Wakeup,
     closed: AtomicBool,
     /// Nobody flushes any more. Ordered by the lock of `timelines`.
-    flusher_panicked: AtomicBool,
-}
-
-/// How a thread of the store is told that there is work, or that it shall end.
-#[derive(Default)]
-struct Wakeup {
-    state: Mutex<WakeupState>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct WakeupState {
-    work: bool,
-    stop: bool,
-}
-
-impl Wakeup {
-    fn wake(&self) {
-        self.state.lock().work = true;
-        self.changed.notify_one();
-    }
-
-    fn stop(&self) {
-        self.state.lock().stop = true;
-        self.changed.notify_one();
-    }
-
-    /// Waits for work, at most as long as `retry` says if it says so; false: the thread shall end.
-    fn wait(&self, retry: Option<Duration>) -> bool {
-        let mut state = self.state.lock();
-        while !state.work && !state.stop {
-            match retry {
-                None => self.changed.wait(&mut state),
-                Some(delay) => {
-                    if self.changed.wait_for(&mut state, delay).timed_out() {
-                        break;
-                    }
-                }
-            }
-        }
-        state.work = false;
-        !state.stop
-    }
-}
-
-/// Tells everybody who waits for a flush when the flushing thread panics, which would be a defect: nobody waits for ever.
-struct ToldOfPanic<'s>(&'s StoreShared);
-
-impl Drop for ToldOfPanic<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            // Before the list is taken: a timeline that is not in it yet sees this when it is put there.
-            self.0.flusher_panicked.store(true, Ordering::Relaxed);
-            self.0.all_timelines().iter().for_each(|timeline| timeline.stop_flushing());
-        }
-    }
+    pub(crate) flusher_panicked: AtomicBool,
 }
 
 /// What opening a store found and did.
@@ -139,6 +94,20 @@ pub struct OpenReport {
     /// Files that no timeline knows, left by an interrupted flush or import, and removed now. What has another name than the
     /// engine gives is left alone.
     pub orphans_removed: Vec<String>,
+    /// Segments of the log that were read.
+    pub log_segments: u64,
+    /// Records that were read, among them those that are in layer files already.
+    pub log_records: u64,
+    /// The lengths of the records, in bytes.
+    pub log_bytes: u64,
+    /// Commits that are in memory again, and were not in layer files.
+    pub log_commits: u64,
+    /// Where the log ended in something that was never acknowledged: segment and offset. It is cut off by the next commit.
+    pub log_torn_at: Option<String>,
+    /// The length of that, as far as it can be made out, in bytes.
+    pub log_cut_bytes: u64,
+    /// Why the store is read-only: damage in the log, with [`Options::salvage_log`], or a log that cannot be written.
+    pub read_only: Option<String>,
     /// Length of an edit at the end of the manifest that was never acknowledged and is cut off, in bytes.
     pub manifest_cut_bytes: u64,
     /// How long it took.
@@ -158,12 +127,12 @@ pub struct CloseReport {
 }
 
 impl Store {
-    /// Opens the store in a directory, or makes one there.
+    /// Opens the store in a directory, or makes one there. What the log holds and no layer file does is in memory again.
     ///
     /// # Errors
     /// [`Error::InvalidOption`], [`Error::Locked`], [`Error::NoStore`], [`Error::NotAStore`], and [`Error::Layers`] for
-    /// CURRENT, a manifest or a layer file that is damaged, missing (both are `Corrupt`), or of another format version. The
-    /// store is left as it was.
+    /// CURRENT, a manifest, a layer file or a segment of the log that is damaged, missing (both are `Corrupt`), or of another
+    /// format version. The store is left as it was.
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<(Store, OpenReport)> {
         Store::open_with(Arc::new(RealStorage), path, options)
     }
@@ -177,12 +146,25 @@ impl Store {
         path: impl AsRef<Path>,
         options: Options,
     ) -> Result<(Store, OpenReport)> {
+        Store::open_with_progress(storage, path, options, &mut |_| {})
+    }
+
+    /// As [`Store::open_with`]; `progress` is called now and then while the log is replayed.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_with_progress(
+        storage: SharedStorage,
+        path: impl AsRef<Path>,
+        options: Options,
+        progress: &mut dyn FnMut(OpenProgress),
+    ) -> Result<(Store, OpenReport)> {
         options.validate()?;
         let began = options.clock.now();
         let dir = path.as_ref().to_owned();
         let lock = lock_dir(&storage, &dir, &options)?;
         let (manifest, mut report) = open_manifest(&storage, &dir, &options)?;
-        let state = manifest.state().clone();
+        let mut state = manifest.state().clone();
         let next_sequence = state.next_sequence;
         let pool = usize::try_from(options.pool_retained_max_bytes).unwrap_or(usize::MAX);
         let shared = Arc::new(StoreShared {
@@ -192,8 +174,12 @@ impl Store {
             manifest: Mutex::new(Some(manifest)),
             timelines: Mutex::default(),
             sequences: Mutex::new(next_sequence..next_sequence),
+            log: OnceLock::new(),
+            log_begun: OnceLock::new(),
+            log_beginning: Mutex::default(),
             flusher: Wakeup::default(),
             reclaimer: Wakeup::default(),
+            logger: Wakeup::default(),
             closed: AtomicBool::new(false),
             flusher_panicked: AtomicBool::new(false),
             storage,
@@ -201,7 +187,7 @@ impl Store {
         });
         let mut timelines = Vec::new();
         let mut orphans = Vec::new();
-        for (number, state) in state.timelines {
+        for (number, state) in std::mem::take(&mut state.timelines) {
             let timeline = shared.open_timeline(number, state, &mut orphans)?;
             let stats = crate::TimelineStats::of(&timeline);
             report.timelines += 1;
@@ -209,31 +195,38 @@ impl Store {
             report.layer_file_bytes += stats.layer_file_bytes;
             timelines.push(timeline);
         }
-        // Only now: an opening that fails leaves the store as it was.
-        for (dir, name) in orphans {
-            shared.storage.remove(&dir.join(&name))?;
-            report.orphans_removed.push(name);
-        }
+        let (replayed, damage) =
+            replay_log(&shared, &timelines, state.log_start, progress, &mut report)?;
         *shared.timelines.lock() = timelines;
+        let replayed = match damage {
+            Some(damage) => Replayed::unusable(&damage),
+            None => {
+                let stray = |name: &String| (shared.log_dir(), name.clone());
+                orphans.extend(replayed.strays.iter().map(stray));
+                // Only now: an opening that fails leaves the store as it was.
+                for (dir, name) in orphans {
+                    shared.storage.remove(&dir.join(&name))?;
+                    report.orphans_removed.push(name);
+                }
+                replayed
+            }
+        };
+        shared.set_log(replayed);
+        if state.log_start.is_some() {
+            let _ = shared.log_begun.set(());
+        }
+        report.read_only = shared.read_only_cause();
         let mut store = Store { shared, threads: Vec::new(), _lock: lock };
-        store.spawn("pagestrata-flush", StoreShared::flush_until_stopped)?;
-        store.spawn("pagestrata-reclaim", StoreShared::reclaim_until_stopped)?;
+        spawn_threads(&store.shared, &mut store.threads)?;
         report.elapsed = store.shared.options.clock.now().saturating_sub(began);
         Ok((store, report))
-    }
-
-    fn spawn(&mut self, name: &str, work: fn(&StoreShared)) -> Result<()> {
-        let shared = self.shared.clone();
-        let spawned =
-            std::thread::Builder::new().name(name.to_owned()).spawn(move || work(&shared));
-        self.threads.push(spawned.map_err(Error::Thread)?);
-        Ok(())
     }
 
     /// Creates a timeline, durably. No value can be below `start`.
     ///
     /// # Errors
-    /// [`Error::TimelineExists`], [`Error::InvalidTimelineName`], [`Error::InvalidLsn`], [`Error::Layers`].
+    /// [`Error::TimelineExists`], [`Error::InvalidTimelineName`], [`Error::InvalidLsn`], [`Error::Layers`],
+    /// [`Error::ReadOnly`].
     pub fn create_timeline(&self, name: &str, start: Lsn) -> Result<Timeline> {
         if name.is_empty()
             || name.len() > TIMELINE_NAME_LEN_MAX
@@ -245,6 +238,7 @@ impl Store {
             return Err(Error::InvalidLsn { what: "start of a timeline", lsn: start });
         }
         let shared = &self.shared;
+        shared.check_writable()?;
         let mut timelines = shared.timelines.lock();
         if timelines.iter().any(|timeline| timeline.name == name) {
             return Err(Error::TimelineExists { name: name.to_owned() });
@@ -300,15 +294,17 @@ impl Store {
             stats.memory.retired_bytes += of.memory.retired_bytes;
             stats.memory.map_bytes += of.memory.map_bytes;
         }
+        stats.log = LogStats::of(self.shared.log());
         stats
     }
 
-    /// Flushes everything that was committed, waits up to `grace` for readers and snapshots to go, and closes.
+    /// Flushes everything that was committed, syncs the log, waits up to `grace` for readers and snapshots to go, and closes.
     ///
     /// It never waits longer than that for a reader: whoever is left is in the report and can go on reading.
     ///
     /// # Errors
-    /// [`Error::FlushFailed`]: what was not flushed is gone with the process; the store is closed all the same.
+    /// [`Error::FlushFailed`], [`Error::ReadOnly`]: what was acknowledged is in the log; without a log
+    /// ([`Durability::External`](crate::Durability::External)) what was not flushed is gone. The store is closed all the same.
     pub fn close(mut self, grace: Duration) -> Result<CloseReport> {
         let mut report = CloseReport::default();
         let mut failed = Ok(());
@@ -325,6 +321,8 @@ impl Store {
             let lsn = timeline.disk_consistent_lsn().to_string();
             report.disk_consistent_lsns.push((timeline.name().to_owned(), lsn));
         }
+        // What could not be flushed.
+        failed = failed.and(self.shared.log().sync().map_err(Error::from));
         let clock = self.shared.options.clock;
         let (began, nap) = (clock.now(), Duration::from_millis(1).min(grace));
         let mut napped = Duration::ZERO;
@@ -347,6 +345,7 @@ impl Store {
         shared.closed.store(true, Ordering::Release);
         shared.flusher.stop();
         shared.reclaimer.stop();
+        shared.logger.stop();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a background thread of the store panicked");
@@ -355,7 +354,10 @@ impl Store {
         for timeline in shared.timelines.lock().drain(..) {
             timeline.stop_flushing();
         }
-        // Waits for an edit that is under way; there are no others before the lock is given back.
+        // These wait for a commit, a sync, an edit that is under way; there are no others before the lock is given back.
+        if let Some(log) = shared.log.get() {
+            log.close();
+        }
         *shared.manifest.lock() = None;
     }
 }
@@ -525,29 +527,7 @@ impl StoreShared {
         self.reclaimer.wake();
     }
 
-    fn all_timelines(&self) -> Vec<Arc<TimelineShared>> {
+    pub(crate) fn all_timelines(&self) -> Vec<Arc<TimelineShared>> {
         self.timelines.lock().clone()
-    }
-
-    /// One layer of each timeline at a time: a busy writer of one does not keep those of the others waiting.
-    fn flush_until_stopped(&self) {
-        let _told = ToldOfPanic(self);
-        let mut retry = None;
-        while self.flusher.wait(retry) {
-            let delays =
-                self.all_timelines().into_iter().filter_map(|timeline| timeline.flush_oldest());
-            retry = delays.min();
-        }
-    }
-
-    /// Frees what nobody holds any more, each time that somebody has let go.
-    ///
-    /// No timer: a layer that is held for ever costs its memory and nothing else. All who hold a version of the map or a layer
-    /// in memory let go first and wake then: a reader when it pins anew, unpins or is dropped, a snapshot, a detached
-    /// version, a look at the map, a flush. Guards, scans and what reads return borrow from one of these.
-    fn reclaim_until_stopped(&self) {
-        while self.reclaimer.wait(None) {
-            self.all_timelines().iter().for_each(|timeline| timeline.reclaim());
-        }
     }
 }

@@ -18,7 +18,7 @@ use pagestrata_layers::{FrozenLayer, Lsn, MemLayer, OpenLayer};
 use parking_lot::{Condvar, Mutex};
 
 use crate::{
-    Error, PinInfo, Reader, Result, Snapshot, TimelineStats, WriteLease,
+    Background, Error, PinInfo, Reader, Result, Snapshot, TimelineStats, WriteLease,
     coverage::{CoverageMap, LayerIndex},
     flush::FlushState,
     map::{FileLayer, Files, MapVersion, MemSlot},
@@ -52,6 +52,8 @@ pub(crate) struct TimelineShared {
     /// Held by whoever publishes.
     pub(crate) edits: Mutex<Edits>,
     pub(crate) flush: Mutex<FlushState>,
+    /// Held by whoever flushes a layer: one at a time.
+    pub(crate) flushing: Mutex<()>,
     /// A flush ended, well or not.
     pub(crate) flush_ended: Condvar,
     pub(crate) last_record_lsn: AtomicU64,
@@ -140,6 +142,7 @@ impl TimelineShared {
             leased: AtomicBool::new(false),
             edits: Mutex::new(edits),
             flush: Mutex::default(),
+            flushing: Mutex::default(),
             flush_ended: Condvar::new(),
             last_record_lsn: AtomicU64::new(disk_consistent_lsn.0),
             disk_consistent_lsn: AtomicU64::new(disk_consistent_lsn.0),
@@ -157,10 +160,16 @@ impl TimelineShared {
 
     /// Rolls, unless somebody has the lease, and waits until what is frozen then is flushed.
     pub(crate) fn flush_now(self: &Arc<Self>) -> Result<Lsn> {
-        while !self.roll_unless_leased() {
+        if let Some(cause) = self.store.read_only_cause() {
+            return Err(Error::ReadOnly { cause });
+        }
+        while !self.roll_unless_leased(Lsn::MAX) {
             self.wait_flushed()?;
         }
         self.wait_flushed()?;
+        if self.store.options.background == Background::Callers {
+            self.reclaim();
+        }
         Ok(self.disk_consistent_lsn())
     }
 
@@ -190,9 +199,9 @@ impl TimelineShared {
         self.store.wake_flusher();
     }
 
-    /// Rolls what is committed and in no frozen layer, unless somebody has the write lease. False: as many layers as may
-    /// be are frozen already.
-    fn roll_unless_leased(self: &Arc<Self>) -> bool {
+    /// Rolls the open layer if something at or below `upper` is committed in it, unless somebody has the write lease. False: as
+    /// many layers as may be are frozen already.
+    pub(crate) fn roll_unless_leased(self: &Arc<Self>, upper: Lsn) -> bool {
         let mut writer = loop {
             match self.writer.try_lock() {
                 Some(writer) => break writer,
@@ -203,7 +212,8 @@ impl TimelineShared {
         };
         let layer = writer.layer();
         let (start, committed) = (layer.start_lsn(), layer.committed_lsn());
-        if writer.has_pending() || committed <= self.disk_consistent_lsn() || committed < start {
+        let is_durable = committed <= self.disk_consistent_lsn() || committed < start;
+        if writer.has_pending() || is_durable || upper < start {
             return true;
         }
         if self.look().frozen.len() >= self.store.options.frozen_layers_max {
@@ -211,6 +221,20 @@ impl TimelineShared {
         }
         self.roll(&mut writer);
         true
+    }
+
+    /// After a commit was taken from the log: as after any other, but that a flush is done here, for nobody else does any yet.
+    /// Where that fails, memory has to do.
+    pub(crate) fn recovered(self: &Arc<Self>, lsn: Lsn, writer: &mut OpenLayer) {
+        self.last_record_lsn.store(lsn.0, Ordering::Release);
+        if writer.used_bytes() < self.store.options.open_layer_size_max_bytes {
+            return;
+        }
+        let is_crowded = self.look().frozen.len() >= self.store.options.frozen_layers_max;
+        if is_crowded && self.flush.lock().failures == 0 {
+            self.flush_oldest();
+        }
+        self.roll(writer);
     }
 
     /// Publishes that the oldest frozen layer is durable, in `file` unless it was empty.
@@ -310,9 +334,9 @@ impl Timeline {
     /// by then is taken back.
     ///
     /// # Errors
-    /// [`Error::LeaseHeld`] at once when somebody has it; [`Error::Closed`].
+    /// [`Error::LeaseHeld`] at once when somebody has it; [`Error::ReadOnly`], [`Error::Closed`].
     pub fn write_lease(&self) -> Result<WriteLease<'_>> {
-        self.0.store.check_open()?;
+        self.0.store.check_writable()?;
         if self.0.leased.swap(true, Ordering::Acquire) {
             return Err(Error::LeaseHeld { timeline: self.0.name.clone() });
         }
@@ -368,7 +392,7 @@ impl Timeline {
     /// returned Lsn says how far that goes ([`WriteLease::roll`] rolls under a lease).
     ///
     /// # Errors
-    /// [`Error::FlushFailed`]: nothing is lost, and it will be tried again; [`Error::Closed`].
+    /// [`Error::FlushFailed`]: nothing is lost, and it will be tried again; [`Error::ReadOnly`], [`Error::Closed`].
     pub fn flush(&self) -> Result<Lsn> {
         self.0.store.check_open()?;
         self.0.flush_now()
@@ -380,8 +404,8 @@ impl Timeline {
         Lsn(self.0.last_record_lsn.load(Ordering::Acquire)).max(self.0.start)
     }
 
-    /// Up to here everything is in synced layer files: a crash takes nothing at or below it. Stream again from here after
-    /// a reopen.
+    /// Up to here everything is in synced layer files: a crash takes nothing at or below it, and the log is free. Without a
+    /// log, stream again from here after a reopen.
     #[must_use]
     pub fn disk_consistent_lsn(&self) -> Lsn {
         self.0.disk_consistent_lsn()

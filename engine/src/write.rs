@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc, sync::atomic::Ordering};
 use pagestrata_layers::{Key, Lsn, OpenLayer, Value};
 use parking_lot::MutexGuard;
 
-use crate::{Error, ImageImport, Result, timeline::TimelineShared};
+use crate::{CommitTicket, Durability, Error, ImageImport, Result, timeline::TimelineShared};
 
 /// The exclusive right to append to a timeline. Dropping it takes back what was not committed.
 ///
@@ -46,30 +46,6 @@ use crate::{Error, ImageImport, Result, timeline::TimelineShared};
 pub struct WriteLease<'t> {
     timeline: &'t Arc<TimelineShared>,
     writer: MutexGuard<'t, OpenLayer>,
-}
-
-/// Stands for a commit. What it promises is the store's durability.
-#[derive(Debug)]
-pub struct CommitTicket {
-    lsn: Lsn,
-}
-
-impl CommitTicket {
-    /// The Lsn that was committed.
-    #[must_use]
-    pub fn lsn(&self) -> Lsn {
-        self.lsn
-    }
-
-    /// Returns once the commit is as durable as the store promises. A store has no log of its own yet: it promises what its
-    /// flushed layers hold ([`Timeline::disk_consistent_lsn`](crate::Timeline::disk_consistent_lsn)), the caller's
-    /// log is streamed again from there, and so there is nothing to wait for.
-    ///
-    /// # Errors
-    /// None yet.
-    pub fn wait(self) -> Result<()> {
-        Ok(())
-    }
 }
 
 impl<'t> WriteLease<'t> {
@@ -113,24 +89,33 @@ impl<'t> WriteLease<'t> {
         Ok(self.writer.drop_blocks(object, first_block, lsn)?)
     }
 
-    /// Makes everything appended so far visible at once, as of `lsn`. Nothing can be put at or below it afterwards.
+    /// Makes everything appended so far visible at once, as of `lsn`, and writes it to the log first. Nothing can be put at or
+    /// below it afterwards. It is durable when the ticket says so.
     ///
-    /// Rolls when the open layer has its size; when too many frozen layers wait for their flush already, it waits for
-    /// one first.
+    /// Rolls when the open layer has its size, or keeps the log from being freed; when too many frozen layers wait for their
+    /// flush already, it waits for one first.
     ///
     /// # Errors
     /// [`Error::Layers`] with `LsnOutOfOrder` when `lsn` is below an appended one, or with `Full` or `OutOfMemory`;
+    /// [`Error::NoSpace`], [`Error::LogFull`], [`Error::FlushFailed`] when the log has its full length; [`Error::ReadOnly`],
     /// [`Error::Closed`]. Nothing is published, and what was appended still waits for its commit.
     pub fn commit(&mut self, lsn: Lsn) -> Result<CommitTicket> {
-        self.timeline.store.check_open()?;
-        self.writer.commit(lsn)?;
+        let store = &self.timeline.store;
+        store.check_open()?;
+        self.writer.prepare_commit(lsn)?;
+        if store.options.durability != Durability::External {
+            store.wait_for_log_room()?;
+        }
+        let end = store.log_commit(self.timeline.number, &self.writer, lsn)?;
+        self.writer.commit(lsn).expect("prepared, and nothing was appended since");
         self.timeline.last_record_lsn.store(lsn.0, Ordering::Release);
-        if self.writer.used_bytes() >= self.timeline.store.options.open_layer_size_max_bytes
+        let is_full = self.writer.used_bytes() >= store.options.open_layer_size_max_bytes;
+        if (is_full || store.is_overdue(self.timeline.number, self.writer.layer().start_lsn()))
             && self.timeline.wait_for_frozen_slot()
         {
             self.timeline.roll(&mut self.writer);
         }
-        Ok(CommitTicket { lsn })
+        Ok(CommitTicket::new(lsn, store.log(), end, &store.options))
     }
 
     /// Takes back everything that was appended since the last commit.
@@ -142,9 +127,10 @@ impl<'t> WriteLease<'t> {
     /// nothing; an empty layer stays.
     ///
     /// # Errors
-    /// [`Error::Uncommitted`]; [`Error::FlushStalled`] when too many frozen layers wait and flushing fails; [`Error::Closed`].
+    /// [`Error::Uncommitted`]; [`Error::FlushStalled`] when too many frozen layers wait and flushing fails;
+    /// [`Error::ReadOnly`], [`Error::Closed`].
     pub fn roll(&mut self) -> Result<()> {
-        self.timeline.store.check_open()?;
+        self.timeline.store.check_writable()?;
         if self.writer.has_pending() {
             return Err(Error::Uncommitted { timeline: self.timeline.name.clone() });
         }
@@ -166,7 +152,7 @@ impl<'t> WriteLease<'t> {
     /// [`Error::ImportBehind`] when the timeline holds anything at or above `lsn`; [`Error::Uncommitted`];
     /// [`Error::FlushFailed`]; [`Error::Closed`].
     pub fn import_images(&mut self, lsn: Lsn) -> Result<ImageImport<'_>> {
-        self.timeline.store.check_open()?;
+        self.timeline.store.check_writable()?;
         if self.writer.has_pending() {
             return Err(Error::Uncommitted { timeline: self.timeline.name.clone() });
         }
@@ -200,7 +186,7 @@ impl<'t> WriteLease<'t> {
     /// Rolls after all: flushing may work again, or the layer is full of what was taken back, which no commit has rolled.
     #[cold]
     fn make_room(&mut self) -> Result<()> {
-        self.timeline.store.check_open()?;
+        self.timeline.store.check_writable()?;
         if !self.timeline.wait_for_frozen_slot() {
             return Err(self.timeline.stalled());
         }

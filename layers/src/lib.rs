@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 mod arena;
+pub mod commit_record;
 mod compress;
 mod error;
 mod key;

@@ -15,6 +15,7 @@
 
 mod index;
 mod memory;
+mod records;
 mod sorted;
 #[cfg(test)]
 mod tests;
@@ -346,6 +347,23 @@ impl OpenLayer {
         self.append(key, lsn, value, None).map(drop)
     }
 
+    /// As [`OpenLayer::put`]; a value with the very bytes of the version that was put before shares its copy.
+    ///
+    /// # Errors
+    /// As [`OpenLayer::put`]; nothing is changed.
+    pub fn put_shared(&mut self, key: Key, lsn: Lsn, value: Value<'_>) -> Result<()> {
+        let version = |pending: &Pending| match pending.what {
+            PendingKind::Version(_, value) => Some(ValueRef::unpack(value)),
+            PendingKind::Tombstone => None,
+        };
+        let before = self.pending.iter().rev().find_map(version);
+        let is_same = |before: &ValueRef| {
+            self.layer.values.bytes(before.position, before.len) == value.bytes()
+        };
+        let shared = before.filter(is_same).map(|before| before.position);
+        self.append(key, lsn, value, shared).map(drop)
+    }
+
     /// Appends several values, all or none. Neighbours that borrow the very same bytes (one log record that touches
     /// several pages) share one copy.
     ///
@@ -481,17 +499,25 @@ impl OpenLayer {
         Ok(())
     }
 
+    /// Does all of a commit that can fail: a [`OpenLayer::commit`] of this Lsn that follows does not. Nothing is published.
+    ///
+    /// # Errors
+    /// As [`OpenLayer::commit`].
+    pub fn prepare_commit(&mut self, lsn: Lsn) -> Result<()> {
+        let committed = Lsn(self.layer.committed.0.load(Ordering::Relaxed));
+        if lsn < self.last || lsn < committed || lsn == Lsn::MAX {
+            return Err(Error::LsnOutOfOrder { last: self.last, committed, found: lsn });
+        }
+        self.index_pending()
+    }
+
     /// Publishes everything up to `lsn` at once; nothing can be put at or below it afterwards.
     ///
     /// # Errors
     /// [`Error::LsnOutOfOrder`] when `lsn` is below an appended one; [`Error::Full`], [`Error::OutOfMemory`]. Nothing is
     /// published, and what was appended still waits for its commit.
     pub fn commit(&mut self, lsn: Lsn) -> Result<()> {
-        let committed = Lsn(self.layer.committed.0.load(Ordering::Relaxed));
-        if lsn < self.last || lsn < committed || lsn == Lsn::MAX {
-            return Err(Error::LsnOutOfOrder { last: self.last, committed, found: lsn });
-        }
-        self.index_pending()?;
+        self.prepare_commit(lsn)?;
         let counts = &self.layer.counts;
         if !self.pending.is_empty() {
             let tombstones = self

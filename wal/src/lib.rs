@@ -1,6 +1,39 @@
-//! The log's floor. It takes [`Lsn`](pagestrata_layers::Lsn) and the storage trait from the layers and treats payloads as
-//! opaque bytes.
+//! The log: append, sync, replay. Payloads are opaque bytes; from the layers it takes [`Lsn`](pagestrata_layers::Lsn), the
+//! errors and the storage trait.
 //!
-//! There is no log yet: a store promises what its flushed layers hold, and a caller streams again from the store's
-//! `disk_consistent_lsn`.
+//! ```text
+//! append: frame -> current segment (written to the operating system)      -> Position, the frame's end
+//! sync_to(position): one sync for all who wait (group commit)              -> mark: "synced up to here"
+//! free_below(sequence): whole segments, recycled for the next ones
+//! replay: segment by segment, frame by frame -> clean end | torn tail | corrupt
+//! ```
+//!
+//! # What a reader can be sure of
+//!
+//! A frame's header has a checksum of its own over the length, the kind, the Lsn, the stream, the place it was written to
+//! and the checksum of the payload, so no length is believed before it is known to be good, and nothing that an earlier use
+//! of a recycled segment left can pass for new: its place and its segment's identity are others.
+//!
+//! Every frame says up to where the log was synced when it was written, and after each sync a frame that says nothing else
+//! (a *mark*) is written before anybody is told. So there are two answers to bytes that are no frame, and they are never
+//! confused: with a mark beyond them they were synced and are damaged ([`Error::Corrupt`](pagestrata_layers::Error::Corrupt)); without one nobody was told
+//! that they were durable, and they are a torn tail ([`ReplayEnd::TornTail`]).
+//!
+//! **Invariant:** a segment's file has its name only after its header and its whole length are durable, and a frame that ends
+//! a segment is written only after the name of the next one is. So a missing segment is damage, always.
 #![deny(unsafe_code)]
+
+mod error;
+mod format;
+mod group;
+mod log;
+mod replay;
+mod segment;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+pub use error::{Error, Result};
+pub use format::{Position, SEGMENT_SIZE_MAX, SEGMENT_SIZE_MIN};
+pub use group::Durable;
+pub use log::{Log, LogOptions, LogStats};
+pub use replay::{Record, Replay, ReplayEnd, Replayed, is_segment_name};

@@ -6,7 +6,7 @@ use pagestrata::Options;
 use pagestrata_benches::{
     measure::{Clock, Sample, Turns, timed},
     report::Wanted,
-    stores::{Place, TempStore},
+    stores::{Place, TempStore, unlogged},
     updates::{BATCH, Updates},
 };
 
@@ -35,11 +35,11 @@ pub(crate) fn measure(context: &mut Context) {
 }
 
 fn case(context: &mut Context, name: &str, updates: &Updates, field: f64) {
-    let keeping = Options { pool_retained_max_bytes: 2 << 30, ..Options::default() };
-    let forgetting = Options { pool_retained_max_bytes: 0, ..Options::default() };
+    let keeping = Options { pool_retained_max_bytes: 2 << 30, ..unlogged() };
+    let forgetting = Options { pool_retained_max_bytes: 0, ..unlogged() };
     let mut turns = Turns::new();
     turns.add("tmpfs, all memory recycled", rounds(Place::Tmpfs, keeping.clone(), updates));
-    turns.add("tmpfs, default options", rounds(Place::Tmpfs, Options::default(), updates));
+    turns.add("tmpfs, default options", rounds(Place::Tmpfs, unlogged(), updates));
     turns.add("tmpfs, fresh memory", rounds(Place::Tmpfs, forgetting, updates));
     turns.add("disk, all memory recycled", rounds(Place::Disk, keeping, updates));
     let measured = turns.run(context.run.size(5, 1), Clock::Wall);

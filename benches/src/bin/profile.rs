@@ -10,7 +10,7 @@ use pagestrata::{Key, Lsn, Options, Scratch, Timeline};
 use pagestrata_benches::{
     chains::Chains,
     random::Random,
-    stores::{Place, TempStore, one_layer},
+    stores::{Place, TempStore, one_layer, unlogged},
     updates::{OBJECT, Updates},
 };
 
@@ -59,7 +59,7 @@ impl Until {
 
 /// Random 100 B records into a store that flushes as it goes, all memory recycled.
 fn ingest(until: &Until) -> u64 {
-    let options = Options { pool_retained_max_bytes: 2 << 30, ..Options::default() };
+    let options = Options { pool_retained_max_bytes: 2 << 30, ..unlogged() };
     let mut store = TempStore::new(Place::Tmpfs, options);
     let updates = Updates::random(SEED, (512 << 20) / 100, BLOCKS, 100);
     until.repeat(|| {

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::Path};
 
-use pagestrata::{Lsn, Options, Store, Timeline};
+use pagestrata::{Lsn, Store, Timeline};
 use pagestrata_postgres::{BaseBackup, PAGE_SIZE};
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ use crate::{
     Error, Progress, Result,
     identity::{IDENTITY_KEY, Identity},
     output::{as_text, size},
-    stores::storage,
+    stores::{options, storage},
 };
 
 /// What an import did.
@@ -68,7 +68,7 @@ pub fn open_base(dir: &Path) -> Result<BaseBackup> {
 /// What is wrong with the base or the store; [`Error::Imported`], [`Error::NoBase`] for a timeline that holds something.
 pub fn import(store: &Path, timeline: &str, base: &BaseBackup) -> Result<(Store, ImportReport)> {
     let checkpoint = base.control().checkpoint;
-    let (store, _) = Store::open(store, Options::default())?;
+    let (store, _) = Store::open(store, options())?;
     let timeline = match store.timeline(timeline) {
         Ok(timeline) => timeline,
         Err(pagestrata::Error::NoTimeline { .. }) => store.create_timeline(timeline, checkpoint)?,

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use pagestrata::{
-    Options, Store, Timeline,
+    Durability, Options, Store, Timeline,
     storage::{RealStorage, SharedStorage},
 };
 
@@ -28,6 +28,11 @@ pub fn open_existing(dir: &Path, timeline: &str) -> Result<(Store, Timeline)> {
 
 /// Opens a store that exists.
 pub(crate) fn existing(dir: &Path) -> Result<Store> {
-    let (store, _) = Store::open(dir, Options { create: false, ..Options::default() })?;
+    let (store, _) = Store::open(dir, Options { create: false, ..options() })?;
     Ok(store)
+}
+
+/// As this command opens stores: without a log of the store's own, for what it ingests can be read again.
+pub(crate) fn options() -> Options {
+    Options { durability: Durability::External, ..Options::default() }
 }

@@ -29,6 +29,8 @@ impl Sequence {
             compressed: random.bool(),
             block_size: random.u8(..),
             frozen_layers: random.u8(..),
+            durability: random.u8(..),
+            callers: random.bool(),
             pooled: random.u8(..4) > 0,
             start: LsnStep([64, 64, 80, 240, 254][random.usize(..5)]),
         };

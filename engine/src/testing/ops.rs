@@ -22,6 +22,10 @@ pub struct Setup {
     pub block_size: u8,
     /// One to four frozen layers.
     pub frozen_layers: u8,
+    /// With a log that is synced, half of the time; with one that is not, or with none.
+    pub durability: u8,
+    /// Whether the store has no threads.
+    pub callers: bool,
     /// Whether reclaimed memory is used again.
     pub pooled: bool,
     /// Where the timeline starts.

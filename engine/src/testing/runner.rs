@@ -9,8 +9,8 @@ use super::{
     session::{self, Session},
 };
 use crate::{
-    Compression, DetachedVersion, Kind, Lsn, OpenReport, Options, Scratch, Snapshot, Store,
-    Timeline, storage::SharedStorage,
+    Background, Compression, DetachedVersion, Durability, Kind, Lsn, OpenReport, Options, Scratch,
+    Snapshot, Store, Timeline, storage::SharedStorage,
 };
 
 /// The timeline that a sequence works on.
@@ -60,6 +60,17 @@ impl Setup {
         Options {
             open_layer_size_max_bytes: 64 << 10,
             frozen_layers_max: 1 + usize::from(self.frozen_layers) % 4,
+            durability: match self.durability % 4 {
+                0 => Durability::External,
+                1 => Durability::Buffered { sync_interval: Duration::from_secs(3600) },
+                _ => Durability::Synced,
+            },
+            background: match self.callers {
+                false => Background::Threads,
+                true => Background::Callers,
+            },
+            log_segment_size_bytes: 16 << 10,
+            log_size_max_bytes: 256 << 10,
             pool_retained_max_bytes: if self.pooled { 4 << 20 } else { 0 },
             block_size_target_bytes: 1 << (10 + self.block_size % 5),
             image_layer_size_max_bytes: 1 << 20,
@@ -108,7 +119,7 @@ pub fn run(storage: &SharedStorage, dir: &Path, sequence: &Sequence) -> Counts {
         run.end(store, &timeline, ending.unwrap_or(Ending::Close));
         drop(timeline);
         store = open(storage, dir, &options).0;
-        run.reopened(&store.timeline(TIMELINE).expect("it was created"));
+        run.reopened(&store.timeline(TIMELINE).expect("it was created"), options.durability);
         if last {
             break;
         }
@@ -175,7 +186,10 @@ impl Run {
         self.saw_durable(reached);
         // Nobody holds anything: the reclaimer frees every layer that was retired. If it does not, this never ends.
         while timeline.stats().retired_layers > 0 {
-            std::thread::yield_now();
+            match timeline.0.store.options.background {
+                Background::Threads => std::thread::yield_now(),
+                Background::Callers => drop(timeline.flush()),
+            }
         }
         let stats = timeline.stats();
         assert_eq!((stats.frozen_layers, timeline.pins().len()), (0, 0));
@@ -206,11 +220,21 @@ impl Run {
         self.durable = lsn;
     }
 
-    /// Brings the model to where the reopened store is.
-    fn reopened(&mut self, timeline: &Timeline) {
-        let back = timeline.disk_consistent_lsn();
-        self.saw_durable(back);
-        assert!(self.commits.contains(&back), "reopened at {back}, which was never committed");
+    /// Brings the model to where the reopened store is: at its last commit if there is a log, else at one that was flushed.
+    fn reopened(&mut self, timeline: &Timeline, durability: Durability) {
+        let flushed = timeline.disk_consistent_lsn();
+        self.saw_durable(flushed);
+        assert!(
+            self.commits.contains(&flushed),
+            "flushed up to {flushed}, which was never committed"
+        );
+        if durability != Durability::External {
+            assert_eq!(timeline.last_record_lsn(), self.model.last_record());
+            self.counts.add("reopens_with_a_log");
+            self.counts.add_many("replays", u64::from(flushed < self.model.committed()));
+            return;
+        }
+        let back = flushed;
         assert_eq!(timeline.last_record_lsn(), back.max(self.model.start()));
         if back < self.model.committed() {
             self.counts.add("reopens_that_lose");

@@ -13,7 +13,7 @@ use std::{
 };
 
 use pagestrata::{
-    Compression, Error, Key, Kind, LayersError, Lsn, Options, Scratch, Store, Value,
+    Compression, Durability, Error, Key, Kind, LayersError, Lsn, Options, Scratch, Store, Value,
     testing::{MemoryStorage, fill_value},
 };
 
@@ -40,6 +40,7 @@ fn options(compression: Compression) -> Options {
         block_size_target_bytes: 1 << 10,
         compression,
         store_id,
+        durability: Durability::External,
         ..Options::default()
     }
 }

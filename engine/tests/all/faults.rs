@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use pagestrata::{Error, Key, Lsn, Options, Scratch, Timeline, Value, WriteLease};
+use pagestrata::{Durability, Error, Key, Lsn, Options, Scratch, Timeline, Value, WriteLease};
 
 use crate::memory_storage::{Fault, MemoryStorage};
 
@@ -13,6 +13,7 @@ const TRIES: usize = 3;
 fn options() -> Options {
     Options {
         store_id: Some(7),
+        durability: Durability::External,
         flush_retry_delay: Duration::from_millis(1),
         flush_retry_delay_max: Duration::from_millis(1),
         ..Options::default()

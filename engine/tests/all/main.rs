@@ -4,6 +4,7 @@ mod damage;
 mod faults;
 mod flushing;
 mod imports;
+mod log;
 mod memory_storage;
 mod model;
 mod store;

@@ -7,6 +7,7 @@
 //! | layer removed | 3 | timeline u64, sequence u64 |
 //! | disk-consistent Lsn | 4 | timeline u64, Lsn u64 |
 //! | next sequence | 5 | sequence u64 |
+//! | start of the log | 6 | sequence u32 of a segment |
 
 use std::collections::BTreeMap;
 
@@ -48,6 +49,8 @@ pub enum Edit {
     },
     /// No layer has this sequence number or a higher one.
     NextSequence(u64),
+    /// The log begins with the segment of this sequence number, or a later one that was said before.
+    LogStart(u32),
 }
 
 /// A layer file as the manifest knows it.
@@ -66,6 +69,8 @@ pub struct State {
     pub timelines: BTreeMap<u64, TimelineState>,
     /// No layer has this sequence number or a higher one.
     pub next_sequence: u64,
+    /// The first segment of the log that is needed. None: there is no log.
+    pub log_start: Option<u32>,
 }
 
 /// What the edits of one timeline add up to.
@@ -111,6 +116,10 @@ impl Edit {
                 out.push(5);
                 out.extend_from_slice(&sequence.to_le_bytes());
             }
+            Edit::LogStart(sequence) => {
+                out.push(6);
+                out.extend_from_slice(&sequence.to_le_bytes());
+            }
         }
     }
 
@@ -137,7 +146,8 @@ impl Edit {
             3 => Edit::RemoveLayer { timeline: fields.u64()?, sequence: fields.u64()? },
             4 => Edit::DiskConsistent { timeline: fields.u64()?, lsn: Lsn(fields.u64()?) },
             5 => Edit::NextSequence(fields.u64()?),
-            tag => return Err(mismatch("a tag of 1 to 5", tag)),
+            6 => Edit::LogStart(u32::from_le_bytes(fields.array()?)),
+            tag => return Err(mismatch("a tag of 1 to 6", tag)),
         })
     }
 }
@@ -315,6 +325,8 @@ impl State {
                     ));
                 }
                 Edit::NextSequence(sequence) => next_sequence = *sequence,
+                // Flushes of two timelines can come in another order than they were looked up in.
+                Edit::LogStart(_) => {}
             }
         }
         Ok(())
@@ -356,6 +368,9 @@ impl State {
                     self.timeline(*timeline).disk_consistent_lsn = *lsn
                 }
                 Edit::NextSequence(sequence) => self.next_sequence = *sequence,
+                Edit::LogStart(sequence) => {
+                    self.log_start = self.log_start.max(Some(*sequence));
+                }
             }
         }
     }
@@ -367,6 +382,7 @@ impl State {
     /// The fewest edits that lead here.
     pub(super) fn to_edits(&self) -> Vec<Edit> {
         let mut edits = vec![Edit::NextSequence(self.next_sequence)];
+        edits.extend(self.log_start.map(Edit::LogStart));
         for (&timeline, state) in &self.timelines {
             edits.push(Edit::CreateTimeline {
                 timeline,

@@ -236,6 +236,16 @@ impl Space {
         unsafe { std::slice::from_raw_parts(self.address(position.0), len) }
     }
 
+    /// The bytes of values that lie one behind the other from `position` on, `len` in all.
+    ///
+    /// They are those of several [`Appender::append_bytes`] in this space, each of which begins where the one that was
+    /// made after it ends.
+    pub(super) fn neighbours(&self, position: Position, len: usize) -> &[u8] {
+        // SAFETY: as for `bytes`, for each of the values. Together they are one range of one chunk: a value ends where one
+        // of another chunk begins only if that one's offset is zero, and no offset is.
+        unsafe { std::slice::from_raw_parts(self.address(position.0), len) }
+    }
+
     /// Asks the processor to fetch the line of a node that holds its byte at `offset`.
     #[inline]
     pub(super) fn prefetch_node<T>(&self, id: Id<T>, offset: usize) {

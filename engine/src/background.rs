@@ -1,0 +1,129 @@
+//! The store's threads, and what stands in for them when it has none: how work is asked for, done, and ended.
+
+use std::{sync::Arc, sync::atomic::Ordering, thread::JoinHandle, time::Duration};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::{Background, Durability, Error, Result, store::StoreShared};
+
+/// How a thread of the store is told that there is work, or that it shall end.
+#[derive(Default)]
+pub(crate) struct Wakeup {
+    state: Mutex<WakeupState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct WakeupState {
+    work: bool,
+    stop: bool,
+}
+
+impl Wakeup {
+    pub(crate) fn wake(&self) {
+        self.state.lock().work = true;
+        self.changed.notify_one();
+    }
+
+    pub(crate) fn stop(&self) {
+        self.state.lock().stop = true;
+        self.changed.notify_one();
+    }
+
+    /// Waits for work, at most as long as `retry` says if it says so; false: the thread shall end.
+    fn wait(&self, retry: Option<Duration>) -> bool {
+        let mut state = self.state.lock();
+        while !state.work && !state.stop {
+            match retry {
+                None => self.changed.wait(&mut state),
+                Some(delay) => {
+                    if self.changed.wait_for(&mut state, delay).timed_out() {
+                        break;
+                    }
+                }
+            }
+        }
+        state.work = false;
+        !state.stop
+    }
+}
+
+/// Tells everybody who waits for a flush when the flushing thread panics, which would be a defect: nobody waits for ever.
+struct ToldOfPanic<'s>(&'s StoreShared);
+
+impl Drop for ToldOfPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Before the list is taken: a timeline that is not in it yet sees this when it is put there.
+            self.0.flusher_panicked.store(true, Ordering::Relaxed);
+            self.0.all_timelines().iter().for_each(|timeline| timeline.stop_flushing());
+        }
+    }
+}
+
+/// Starts the threads that the options ask for.
+pub(crate) fn spawn_threads(
+    shared: &Arc<StoreShared>,
+    threads: &mut Vec<JoinHandle<()>>,
+) -> Result<()> {
+    if shared.options.background == Background::Callers {
+        return Ok(());
+    }
+    let mut spawn = |name: &str, work: fn(&StoreShared)| -> Result<()> {
+        let shared = shared.clone();
+        let spawned =
+            std::thread::Builder::new().name(name.to_owned()).spawn(move || work(&shared));
+        threads.push(spawned.map_err(Error::Thread)?);
+        Ok(())
+    };
+    spawn("pagestrata-flush", StoreShared::flush_until_stopped)?;
+    spawn("pagestrata-reclaim", StoreShared::reclaim_until_stopped)?;
+    if shared.options.durability != Durability::External {
+        spawn("pagestrata-log", StoreShared::log_until_stopped)?;
+    }
+    Ok(())
+}
+
+impl StoreShared {
+    /// One layer of each timeline at a time: a busy writer of one does not keep those of the others waiting.
+    fn flush_until_stopped(&self) {
+        let _told = ToldOfPanic(self);
+        let mut retry = None;
+        while self.flusher.wait(retry) {
+            self.roll_overdue();
+            let delays =
+                self.all_timelines().into_iter().filter_map(|timeline| timeline.flush_oldest());
+            retry = delays.min();
+        }
+    }
+
+    /// Frees what nobody holds any more, each time that somebody has let go.
+    ///
+    /// No timer: a layer that is held for ever costs its memory and nothing else. All who hold a version of the map or a layer
+    /// in memory let go first and wake then: a reader when it pins anew, unpins or is dropped, a snapshot, a detached
+    /// version, a look at the map, a flush. Guards, scans and what reads return borrow from one of these.
+    fn reclaim_until_stopped(&self) {
+        while self.reclaimer.wait(None) {
+            self.all_timelines().iter().for_each(|timeline| timeline.reclaim());
+        }
+    }
+
+    /// Prepares segments and syncs for futures, when asked; and syncs in intervals if nobody else does.
+    fn log_until_stopped(&self) {
+        let interval = match self.options.durability {
+            Durability::Buffered { sync_interval } => Some(sync_interval),
+            Durability::Synced | Durability::External => None,
+        };
+        while self.logger.wait(interval) {
+            let log = self.log();
+            log.work();
+            if interval.is_some()
+                && let Err(error) = log.sync()
+            {
+                // Everybody who writes is told, and `stats` tells too.
+                tracing::error!(%error, "the log cannot be synced: the store is read-only");
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! [`CommitTicket`]: what a commit has promised, waited for by a thread or as a future.
+
+use std::{
+    fmt,
+    future::{Future, IntoFuture},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use pagestrata_layers::Lsn;
+use pagestrata_wal::{Durable, Log, Position};
+
+use crate::{Background, Durability, Error, Options, Result};
+
+/// Stands for a commit. What it promises is the store's [`Durability`](crate::Durability).
+///
+/// It can be awaited too, on any executor: what `wait` does is then done by the store's own thread (without threads of its own,
+/// [`Background::Callers`](crate::Background::Callers), by the first poll, which blocks).
+///
+/// ```
+/// # use pagestrata::{CommitTicket, Result};
+/// async fn acknowledge(ticket: CommitTicket) -> Result<()> {
+///     ticket.await // no runtime of ours is needed
+/// }
+/// ```
+pub struct CommitTicket {
+    lsn: Lsn,
+    /// None: there is nothing to wait for.
+    log: Option<Waiting>,
+}
+
+struct Waiting {
+    log: Arc<Log>,
+    end: Position,
+    /// Until it is synced; else there is only a failure to be told of.
+    synced: bool,
+    background: Background,
+}
+
+impl CommitTicket {
+    pub(crate) fn new(
+        lsn: Lsn,
+        log: &Arc<Log>,
+        end: Option<Position>,
+        options: &Options,
+    ) -> CommitTicket {
+        let waiting = |end| Waiting {
+            log: log.clone(),
+            end,
+            synced: options.durability == Durability::Synced,
+            background: options.background,
+        };
+        CommitTicket { lsn, log: end.map(waiting) }
+    }
+
+    /// The Lsn that was committed.
+    #[must_use]
+    pub fn lsn(&self) -> Lsn {
+        self.lsn
+    }
+
+    /// Returns once the commit is as durable as the store promises: with [`Durability::Synced`] once the log is synced past
+    /// it, else at once. All who wait at the same time share a sync.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`]: the log has failed. After a reopen the commit is there whole, or not at all.
+    pub fn wait(self) -> Result<()> {
+        match &self.log {
+            Some(Waiting { log, end, synced: true, .. }) => Ok(log.sync_to(*end)?),
+            Some(Waiting { log, synced: false, .. }) => not_failed(log),
+            None => Ok(()),
+        }
+    }
+}
+
+fn not_failed(log: &Log) -> Result<()> {
+    log.failure().map_or(Ok(()), |cause| Err(Error::ReadOnly { cause: cause.to_string() }))
+}
+
+impl IntoFuture for CommitTicket {
+    type Output = Result<()>;
+    type IntoFuture = Acknowledged;
+
+    fn into_future(self) -> Acknowledged {
+        Acknowledged(match self.log {
+            Some(Waiting { log, end, synced: true, background: Background::Threads }) => {
+                State::Synced(log.durable(end))
+            }
+            _ => State::Blocking(Some(self)),
+        })
+    }
+}
+
+/// The future of a [`CommitTicket`]: ready once the commit is as durable as the store promises.
+#[derive(Debug)]
+#[must_use = "a future does nothing unless it is awaited"]
+pub struct Acknowledged(State);
+
+#[derive(Debug)]
+enum State {
+    Synced(Durable),
+    /// Taken by the poll that is ready.
+    Blocking(Option<CommitTicket>),
+}
+
+impl Future for Acknowledged {
+    type Output = Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        match &mut self.0 {
+            State::Synced(durable) => Pin::new(durable).poll(context).map_err(Error::from),
+            State::Blocking(ticket) => {
+                Poll::Ready(ticket.take().expect("polled after it was ready").wait())
+            }
+        }
+    }
+}
+
+impl fmt::Debug for CommitTicket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = self.log.as_ref().map(|waiting| waiting.end);
+        f.debug_struct("CommitTicket").field("lsn", &self.lsn).field("log_end", &end).finish()
+    }
+}

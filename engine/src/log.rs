@@ -1,0 +1,160 @@
+//! The store's log as its timelines use it: begun when the first commit comes, freed as flushes complete, kept within
+//! its bound by flushes that are asked for.
+
+use std::{path::PathBuf, sync::Arc};
+
+use pagestrata_layers::{Lsn, OpenLayer, manifest::edit::Edit};
+use pagestrata_wal::{Log, LogOptions, Position, Replayed};
+
+use crate::{Background, Durability, Error, Result, store::StoreShared, timeline::TimelineShared};
+
+const LOG_NAME: &str = "log";
+
+impl StoreShared {
+    pub(crate) fn log_dir(&self) -> PathBuf {
+        self.dir.join(LOG_NAME)
+    }
+
+    /// Takes up the log where its replay has ended. Called once, before anybody else has the store.
+    pub(crate) fn set_log(self: &Arc<Self>, replayed: Replayed) {
+        let weak = Arc::downgrade(self);
+        let wake = move || {
+            if let Some(shared) = weak.upgrade() {
+                shared.logger.wake();
+            }
+        };
+        let options = LogOptions {
+            store: self.id,
+            segment_size: self.options.log_segment_size_bytes,
+            wake: match self.options.background {
+                Background::Threads => Some(Arc::new(wake)),
+                Background::Callers => None,
+            },
+        };
+        let log = Log::new(self.storage.clone(), &self.log_dir(), options, replayed);
+        for timeline in self.all_timelines() {
+            log.free_below(None, timeline.number, timeline.disk_consistent_lsn());
+        }
+        assert!(self.log.set(Arc::new(log)).is_ok(), "a store takes up its log once");
+    }
+
+    pub(crate) fn log(&self) -> &Arc<Log> {
+        self.log.get().expect("set when the store was opened")
+    }
+
+    /// Nothing is written any more once the store is closed, or read-only.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        self.check_open()?;
+        self.read_only_cause().map_or(Ok(()), |cause| Err(Error::ReadOnly { cause }))
+    }
+
+    /// Why the store is read-only, if it is.
+    pub(crate) fn read_only_cause(&self) -> Option<String> {
+        // While the store is being opened there is no log yet that could have failed.
+        self.log.get()?.failure().map(|cause| cause.to_string())
+    }
+
+    /// Writes what is pending in a layer to the log, as the commit of `lsn`. None: the store's durability needs no log.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`], [`Error::Layers`], [`Error::ReadOnly`]: it is not committed.
+    pub(crate) fn log_commit(
+        &self,
+        timeline: u64,
+        writer: &OpenLayer,
+        lsn: Lsn,
+    ) -> Result<Option<Position>> {
+        if self.options.durability == Durability::External {
+            return Ok(None);
+        }
+        self.begin_log()?;
+        let log = self.log();
+        let mut end = Position::default();
+        writer.write_records(|payload| -> Result<()> {
+            end = log.append(timeline, lsn, payload)?;
+            Ok(())
+        })?;
+        Ok(Some(end))
+    }
+
+    /// Makes the first segment if there is none, and says so in the manifest: from then on it has to be there.
+    fn begin_log(&self) -> Result<()> {
+        if self.log_begun.get().is_some() {
+            return Ok(());
+        }
+        let _one_at_a_time = self.log_beginning.lock();
+        if self.log_begun.get().is_none() {
+            let start = self.log().start()?;
+            self.append_edits(&[Edit::LogStart(start)])?;
+            let _ = self.log_begun.set(());
+        }
+        Ok(())
+    }
+
+    /// Where the log will begin once everything of a timeline up to `lsn` is in layer files.
+    pub(crate) fn log_start_after(&self, timeline: u64, lsn: Lsn) -> Option<u32> {
+        self.log.get()?.start_after(timeline, lsn)
+    }
+
+    /// Frees the log below `start`, which the manifest knows, now that everything of a timeline up to `lsn` is in layer files.
+    pub(crate) fn free_log(&self, start: Option<u32>, timeline: u64, lsn: Lsn) {
+        if let Some(log) = self.log.get() {
+            log.free_below(start, timeline, lsn);
+        }
+    }
+
+    /// Whether the log is so long that layers have to be flushed to free it.
+    fn is_log_overdue(&self) -> bool {
+        self.log.get().is_some_and(|log| log.bytes() > self.options.log_size_max_bytes / 2)
+    }
+
+    /// The timelines that the oldest segment waits for, and up to which Lsn each has to be flushed.
+    fn overdue_timelines(&self) -> Vec<(Arc<TimelineShared>, Lsn)> {
+        let needs = self.log().oldest_needs();
+        let lsn_of = |number| needs.iter().find(|need| need.0 == number).map(|need| need.1);
+        let all = self.all_timelines().into_iter();
+        all.filter_map(|timeline| lsn_of(timeline.number).map(|lsn| (timeline, lsn))).collect()
+    }
+
+    /// Rolls the timelines that keep the log from being freed, but for those whose write lease is taken: they roll at their
+    /// next commit.
+    pub(crate) fn roll_overdue(&self) {
+        if self.is_log_overdue() {
+            for (timeline, lsn) in self.overdue_timelines() {
+                // What cannot be frozen now is when the next flush has made room.
+                timeline.roll_unless_leased(lsn);
+            }
+        }
+    }
+
+    /// Before a commit: as long as the log has its full length, waits for flushes that free some of it.
+    pub(crate) fn wait_for_log_room(&self) -> Result<()> {
+        while self.log().bytes() > self.options.log_size_max_bytes {
+            let timelines = self.overdue_timelines();
+            if timelines.is_empty() {
+                return Ok(());
+            }
+            for (timeline, lsn) in timelines {
+                timeline.roll_unless_leased(lsn);
+                timeline.wait_flushed()?;
+                if timeline.disk_consistent_lsn() < lsn {
+                    let (bytes, timeline) = (self.log().bytes(), timeline.name.clone());
+                    return Err(Error::LogFull { bytes, timeline });
+                }
+                // Until also the log is freed: that is the last thing a flush does.
+                drop(timeline.flushing.lock());
+            }
+        }
+        Ok(())
+    }
+
+    /// After a commit: whether the open layer of its timeline, which begins at `start`, keeps the log from being freed.
+    pub(crate) fn is_overdue(&self, timeline: u64, start: Lsn) -> bool {
+        if !self.is_log_overdue() {
+            return false;
+        }
+        // Those that nobody writes to now are rolled by whoever flushes.
+        self.wake_flusher();
+        self.log().oldest_needs().iter().any(|&(of, lsn)| of == timeline && start <= lsn)
+    }
+}

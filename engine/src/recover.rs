@@ -1,0 +1,152 @@
+//! Recovery: the log's records, from the disk-consistent Lsn of each timeline on, back into its open layer.
+//!
+//! A commit is skipped if it is in layer files already, and taken if it follows the one before: each says which that was, so a
+//! commit that is missing is found whatever has swallowed it. Anything else is corruption.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use pagestrata_layers::{
+    Lsn, OpenLayer,
+    commit_record::{CommitPart, Entry, Mismatch},
+};
+use pagestrata_wal::{Record, Replay, ReplayEnd, Replayed};
+use parking_lot::MutexGuard;
+
+use crate::{Error, LayersError, OpenReport, Result, store::StoreShared, timeline::TimelineShared};
+
+/// How far the opening of a store has come; see [`Store::open_with_progress`](crate::Store::open_with_progress).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OpenProgress {
+    /// How much of the log was replayed, in bytes.
+    pub replayed_bytes: u64,
+    /// The length of the log's segments, in bytes; the last one may not be full.
+    pub log_bytes: u64,
+}
+
+/// How often the caller is told how far it is, in bytes of the log.
+const PROGRESS_BYTES: u64 = 4 << 20;
+
+/// A timeline that is being recovered.
+struct Recovering<'t> {
+    timeline: &'t Arc<TimelineShared>,
+    writer: MutexGuard<'t, OpenLayer>,
+    /// What was in layer files when the store was opened.
+    disk_consistent_lsn: Lsn,
+    /// The commit of which a part has been read, but not the last one.
+    partial: Option<Lsn>,
+}
+
+/// Replays the log from the segment `start` on. Returns what was found, and the damage that ended it if the options say that the
+/// store shall be opened all the same.
+pub(crate) fn replay_log(
+    shared: &StoreShared,
+    timelines: &[Arc<TimelineShared>],
+    start: Option<u32>,
+    progress: &mut dyn FnMut(OpenProgress),
+    report: &mut OpenReport,
+) -> Result<(Replayed, Option<String>)> {
+    let open = || Replay::open(shared.storage.clone(), &shared.log_dir(), shared.id, start);
+    let mut recovering: BTreeMap<u64, Recovering<'_>> = timelines
+        .iter()
+        .map(|timeline| {
+            let recovering = Recovering {
+                timeline,
+                writer: timeline.writer.lock(),
+                disk_consistent_lsn: timeline.disk_consistent_lsn(),
+                partial: None,
+            };
+            (timeline.number, recovering)
+        })
+        .collect();
+    let replayed = open().map_err(Error::from).and_then(|replay| {
+        let mut told = OpenProgress { replayed_bytes: 0, log_bytes: replay.bytes()? };
+        let mut bytes = 0;
+        replay.run(&mut |record: Record<'_>| {
+            bytes += record.payload.len() as u64;
+            if bytes - told.replayed_bytes >= PROGRESS_BYTES {
+                told.replayed_bytes = bytes;
+                progress(told);
+            }
+            let corrupt = |(expected, found): Mismatch| -> Error {
+                LayersError::corrupt(record.path, record.offset, "log record", expected, found)
+                    .into()
+            };
+            let known = recovering.get_mut(&record.stream);
+            let timeline = known.ok_or_else(|| {
+                corrupt(("a timeline of the store".to_owned(), record.stream.to_string()))
+            })?;
+            report.log_commits += u64::from(timeline.replay(&record, corrupt)?);
+            Ok(())
+        })
+    });
+    // What was never committed whole is not there.
+    recovering.values_mut().for_each(|timeline| timeline.writer.abort());
+    match replayed {
+        Ok(replayed) => {
+            report.log_segments = replayed.segments;
+            report.log_records = replayed.records;
+            report.log_bytes = replayed.bytes;
+            report.log_cut_bytes = replayed.cut_bytes;
+            report.log_torn_at = match replayed.end {
+                ReplayEnd::CleanEnd => None,
+                ReplayEnd::TornTail { at } => Some(at.to_string()),
+            };
+            Ok((replayed, None))
+        }
+        Err(Error::Layers(LayersError::Corrupt(damage))) if shared.options.salvage_log => {
+            Ok((Replayed::default(), Some(damage.to_string())))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+impl Recovering<'_> {
+    /// Takes a record. Whether it has committed something.
+    fn replay(&mut self, record: &Record<'_>, corrupt: impl Fn(Mismatch) -> Error) -> Result<bool> {
+        if record.lsn <= self.disk_consistent_lsn {
+            return Ok(false);
+        }
+        let part = CommitPart::decode(record.payload).map_err(&corrupt)?;
+        let committed = self.writer.layer().committed_lsn();
+        if part.previous != committed {
+            let expected = format!("a commit behind {committed}");
+            return Err(corrupt((expected, format!("one behind {}", part.previous))));
+        }
+        if part.is_first {
+            // One before it was never finished.
+            self.writer.abort();
+        } else if self.partial != Some(record.lsn) {
+            let expected = format!("the first part of the commit of {}", record.lsn);
+            return Err(corrupt((expected, "another".to_owned())));
+        }
+        self.partial = (!part.is_last).then_some(record.lsn);
+        let refused = |error: LayersError| match error {
+            LayersError::OutOfMemory { .. } | LayersError::Full { .. } => error.into(),
+            error => corrupt(("entries that can be committed".to_owned(), error.to_string())),
+        };
+        let mut shared_with: Option<&[u8]> = None;
+        for entry in part.entries() {
+            match entry.map_err(&corrupt)? {
+                Entry::Put(key, lsn, value) => {
+                    let is_shared = shared_with.replace(value.bytes()).is_some_and(|before| {
+                        std::ptr::eq(before, value.bytes()) && !before.is_empty()
+                    });
+                    match is_shared {
+                        true => self.writer.put_shared(key, lsn, value),
+                        false => self.writer.put(key, lsn, value),
+                    }
+                    .map_err(refused)?;
+                }
+                Entry::Drop(key, lsn) => {
+                    self.writer.drop_blocks(key.object, key.block, lsn).map_err(refused)?;
+                }
+            }
+        }
+        if !part.is_last {
+            return Ok(false);
+        }
+        self.writer.commit(record.lsn).map_err(refused)?;
+        self.timeline.recovered(record.lsn, &mut self.writer);
+        Ok(true)
+    }
+}

@@ -1,0 +1,89 @@
+//! What is pending in an open layer, as records of a log: the values are written from where they lie.
+
+use std::sync::atomic::Ordering;
+
+use super::{OpenLayer, Pending, PendingKind, index::ValueRef, memory::Position};
+use crate::{
+    Key, Lsn,
+    commit_record::{EntryKind, PartEncoder},
+};
+
+/// A part of a commit is closed when values and table hold this much. A value may make it longer, by as much as a value can.
+const PART_BYTES: usize = 256 << 10;
+
+impl OpenLayer {
+    /// Hands out what is pending as the payloads of log records ([`crate::commit_record`]), one or several, each as slices
+    /// that follow one another. The values among them are those of the layer: nothing but heads and tables is copied.
+    ///
+    /// # Errors
+    /// What `append` returns; it is not called again then.
+    pub fn write_records<E>(
+        &self,
+        mut append: impl FnMut(&[&[u8]]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let previous = Lsn(self.layer.committed.0.load(Ordering::Relaxed));
+        let mut rest = &self.pending[..];
+        let mut first = true;
+        loop {
+            let mut part = PartEncoder::new(previous);
+            let mut runs = Runs::default();
+            let mut taken = 0;
+            for pending in rest {
+                if taken > 0 && part.table_len() + runs.bytes >= PART_BYTES {
+                    break;
+                }
+                self.push(pending, &mut part, &mut runs);
+                taken += 1;
+            }
+            rest = &rest[taken..];
+            let head = part.finish(first, rest.is_empty());
+            let values = runs.runs.iter().rev();
+            let values = values.map(|&(position, len)| self.layer.values.neighbours(position, len));
+            let slices: Vec<_> = std::iter::once(&head[..]).chain(values).collect();
+            append(&slices)?;
+            if rest.is_empty() {
+                return Ok(());
+            }
+            first = false;
+        }
+    }
+
+    fn push(&self, pending: &Pending, part: &mut PartEncoder, runs: &mut Runs) {
+        let object = self.layer.nodes.node(pending.object).object();
+        let key = Key { object, block: pending.block };
+        let kind = match pending.what {
+            PendingKind::Tombstone => EntryKind::Tombstone,
+            PendingKind::Version(_, value) => {
+                let ValueRef { position, len, kind } = ValueRef::unpack(value);
+                EntryKind::Version(kind, runs.push(position, len).then_some(len))
+            }
+        };
+        part.push(key, pending.lsn, kind);
+    }
+}
+
+/// Values that lie one behind the other, in the order they were put, which is from the end of a chunk to its start.
+#[derive(Default)]
+struct Runs {
+    runs: Vec<(Position, usize)>,
+    /// The last value.
+    last: Option<(Position, usize)>,
+    bytes: usize,
+}
+
+impl Runs {
+    /// Adds a value, unless it is the one that was added last.
+    fn push(&mut self, position: Position, len: usize) -> bool {
+        if self.last.replace((position, len)) == Some((position, len)) {
+            return false;
+        }
+        self.bytes += len;
+        match self.runs.last_mut() {
+            Some(run) if position.raw() + len as u64 == run.0.raw() => {
+                *run = (position, run.1 + len);
+            }
+            _ => self.runs.push((position, len)),
+        }
+        true
+    }
+}

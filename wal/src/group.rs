@@ -1,0 +1,302 @@
+//! Group commit: one sync serves all who wait for it.
+//!
+//! Whoever waits and finds no sync under way does one, for everything that was appended by then; the others wait for it and
+//! look again. Nobody waits for a thread of the log's own, but who cannot wait (a future) leaves a waker and asks for one.
+//!
+//! Protocol, checked by `loom` in `tests`:
+//!
+//! 1. `synced` only grows, and only after a sync that began when everything up to it was written.
+//! 2. A sync that fails, or panics, is the last: everybody who waits or comes later gets its cause.
+//! 3. Nobody waits without a sync under way, so nobody waits for ever.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use crate::{Error, Log, Result, format::Position};
+
+#[cfg(not(all(test, loom)))]
+mod primitives {
+    pub(super) use parking_lot::{Condvar, Mutex, MutexGuard};
+
+    pub(super) fn wait<'m, T>(
+        changed: &Condvar,
+        mut guard: MutexGuard<'m, T>,
+    ) -> MutexGuard<'m, T> {
+        changed.wait(&mut guard);
+        guard
+    }
+}
+
+#[cfg(all(test, loom))]
+mod primitives {
+    pub(super) use loom::sync::{Condvar, MutexGuard};
+
+    #[derive(Debug, Default)]
+    pub(super) struct Mutex<T>(loom::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(super) fn new(value: T) -> Mutex<T> {
+            Mutex(loom::sync::Mutex::new(value))
+        }
+
+        pub(super) fn lock(&self) -> MutexGuard<'_, T> {
+            self.0.lock().unwrap()
+        }
+    }
+
+    pub(super) fn wait<'m, T>(changed: &Condvar, guard: MutexGuard<'m, T>) -> MutexGuard<'m, T> {
+        changed.wait(guard).unwrap()
+    }
+}
+
+use primitives::{Condvar, Mutex, MutexGuard, wait};
+
+/// Who waits for what.
+#[derive(Debug)]
+pub(crate) struct Group {
+    state: Mutex<State>,
+    /// A sync has ended.
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Everything before it is durable.
+    synced: Position,
+    syncing: bool,
+    failed: Option<Arc<str>>,
+    /// Futures, and what they wait for.
+    wakers: Vec<(Position, Waker)>,
+    syncs: u64,
+}
+
+/// Ends a sync, also one that panics.
+struct Leading<'g> {
+    group: &'g Group,
+    outcome: std::result::Result<Position, Arc<str>>,
+}
+
+impl Drop for Leading<'_> {
+    fn drop(&mut self) {
+        let mut state = self.group.state.lock();
+        state.syncing = false;
+        state.syncs += 1;
+        match &self.outcome {
+            Ok(end) => state.synced = state.synced.max(*end),
+            Err(cause) => {
+                state.failed.get_or_insert_with(|| cause.clone());
+            }
+        }
+        let (synced, failed) = (state.synced, state.failed.is_some());
+        let is_done = |waiting: &(Position, Waker)| failed || waiting.0 <= synced;
+        let done: Vec<_> = state.wakers.extract_if(.., |waiting| is_done(waiting)).collect();
+        drop(state);
+        self.group.changed.notify_all();
+        done.into_iter().for_each(|(_, waker)| waker.wake());
+    }
+}
+
+impl Group {
+    /// Everything before `synced` is durable already.
+    pub(crate) fn new(synced: Position, failed: Option<Arc<str>>) -> Group {
+        let state = State { synced, failed, ..State::default() };
+        Group { state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// Waits until everything before `position` is durable, by `sync` if nobody else is at it. It returns how far it went.
+    pub(crate) fn wait_for(
+        &self,
+        position: Position,
+        sync: impl Fn() -> std::result::Result<Position, Arc<str>>,
+    ) -> Result<()> {
+        let mut state = self.state.lock();
+        loop {
+            if state.synced >= position {
+                return Ok(());
+            }
+            if let Some(cause) = &state.failed {
+                return Err(Error::Failed { cause: cause.clone() });
+            }
+            if state.syncing {
+                state = wait(&self.changed, state);
+                continue;
+            }
+            state.syncing = true;
+            drop(state);
+            let mut leading = Leading { group: self, outcome: Err("a sync panicked".into()) };
+            leading.outcome = sync();
+            drop(leading);
+            state = self.state.lock();
+        }
+    }
+
+    /// Whether everything before `position` is durable; if that is not known yet, `waker` is woken when it is.
+    fn poll(&self, position: Position, waker: &Waker) -> Poll<Result<()>> {
+        let mut state = self.state.lock();
+        if state.synced >= position {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(cause) = &state.failed {
+            return Poll::Ready(Err(Error::Failed { cause: cause.clone() }));
+        }
+        if !state.wakers.iter().any(|(at, other)| *at == position && other.will_wake(waker)) {
+            state.wakers.push((position, waker.clone()));
+        }
+        Poll::Pending
+    }
+
+    /// The furthest that a future waits for.
+    pub(crate) fn wanted(&self) -> Option<Position> {
+        self.state.lock().wakers.iter().map(|(position, _)| *position).max()
+    }
+
+    /// From now on everything fails, with the cause of the first failure.
+    pub(crate) fn fail(&self, cause: Arc<str>) -> Error {
+        self.fail_in(self.state.lock(), cause)
+    }
+
+    fn fail_in(&self, mut state: MutexGuard<'_, State>, cause: Arc<str>) -> Error {
+        let cause = state.failed.get_or_insert(cause).clone();
+        let wakers = std::mem::take(&mut state.wakers);
+        drop(state);
+        self.changed.notify_all();
+        wakers.into_iter().for_each(|(_, waker)| waker.wake());
+        Error::Failed { cause }
+    }
+
+    /// As [`Group::fail`], once no sync is under way.
+    pub(crate) fn close(&self, cause: Arc<str>) {
+        let mut state = self.state.lock();
+        while state.syncing {
+            state = wait(&self.changed, state);
+        }
+        self.fail_in(state, cause);
+    }
+
+    /// Why everything fails, if it does.
+    pub(crate) fn failure(&self) -> Option<Arc<str>> {
+        self.state.lock().failed.clone()
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        self.failure().map_or(Ok(()), |cause| Err(Error::Failed { cause }))
+    }
+
+    /// How far the log is synced, and how many syncs that took.
+    pub(crate) fn synced(&self) -> (Position, u64) {
+        let state = self.state.lock();
+        (state.synced, state.syncs)
+    }
+}
+
+/// Becomes ready once the log is synced past a position. Needs no runtime: the log's own background work does the sync.
+#[derive(Debug)]
+#[must_use = "a future does nothing unless it is awaited"]
+pub struct Durable {
+    pub(crate) log: Arc<Log>,
+    pub(crate) position: Position,
+}
+
+impl Future for Durable {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        let polled = self.log.group().poll(self.position, context.waker());
+        if polled.is_pending() {
+            self.log.wake();
+        }
+        polled
+    }
+}
+
+#[cfg(all(test, loom))]
+mod tests {
+    use super::*;
+    use loom::{
+        sync::{
+            Arc as LoomArc,
+            atomic::{AtomicU64, Ordering},
+        },
+        thread,
+    };
+
+    /// A log that is a number: what was appended, and what is durable of it.
+    struct Appended {
+        group: Group,
+        end: AtomicU64,
+        durable: AtomicU64,
+    }
+
+    fn sync(appended: &Appended) -> std::result::Result<Position, Arc<str>> {
+        let end = appended.end.load(Ordering::Acquire);
+        appended.durable.store(end, Ordering::Release);
+        Ok(Position(end))
+    }
+
+    fn appended() -> LoomArc<Appended> {
+        LoomArc::new(Appended {
+            group: Group::new(Position(0), None),
+            end: AtomicU64::new(0),
+            durable: AtomicU64::new(0),
+        })
+    }
+
+    #[test]
+    fn nobody_is_told_before_it_is_durable_and_nobody_waits_for_ever() {
+        loom::model(|| {
+            let log = appended();
+            let commit = |log: &Appended| {
+                let position = log.end.fetch_add(1, Ordering::AcqRel) + 1;
+                log.group.wait_for(Position(position), || sync(log)).unwrap();
+                assert!(log.durable.load(Ordering::Acquire) >= position, "told too early");
+            };
+            let threads: Vec<_> = (0..2)
+                .map(|_| {
+                    let log = log.clone();
+                    thread::spawn(move || commit(&log))
+                })
+                .collect();
+            commit(&log);
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn a_failure_reaches_everybody_who_is_not_durable() {
+        loom::model(|| {
+            let log = appended();
+            let commit = |log: &Appended| {
+                let position = log.end.fetch_add(1, Ordering::AcqRel) + 1;
+                log.group.wait_for(Position(position), || Err("planted".into())).is_err()
+            };
+            let other = {
+                let log = log.clone();
+                thread::spawn(move || commit(&log))
+            };
+            assert!(commit(&log));
+            assert!(other.join().unwrap());
+            assert_eq!(log.durable.load(Ordering::Acquire), 0);
+        });
+    }
+
+    #[test]
+    fn a_future_is_woken_by_whoever_syncs() {
+        loom::model(|| {
+            let log = appended();
+            log.end.store(1, Ordering::Release);
+            let other = {
+                let log = log.clone();
+                thread::spawn(move || log.group.wait_for(Position(1), || sync(&log)).unwrap())
+            };
+            loom::future::block_on(std::future::poll_fn(|context| {
+                log.group.poll(Position(1), context.waker())
+            }))
+            .unwrap();
+            other.join().unwrap();
+        });
+    }
+}

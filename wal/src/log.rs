@@ -1,0 +1,572 @@
+//! [`Log`]: appending to the current segment, syncing it, going on to the next one, freeing those that nobody needs.
+//!
+//! Locks, each taken only before those further down: the appender; the spare segments; the group's state. None is held
+//! during a sync, and the spares' only while one is prepared.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    io::IoSlice,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use pagestrata_layers::{
+    Error as LayersError, Lsn,
+    storage::{File, SharedStorage},
+};
+use parking_lot::Mutex;
+
+use crate::{
+    Durable, Error, Replayed, Result,
+    format::{
+        END_LEN, FRAME_ALIGN, FRAME_HEADER_LEN, FrameHeader, FrameKind, Position,
+        SEGMENT_HEADER_LEN, SEGMENT_SIZE_MAX, SegmentHeader, frame_len,
+    },
+    group::Group,
+    replay::{KnownSegment, ReplayEnd},
+    segment::{SegmentReader, create, fresh_header, recycle, segment_path, started_header},
+};
+
+/// Behind a record there is always room for the marks of the syncs that can be under way, and for the segment's end.
+const RESERVED_LEN: u64 = 2 * FRAME_HEADER_LEN as u64 + END_LEN;
+/// How many segments that nobody needs are kept for the next ones.
+const FREE_MAX: usize = 2;
+/// Segments that are made for one long record are a multiple of it.
+const LONG_SEGMENT_UNIT: u64 = 64 << 10;
+
+/// What a log is opened with.
+#[derive(Clone)]
+pub struct LogOptions {
+    /// Goes into every checksum.
+    pub store: u128,
+    /// Length of a segment, in bytes: [`crate::SEGMENT_SIZE_MIN`] to [`SEGMENT_SIZE_MAX`]. A record that is longer gets a longer one.
+    pub segment_size: u64,
+    /// Called when there is something for [`Log::work`] to do, if anybody shall do it in the background.
+    pub wake: Option<Arc<dyn Fn() + Send + Sync>>,
+}
+
+/// What a log has done and holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogStats {
+    /// Segments that are needed.
+    pub segments: u64,
+    /// Their lengths, in bytes.
+    pub bytes: u64,
+    /// Records appended since it was opened.
+    pub records: u64,
+    /// The lengths of their frames, in bytes.
+    pub appended_bytes: u64,
+    /// Syncs since it was opened.
+    pub syncs: u64,
+    /// Why it takes nothing more, if it does not.
+    pub failure: Option<String>,
+}
+
+/// The log of a store. Shared by all its threads.
+pub struct Log {
+    storage: SharedStorage,
+    dir: PathBuf,
+    options: LogOptions,
+    appender: Mutex<Appender>,
+    spares: Mutex<Spares>,
+    /// The current segment is half full and there is no other.
+    wants_spare: AtomicBool,
+    /// The lengths of the segments that are needed, in bytes. Changed under the appender's lock.
+    bytes: AtomicU64,
+    group: Group,
+}
+
+/// The end of the log, and what is known of the rest.
+struct Appender {
+    tail: Tail,
+    /// Those that are needed, oldest first; the last one is appended to.
+    segments: VecDeque<KnownSegment>,
+    /// Earlier segments whose end was not synced yet, oldest first.
+    unsynced: Vec<(u32, Arc<dyn File>)>,
+    /// Everything before it is durable.
+    synced: Position,
+    /// Up to which Lsn each stream needs no log any more.
+    durable: BTreeMap<u64, Lsn>,
+    /// Segments behind a torn tail: of no use, but not before the tail is sealed and synced.
+    dead: Vec<u32>,
+    records: u64,
+    appended_bytes: u64,
+}
+
+enum Tail {
+    /// There is no segment.
+    None,
+    /// As the replay has left it; opened by the first append, so that a log that is only read stays as it is.
+    At(Position, ReplayEnd),
+    Open(Current),
+}
+
+/// The segment that is appended to.
+struct Current {
+    file: Box<dyn File>,
+    /// The same file, for syncs beside appends.
+    syncer: Arc<dyn File>,
+    header: SegmentHeader,
+    seed: u32,
+    /// Where the next frame goes.
+    offset: u64,
+    /// There is something that no sync has begun to write.
+    dirty: bool,
+    /// Only its end can be appended: there may be anything behind it.
+    sealed: bool,
+}
+
+impl Current {
+    fn position(&self) -> Position {
+        Position::new(self.header.sequence, self.offset)
+    }
+
+    fn has_room_for(&self, len: u64) -> bool {
+        !self.sealed && self.offset + len + RESERVED_LEN <= self.header.len
+    }
+
+    /// Writes a frame behind the others. After an error it is not there, whatever was written of it.
+    fn write(
+        &mut self,
+        kind: FrameKind,
+        (stream, lsn): (u64, Lsn),
+        synced: Position,
+        payload: &[&[u8]],
+    ) -> pagestrata_layers::Result<()> {
+        let payload_len: usize = payload.iter().map(|part| part.len()).sum();
+        let payload_crc = payload.iter().fold(0, |crc, part| crc32c::crc32c_append(crc, part));
+        let header = FrameHeader {
+            kind,
+            position: self.position(),
+            stream,
+            lsn,
+            synced,
+            payload_len: u32::try_from(payload_len).expect("checked against a segment's length"),
+            payload_crc,
+        };
+        let frame = header.encode(self.seed);
+        let padding = [0; FRAME_ALIGN as usize];
+        let unpadded = (FRAME_HEADER_LEN + payload_len) as u64;
+        let padding = &padding[..(header.frame_len() - unpadded) as usize];
+        let mut parts = Vec::with_capacity(payload.len() + 3);
+        let started = started_header(self.header, lsn).encode();
+        let mut offset = self.offset;
+        if kind == FrameKind::Record && self.offset == SEGMENT_HEADER_LEN as u64 {
+            // The header says from now on which Lsn it begins with; it is in the same write.
+            parts.push(IoSlice::new(&started));
+            offset = 0;
+        }
+        parts.push(IoSlice::new(&frame));
+        parts.extend(payload.iter().map(|part| IoSlice::new(part)));
+        parts.push(IoSlice::new(padding));
+        self.file.write_at(offset, &parts)?;
+        self.offset += header.frame_len();
+        self.dirty |= kind != FrameKind::Mark;
+        Ok(())
+    }
+}
+
+/// Segments that are not needed now.
+#[derive(Debug)]
+struct Spares {
+    /// No segment ever had this number or a higher one.
+    next_sequence: u32,
+    /// Prepared, durable under its name.
+    ready: Option<SegmentHeader>,
+    /// Not needed any more: sequence number and length.
+    free: Vec<(u32, u64)>,
+}
+
+impl Log {
+    /// A log that goes on where a replay has ended. Nothing is written before something is appended.
+    #[must_use]
+    pub fn new(storage: SharedStorage, dir: &Path, options: LogOptions, replayed: Replayed) -> Log {
+        let Replayed { end, failure: failed, chain, tail, mut unused, .. } = replayed;
+        let highest = unused.iter().copied().chain(tail.map(Position::sequence)).max();
+        let next_sequence = highest.map_or(1, |highest| highest + 1);
+        let mut ready = None;
+        if end == ReplayEnd::CleanEnd
+            && let Some(prepared) = unused.pop_if(|last| Some(*last) == highest && tail.is_some())
+            && let Ok(reader) = SegmentReader::open(&*storage, dir, options.store, prepared)
+        {
+            ready = Some(reader.header);
+        }
+        let synced = tail.unwrap_or_default();
+        let bytes = chain.iter().map(|segment| segment.len).sum();
+        let appender = Appender {
+            tail: tail.map_or(Tail::None, |tail| Tail::At(tail, end)),
+            segments: chain.into(),
+            unsynced: Vec::new(),
+            synced,
+            durable: BTreeMap::new(),
+            dead: unused,
+            records: 0,
+            appended_bytes: 0,
+        };
+        Log {
+            storage,
+            dir: dir.to_owned(),
+            options,
+            appender: Mutex::new(appender),
+            spares: Mutex::new(Spares { next_sequence, ready, free: Vec::new() }),
+            wants_spare: AtomicBool::new(false),
+            bytes: AtomicU64::new(bytes),
+            group: Group::new(synced, failed),
+        }
+    }
+
+    pub(crate) fn group(&self) -> &Group {
+        &self.group
+    }
+
+    pub(crate) fn wake(&self) {
+        if let Some(wake) = &self.options.wake {
+            wake();
+        }
+    }
+
+    /// The first segment that is needed. Makes one if there is none: its number has to be known durably, as the start of a
+    /// later replay, before anything is appended.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`], [`Error::Layers`], [`Error::Failed`]; there is no log then.
+    pub fn start(&self) -> Result<u32> {
+        let mut appender = self.appender.lock();
+        self.group.check()?;
+        if let Some(first) = appender.segments.front() {
+            return Ok(first.sequence);
+        }
+        self.storage.create_dir(&self.dir)?;
+        if let Some(parent) = self.dir.parent() {
+            self.storage.sync_dir(parent)?;
+        }
+        let header = self.take_spare(0)?;
+        self.go_on_in(&mut appender, header)?;
+        Ok(header.sequence)
+    }
+
+    /// Appends a record: hands it to the operating system. Returns its end, to be waited for.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`] and [`Error::Layers`]: nothing was appended, and it can be tried again. [`Error::Failed`].
+    ///
+    /// # Panics
+    /// Without a [`Log::start`].
+    pub fn append(&self, stream: u64, lsn: Lsn, payload: &[&[u8]]) -> Result<Position> {
+        let payload_len: u64 = payload.iter().map(|part| part.len() as u64).sum();
+        let len = frame_len(payload_len);
+        if len + RESERVED_LEN + SEGMENT_HEADER_LEN as u64 > SEGMENT_SIZE_MAX {
+            let max = SEGMENT_SIZE_MAX - RESERVED_LEN - SEGMENT_HEADER_LEN as u64;
+            return Err(LayersError::Full { what: "a record of the log, in bytes,", max }.into());
+        }
+        let mut appender = self.appender.lock();
+        // Under the lock: whoever closes the log takes it after that.
+        self.group.check()?;
+        self.make_room(&mut appender, len)?;
+        let synced = appender.synced;
+        let Tail::Open(current) = &mut appender.tail else { unreachable!("made room in it") };
+        current
+            .write(FrameKind::Record, (stream, lsn), synced, payload)
+            .map_err(|error| self.failed_write(error))?;
+        let (end, half) = (current.position(), current.offset > current.header.len / 2);
+        let known = appender.segments.back_mut().expect("the current one");
+        let highest = known.streams.entry(stream).or_insert(lsn);
+        *highest = lsn.max(*highest);
+        appender.records += 1;
+        appender.appended_bytes += len;
+        drop(appender);
+        if half && !self.wants_spare.swap(true, Ordering::Relaxed) {
+            self.wake();
+        }
+        Ok(end)
+    }
+
+    /// A frame that was not written whole is not there, and the next one takes its place; a disk that is full can be waited for.
+    fn failed_write(&self, error: LayersError) -> Error {
+        if Error::is_no_space(&error) {
+            return Error::NoSpace(error);
+        }
+        self.group.fail(error.to_string().into())
+    }
+
+    /// Sees to it that a frame of this length fits in the current segment.
+    fn make_room(&self, appender: &mut Appender, len: u64) -> Result<()> {
+        if let Tail::At(tail, end) = appender.tail {
+            appender.tail = Tail::Open(self.open_tail(tail, end)?);
+        }
+        if let Tail::Open(current) = &appender.tail
+            && current.has_room_for(len)
+        {
+            return Ok(());
+        }
+        let header = self.take_spare(len)?;
+        let gone_on = self.go_on_in(appender, header);
+        if gone_on.is_err() {
+            self.spares.lock().ready = Some(header);
+        }
+        gone_on
+    }
+
+    fn open_tail(&self, tail: Position, end: ReplayEnd) -> Result<Current> {
+        let reader =
+            SegmentReader::open(&*self.storage, &self.dir, self.options.store, tail.sequence())?;
+        let current = self.open_current(reader.header)?;
+        let sealed = end != ReplayEnd::CleanEnd;
+        Ok(Current { offset: tail.offset(), sealed, ..current })
+    }
+
+    fn open_current(&self, header: SegmentHeader) -> Result<Current> {
+        let path = segment_path(&self.dir, header.sequence);
+        Ok(Current {
+            file: self.storage.open(&path)?,
+            syncer: self.storage.open(&path)?.into(),
+            seed: header.seed(),
+            header,
+            offset: SEGMENT_HEADER_LEN as u64,
+            dirty: false,
+            sealed: false,
+        })
+    }
+
+    /// Ends the current segment, if there is one, and goes on in one that is durable under its name.
+    fn go_on_in(&self, appender: &mut Appender, header: SegmentHeader) -> Result<()> {
+        let next = self.open_current(header)?;
+        let synced = appender.synced;
+        if let Tail::Open(current) = &mut appender.tail {
+            let sequence = u64::from(header.sequence).to_le_bytes();
+            current
+                .write(FrameKind::End, (0, Lsn::INVALID), synced, &[&sequence])
+                .map_err(|error| self.failed_write(error))?;
+            let ended = (current.header.sequence, current.syncer.clone());
+            appender.unsynced.push(ended);
+        }
+        appender.tail = Tail::Open(next);
+        appender.segments.push_back(KnownSegment {
+            sequence: header.sequence,
+            len: header.len,
+            streams: BTreeMap::new(),
+        });
+        self.bytes.fetch_add(header.len, Ordering::Relaxed);
+        self.wants_spare.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// A segment that a frame of this length fits in; it is prepared now unless it was before.
+    fn take_spare(&self, len: u64) -> Result<SegmentHeader> {
+        let needed = SEGMENT_HEADER_LEN as u64 + len + RESERVED_LEN;
+        let mut spares = self.spares.lock();
+        match spares.ready.take() {
+            Some(ready) if ready.len >= needed => return Ok(ready),
+            // Too short, and its number is too low for any segment after the one that is made now.
+            Some(ready) => {
+                let _ = self.storage.remove(&segment_path(&self.dir, ready.sequence));
+            }
+            None => {}
+        }
+        let size = match needed > self.options.segment_size {
+            true => needed.next_multiple_of(LONG_SEGMENT_UNIT).min(SEGMENT_SIZE_MAX),
+            false => self.options.segment_size,
+        };
+        self.prepare(&mut spares, size).map_err(Error::of_preparing)
+    }
+
+    /// Makes a segment, of one that nobody needs any more if there is one of this length.
+    fn prepare(&self, spares: &mut Spares, len: u64) -> pagestrata_layers::Result<SegmentHeader> {
+        let sequence = spares.next_sequence;
+        if sequence == u32::MAX {
+            return Err(LayersError::Full { what: "the log's sequence", max: u64::from(u32::MAX) });
+        }
+        let header = fresh_header(self.options.store, sequence, len);
+        // Whatever fails: a number is used once.
+        spares.next_sequence += 1;
+        match spares.free.iter().position(|&(_, free_len)| free_len == len) {
+            Some(at) => {
+                let (old, _) = spares.free.swap_remove(at);
+                recycle(&*self.storage, &self.dir, old, &header)?;
+            }
+            None => create(&*self.storage, &self.dir, &header)?,
+        }
+        Ok(header)
+    }
+
+    /// Waits until everything before `position` is durable. One sync serves all who wait.
+    ///
+    /// # Errors
+    /// [`Error::Failed`]: whether what was appended since the last sync is durable is not known, and no sync will tell.
+    pub fn sync_to(&self, position: Position) -> Result<()> {
+        self.group.wait_for(position, || self.sync_now())
+    }
+
+    /// As [`Log::sync_to`] for everything that was appended.
+    ///
+    /// # Errors
+    /// As [`Log::sync_to`].
+    pub fn sync(&self) -> Result<()> {
+        let end = {
+            let appender = self.appender.lock();
+            match &appender.tail {
+                Tail::Open(current) if current.dirty || !appender.unsynced.is_empty() => {
+                    current.position()
+                }
+                _ => return self.group.check(),
+            }
+        };
+        self.sync_to(end)
+    }
+
+    /// As [`Log::sync_to`], as a future: [`Log::work`] has to be done by somebody who is woken.
+    pub fn durable(self: &Arc<Self>, position: Position) -> Durable {
+        Durable { log: self.clone(), position }
+    }
+
+    /// Syncs everything that is written by now, and marks that it is durable before anybody is told. By one thread at a time.
+    fn sync_now(&self) -> std::result::Result<Position, Arc<str>> {
+        let (files, end) = {
+            let mut appender = self.appender.lock();
+            let mut files = appender.unsynced.clone();
+            let Tail::Open(current) = &mut appender.tail else { return Ok(appender.synced) };
+            if std::mem::take(&mut current.dirty) {
+                files.push((current.header.sequence, current.syncer.clone()));
+            }
+            (files, current.position())
+        };
+        for (_, file) in &files {
+            file.sync().map_err(|error| error.to_string())?;
+        }
+        let mut appender = self.appender.lock();
+        appender.unsynced.retain(|(sequence, _)| *sequence >= end.sequence());
+        appender.synced = end;
+        let Tail::Open(current) = &mut appender.tail else { return Ok(end) };
+        // A segment that has nothing in it yet says more by its first record.
+        let has_room = current.offset + FRAME_HEADER_LEN as u64 + END_LEN <= current.header.len;
+        if has_room && current.offset > SEGMENT_HEADER_LEN as u64 {
+            match current.write(FrameKind::Mark, (0, Lsn::INVALID), end, &[]) {
+                Err(error) if !Error::is_no_space(&error) => return Err(error.to_string().into()),
+                _ => {}
+            }
+        }
+        Ok(end)
+    }
+
+    /// Does what there is to do in the background: prepares the next segment, syncs for futures.
+    pub fn work(&self) {
+        if let Some(position) = self.group.wanted() {
+            // Whoever waits for it is told.
+            let _ = self.sync_to(position);
+        }
+        if self.wants_spare.load(Ordering::Relaxed) {
+            let mut spares = self.spares.lock();
+            if spares.ready.is_none() {
+                // What fails here fails again, and is told, when the segment is needed.
+                spares.ready = self.prepare(&mut spares, self.options.segment_size).ok();
+            }
+        }
+    }
+
+    /// The first segment that would be needed if everything of `stream` up to `lsn` were durable elsewhere; none without a log.
+    #[must_use]
+    pub fn start_after(&self, stream: u64, lsn: Lsn) -> Option<u32> {
+        let appender = self.appender.lock();
+        let is_needed = |segment: &&KnownSegment| {
+            segment.streams.iter().any(|(&of, &highest)| {
+                let durable = appender.durable.get(&of).copied().unwrap_or_default();
+                let durable = if of == stream { durable.max(lsn) } else { durable };
+                !cfg!(planted_bug = "log_freed_early") && highest > durable
+            })
+        };
+        let first = appender.segments.iter().find(is_needed).or(appender.segments.back());
+        first.map(|segment| segment.sequence)
+    }
+
+    /// Says that everything of `stream` up to `lsn` is durable elsewhere, and frees the segments below `start`, which is known
+    /// durably to be where the next replay begins.
+    pub fn free_below(&self, start: Option<u32>, stream: u64, lsn: Lsn) {
+        let mut unused = Vec::new();
+        {
+            let mut appender = self.appender.lock();
+            let durable = appender.durable.entry(stream).or_default();
+            *durable = lsn.max(*durable);
+            let Some(start) = start else { return };
+            while appender.segments.len() > 1 && appender.segments[0].sequence < start {
+                let freed = appender.segments.pop_front().expect("more than one");
+                appender.unsynced.retain(|(sequence, _)| *sequence != freed.sequence);
+                self.bytes.fetch_sub(freed.len, Ordering::Relaxed);
+                unused.push((freed.sequence, freed.len));
+            }
+            let dead = appender.dead.extract_if(.., |sequence| *sequence < start);
+            unused.extend(dead.map(|sequence| (sequence, 0)));
+        }
+        if self.group.failure().is_some() {
+            return;
+        }
+        let mut spares = self.spares.lock();
+        for (sequence, len) in unused {
+            if spares.free.len() < FREE_MAX && len == self.options.segment_size {
+                spares.free.push((sequence, len));
+            } else {
+                // At best: what is left is removed when the log is opened.
+                let _ = self.storage.remove(&segment_path(&self.dir, sequence));
+            }
+        }
+    }
+
+    /// The lengths of the segments that are needed, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// The streams that need the oldest segment, and up to which Lsn they have to be durable elsewhere so that it can be freed.
+    #[must_use]
+    pub fn oldest_needs(&self) -> Vec<(u64, Lsn)> {
+        let appender = self.appender.lock();
+        let needs = |segment: &KnownSegment| -> Vec<(u64, Lsn)> {
+            let not_durable = segment.streams.iter().filter(|&(stream, highest)| {
+                appender.durable.get(stream).is_none_or(|durable| highest > durable)
+            });
+            not_durable.map(|(&stream, &highest)| (stream, highest)).collect()
+        };
+        // The last segment stays, whoever needs it.
+        let last = appender.segments.len().saturating_sub(1);
+        let mut all = appender.segments.iter().take(last).map(needs);
+        all.find(|needs| !needs.is_empty()).unwrap_or_default()
+    }
+
+    /// Why nothing can be appended any more, if so.
+    #[must_use]
+    pub fn failure(&self) -> Option<Arc<str>> {
+        self.group.failure()
+    }
+
+    /// Ends it: waits for the append and the sync that are under way; after them nothing is written any more, and everybody
+    /// who waits is told so.
+    pub fn close(&self) {
+        self.group.close("it is closed".into());
+        drop(self.appender.lock());
+    }
+
+    /// What it has done and holds.
+    #[must_use]
+    pub fn stats(&self) -> LogStats {
+        let (_, syncs) = self.group.synced();
+        let appender = self.appender.lock();
+        LogStats {
+            segments: appender.segments.len() as u64,
+            bytes: self.bytes(),
+            records: appender.records,
+            appended_bytes: appender.appended_bytes,
+            syncs,
+            failure: self.group.failure().map(|cause| cause.to_string()),
+        }
+    }
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,196 @@
+//! Segment files: their names, how one comes to be, and reading one from front to back.
+
+use std::{
+    io::IoSlice,
+    path::{Path, PathBuf},
+};
+
+use pagestrata_layers::{
+    Error, Lsn, Result,
+    storage::{File, Storage},
+};
+
+use crate::format::{FRAME_HEADER_LEN, FrameHeader, Position, SEGMENT_HEADER_LEN, SegmentHeader};
+
+const EXTENSION: &str = "log";
+const TEMPORARY_EXTENSION: &str = "tmp";
+/// How much is read, and written when a file is made, at once. Small enough that what was just read is still in a core's
+/// cache when it is checked and copied.
+const CHUNK_BYTES: usize = 256 << 10;
+
+pub(crate) fn segment_path(dir: &Path, sequence: u32) -> PathBuf {
+    dir.join(format!("{sequence:016X}.{EXTENSION}"))
+}
+
+fn temporary_path(dir: &Path, sequence: u32) -> PathBuf {
+    dir.join(format!("{sequence:016X}.{TEMPORARY_EXTENSION}"))
+}
+
+/// The sequence number in a file's name, and whether the file is one that was on its way.
+pub(crate) fn parse_name(name: &str) -> Option<(u32, bool)> {
+    let (stem, extension) = name.rsplit_once('.')?;
+    let is_temporary = match extension {
+        EXTENSION => false,
+        TEMPORARY_EXTENSION => true,
+        _ => return None,
+    };
+    let digits = |byte: u8| byte.is_ascii_digit() || (b'A'..=b'F').contains(&byte);
+    let is_name = stem.len() == 16 && stem.bytes().all(digits);
+    let sequence = u64::from_str_radix(stem, 16).ok().filter(|_| is_name)?;
+    Some((u32::try_from(sequence).ok()?, is_temporary))
+}
+
+/// Makes a segment, its whole length written and durable, and then its name: nothing of it has to be allocated later, and
+/// blocks that were written before sync in half the time of new ones (112 us against 204, 4 KiB each).
+///
+/// An error leaves nothing but, at worst, a temporary file.
+pub(crate) fn create(storage: &dyn Storage, dir: &Path, header: &SegmentHeader) -> Result<()> {
+    let temporary = temporary_path(dir, header.sequence);
+    if storage.exists(&temporary)? {
+        storage.remove(&temporary)?;
+    }
+    let made = write_new(storage, &temporary, header)
+        .and_then(|()| storage.rename(&temporary, &segment_path(dir, header.sequence)));
+    if made.is_err() {
+        // At best: what is left is removed when the log is opened.
+        let _ = storage.remove(&temporary);
+    }
+    made.and_then(|()| storage.sync_dir(dir))
+}
+
+fn write_new(storage: &dyn Storage, path: &Path, header: &SegmentHeader) -> Result<()> {
+    let mut file = storage.create(path)?;
+    let len = usize::try_from(header.len).expect("a segment's length");
+    let zeros = vec![0; CHUNK_BYTES.min(len)];
+    file.append(&header.encode())?;
+    let mut left = len - SEGMENT_HEADER_LEN;
+    while left > 0 {
+        let piece = left.min(zeros.len());
+        file.append(&zeros[..piece])?;
+        left -= piece;
+    }
+    file.sync()
+}
+
+/// Makes a segment of one that nobody needs any more, of the same length. What it held stays in it: no frame of it is
+/// valid under the new header.
+pub(crate) fn recycle(
+    storage: &dyn Storage,
+    dir: &Path,
+    old: u32,
+    header: &SegmentHeader,
+) -> Result<()> {
+    let path = segment_path(dir, old);
+    let mut file = storage.open(&path)?;
+    let found = file.len()?;
+    if found != header.len {
+        return Err(Error::corrupt(&path, 0, "segment length", header.len, found));
+    }
+    file.write_at(0, &[IoSlice::new(&header.encode())])?;
+    file.sync()?;
+    storage.rename(&path, &segment_path(dir, header.sequence))?;
+    storage.sync_dir(dir)
+}
+
+/// A segment that is read from front to back.
+#[derive(Debug)]
+pub(crate) struct SegmentReader {
+    pub(crate) file: Box<dyn File>,
+    pub(crate) header: SegmentHeader,
+    pub(crate) seed: u32,
+    /// What is in memory, and where in the file it begins.
+    buffer: Vec<u8>,
+    buffer_start: u64,
+    buffer_len: usize,
+}
+
+impl SegmentReader {
+    /// Opens a segment and checks its header.
+    pub(crate) fn open(
+        storage: &dyn Storage,
+        dir: &Path,
+        store: u128,
+        sequence: u32,
+    ) -> Result<SegmentReader> {
+        let path = segment_path(dir, sequence);
+        let file = storage.open(&path).map_err(|error| {
+            error.of_required("log segment", format_args!("a segment, sequence {sequence:X}"))
+        })?;
+        let len = file.len()?;
+        if len < SEGMENT_HEADER_LEN as u64 {
+            let expected = format_args!("at least {SEGMENT_HEADER_LEN}");
+            return Err(Error::corrupt(&path, len, "segment length", expected, len));
+        }
+        let mut bytes = [0; SEGMENT_HEADER_LEN];
+        file.read_at(0, &mut bytes)?;
+        let header = SegmentHeader::decode(&bytes, &path, store, sequence, len)?;
+        let seed = header.seed();
+        Ok(SegmentReader { file, header, seed, buffer: Vec::new(), buffer_start: 0, buffer_len: 0 })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    pub(crate) fn position(&self, offset: u64) -> Position {
+        Position::new(self.header.sequence, offset)
+    }
+
+    /// `len` bytes from `offset` on; `None`: the segment ends before.
+    pub(crate) fn bytes(&mut self, offset: u64, len: usize) -> Result<Option<&[u8]>> {
+        let end = offset.checked_add(len as u64).filter(|&end| end <= self.header.len);
+        let Some(end) = end else { return Ok(None) };
+        if offset < self.buffer_start || end > self.buffer_start + self.buffer_len as u64 {
+            let rest = usize::try_from(self.header.len - offset).expect("a segment's length");
+            let wanted = len.max(CHUNK_BYTES).min(rest);
+            if self.buffer.len() < wanted {
+                self.buffer.resize(wanted, 0);
+            }
+            self.buffer_len = 0;
+            self.file.read_at(offset, &mut self.buffer[..wanted])?;
+            (self.buffer_start, self.buffer_len) = (offset, wanted);
+        }
+        let from = (offset - self.buffer_start) as usize;
+        Ok(Some(&self.buffer[from..from + len]))
+    }
+
+    /// The header of the frame at `offset`, if there is one that fits in the segment.
+    pub(crate) fn frame_header(&mut self, offset: u64) -> Result<Option<FrameHeader>> {
+        let (seed, position, len) = (self.seed, self.position(offset), self.header.len);
+        let Some(bytes) = self.bytes(offset, FRAME_HEADER_LEN)? else { return Ok(None) };
+        let bytes = bytes.try_into().expect("a header's length");
+        let header = FrameHeader::decode(bytes, seed, position);
+        Ok(header.filter(|header| offset + header.frame_len() <= len))
+    }
+
+    /// The payload of a frame, if it is whole.
+    pub(crate) fn payload(&mut self, header: &FrameHeader) -> Result<Option<&[u8]>> {
+        let offset = header.position.offset() + FRAME_HEADER_LEN as u64;
+        let bytes = self.bytes(offset, header.payload_len as usize)?;
+        Ok(bytes.filter(|bytes| crc32c::crc32c(bytes) == header.payload_crc))
+    }
+
+    /// Writes again what is there from `from` to `to`, so that the next sync writes it to the device whatever became of
+    /// the sync before.
+    pub(crate) fn rewrite(&mut self, from: u64, to: u64) -> Result<()> {
+        let mut at = from;
+        while at < to {
+            let len = (to - at).min(CHUNK_BYTES as u64);
+            let bytes =
+                self.bytes(at, len as usize)?.expect("bytes that were read before").to_vec();
+            self.file.write_at(at, &[IoSlice::new(&bytes)])?;
+            at += len;
+        }
+        Ok(())
+    }
+}
+
+/// The header of a segment that nothing was appended to yet.
+pub(crate) fn fresh_header(store: u128, sequence: u32, len: u64) -> SegmentHeader {
+    SegmentHeader { store, sequence, first_lsn: None, len }
+}
+
+/// As [`fresh_header`], with the Lsn of its first record.
+pub(crate) fn started_header(header: SegmentHeader, first: Lsn) -> SegmentHeader {
+    SegmentHeader { first_lsn: Some(first), ..header }
+}
