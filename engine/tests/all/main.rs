@@ -4,7 +4,6 @@ mod damage;
 mod faults;
 mod flushing;
 mod imports;
-mod memory_storage;
 mod model;
 mod store;
 mod support;
