@@ -11,6 +11,7 @@ use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use pagestrata::{
     LayerKind, LayersError, PageVersion,
+    storage::Storage,
     testing::{KeyChoice, SimulatedStorage, ValueChoice, fill_value},
 };
 use pagestrata_layers::{

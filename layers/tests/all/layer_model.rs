@@ -229,12 +229,13 @@ fn an_image_layer_knows_what_is_absent() {
 
 #[test]
 fn what_is_refused_changes_nothing() {
-    let (storage, path) = (SimulatedStorage::default(), Path::new("delta"));
-    let create = || {
-        LayerWriter::create(&storage, path, ID, LayerKind::Delta, WriterOptions::default()).unwrap()
+    let storage = SimulatedStorage::default();
+    let create = |path: &str| {
+        let (path, options) = (Path::new(path), WriterOptions::default());
+        LayerWriter::create(&storage, path, ID, LayerKind::Delta, options).unwrap()
     };
     let (key, value) = (Key::new(2, 2), Value::Image(b"x"));
-    let mut writer = create();
+    let mut writer = create("refused");
     writer.put(key, Lsn(5), value).unwrap();
     for (key, lsn) in [(key, 5), (key, 4), (Key::new(2, 1), 9), (Key::new(1, 3), 9)] {
         let error = writer.put(key, Lsn(lsn), value).unwrap_err();
@@ -245,15 +246,14 @@ fn what_is_refused_changes_nothing() {
     assert!(matches!(error, Error::ValueTooLong { .. }), "{error}");
     writer.put(key, Lsn(6), Value::Image(&long[1..])).unwrap();
     writer.finish(KeyRange::ALL, Lsn(1)..Lsn(7), &[]).unwrap();
-    let refused = storage.bytes(path);
-    let mut writer = create();
+    let mut writer = create("plain");
     writer.put(key, Lsn(5), value).unwrap();
     writer.put(key, Lsn(6), Value::Image(&long[1..])).unwrap();
     writer.finish(KeyRange::ALL, Lsn(1)..Lsn(7), &[]).unwrap();
-    assert!(refused == storage.bytes(path));
+    assert!(storage.bytes(Path::new("refused")) == storage.bytes(Path::new("plain")));
 
     let tombstone = Tombstone { object: 1, lsn: Lsn(3), first_block: 0 };
-    let error = create().finish(KeyRange::ALL, Lsn(1)..Lsn(7), &[tombstone; 2]).unwrap_err();
+    let error = create("third").finish(KeyRange::ALL, Lsn(1)..Lsn(7), &[tombstone; 2]).unwrap_err();
     assert!(matches!(error, Error::OutOfOrder { .. }), "{error}");
 }
 
