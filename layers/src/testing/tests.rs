@@ -329,3 +329,48 @@ fn names_follow_the_rules_of_a_file_system() {
     storage.sync_dir(path(".")).unwrap();
     assert_eq!(storage.crash(&mut none_kept).list(path("")).unwrap(), ["dir", "dis"]);
 }
+
+/// The bytes of a sector, with zeros behind the end of the file, cut to `len`.
+fn sector(bytes: &[u8], number: usize, len: usize) -> Vec<u8> {
+    let mut sector = bytes.get(number * 512..).unwrap_or_default().to_vec();
+    sector.resize(512, 0);
+    sector.truncate(len);
+    sector
+}
+
+/// Against the plain list of all images since the last sync: a crash makes nothing up.
+#[test]
+fn random_writes_and_cuts_leave_only_what_was_there() {
+    for seed in 0..300 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let (storage, mut file) = synced(&[1; 700]);
+        let mut images = vec![storage.bytes(path("/file"))];
+        for value in 2..40 {
+            match random.u8(..8) {
+                0 => file.truncate(random.u64(..2500)).unwrap(),
+                1 => file.append(&vec![value; random.usize(..900)]).unwrap(),
+                2 => {
+                    file.sync().unwrap();
+                    images.clear();
+                }
+                _ => write(&mut *file, random.u64(..2000), &vec![value; random.usize(..900)]),
+            }
+            images.push(storage.bytes(path("/file")));
+            let bytes = |left: SimulatedStorage| left.bytes(path("/file"));
+            assert_eq!(&bytes(storage.crash(&mut none_kept)), &images[0], "{seed}");
+            assert_eq!(bytes(storage.crash(&mut all_kept)), storage.bytes(path("/file")), "{seed}");
+            for _ in 0..8 {
+                let left = bytes(storage.crash_seeded(&mut random));
+                assert!(images.iter().any(|image| image.len() == left.len()), "{seed}");
+                for (number, found) in left.chunks(512).enumerate() {
+                    // Of a version that a later cut has shortened, the rest is zeros.
+                    let was = |image: &Vec<u8>| {
+                        let was = sector(image, number, found.len());
+                        found.iter().zip(was).all(|(found, was)| *found == was || *found == 0)
+                    };
+                    assert!(images.iter().any(was), "{seed}: sector {number}");
+                }
+            }
+        }
+    }
+}
