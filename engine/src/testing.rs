@@ -5,22 +5,23 @@
 //!                                                      \-> Model; whatever the two answer is compared
 //! ```
 //!
+//! The files of it are real ones, or those of a [`SimulatedStorage`], which fails on demand and can be crashed.
+//!
 //! **Invariants:** the model shares no code with the engine, only its words (keys, Lsns, kinds). A sequence runs the same way each time,
 //! but for what background flushes and reclaims get done in between: no answer may depend on that, and the one
 //! that does (where a store is after it was reopened without a flush) is taken from the engine and checked for being possible.
 //!
 //! ```
-//! use pagestrata::testing::{MemoryStorage, Sequence, Size, run};
+//! use pagestrata::testing::{SimulatedStorage, Sequence, Size, run};
 //!
 //! let sequence = Sequence::random(&mut fastrand::Rng::with_seed(7), Size::Short);
-//! let storage = MemoryStorage::default().shared();
+//! let storage = SimulatedStorage::new().shared();
 //! let counts = run(&storage, "store".as_ref(), &sequence); // panics where engine and model differ
 //! assert!(counts.get("reads") > 0);
 //! ```
 
 mod counts;
 mod generate;
-mod memory;
 mod model;
 mod ops;
 mod runner;
@@ -29,10 +30,13 @@ mod unsynced;
 
 pub use counts::Counts;
 pub use generate::Size;
-pub use memory::MemoryStorage;
 pub use model::{History, Model, Refusal, Stored};
 pub use ops::{
     Ending, KeyChoice, LsnChoice, LsnStep, Op, Sequence, Setup, ValueChoice, fill_value,
+};
+pub use pagestrata_layers::testing::{
+    Choices, CrashStates, Decision, FailedSync, Failing, Failure, Fault, Operation, Script,
+    SimulatedStorage, all_kept, none_kept,
 };
 pub use runner::run;
 pub use unsynced::UnsyncedStorage;

@@ -3,7 +3,7 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use pagestrata::testing::{MemoryStorage, Op, Sequence, Size, run};
+use pagestrata::testing::{Op, Sequence, SimulatedStorage, Size, run};
 
 /// A longer list only takes longer.
 const OPS_MAX: usize = 250;
@@ -31,5 +31,5 @@ fuzz_target!(|input: Input| {
         }
     };
     sequence.ops.truncate(OPS_MAX);
-    let _ = run(&MemoryStorage::default().shared(), "store".as_ref(), &sequence);
+    let _ = run(&SimulatedStorage::new().shared(), "store".as_ref(), &sequence);
 });

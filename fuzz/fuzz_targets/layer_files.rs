@@ -11,7 +11,8 @@ use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use pagestrata::{
     LayerKind, LayersError, PageVersion,
-    testing::{KeyChoice, MemoryStorage, ValueChoice, fill_value},
+    storage::Storage,
+    testing::{KeyChoice, SimulatedStorage, ValueChoice, fill_value},
 };
 use pagestrata_layers::{
     Key, KeyRange, Kind, Lsn, ScratchArena, Walk,
@@ -45,6 +46,7 @@ enum Damage {
     Cut { len: u32 },
 }
 
+const DIR: &str = "layers";
 const PATH: &str = "layers/layer";
 const ID: LayerId = LayerId { store: 1, timeline: 2, sequence: 3 };
 const IMAGE_LSN: u64 = 500;
@@ -111,7 +113,7 @@ impl Input {
 }
 
 impl Content {
-    fn write(&self, storage: &MemoryStorage, input: &Input) {
+    fn write(&self, storage: &SimulatedStorage, input: &Input) {
         let options = WriterOptions {
             block_size_target_bytes: 1 << (10 + input.block_size % 5),
             compression: match input.compressed {
@@ -251,7 +253,8 @@ fn check_error(error: &LayersError) {
 }
 
 fuzz_target!(|input: Input| {
-    let (storage, content) = (MemoryStorage::default(), input.content());
+    let (storage, content) = (SimulatedStorage::new(), input.content());
+    storage.create_dir(Path::new(DIR)).unwrap();
     content.write(&storage, &input);
     let path = Path::new(PATH);
     let file = LayerFile::open(&storage, path, None).unwrap();

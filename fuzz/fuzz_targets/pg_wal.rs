@@ -11,7 +11,7 @@ use std::{
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use pagestrata::testing::MemoryStorage;
+use pagestrata::testing::SimulatedStorage;
 use pagestrata_layers::Lsn;
 use pagestrata_postgres::{
     Error, PageVersions, Record, WalEnd, WalReader, decode_record, first_record, relation_events,
@@ -42,7 +42,7 @@ struct Known {
 }
 
 struct Sample {
-    storage: MemoryStorage,
+    storage: SimulatedStorage,
     records: Vec<Known>,
 }
 
@@ -71,7 +71,7 @@ fn sample() -> &'static Sample {
                 files.push((path, bytes));
             }
         }
-        let storage = MemoryStorage::of_files(files);
+        let storage = SimulatedStorage::of_files(files);
         let from = first_record(storage.shared(), dir()).unwrap();
         let mut reader = WalReader::open(storage.shared(), dir(), from, None, None).unwrap();
         let mut records = Vec::new();
@@ -115,7 +115,7 @@ fn read_segment(bytes: Vec<u8>) {
     let mut bytes = bytes;
     bytes.truncate(SEGMENT as usize);
     let from = Lsn(SEGMENT * 10 + 40);
-    let storage = MemoryStorage::of_files([(segment(10), bytes)]).shared();
+    let storage = SimulatedStorage::of_files([(segment(10), bytes)]).shared();
     let from = first_record(storage.clone(), dir()).unwrap_or(from);
     let Ok(mut reader) = WalReader::open(storage, dir(), from, None, None) else { return };
     while let Ok(Some(record)) = reader.next_record() {
@@ -272,7 +272,7 @@ fn read_written(records: &[(u8, u8, u16, u8)], long: Option<u8>, stop: Option<u1
     log.bytes.truncate((end - start) as usize);
     log.bytes.resize(log.bytes.len().next_multiple_of(SEGMENT as usize), 0);
     let segments = log.bytes.chunks(SEGMENT as usize).enumerate();
-    let storage = MemoryStorage::of_files(
+    let storage = SimulatedStorage::of_files(
         segments.map(|(number, bytes)| (segment(10 + number as u64), bytes.to_vec())),
     );
     let whole = expected.iter().take_while(|(_, record_end, _)| record_end.0 <= end).count();

@@ -118,7 +118,7 @@ mod tombstones;
 mod verify;
 mod writer;
 
-#[cfg(test)]
+#[cfg(all(test, feature = "testing"))]
 mod hostile;
 
 use std::{fmt, ops::Range};

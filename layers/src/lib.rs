@@ -14,6 +14,8 @@ mod lsn;
 pub mod manifest;
 mod mem_layer;
 pub mod storage;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod value;
 
 pub use arena::{ChunkPool, ScratchArena};

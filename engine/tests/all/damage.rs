@@ -14,7 +14,7 @@ use std::{
 
 use pagestrata::{
     Compression, Durability, Error, Key, Kind, LayersError, Lsn, Options, Scratch, Store, Value,
-    testing::{MemoryStorage, fill_value},
+    testing::{SimulatedStorage, fill_value},
 };
 
 use crate::support::put;
@@ -47,7 +47,7 @@ fn options(compression: Compression) -> Options {
 
 /// A store with an image layer, delta layers and what they hold. `scale`: how many times more than fits one's screen.
 fn store_of(scale: u32, compression: Compression) -> (Files, Expected) {
-    let storage = MemoryStorage::default();
+    let storage = SimulatedStorage::new();
     let created = Options { create: true, ..options(compression) };
     let (store, _) = Store::open_with(storage.shared(), DIR, created).unwrap();
     let timeline = store.create_timeline("main", Lsn(1)).unwrap();
@@ -82,9 +82,14 @@ fn store_of(scale: u32, compression: Compression) -> (Files, Expected) {
         }
     }
     store.close(std::time::Duration::ZERO).unwrap();
+    (files_of(&storage), expected)
+}
+
+/// What a store is made of, without the file that is locked.
+fn files_of(storage: &SimulatedStorage) -> Files {
     let mut files = storage.files();
     files.retain(|path, _| path.file_name().is_some_and(|name| name != "LOCK"));
-    (files, expected)
+    files
 }
 
 /// The error is of the kind that damage makes, names a file of the store, and a place in it.
@@ -113,7 +118,7 @@ fn examine(
     compression: Compression,
     what: &str,
 ) -> Seen {
-    let storage = MemoryStorage::of_files(damaged);
+    let storage = SimulatedStorage::of_files(damaged);
     let store = match Store::open_with(storage.shared(), DIR, options(compression)) {
         Ok((store, _)) => store,
         Err(error) => {
@@ -183,14 +188,14 @@ fn every_bit_and_every_length_of_a_small_store() {
         }
         let mut damaged = files.clone();
         damaged.remove(path);
-        let storage = MemoryStorage::of_files(damaged.clone());
+        let storage = SimulatedStorage::of_files(damaged.clone());
         match Store::open_with(storage.shared(), DIR, options(compression)) {
             Err(Error::Layers(LayersError::Corrupt(lost))) => {
                 assert_eq!((&lost.path, &*lost.found), (path, "nothing"), "{lost}");
             }
             other => panic!("without {name}: {other:?}"),
         }
-        assert_eq!(storage.files(), damaged, "its files are not touched");
+        assert_eq!(files_of(&storage), damaged, "its files are not touched");
         let [open, read, verify] = flips;
         let detected: u64 = flips.iter().sum();
         println!(
@@ -236,7 +241,7 @@ fn random_bits_of_a_larger_store() {
 #[test]
 fn all_damaged_files_are_reported() {
     let compression = Compression::None;
-    let storage = MemoryStorage::of_files(store_of(1, compression).0);
+    let storage = SimulatedStorage::of_files(store_of(1, compression).0);
     let open =
         || Store::open_with(storage.shared(), DIR, options(compression)).map(|(store, _)| store);
     let verify = |timeline| {

@@ -3,12 +3,17 @@
 
 use std::time::Duration;
 
-use pagestrata::{Durability, Error, Key, Lsn, Options, Scratch, Timeline, Value, WriteLease};
+use pagestrata::{
+    Durability, Error, Key, Lsn, Options, Scratch, Timeline, Value, WriteLease,
+    testing::{Decision, FailedSync, Fault, SimulatedStorage, all_kept, none_kept},
+};
 
-use crate::memory_storage::{Fault, MemoryStorage};
+use crate::support::open_in;
 
 const IMPORT_LSN: u64 = 70;
 const TRIES: usize = 3;
+/// Power failures by chance at each place.
+const SEEDS: u64 = 5;
 
 fn options() -> Options {
     Options {
@@ -57,8 +62,8 @@ fn flush(timeline: &Timeline, promised: &mut Promised) -> pagestrata::Result<()>
     Ok(())
 }
 
-fn live(storage: &MemoryStorage, promised: &mut Promised) -> pagestrata::Result<()> {
-    let store = retry(|| storage.open(options()))?;
+fn live(storage: &SimulatedStorage, promised: &mut Promised) -> pagestrata::Result<()> {
+    let store = retry(|| open_in(storage, options()))?;
     let timeline = retry(|| store.create_timeline("main", Lsn(1)))?;
     promised.created = true;
     let mut lease = timeline.write_lease()?;
@@ -110,8 +115,8 @@ fn check(timeline: &Timeline, what: &str) -> u64 {
 }
 
 /// Opens what is left, compares it, goes on with it. Returns the disk-consistent Lsn that was found.
-fn reopen(storage: &MemoryStorage, promised: &Promised, what: &str) -> u64 {
-    let store = storage.open(options()).unwrap_or_else(|error| panic!("{what}: {error}"));
+fn reopen(storage: &SimulatedStorage, promised: &Promised, what: &str) -> u64 {
+    let store = open_in(storage, options()).unwrap_or_else(|error| panic!("{what}: {error}"));
     let timeline = match store.timeline("main") {
         Ok(timeline) => timeline,
         Err(error) => {
@@ -127,7 +132,8 @@ fn reopen(storage: &MemoryStorage, promised: &Promised, what: &str) -> u64 {
     drop(lease);
     assert_eq!(timeline.flush().unwrap(), Lsn(100), "{what}");
     drop((timeline, store));
-    let store = storage.open(options()).unwrap_or_else(|error| panic!("{what}, again: {error}"));
+    let store =
+        open_in(storage, options()).unwrap_or_else(|error| panic!("{what}, again: {error}"));
     let timeline = store.timeline("main").unwrap();
     let mut reader = timeline.reader();
     assert!(reader.pin().exists(Key::new(3, 0), Lsn(100)).unwrap(), "{what}");
@@ -135,43 +141,55 @@ fn reopen(storage: &MemoryStorage, promised: &Promised, what: &str) -> u64 {
 }
 
 /// What is left after kills and power failures at this moment.
-fn crash_and_reopen(storage: &MemoryStorage, promised: &Promised, what: &str) {
+fn crash_and_reopen(storage: &SimulatedStorage, promised: &Promised, what: &str) {
     reopen(&storage.killed(), promised, &format!("{what}, killed"));
-    type Keep = fn(usize) -> bool;
-    let selections: [(&str, Keep); 5] = [
-        ("none", |_| false),
-        ("all", |_| true),
-        ("even", |n| n.is_multiple_of(2)),
-        ("odd", |n| !n.is_multiple_of(2)),
-        ("third", |n| n % 3 == 2),
-    ];
-    for (name, keep) in selections {
-        reopen(&storage.powered_off(keep), promised, &format!("{what}, power off, {name}"));
+    reopen(&storage.crash(&mut none_kept), promised, &format!("{what}, power off, none"));
+    reopen(&storage.crash(&mut all_kept), promised, &format!("{what}, power off, all"));
+    // Names without what the files hold.
+    for (name, every, which) in [("names", 1, 0), ("even", 2, 0), ("odd", 2, 1), ("third", 3, 2)] {
+        let mut n = 0;
+        let mut some_names = |decision: Decision<'_>, _: usize| match decision {
+            Decision::Name(_) => {
+                n += 1;
+                usize::from((n - 1) % every == which)
+            }
+            Decision::Len(_) | Decision::Sector(..) => 0,
+        };
+        let left = storage.crash(&mut some_names);
+        reopen(&left, promised, &format!("{what}, power off, {name}"));
+    }
+    for seed in 0..SEEDS {
+        let left = storage.crash_seeded(&mut fastrand::Rng::with_seed(seed));
+        reopen(&left, promised, &format!("{what}, power off, seed {seed}"));
     }
     // Opened after a kill, and then the power fails: what the first opening has said holds.
     let killed = storage.killed();
-    let Ok(store) = killed.open(options()) else { return };
+    let Ok(store) = open_in(&killed, options()) else { return };
     let created = store.timeline("main").is_ok();
     let disk_consistent = store.timeline("main").map_or(0, |main| main.disk_consistent_lsn().0);
     drop(store);
     let promised = Promised { created, disk_consistent };
-    reopen(&killed.powered_off(|_| false), &promised, &format!("{what}, killed, power off"));
+    reopen(&killed.crash(&mut none_kept), &promised, &format!("{what}, killed, power off"));
 }
 
 #[test]
 fn every_fault_leaves_a_store_with_all_that_was_acknowledged() {
     let calls = {
-        let (storage, mut promised) = (MemoryStorage::new(), Promised::default());
+        let (storage, mut promised) = (SimulatedStorage::new(), Promised::default());
         live(&storage, &mut promised).unwrap();
         assert_eq!(promised.disk_consistent, 90);
         crash_and_reopen(&storage, &promised, "no fault");
         storage.calls()
     };
     for call in 0..calls + 10 {
-        for (for_good, late) in [(false, false), (false, true), (true, false), (true, true)] {
-            let fault = Fault { call, for_good, late };
+        let kinds = [(false, false), (false, true), (true, false), (true, true)];
+        let syncs = [FailedSync::KeepsDirty, FailedSync::DropsDirty];
+        for ((for_good, late), failed_sync) in
+            kinds.into_iter().flat_map(|kind| syncs.map(|sync| (kind, sync)))
+        {
+            let fault = Fault { call, for_good, late, failed_sync, ..Fault::default() };
             let what = format!("{fault:?}");
-            let (storage, mut promised) = (MemoryStorage::new(), Promised::default());
+            let (storage, mut promised) = (SimulatedStorage::new(), Promised::default());
             storage.set_fault(Some(fault));
             let done = live(&storage, &mut promised);
             if let Err(error) = done {

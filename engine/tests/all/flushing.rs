@@ -7,12 +7,13 @@ use std::{
     time::Duration,
 };
 
-use pagestrata::{Error, Key, Lsn, Options, Store, Timeline, Value, storage::Storage};
-
-use crate::{
-    memory_storage::{Failing, MemoryStorage},
-    support::{LayersAway, eventually, fresh, put},
+use pagestrata::{
+    Error, Key, Lsn, Options, Store, Timeline, Value,
+    storage::Storage,
+    testing::{Failing, SimulatedStorage},
 };
+
+use crate::support::{LayersAway, eventually, fresh, open_in, put};
 
 fn small() -> Options {
     Options { open_layer_size_max_bytes: 64 << 10, frozen_layers_max: 1, ..Options::default() }
@@ -169,10 +170,10 @@ fn flushes_that_fail_again_and_again_leave_nothing_behind() {
         ("sync directory", "/store"),
     ] {
         let what = format!("{operation} {at}");
-        let storage = MemoryStorage::new();
+        let storage = SimulatedStorage::new();
         let delay = Duration::from_millis(1);
         let options = Options { flush_retry_delay: delay, flush_retry_delay_max: delay, ..small() };
-        let store = storage.open(options).unwrap();
+        let store = open_in(&storage, options).unwrap();
         let timeline = store.create_timeline("main", Lsn(1)).unwrap();
         put(&timeline, Key::new(1, 1), Lsn(2), b"x");
         let files = |dir: &str| storage.list(dir.as_ref()).unwrap();
@@ -195,8 +196,8 @@ fn flushes_that_fail_again_and_again_leave_nothing_behind() {
 /// A storage that panics takes the flushing thread with it: who waits for a flush is told, and nobody waits for ever.
 #[test]
 fn nobody_waits_for_a_flushing_thread_that_panicked() {
-    let storage = MemoryStorage::new();
-    let store = storage.open(small()).unwrap();
+    let storage = SimulatedStorage::new();
+    let store = open_in(&storage, small()).unwrap();
     let first = store.create_timeline("first", Lsn(1)).unwrap();
     put(&first, Key::new(1, 1), Lsn(2), b"x");
     storage.set_failing(Some(Failing { operation: "create", at: ".tmp", panics: true }));
@@ -209,7 +210,7 @@ fn nobody_waits_for_a_flushing_thread_that_panicked() {
         assert!(timeline.snapshot().guard().exists(Key::new(1, 2), Lsn(3)).unwrap());
     }
     assert!(store.close(Duration::ZERO).is_err());
-    let store = storage.open(small()).unwrap();
+    let store = open_in(&storage, small()).unwrap();
     assert_eq!(store.timelines().len(), 2);
 }
 

@@ -1,11 +1,11 @@
 //! Imports of images: what readers see of them, and what a failure leaves.
 
-use pagestrata::{Error, Key, Lsn, Options, Scratch, Value};
-
-use crate::{
-    memory_storage::{Fault, MemoryStorage},
-    support::{fresh, open},
+use pagestrata::{
+    Error, Key, Lsn, Options, Scratch, Value,
+    testing::{Fault, SimulatedStorage},
 };
+
+use crate::support::{fresh, open, open_in};
 
 #[test]
 fn a_guard_from_before_an_import_does_not_see_half_of_it() {
@@ -64,8 +64,8 @@ fn keys_stay_in_order_after_a_refused_image() {
 #[test]
 fn an_import_that_failed_stays_failed() {
     let calls_of = |fault: Option<Fault>| {
-        let storage = MemoryStorage::new();
-        let store = storage.open(small_layers()).unwrap();
+        let storage = SimulatedStorage::new();
+        let store = open_in(&storage, small_layers()).unwrap();
         let timeline = store.create_timeline("main", Lsn(1)).unwrap();
         let mut lease = timeline.write_lease().unwrap();
         let mut import = lease.import_images(Lsn(16)).unwrap();
@@ -88,7 +88,7 @@ fn an_import_that_failed_stays_failed() {
         storage.calls() - first
     };
     for call in 0..calls_of(None) {
-        calls_of(Some(Fault { call, for_good: false, late: false }));
+        calls_of(Some(Fault { call, ..Fault::default() }));
     }
 }
 

@@ -5,7 +5,6 @@ mod faults;
 mod flushing;
 mod imports;
 mod log;
-mod memory_storage;
 mod model;
 mod store;
 mod support;

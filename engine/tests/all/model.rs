@@ -11,7 +11,7 @@
 
 use std::{env, path::Path};
 
-use pagestrata::testing::{Counts, MemoryStorage, Sequence, Size, UnsyncedStorage, run};
+use pagestrata::testing::{Counts, Sequence, SimulatedStorage, Size, UnsyncedStorage, run};
 
 /// Each seed is a sequence of its own; of every 1000, 3 are long and 50 are of medium size.
 const SEQUENCES: u64 = 10_000;
@@ -89,12 +89,12 @@ fn size_of(seed: u64) -> Size {
 
 fn run_seed(dir: &Path, seed: u64) -> Counts {
     let _named = OnPanic(seed);
-    let dir = dir.join(seed.to_string());
     let sequence = Sequence::random(&mut fastrand::Rng::with_seed(seed), size_of(seed));
     // Files in memory for two thirds, which saves most of the time; mapped ones for the rest.
     if !seed.is_multiple_of(3) {
-        return run(&MemoryStorage::default().shared(), &dir, &sequence);
+        return run(&SimulatedStorage::new().shared(), Path::new("store"), &sequence);
     }
+    let dir = dir.join(seed.to_string());
     let counts = run(&UnsyncedStorage::shared(), &dir, &sequence);
     std::fs::remove_dir_all(&dir).unwrap();
     counts

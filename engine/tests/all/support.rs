@@ -5,10 +5,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use pagestrata::{Key, Lsn, Options, Store, Timeline, Value};
+use pagestrata::{Key, Lsn, Options, Store, Timeline, Value, testing::SimulatedStorage};
 
 pub(crate) fn open(dir: &Path) -> Store {
     Store::open(dir, Options::default()).unwrap().0
+}
+
+/// The store at `/store`, opened or made.
+pub(crate) fn open_in(storage: &SimulatedStorage, options: Options) -> pagestrata::Result<Store> {
+    Ok(Store::open_with(storage.shared(), "/store", options)?.0)
 }
 
 /// A new store in a directory of its own, with the timeline `main` from Lsn 1 on.

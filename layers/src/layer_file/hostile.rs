@@ -1,9 +1,7 @@
 //! Files with right checksums and wrong content: whoever writes one gets errors or other answers from it, but no panic,
 //! no endless loop and no allocation beyond the block cap.
 
-use std::{cell::Cell, path::Path, sync::Arc};
-
-use parking_lot::Mutex;
+use std::{cell::Cell, path::Path};
 
 use super::{
     Compression, InflateSpace, LayerFile, LayerId, LayerKind, LayerWriter, Tombstone,
@@ -15,74 +13,9 @@ use super::{
     },
     page::{PageBuilder, Place, Row},
 };
-use crate::{
-    Error, Key, KeyRange, Lsn, Result, Value,
-    storage::{File, FileMap, Lock, Storage},
-};
+use crate::{Error, Key, KeyRange, Lsn, Result, Value, testing::SimulatedStorage};
 
 const ID: LayerId = LayerId { store: 3, timeline: 2, sequence: 1 };
-
-/// One file in memory.
-#[derive(Debug, Clone, Default)]
-struct OneFile(Arc<Mutex<Vec<u8>>>);
-
-impl Storage for OneFile {
-    fn create(&self, path: &Path) -> Result<Box<dyn File>> {
-        self.open(path)
-    }
-    fn open(&self, _: &Path) -> Result<Box<dyn File>> {
-        Ok(Box::new(self.clone()))
-    }
-    fn rename(&self, _: &Path, _: &Path) -> Result<()> {
-        unreachable!()
-    }
-    fn remove(&self, _: &Path) -> Result<()> {
-        unreachable!()
-    }
-    fn list(&self, _: &Path) -> Result<Vec<String>> {
-        unreachable!()
-    }
-    fn create_dir(&self, _: &Path) -> Result<()> {
-        unreachable!()
-    }
-    fn exists(&self, _: &Path) -> Result<bool> {
-        unreachable!()
-    }
-    fn sync_dir(&self, _: &Path) -> Result<()> {
-        unreachable!()
-    }
-    fn lock(&self, _: &Path) -> Result<Option<Box<dyn Lock>>> {
-        unreachable!()
-    }
-}
-
-impl File for OneFile {
-    fn path(&self) -> &Path {
-        Path::new("layer")
-    }
-    fn len(&self) -> Result<u64> {
-        Ok(self.0.lock().len() as u64)
-    }
-    fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.0.lock().extend_from_slice(bytes);
-        Ok(())
-    }
-    fn write_at(&mut self, _: u64, _: &[std::io::IoSlice<'_>]) -> Result<()> {
-        unreachable!()
-    }
-    fn truncate(&mut self, _: u64) -> Result<()> {
-        unreachable!()
-    }
-    fn read_at(&self, _: u64, _: &mut [u8]) -> Result<()> {
-        unreachable!()
-    }
-    fn sync(&self) -> Result<()> {
-        Ok(())
-    }
-    fn map(&self) -> Result<FileMap> {
-        Ok(FileMap::of_bytes(self.0.lock().clone().into_boxed_slice()))
-    }
-}
 
 /// Remembers the most that was asked for at once.
 #[derive(Default)]
@@ -100,7 +33,8 @@ impl InflateSpace for Watched {
 }
 
 fn open(bytes: Vec<u8>) -> Result<LayerFile> {
-    LayerFile::open(&OneFile(Arc::new(Mutex::new(bytes))), Path::new("layer"), None)
+    let path = Path::new("layer");
+    LayerFile::open(&SimulatedStorage::of_files([(path.to_owned(), bytes)]), path, None)
 }
 
 /// Header, blocks, and a footer changed as wanted.
@@ -293,7 +227,7 @@ fn a_footer_that_lies_about_tombstones_is_refused() {
 }
 
 fn written(compression: Compression) -> Vec<u8> {
-    let storage = OneFile::default();
+    let storage = SimulatedStorage::new();
     let options = WriterOptions { block_size_target_bytes: 1 << 10, compression };
     let path = Path::new("layer");
     let mut writer = LayerWriter::create(&storage, path, ID, LayerKind::Delta, options).unwrap();
@@ -305,8 +239,7 @@ fn written(compression: Compression) -> Vec<u8> {
     }
     let tombstones = [1, 2].map(|lsn| Tombstone { object: 0, lsn: Lsn(lsn), first_block: 9 });
     writer.finish(KeyRange::ALL, Lsn(1)..Lsn(5), &tombstones).unwrap();
-    let bytes = storage.0.lock();
-    bytes.clone()
+    storage.bytes(path)
 }
 
 /// Where the blocks of a sound file are.

@@ -1,7 +1,7 @@
 //! [`FileMap`]: a file's bytes as memory. The one place that maps files, and one of the few with `unsafe`.
 #![allow(unsafe_code)]
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Arc};
 
 use crate::{Error, Result};
 
@@ -20,6 +20,7 @@ pub struct FileMap(Bytes);
 enum Bytes {
     Mapped(memmap2::Mmap),
     Owned(Box<[u8]>),
+    Shared(Arc<Vec<u8>>),
 }
 
 impl FileMap {
@@ -42,12 +43,19 @@ impl FileMap {
         FileMap(Bytes::Owned(bytes))
     }
 
+    /// Bytes that are in memory and that somebody else has too.
+    #[must_use]
+    pub fn of_shared(bytes: Arc<Vec<u8>>) -> FileMap {
+        FileMap(Bytes::Shared(bytes))
+    }
+
     /// The bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         match &self.0 {
             Bytes::Mapped(map) => map,
             Bytes::Owned(bytes) => bytes,
+            Bytes::Shared(bytes) => bytes,
         }
     }
 }

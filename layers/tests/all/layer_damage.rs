@@ -5,9 +5,10 @@ use std::path::Path;
 use pagestrata_layers::{
     Error, Key, Lsn,
     layer_file::{LayerFile, LayerId, LayerKind, LayerSummary, Tombstone},
+    testing::SimulatedStorage,
 };
 
-use crate::support::{ID, LeakySpace, MemoryStorage, Model, Numbers, Owned, options};
+use crate::support::{ID, LeakySpace, Model, Numbers, Owned, options};
 
 const PATH: &str = "layer";
 
@@ -56,7 +57,7 @@ fn large(seed: u64) -> Model {
 }
 
 struct Written {
-    storage: MemoryStorage,
+    storage: SimulatedStorage,
     model: Model,
     summary: LayerSummary,
     bytes: Vec<u8>,
@@ -64,7 +65,7 @@ struct Written {
 
 impl Written {
     fn new(model: Model, kind: LayerKind, block_size: u32, zstd: bool) -> Written {
-        let storage = MemoryStorage::default();
+        let storage = SimulatedStorage::default();
         let summary = model.write(&storage, Path::new(PATH), ID, kind, options(block_size, zstd));
         let bytes = storage.bytes(Path::new(PATH));
         Written { storage, model, summary, bytes }
@@ -234,7 +235,7 @@ fn swapped_and_foreign_blocks_are_refused() {
         LayerId { sequence: 10, ..ID },
     ];
     for other in others {
-        let storage = MemoryStorage::default();
+        let storage = SimulatedStorage::default();
         let path = Path::new(PATH);
         written.model.write(&storage, path, other, LayerKind::Delta, options(4 << 10, false));
         let foreign = storage.bytes(path);

@@ -8,9 +8,10 @@ use pagestrata_layers::{
     Key, Lsn,
     layer_file::{LayerFile, LayerKind, Tombstone},
     storage::RealStorage,
+    testing::SimulatedStorage,
 };
 
-use crate::support::{ID, MemoryStorage, Model, Owned, options};
+use crate::support::{ID, Model, Owned, options};
 
 fn delta() -> Model {
     let mut model = Model::default();
@@ -48,7 +49,7 @@ fn path_of(name: &str) -> PathBuf {
 /// `exact`: the bytes have to be the same too, which a compressor does not promise.
 fn check(name: &str, model: &Model, kind: LayerKind, zstd: bool, exact: bool) {
     let path = path_of(name);
-    let (storage, memory_path) = (MemoryStorage::default(), Path::new(name));
+    let (storage, memory_path) = (SimulatedStorage::default(), Path::new(name));
     let summary = model.write(&storage, memory_path, ID, kind, options(1 << 10, zstd));
     let written = storage.bytes(memory_path);
     if std::env::var_os("PAGESTRATA_WRITE_GOLDEN").is_some() && !path.exists() {

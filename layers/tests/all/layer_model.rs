@@ -6,10 +6,11 @@ use pagestrata_layers::{
     Error, Key, KeyRange, Lsn, VALUE_LEN_MAX, Value, Walk,
     layer_file::{LayerFile, LayerKind, LayerWriter, Tombstone, WriterOptions},
     storage::RealStorage,
+    testing::SimulatedStorage,
 };
 use proptest::prelude::*;
 
-use crate::support::{ID, LeakySpace, MemoryStorage, Model, Numbers, Owned, options};
+use crate::support::{ID, LeakySpace, Model, Numbers, Owned, options};
 
 /// The shape of a layer; the rest follows from a seed.
 #[derive(Debug, Clone)]
@@ -131,7 +132,7 @@ proptest! {
         shape in shapes(), zstd: bool, block_size in (10..17_u32).prop_map(|log| 1_u32 << log),
     ) {
         let model = shape.model();
-        let (storage, path) = (MemoryStorage::default(), Path::new("delta"));
+        let (storage, path) = (SimulatedStorage::default(), Path::new("delta"));
         let options = options(block_size, zstd);
         let summary = model.write(&storage, path, ID, LayerKind::Delta, options);
         prop_assert_eq!(summary.versions, model.versions.len() as u64);
@@ -158,7 +159,7 @@ fn a_chain_over_many_blocks_is_read_from_any_lsn() {
                 model.versions.insert((Key::new(1, block), Lsn(lsn * 2)), value);
             }
         }
-        let (storage, path) = (MemoryStorage::default(), Path::new("delta"));
+        let (storage, path) = (SimulatedStorage::default(), Path::new("delta"));
         let summary = model.write(&storage, path, ID, LayerKind::Delta, options(block_size, zstd));
         let file = LayerFile::open(&storage, path, Some(&summary)).unwrap();
         for _ in 0..300 {
@@ -178,7 +179,7 @@ fn a_compressed_block_is_inflated_once_a_call() {
     for lsn in 1..=50 {
         model.versions.insert((Key::new(1, 1), Lsn(lsn)), Owned::Delta(vec![1; 500], false));
     }
-    let (storage, path) = (MemoryStorage::default(), Path::new("delta"));
+    let (storage, path) = (SimulatedStorage::default(), Path::new("delta"));
     model.write(&storage, path, ID, LayerKind::Delta, options(64 << 10, true));
     let file = LayerFile::open(&storage, path, None).unwrap();
     let space = LeakySpace::default();
@@ -196,7 +197,7 @@ fn an_image_layer_knows_what_is_absent() {
         model.versions.insert((Key::new(1, block), Lsn(7)), Owned::Image(vec![1; 100]));
     }
     for complete in [false, true] {
-        let (storage, path) = (MemoryStorage::default(), Path::new("image"));
+        let (storage, path) = (SimulatedStorage::default(), Path::new("image"));
         let kind = LayerKind::Image { complete };
         let mut writer =
             LayerWriter::create(&storage, path, ID, kind, WriterOptions::default()).unwrap();
@@ -228,12 +229,13 @@ fn an_image_layer_knows_what_is_absent() {
 
 #[test]
 fn what_is_refused_changes_nothing() {
-    let (storage, path) = (MemoryStorage::default(), Path::new("delta"));
-    let create = || {
-        LayerWriter::create(&storage, path, ID, LayerKind::Delta, WriterOptions::default()).unwrap()
+    let storage = SimulatedStorage::default();
+    let create = |path: &str| {
+        let (path, options) = (Path::new(path), WriterOptions::default());
+        LayerWriter::create(&storage, path, ID, LayerKind::Delta, options).unwrap()
     };
     let (key, value) = (Key::new(2, 2), Value::Image(b"x"));
-    let mut writer = create();
+    let mut writer = create("refused");
     writer.put(key, Lsn(5), value).unwrap();
     for (key, lsn) in [(key, 5), (key, 4), (Key::new(2, 1), 9), (Key::new(1, 3), 9)] {
         let error = writer.put(key, Lsn(lsn), value).unwrap_err();
@@ -244,15 +246,14 @@ fn what_is_refused_changes_nothing() {
     assert!(matches!(error, Error::ValueTooLong { .. }), "{error}");
     writer.put(key, Lsn(6), Value::Image(&long[1..])).unwrap();
     writer.finish(KeyRange::ALL, Lsn(1)..Lsn(7), &[]).unwrap();
-    let refused = storage.bytes(path);
-    let mut writer = create();
+    let mut writer = create("plain");
     writer.put(key, Lsn(5), value).unwrap();
     writer.put(key, Lsn(6), Value::Image(&long[1..])).unwrap();
     writer.finish(KeyRange::ALL, Lsn(1)..Lsn(7), &[]).unwrap();
-    assert!(refused == storage.bytes(path));
+    assert!(storage.bytes(Path::new("refused")) == storage.bytes(Path::new("plain")));
 
     let tombstone = Tombstone { object: 1, lsn: Lsn(3), first_block: 0 };
-    let error = create().finish(KeyRange::ALL, Lsn(1)..Lsn(7), &[tombstone; 2]).unwrap_err();
+    let error = create("third").finish(KeyRange::ALL, Lsn(1)..Lsn(7), &[tombstone; 2]).unwrap_err();
     assert!(matches!(error, Error::OutOfOrder { .. }), "{error}");
 }
 

@@ -1,11 +1,10 @@
-//! What the tests share: a storage in memory, an arena, a source of numbers, a way to write and read layers.
+//! What the tests share: an arena, a source of numbers, a way to write and read layers.
 
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     ops::Range,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    path::Path,
 };
 
 use pagestrata_layers::{
@@ -14,103 +13,8 @@ use pagestrata_layers::{
         Compression, InflateSpace, LayerFile, LayerId, LayerKind, LayerSummary, LayerWriter,
         Tombstone, WriterOptions,
     },
-    storage::{File, FileMap, Lock, Storage},
+    storage::Storage,
 };
-
-/// Files in memory, so that they can be damaged thousands of times a second.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct MemoryStorage(Arc<Mutex<BTreeMap<PathBuf, Vec<u8>>>>);
-
-#[derive(Debug)]
-struct MemoryFile(MemoryStorage, PathBuf);
-
-impl MemoryStorage {
-    pub(crate) fn bytes(&self, path: &Path) -> Vec<u8> {
-        self.0.lock().unwrap()[path].clone()
-    }
-
-    pub(crate) fn set(&self, path: &Path, bytes: Vec<u8>) {
-        self.0.lock().unwrap().insert(path.to_owned(), bytes);
-    }
-}
-
-impl Storage for MemoryStorage {
-    fn create(&self, path: &Path) -> Result<Box<dyn File>> {
-        self.set(path, Vec::new());
-        self.open(path)
-    }
-
-    fn open(&self, path: &Path) -> Result<Box<dyn File>> {
-        Ok(Box::new(MemoryFile(self.clone(), path.to_owned())))
-    }
-
-    fn rename(&self, _: &Path, _: &Path) -> Result<()> {
-        unimplemented()
-    }
-
-    fn remove(&self, _: &Path) -> Result<()> {
-        unimplemented()
-    }
-
-    fn list(&self, _: &Path) -> Result<Vec<String>> {
-        unimplemented()
-    }
-
-    fn create_dir(&self, _: &Path) -> Result<()> {
-        unimplemented()
-    }
-
-    fn exists(&self, path: &Path) -> Result<bool> {
-        Ok(self.0.lock().unwrap().contains_key(path))
-    }
-
-    fn sync_dir(&self, _: &Path) -> Result<()> {
-        unimplemented()
-    }
-
-    fn lock(&self, _: &Path) -> Result<Option<Box<dyn Lock>>> {
-        unimplemented()
-    }
-}
-
-fn unimplemented<T>() -> Result<T> {
-    panic!("layer files need no such call")
-}
-
-impl File for MemoryFile {
-    fn path(&self) -> &Path {
-        &self.1
-    }
-
-    fn len(&self) -> Result<u64> {
-        Ok(self.0.bytes(&self.1).len() as u64)
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.0.0.lock().unwrap().get_mut(&self.1).unwrap().extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn write_at(&mut self, _: u64, _: &[std::io::IoSlice<'_>]) -> Result<()> {
-        unimplemented()
-    }
-
-    fn truncate(&mut self, _: u64) -> Result<()> {
-        unimplemented()
-    }
-
-    fn read_at(&self, _: u64, _: &mut [u8]) -> Result<()> {
-        unimplemented()
-    }
-
-    fn sync(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn map(&self) -> Result<FileMap> {
-        Ok(FileMap::of_bytes(self.0.bytes(&self.1).into_boxed_slice()))
-    }
-}
 
 /// Space for inflated blocks, given back at the end of the test only. Counts the calls.
 #[derive(Debug, Default)]
