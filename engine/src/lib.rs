@@ -27,12 +27,13 @@
 //! # The way of a value
 //!
 //! ```text
-//! WriteLease::put -> open layer (the one copy) -> commit: visible -> roll: frozen in place -> flush: delta layer
+//! WriteLease::put -> open layer (the one copy) -> commit: to the log, visible -> roll: frozen in place -> flush: delta layer
+//!                                                   `-> CommitTicket: durable, the log is synced
 //! Reader::pin -> Guard::versions: open, frozen, delta, image -> borrowed bytes -> Guard::page: your redo
 //! ```
 //!
-//! What a store promises after a crash is what was flushed: everything at or below
-//! [`Timeline::disk_consistent_lsn`]. There is no log yet; the embedder streams its own again from there.
+//! What an acknowledged commit survives is in [`durability`]. The log that this takes is read back when the store is opened, and
+//! freed as layers are flushed.
 #![deny(unsafe_code)]
 
 mod background;
@@ -46,6 +47,7 @@ mod commit;
 )]
 mod coverage;
 mod detach;
+pub mod durability;
 mod error;
 mod flush;
 mod import;

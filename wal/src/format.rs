@@ -7,12 +7,12 @@
 //! | 12 | 4 | zero |
 //! | 16 | 16 | store id |
 //! | 32 | 8 | sequence number; also the file's name, in hexadecimal |
-//! | 40 | 8 | Lsn of the first record; zero until there is one |
-//! | 48 | 8 | length of the file |
-//! | 56 | 452 | zero |
-//! | 508 | 4 | crc32c of bytes 0..508 |
+//! | 40 | 8 | length of the file |
+//! | 48 | 4 | crc32c of bytes 0..48 |
+//! | 52 | 8 | Lsn of the first record, written with it |
+//! | 60 | 4 | crc32c of bytes 0..60; until it is right, the first record is not there or its Lsn is not known |
+//! | 64 | 448 | zero |
 //!
-//! The header fills the sector that it is in: whatever a power failure leaves of a rewrite is the old one or the new one.
 //! Frames follow, each at a multiple of 8:
 //!
 //! | frame | bytes | |
@@ -24,11 +24,22 @@
 //! | 24 | 8 | Lsn of a record |
 //! | 32 | 8 | the log is synced up to this [`Position`] |
 //! | 40 | 4 | length of the payload |
-//! | 44 | 1 | kind: 1 record, 2 mark, 3 end of the segment |
+//! | 44 | 1 | kind: 1 record, 2 end of the segment |
 //! | 45 | 3 | zero |
 //! | 48 | | payload, then zeros up to a multiple of 8 |
 //!
-//! A mark has no payload. The end's is the next segment's sequence number, 8 bytes; there is always room for it.
+//! The end's payload is the next segment's sequence number, 8 bytes; there is always room for it.
+//!
+//! | `SYNCED` | bytes | |
+//! |---|---|---|
+//! | 0 | 8 | `PSSYNCED` |
+//! | 8 | 4 | format version, 1 |
+//! | 12 | 4 | zero |
+//! | 16 | 16 | store id |
+//! | 32 | 8 | the log is synced up to this [`Position`] |
+//! | 40 | 4 | crc32c of bytes 0..40 |
+//!
+//! It is overwritten after each sync, and never synced itself: what it says was true, and a later one may be lost.
 
 use std::{fmt, path::Path};
 
@@ -45,7 +56,11 @@ pub const SEGMENT_SIZE_MIN: u64 = 4 << 10;
 /// The largest segment, in bytes; one record and its frame fit in one.
 pub const SEGMENT_SIZE_MAX: u64 = 2 << 30;
 
+/// Length of `SYNCED`.
+pub(crate) const SYNCED_LEN: usize = 44;
+
 const MAGIC: &[u8; 8] = b"PSLOGSEG";
+const SYNCED_MAGIC: &[u8; 8] = b"PSSYNCED";
 const VERSION: u32 = 1;
 
 /// A place in the log: a segment and an offset in it. Later places are greater.
@@ -104,10 +119,14 @@ impl SegmentHeader {
         bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
         bytes[16..32].copy_from_slice(&self.store.to_le_bytes());
         bytes[32..40].copy_from_slice(&u64::from(self.sequence).to_le_bytes());
-        bytes[40..48].copy_from_slice(&self.first_lsn.unwrap_or_default().0.to_le_bytes());
-        bytes[48..56].copy_from_slice(&self.len.to_le_bytes());
-        let crc = crc32c::crc32c(&bytes[..508]);
-        bytes[508..].copy_from_slice(&crc.to_le_bytes());
+        bytes[40..48].copy_from_slice(&self.len.to_le_bytes());
+        let crc = crc32c::crc32c(&bytes[..48]);
+        bytes[48..52].copy_from_slice(&crc.to_le_bytes());
+        if let Some(lsn) = self.first_lsn {
+            bytes[52..60].copy_from_slice(&lsn.0.to_le_bytes());
+            let crc = crc32c::crc32c(&bytes[..60]);
+            bytes[60..64].copy_from_slice(&crc.to_le_bytes());
+        }
         bytes
     }
 
@@ -138,10 +157,10 @@ impl SegmentHeader {
             });
         }
         let (expected, found) =
-            (u32::from_le_bytes(array(bytes, 508)), crc32c::crc32c(&bytes[..508]));
+            (u32::from_le_bytes(array(bytes, 48)), crc32c::crc32c(&bytes[..48]));
         if expected != found {
             let (expected, found) = (format_args!("{expected:08x}"), format_args!("{found:08x}"));
-            return Err(Error::corrupt(path, 508, "checksum", expected, found));
+            return Err(Error::corrupt(path, 48, "checksum", expected, found));
         }
         let (found_store, found_sequence) =
             (u128::from_le_bytes(array(bytes, 16)), u64::from_le_bytes(array(bytes, 32)));
@@ -150,14 +169,32 @@ impl SegmentHeader {
             let found = format_args!("store {found_store:032X} sequence {found_sequence:X}");
             return Err(Error::corrupt(path, 16, "log segment", expected, found));
         }
-        let len = u64::from_le_bytes(array(bytes, 48));
+        let len = u64::from_le_bytes(array(bytes, 40));
         if len != file_len {
             return Err(Error::corrupt(path, file_len.min(len), "segment length", len, file_len));
         }
-        let first_lsn = Lsn(u64::from_le_bytes(array(bytes, 40)));
-        let first_lsn = first_lsn.is_valid().then_some(first_lsn);
+        let is_known = u32::from_le_bytes(array(bytes, 60)) == crc32c::crc32c(&bytes[..60]);
+        let first_lsn = is_known.then(|| Lsn(u64::from_le_bytes(array(bytes, 52))));
         Ok(SegmentHeader { store, sequence, first_lsn, len })
     }
+}
+
+/// `SYNCED`, saying that the log is synced up to `position`.
+pub(crate) fn encode_synced(store: u128, position: Position) -> [u8; SYNCED_LEN] {
+    let mut bytes = [0; SYNCED_LEN];
+    bytes[..8].copy_from_slice(SYNCED_MAGIC);
+    bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    bytes[16..32].copy_from_slice(&store.to_le_bytes());
+    bytes[32..40].copy_from_slice(&position.0.to_le_bytes());
+    let crc = crc32c::crc32c(&bytes[..40]);
+    bytes[40..].copy_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+/// What `SYNCED` says, if it says anything of this store.
+pub(crate) fn decode_synced(bytes: &[u8; SYNCED_LEN], store: u128) -> Option<Position> {
+    let position = Position(u64::from_le_bytes(array(bytes, 32)));
+    (*bytes == encode_synced(store, position)).then_some(position)
 }
 
 /// What a frame is for.
@@ -165,8 +202,6 @@ impl SegmentHeader {
 pub(crate) enum FrameKind {
     /// A record of its user's.
     Record,
-    /// Says up to where the log was synced.
-    Mark,
     /// Says which segment is the next.
     End,
 }
@@ -194,8 +229,7 @@ impl FrameHeader {
         bytes[40..44].copy_from_slice(&self.payload_len.to_le_bytes());
         bytes[44] = match self.kind {
             FrameKind::Record => 1,
-            FrameKind::Mark => 2,
-            FrameKind::End => 3,
+            FrameKind::End => 2,
         };
         let crc = crc32c::crc32c_append(seed, &bytes[4..]);
         bytes[..4].copy_from_slice(&crc.to_le_bytes());
@@ -217,8 +251,7 @@ impl FrameHeader {
         }
         let kind = match (bytes[44], &bytes[45..]) {
             (1, [0, 0, 0]) => FrameKind::Record,
-            (2, [0, 0, 0]) => FrameKind::Mark,
-            (3, [0, 0, 0]) => FrameKind::End,
+            (2, [0, 0, 0]) => FrameKind::End,
             _ => return None,
         };
         Some(FrameHeader {

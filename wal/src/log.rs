@@ -1,7 +1,7 @@
 //! [`Log`]: appending to the current segment, syncing it, going on to the next one, freeing those that nobody needs.
 //!
 //! Locks, each taken only before those further down: the appender; the spare segments; the group's state. None is held
-//! during a sync, and the spares' only while one is prepared.
+//! during a sync, and the spares' only while one is prepared. That of `SYNCED` is only the syncing thread's.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -28,15 +28,14 @@ use crate::{
     },
     group::Group,
     replay::{KnownSegment, ReplayEnd},
-    segment::{SegmentReader, create, fresh_header, recycle, segment_path, started_header},
+    segment::{
+        SegmentReader, create, fresh_header, open_synced, recycle, segment_path, started_header,
+        write_synced,
+    },
 };
 
-/// Behind a record there is always room for the marks of the syncs that can be under way, and for the segment's end.
-const RESERVED_LEN: u64 = 2 * FRAME_HEADER_LEN as u64 + END_LEN;
 /// How many segments that nobody needs are kept for the next ones.
 const FREE_MAX: usize = 2;
-/// Segments that are made for one long record are a multiple of it.
-const LONG_SEGMENT_UNIT: u64 = 64 << 10;
 
 /// What a log is opened with.
 #[derive(Clone)]
@@ -72,6 +71,8 @@ pub struct Log {
     dir: PathBuf,
     options: LogOptions,
     appender: Mutex<Appender>,
+    /// `SYNCED`; opened by the first append.
+    synced_file: Mutex<Option<Box<dyn File>>>,
     spares: Mutex<Spares>,
     /// The current segment is half full and there is no other.
     wants_spare: AtomicBool,
@@ -126,7 +127,7 @@ impl Current {
     }
 
     fn has_room_for(&self, len: u64) -> bool {
-        !self.sealed && self.offset + len + RESERVED_LEN <= self.header.len
+        !self.sealed && self.offset + len + END_LEN <= self.header.len
     }
 
     /// Writes a frame behind the others. After an error it is not there, whatever was written of it.
@@ -165,7 +166,7 @@ impl Current {
         parts.push(IoSlice::new(padding));
         self.file.write_at(offset, &parts)?;
         self.offset += header.frame_len();
-        self.dirty |= kind != FrameKind::Mark;
+        self.dirty = true;
         Ok(())
     }
 }
@@ -212,6 +213,7 @@ impl Log {
             dir: dir.to_owned(),
             options,
             appender: Mutex::new(appender),
+            synced_file: Mutex::new(None),
             spares: Mutex::new(Spares { next_sequence, ready, free: Vec::new() }),
             wants_spare: AtomicBool::new(false),
             bytes: AtomicU64::new(bytes),
@@ -259,8 +261,8 @@ impl Log {
     pub fn append(&self, stream: u64, lsn: Lsn, payload: &[&[u8]]) -> Result<Position> {
         let payload_len: u64 = payload.iter().map(|part| part.len() as u64).sum();
         let len = frame_len(payload_len);
-        if len + RESERVED_LEN + SEGMENT_HEADER_LEN as u64 > SEGMENT_SIZE_MAX {
-            let max = SEGMENT_SIZE_MAX - RESERVED_LEN - SEGMENT_HEADER_LEN as u64;
+        if len + END_LEN + SEGMENT_HEADER_LEN as u64 > SEGMENT_SIZE_MAX {
+            let max = SEGMENT_SIZE_MAX - END_LEN - SEGMENT_HEADER_LEN as u64;
             return Err(LayersError::Full { what: "a record of the log, in bytes,", max }.into());
         }
         let mut appender = self.appender.lock();
@@ -357,7 +359,7 @@ impl Log {
 
     /// A segment that a frame of this length fits in; it is prepared now unless it was before.
     fn take_spare(&self, len: u64) -> Result<SegmentHeader> {
-        let needed = SEGMENT_HEADER_LEN as u64 + len + RESERVED_LEN;
+        let needed = SEGMENT_HEADER_LEN as u64 + len + END_LEN;
         let mut spares = self.spares.lock();
         match spares.ready.take() {
             Some(ready) if ready.len >= needed => return Ok(ready),
@@ -368,7 +370,7 @@ impl Log {
             None => {}
         }
         let size = match needed > self.options.segment_size {
-            true => needed.next_multiple_of(LONG_SEGMENT_UNIT).min(SEGMENT_SIZE_MAX),
+            true => needed.next_multiple_of(self.options.segment_size).min(SEGMENT_SIZE_MAX),
             false => self.options.segment_size,
         };
         self.prepare(&mut spares, size).map_err(Error::of_preparing)
@@ -423,7 +425,7 @@ impl Log {
         Durable { log: self.clone(), position }
     }
 
-    /// Syncs everything that is written by now, and marks that it is durable before anybody is told. By one thread at a time.
+    /// Syncs everything that is written by now, and writes that down before anybody is told. By one thread at a time.
     fn sync_now(&self) -> std::result::Result<Position, Arc<str>> {
         let (files, end) = {
             let mut appender = self.appender.lock();
@@ -437,19 +439,23 @@ impl Log {
         for (_, file) in &files {
             file.sync().map_err(|error| error.to_string())?;
         }
-        let mut appender = self.appender.lock();
-        appender.unsynced.retain(|(sequence, _)| *sequence >= end.sequence());
-        appender.synced = end;
-        let Tail::Open(current) = &mut appender.tail else { return Ok(end) };
-        // A segment that has nothing in it yet says more by its first record.
-        let has_room = current.offset + FRAME_HEADER_LEN as u64 + END_LEN <= current.header.len;
-        if has_room && current.offset > SEGMENT_HEADER_LEN as u64 {
-            match current.write(FrameKind::Mark, (0, Lsn::INVALID), end, &[]) {
-                Err(error) if !Error::is_no_space(&error) => return Err(error.to_string().into()),
-                _ => {}
-            }
+        {
+            let mut appender = self.appender.lock();
+            appender.unsynced.retain(|(sequence, _)| *sequence >= end.sequence());
+            appender.synced = end;
         }
+        self.mark_synced(end).map_err(|error| error.to_string())?;
         Ok(end)
+    }
+
+    /// Writes down how far the log is synced: where the frames end later, they have been lost.
+    fn mark_synced(&self, end: Position) -> pagestrata_layers::Result<()> {
+        let mut file = self.synced_file.lock();
+        let file = match &mut *file {
+            Some(file) => file,
+            none => none.insert(open_synced(&*self.storage, &self.dir)?),
+        };
+        write_synced(&mut **file, self.options.store, end)
     }
 
     /// Does what there is to do in the background: prepares the next segment, syncs for futures.

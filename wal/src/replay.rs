@@ -13,7 +13,7 @@ use crate::{
         FRAME_ALIGN, FRAME_HEADER_LEN, FrameHeader, FrameKind, Position, SEGMENT_HEADER_LEN,
         is_placed_at,
     },
-    segment::{SegmentReader, parse_name, segment_path},
+    segment::{SegmentReader, parse_name, read_synced, segment_path},
 };
 
 /// A record, as it was appended.
@@ -98,8 +98,6 @@ pub(crate) struct KnownSegment {
 struct Progress {
     /// The log was synced up to here.
     synced: Position,
-    /// Where the last frame ends that is not a mark.
-    content_end: Position,
 }
 
 impl Replayed {
@@ -162,7 +160,8 @@ impl Replay {
     ) -> std::result::Result<Replayed, E> {
         let mut replayed = Replayed { strays: self.strays.clone(), ..Replayed::default() };
         let Some(mut sequence) = self.start else { return Ok(replayed) };
-        let mut progress = Progress::default();
+        let synced = read_synced(&*self.storage, &self.dir, self.store);
+        let mut progress = Progress { synced: synced.unwrap_or_default() };
         let (reader, tail) = loop {
             let mut reader = self.reader(sequence)?;
             let (tail, next) = read_segment(&mut reader, &mut progress, &mut replayed, each)?;
@@ -252,7 +251,7 @@ impl Replay {
         progress: &Progress,
         chain: &[KnownSegment],
     ) -> Result<()> {
-        if progress.content_end <= progress.synced {
+        if tail <= progress.synced {
             return Ok(());
         }
         for segment in chain.iter().filter(|segment| segment.sequence >= progress.synced.sequence())
@@ -290,7 +289,6 @@ fn read_segment<E: From<Error>>(
         let Some(payload) = reader.payload(&header)? else { break };
         progress.synced = progress.synced.max(header.synced);
         match header.kind {
-            FrameKind::Mark => {}
             FrameKind::End => {
                 let sequence = payload.try_into().map(u64::from_le_bytes).map_err(|_| {
                     Error::corrupt(&path, at, "end of the segment", "8 bytes", payload.len())
@@ -299,7 +297,7 @@ fn read_segment<E: From<Error>>(
             }
             FrameKind::Record => {
                 if let Some(expected) = first.take().filter(|&first| first != header.lsn) {
-                    return Err(Error::corrupt(&path, 40, "first Lsn", header.lsn, expected).into());
+                    return Err(Error::corrupt(&path, 52, "first Lsn", header.lsn, expected).into());
                 }
                 let FrameHeader { stream, lsn, .. } = header;
                 each(Record { stream, lsn, payload, path: &path, offset: at })?;
@@ -310,9 +308,6 @@ fn read_segment<E: From<Error>>(
             }
         }
         at += header.frame_len();
-        if header.kind != FrameKind::Mark {
-            progress.content_end = reader.position(at);
-        }
         if next.is_some() {
             break;
         }

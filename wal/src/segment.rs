@@ -10,8 +10,13 @@ use pagestrata_layers::{
     storage::{File, Storage},
 };
 
-use crate::format::{FRAME_HEADER_LEN, FrameHeader, Position, SEGMENT_HEADER_LEN, SegmentHeader};
+use crate::format::{
+    FRAME_HEADER_LEN, FrameHeader, Position, SEGMENT_HEADER_LEN, SYNCED_LEN, SegmentHeader,
+    decode_synced, encode_synced,
+};
 
+/// The file that says up to where the log is synced.
+const SYNCED_NAME: &str = "SYNCED";
 const EXTENSION: &str = "log";
 const TEMPORARY_EXTENSION: &str = "tmp";
 /// How much is read, and written when a file is made, at once. Small enough that what was just read is still in a core's
@@ -90,6 +95,31 @@ pub(crate) fn recycle(
     file.sync()?;
     storage.rename(&path, &segment_path(dir, header.sequence))?;
     storage.sync_dir(dir)
+}
+
+/// What `SYNCED` says. Nothing, where it is missing or not whole: it only adds to what the segments say.
+pub(crate) fn read_synced(storage: &dyn Storage, dir: &Path, store: u128) -> Option<Position> {
+    let mut bytes = [0; SYNCED_LEN];
+    let file = storage.open(&dir.join(SYNCED_NAME)).ok()?;
+    file.read_at(0, &mut bytes).ok()?;
+    decode_synced(&bytes, store)
+}
+
+/// Opens `SYNCED` for writing, or makes it, with the room it needs.
+pub(crate) fn open_synced(storage: &dyn Storage, dir: &Path) -> Result<Box<dyn File>> {
+    let path = dir.join(SYNCED_NAME);
+    if storage.exists(&path)? {
+        return storage.open(&path);
+    }
+    let mut file = storage.create(&path)?;
+    file.append(&[0; SYNCED_LEN])?;
+    file.sync()?;
+    Ok(file)
+}
+
+/// Says in `SYNCED` that everything before `position` is durable, because it is.
+pub(crate) fn write_synced(file: &mut dyn File, store: u128, position: Position) -> Result<()> {
+    file.write_at(0, &[IoSlice::new(&encode_synced(store, position))])
 }
 
 /// A segment that is read from front to back.

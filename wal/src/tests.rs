@@ -1,1 +1,282 @@
+//! The log against a list of what was appended, on a simulated storage.
 
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use pagestrata_layers::{
+    Error as LayersError, Lsn,
+    testing::{FailedSync, Failure, Fault, SimulatedStorage, all_kept, none_kept},
+};
+
+use crate::{Error, Log, LogOptions, Position, Replay, ReplayEnd, Replayed};
+
+const STORE: u128 = 0x5703;
+const START: u32 = 1;
+
+fn dir() -> PathBuf {
+    PathBuf::from("/log")
+}
+
+/// Stream, Lsn, payload.
+type Appended = (u64, Lsn, Vec<u8>);
+
+fn replay(storage: &SimulatedStorage) -> Result<(Vec<Appended>, Replayed), LayersError> {
+    replay_from(storage, START)
+}
+
+fn replay_from(
+    storage: &SimulatedStorage,
+    start: u32,
+) -> Result<(Vec<Appended>, Replayed), LayersError> {
+    let replay = Replay::open(storage.shared(), &dir(), STORE, Some(start))?;
+    let mut records = Vec::new();
+    let replayed = replay.run(&mut |record| {
+        records.push((record.stream, record.lsn, record.payload.to_vec()));
+        Ok::<(), LayersError>(())
+    })?;
+    assert_eq!(replayed.records, records.len() as u64);
+    Ok((records, replayed))
+}
+
+fn go_on(storage: &SimulatedStorage, replayed: Replayed) -> Log {
+    let options = LogOptions { store: STORE, segment_size: 4096, wake: None };
+    let log = Log::new(storage.shared(), &dir(), options, replayed);
+    log.start().unwrap();
+    log
+}
+
+fn fresh() -> (SimulatedStorage, Log) {
+    let storage = SimulatedStorage::new();
+    let log = go_on(&storage, Replayed::default());
+    (storage, log)
+}
+
+fn record(n: u64) -> Appended {
+    let len = (n * 131 % 900) as usize;
+    (n % 3, Lsn(n), (0..len).map(|at| (at as u64 * n) as u8).collect())
+}
+
+fn append(log: &Log, (stream, lsn, payload): &Appended) -> crate::Result<Position> {
+    let (first, second) = payload.split_at(payload.len() / 3);
+    log.append(*stream, *lsn, &[first, &[], second])
+}
+
+#[test]
+fn records_come_back_across_segments_and_reopens() {
+    let (storage, mut log) = fresh();
+    let mut all = Vec::new();
+    for n in 1..400 {
+        let mut appended = record(n);
+        if n % 97 == 0 {
+            appended.2 = vec![n as u8; 9000];
+        }
+        let end = append(&log, &appended).unwrap();
+        all.push(appended);
+        if n % 7 == 0 {
+            log.sync_to(end).unwrap();
+        }
+        if n % 50 == 0 {
+            let (found, replayed) = replay(&storage).unwrap();
+            assert_eq!((found == all, replayed.end), (true, ReplayEnd::CleanEnd));
+            log.close();
+            log = go_on(&storage, replayed);
+        }
+    }
+    assert!(log.stats().segments > 30, "{:?}", log.stats());
+}
+
+#[test]
+fn freed_segments_are_recycled_and_what_they_held_is_never_taken_for_new() {
+    let (storage, log) = fresh();
+    let mut paths = std::collections::BTreeSet::new();
+    for n in 1..2000 {
+        log.sync_to(append(&log, &record(n)).unwrap()).unwrap();
+        let is_flushed = n % 20 == 0;
+        if is_flushed {
+            let start = (0..3).map(|stream| log.start_after(stream, Lsn(n))).max().unwrap();
+            for stream in 0..3 {
+                log.free_below(start.min(log.start_after(stream, Lsn(n))), stream, Lsn(n));
+            }
+        }
+        paths.extend(storage.files().into_keys());
+        assert!(storage.files().len() < 12, "segments are freed");
+    }
+    assert!(paths.len() > 100, "{}", paths.len());
+    let start = log.start().unwrap();
+    let replay = Replay::open(storage.shared(), &dir(), STORE, Some(start)).unwrap();
+    let mut next = None;
+    replay
+        .run(&mut |found| {
+            let n = found.lsn.0;
+            assert!(next.is_none_or(|next| next == n), "{n} after {next:?}");
+            assert_eq!((found.stream, found.lsn, found.payload.to_vec()), record(n));
+            next = Some(n + 1);
+            Ok::<(), LayersError>(())
+        })
+        .unwrap();
+    assert_eq!(next, Some(2000));
+}
+
+#[test]
+fn a_tail_that_was_never_synced_is_torn_and_is_cut_off_for_good() {
+    let (storage, log) = fresh();
+    let synced: Vec<_> = (1..30).map(record).collect();
+    for appended in &synced {
+        log.sync_to(append(&log, appended).unwrap()).unwrap();
+    }
+    for n in 30..60 {
+        append(&log, &record(n)).unwrap();
+    }
+    drop(log);
+    let mut torn = 0;
+    for seed in 0..300 {
+        let crashed = storage.crash_seeded(&mut fastrand::Rng::with_seed(seed));
+        let (found, replayed) = replay(&crashed).unwrap();
+        assert!(found.len() >= synced.len() && found[..synced.len()] == synced, "seed {seed}");
+        torn += u64::from(replayed.end != ReplayEnd::CleanEnd);
+        // Whoever goes on from here never sees what is behind the cut, however often the power fails.
+        let log = go_on(&crashed, replayed);
+        let appended = (9, Lsn(999), vec![seed as u8; 100]);
+        log.sync_to(append(&log, &appended).unwrap()).unwrap();
+        log.close();
+        let expected = [&found[..], &[appended]].concat();
+        for crashed in
+            [crashed.killed(), crashed.crash(&mut none_kept), crashed.crash(&mut all_kept)]
+        {
+            let (found, replayed) = replay(&crashed).unwrap();
+            assert_eq!(
+                (found == expected, replayed.end),
+                (true, ReplayEnd::CleanEnd),
+                "seed {seed}"
+            );
+        }
+    }
+    assert!(torn > 100, "{torn}");
+}
+
+#[test]
+fn a_failed_sync_is_the_last_and_everybody_is_told() {
+    let (storage, log) = fresh();
+    let log = Arc::new(log);
+    log.sync_to(append(&log, &record(1)).unwrap()).unwrap();
+    let end = append(&log, &record(2)).unwrap();
+    let fault = Fault {
+        call: storage.calls(),
+        failure: Failure::EIO,
+        failed_sync: FailedSync::DropsDirty,
+        ..Fault::default()
+    };
+    storage.set_fault(Some(fault));
+    assert!(matches!(log.sync_to(end), Err(Error::Failed { .. })));
+    assert!(matches!(log.sync_to(end), Err(Error::Failed { .. })), "and is not tried again");
+    assert!(matches!(append(&log, &record(3)), Err(Error::Failed { .. })));
+    assert!(matches!(log.sync(), Err(Error::Failed { .. })));
+    // The operating system shows what the device never got. Whoever opens the log now makes it so before building on it.
+    let killed = storage.killed();
+    let (found, replayed) = replay(&killed).unwrap();
+    assert_eq!(found, [record(1), record(2)]);
+    let log = go_on(&killed, replayed);
+    log.sync_to(append(&log, &record(3)).unwrap()).unwrap();
+    let (found, _) = replay(&killed.crash(&mut none_kept)).unwrap();
+    assert_eq!(found, [record(1), record(2), record(3)]);
+}
+
+#[test]
+fn a_full_disk_is_told_before_anything_is_appended_and_can_be_waited_for() {
+    let (storage, log) = fresh();
+    let mut all = Vec::new();
+    storage.set_free_bytes(Some(3 * 4096));
+    let mut refused = 0;
+    for n in 1..60 {
+        let appended = record(n);
+        match append(&log, &appended) {
+            Ok(end) => {
+                log.sync_to(end).unwrap();
+                all.push(appended);
+            }
+            Err(Error::NoSpace(_)) => {
+                refused += 1;
+                if refused % 3 == 0 {
+                    storage.set_free_bytes(Some(2 * 4096));
+                }
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(refused > 3 && all.len() > 30, "{refused} refused of {}", all.len());
+    let (found, replayed) = replay(&storage.crash(&mut none_kept)).unwrap();
+    assert_eq!((found == all, replayed.end), (true, ReplayEnd::CleanEnd));
+}
+
+#[test]
+fn every_call_of_a_storage_may_fail() {
+    let run = |storage: &SimulatedStorage| {
+        let options = LogOptions { store: STORE, segment_size: 4096, wake: None };
+        let log = Log::new(storage.shared(), &dir(), options, Replayed::default());
+        // Acknowledged, and all that was tried.
+        let (mut acknowledged, mut tried) = (Vec::new(), Vec::new());
+        let Ok(start) = log.start().or_else(|_| log.start()) else {
+            return (START, acknowledged, tried);
+        };
+        for n in 1..25 {
+            let appended = record(n);
+            if let Ok(end) = append(&log, &appended) {
+                tried.push(appended);
+                if log.sync_to(end).is_ok() {
+                    acknowledged = tried.clone();
+                }
+            }
+            if n % 10 == 0 {
+                log.work();
+            }
+        }
+        (start, acknowledged, tried)
+    };
+    let storage = SimulatedStorage::new();
+    assert_eq!(run(&storage).1.len(), 24);
+    for call in 0..storage.calls() {
+        for (for_good, late) in [(false, false), (false, true), (true, false), (true, true)] {
+            for failed_sync in [FailedSync::KeepsDirty, FailedSync::DropsDirty] {
+                let storage = SimulatedStorage::new();
+                storage.set_fault(Some(Fault {
+                    call,
+                    for_good,
+                    late,
+                    failed_sync,
+                    ..Fault::default()
+                }));
+                let (start, acknowledged, tried) = run(&storage);
+                for left in [storage.crash(&mut none_kept), storage.killed()] {
+                    if acknowledged.is_empty() && left.files().is_empty() {
+                        continue;
+                    }
+                    let found = match replay_from(&left, start) {
+                        Ok((found, _)) => found,
+                        Err(error) => {
+                            assert!(acknowledged.is_empty(), "call {call}: {error}");
+                            continue;
+                        }
+                    };
+                    let is_prefix = |of: &[Appended], all: &[Appended]| all.starts_with(of);
+                    assert!(
+                        is_prefix(&acknowledged, &found) && is_prefix(&found, &tried),
+                        "call {call}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn names_of_segments() {
+    assert!(crate::is_segment_name("000000000000000A.log"));
+    assert!(crate::is_segment_name("000000000000000A.tmp"));
+    for name in ["A.log", "000000000000000a.log", "000000000000000A.delta", "1000000000000000.log"]
+    {
+        assert!(!crate::is_segment_name(name), "{name}");
+    }
+    assert!(Path::new("/log").is_absolute());
+}

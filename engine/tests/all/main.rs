@@ -5,6 +5,7 @@ mod faults;
 mod flushing;
 mod imports;
 mod log;
+mod log_damage;
 mod model;
 mod store;
 mod support;
