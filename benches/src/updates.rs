@@ -1,5 +1,7 @@
 //! Workloads of updates: which key at which Lsn with which bytes, all from a seed.
 
+use std::ops::RangeInclusive;
+
 use pagestrata::{Key, Lsn, Result, Value, WriteLease};
 
 use crate::{
@@ -15,7 +17,7 @@ const SOURCE_LEN: usize = 64 << 10;
 pub struct Updates {
     keys: Keys,
     first: Lsn,
-    value_len: usize,
+    value_lens: RangeInclusive<usize>,
     source: Vec<u8>,
 }
 
@@ -40,20 +42,31 @@ impl Updates {
     /// `count` updates of `value_len` bytes, to blocks 0, 1, 2, ...
     #[must_use]
     pub fn sequential(seed: u64, count: usize, value_len: usize) -> Updates {
-        Updates::new(seed, Keys::Sequential { count }, value_len)
+        Updates::new(seed, Keys::Sequential { count }, value_len..=value_len)
     }
 
     /// `count` updates of `value_len` bytes to random blocks below `blocks`.
     #[must_use]
     pub fn random(seed: u64, count: usize, blocks: u32, value_len: usize) -> Updates {
-        let mut random = Random(seed);
-        let keys = (0..count).map(|_| random.below(u64::from(blocks)) as u32).collect();
-        Updates::new(seed, Keys::Blocks(keys), value_len)
+        Updates::mixed(seed, count, blocks, value_len..=value_len)
     }
 
-    fn new(seed: u64, keys: Keys, value_len: usize) -> Updates {
-        let source = Random(seed ^ 1).bytes(SOURCE_LEN + value_len);
-        Updates { keys, first: Lsn(16), value_len, source }
+    /// `count` updates of as many bytes as the range says, to random blocks below `blocks`.
+    #[must_use]
+    pub fn mixed(
+        seed: u64,
+        count: usize,
+        blocks: u32,
+        value_lens: RangeInclusive<usize>,
+    ) -> Updates {
+        let mut random = Random(seed);
+        let keys = (0..count).map(|_| random.below(u64::from(blocks)) as u32).collect();
+        Updates::new(seed, Keys::Blocks(keys), value_lens)
+    }
+
+    fn new(seed: u64, keys: Keys, value_lens: RangeInclusive<usize>) -> Updates {
+        let source = Random(seed ^ 1).bytes(SOURCE_LEN + value_lens.end());
+        Updates { keys, first: Lsn(16), value_lens, source }
     }
 
     /// How many updates there are.
@@ -100,7 +113,9 @@ impl Updates {
     #[must_use]
     pub fn bytes(&self, n: usize) -> &[u8] {
         let start = n.wrapping_mul(40_503) % SOURCE_LEN;
-        &self.source[start..start + self.value_len]
+        let (shortest, longest) = (*self.value_lens.start(), *self.value_lens.end());
+        let len = shortest + start % (longest - shortest + 1);
+        &self.source[start..start + len]
     }
 
     /// The value of update `n`: it needs nothing older.
@@ -125,9 +140,17 @@ impl Updates {
     /// # Errors
     /// Those of the engine.
     pub fn put_all(&self, lease: &mut WriteLease<'_>) -> Result<()> {
+        self.commit_each(lease, BATCH)
+    }
+
+    /// As [`Updates::put_all`], with a commit each `records`, which is waited for.
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub fn commit_each(&self, lease: &mut WriteLease<'_>, records: usize) -> Result<()> {
         let mut put = 0;
         while put < self.len() {
-            let end = (put + BATCH).min(self.len());
+            let end = (put + records).min(self.len());
             for n in put..end {
                 lease.put(self.key(n), self.lsn(n), self.value(n))?;
             }

@@ -26,6 +26,7 @@ impl StoreShared {
         let options = LogOptions {
             store: self.id,
             segment_size: self.options.log_segment_size_bytes,
+            free_max_bytes: self.options.log_size_max_bytes / 4,
             wake: match self.options.background {
                 Background::Threads => Some(Arc::new(wake)),
                 Background::Callers => None,

@@ -8,12 +8,11 @@
 //! | 16 | 16 | store id |
 //! | 32 | 8 | sequence number; also the file's name, in hexadecimal |
 //! | 40 | 8 | length of the file |
-//! | 48 | 4 | crc32c of bytes 0..48 |
-//! | 52 | 8 | Lsn of the first record, written with it |
-//! | 60 | 4 | crc32c of bytes 0..60; until it is right, the first record is not there or its Lsn is not known |
-//! | 64 | 448 | zero |
+//! | 48 | 456 | zero |
+//! | 508 | 4 | crc32c of bytes 0..508 |
 //!
-//! Frames follow, each at a multiple of 8:
+//! The header is never written again while the segment is in use, and durable before: whatever a crash leaves of the frames, it
+//! is whole. Frames follow, each at a multiple of 8:
 //!
 //! | frame | bytes | |
 //! |---|---|---|
@@ -107,8 +106,6 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 pub(crate) struct SegmentHeader {
     pub(crate) store: u128,
     pub(crate) sequence: u32,
-    /// Of the first record, if it is known.
-    pub(crate) first_lsn: Option<Lsn>,
     pub(crate) len: u64,
 }
 
@@ -120,13 +117,8 @@ impl SegmentHeader {
         bytes[16..32].copy_from_slice(&self.store.to_le_bytes());
         bytes[32..40].copy_from_slice(&u64::from(self.sequence).to_le_bytes());
         bytes[40..48].copy_from_slice(&self.len.to_le_bytes());
-        let crc = crc32c::crc32c(&bytes[..48]);
-        bytes[48..52].copy_from_slice(&crc.to_le_bytes());
-        if let Some(lsn) = self.first_lsn {
-            bytes[52..60].copy_from_slice(&lsn.0.to_le_bytes());
-            let crc = crc32c::crc32c(&bytes[..60]);
-            bytes[60..64].copy_from_slice(&crc.to_le_bytes());
-        }
+        let crc = crc32c::crc32c(&bytes[..508]);
+        bytes[508..].copy_from_slice(&crc.to_le_bytes());
         bytes
     }
 
@@ -157,10 +149,10 @@ impl SegmentHeader {
             });
         }
         let (expected, found) =
-            (u32::from_le_bytes(array(bytes, 48)), crc32c::crc32c(&bytes[..48]));
+            (u32::from_le_bytes(array(bytes, 508)), crc32c::crc32c(&bytes[..508]));
         if expected != found {
             let (expected, found) = (format_args!("{expected:08x}"), format_args!("{found:08x}"));
-            return Err(Error::corrupt(path, 48, "checksum", expected, found));
+            return Err(Error::corrupt(path, 508, "checksum", expected, found));
         }
         let (found_store, found_sequence) =
             (u128::from_le_bytes(array(bytes, 16)), u64::from_le_bytes(array(bytes, 32)));
@@ -173,9 +165,7 @@ impl SegmentHeader {
         if len != file_len {
             return Err(Error::corrupt(path, file_len.min(len), "segment length", len, file_len));
         }
-        let is_known = u32::from_le_bytes(array(bytes, 60)) == crc32c::crc32c(&bytes[..60]);
-        let first_lsn = is_known.then(|| Lsn(u64::from_le_bytes(array(bytes, 52))));
-        Ok(SegmentHeader { store, sequence, first_lsn, len })
+        Ok(SegmentHeader { store, sequence, len })
     }
 }
 

@@ -28,14 +28,8 @@ use crate::{
     },
     group::Group,
     replay::{KnownSegment, ReplayEnd},
-    segment::{
-        SegmentReader, create, fresh_header, open_synced, recycle, segment_path, started_header,
-        write_synced,
-    },
+    segment::{SegmentReader, create, open_synced, recycle, segment_path, write_synced},
 };
-
-/// How many segments that nobody needs are kept for the next ones.
-const FREE_MAX: usize = 2;
 
 /// What a log is opened with.
 #[derive(Clone)]
@@ -44,6 +38,8 @@ pub struct LogOptions {
     pub store: u128,
     /// Length of a segment, in bytes: [`crate::SEGMENT_SIZE_MIN`] to [`SEGMENT_SIZE_MAX`]. A record that is longer gets a longer one.
     pub segment_size: u64,
+    /// How much of segments that nobody needs any more is kept for the next ones, in bytes.
+    pub free_max_bytes: u64,
     /// Called when there is something for [`Log::work`] to do, if anybody shall do it in the background.
     pub wake: Option<Arc<dyn Fn() + Send + Sync>>,
 }
@@ -153,18 +149,11 @@ impl Current {
         let padding = [0; FRAME_ALIGN as usize];
         let unpadded = (FRAME_HEADER_LEN + payload_len) as u64;
         let padding = &padding[..(header.frame_len() - unpadded) as usize];
-        let mut parts = Vec::with_capacity(payload.len() + 3);
-        let started = started_header(self.header, lsn).encode();
-        let mut offset = self.offset;
-        if kind == FrameKind::Record && self.offset == SEGMENT_HEADER_LEN as u64 {
-            // The header says from now on which Lsn it begins with; it is in the same write.
-            parts.push(IoSlice::new(&started));
-            offset = 0;
-        }
+        let mut parts = Vec::with_capacity(payload.len() + 2);
         parts.push(IoSlice::new(&frame));
         parts.extend(payload.iter().map(|part| IoSlice::new(part)));
         parts.push(IoSlice::new(padding));
-        self.file.write_at(offset, &parts)?;
+        self.file.write_at(self.offset, &parts)?;
         self.offset += header.frame_len();
         self.dirty = true;
         Ok(())
@@ -193,6 +182,8 @@ impl Log {
         if end == ReplayEnd::CleanEnd
             && let Some(prepared) = unused.pop_if(|last| Some(*last) == highest && tail.is_some())
             && let Ok(reader) = SegmentReader::open(&*storage, dir, options.store, prepared)
+            // Whoever has prepared it may have come no further than to its name.
+            && storage.sync_dir(dir).is_ok()
         {
             ready = Some(reader.header);
         }
@@ -382,7 +373,7 @@ impl Log {
         if sequence == u32::MAX {
             return Err(LayersError::Full { what: "the log's sequence", max: u64::from(u32::MAX) });
         }
-        let header = fresh_header(self.options.store, sequence, len);
+        let header = SegmentHeader { store: self.options.store, sequence, len };
         // Whatever fails: a number is used once.
         spares.next_sequence += 1;
         match spares.free.iter().position(|&(_, free_len)| free_len == len) {
@@ -511,7 +502,8 @@ impl Log {
         }
         let mut spares = self.spares.lock();
         for (sequence, len) in unused {
-            if spares.free.len() < FREE_MAX && len == self.options.segment_size {
+            let kept = (spares.free.len() as u64 + 1) * self.options.segment_size;
+            if len == self.options.segment_size && kept <= self.options.free_max_bytes {
                 spares.free.push((sequence, len));
             } else {
                 // At best: what is left is removed when the log is opened.

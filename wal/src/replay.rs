@@ -283,7 +283,6 @@ fn read_segment<E: From<Error>>(
         streams: BTreeMap::new(),
     };
     replayed.segments += 1;
-    let mut first = reader.header.first_lsn;
     let (mut at, mut next) = (SEGMENT_HEADER_LEN as u64, None);
     while let Some(header) = reader.frame_header(at)? {
         let Some(payload) = reader.payload(&header)? else { break };
@@ -296,9 +295,6 @@ fn read_segment<E: From<Error>>(
                 next = Some(sequence);
             }
             FrameKind::Record => {
-                if let Some(expected) = first.take().filter(|&first| first != header.lsn) {
-                    return Err(Error::corrupt(&path, 52, "first Lsn", header.lsn, expected).into());
-                }
                 let FrameHeader { stream, lsn, .. } = header;
                 each(Record { stream, lsn, payload, path: &path, offset: at })?;
                 let highest = known.streams.entry(stream).or_insert(lsn);

@@ -41,7 +41,7 @@ fn replay_from(
 }
 
 fn go_on(storage: &SimulatedStorage, replayed: Replayed) -> Log {
-    let options = LogOptions { store: STORE, segment_size: 4096, wake: None };
+    let options = LogOptions { store: STORE, segment_size: 4096, free_max_bytes: 8192, wake: None };
     let log = Log::new(storage.shared(), &dir(), options, replayed);
     log.start().unwrap();
     log
@@ -213,7 +213,8 @@ fn a_full_disk_is_told_before_anything_is_appended_and_can_be_waited_for() {
 #[test]
 fn every_call_of_a_storage_may_fail() {
     let run = |storage: &SimulatedStorage| {
-        let options = LogOptions { store: STORE, segment_size: 4096, wake: None };
+        let options =
+            LogOptions { store: STORE, segment_size: 4096, free_max_bytes: 8192, wake: None };
         let log = Log::new(storage.shared(), &dir(), options, Replayed::default());
         // Acknowledged, and all that was tried.
         let (mut acknowledged, mut tried) = (Vec::new(), Vec::new());

@@ -231,7 +231,7 @@ fn segments_swapped_removed_and_duplicated() {
     }
 }
 
-/// Whether something was written behind a segment's header.
+/// Whether there is a frame behind a segment's header.
 fn holds_frames(segment: &[u8]) -> bool {
-    segment[52..60] != [0; 8]
+    segment[512..520] != [0; 8]
 }
