@@ -3,7 +3,14 @@
 //! A commit is skipped if it is in layer files already, and taken if it follows the one before: each says which that was, so a
 //! commit that is missing is found whatever has swallowed it. Anything else is corruption.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use pagestrata_layers::{
     Lsn, OpenLayer,
@@ -12,7 +19,10 @@ use pagestrata_layers::{
 use pagestrata_wal::{Record, Replay, ReplayEnd, Replayed};
 use parking_lot::MutexGuard;
 
-use crate::{Error, LayersError, OpenReport, Result, store::StoreShared, timeline::TimelineShared};
+use crate::{
+    Background, Error, LayersError, OpenReport, Result, store::StoreShared,
+    timeline::TimelineShared,
+};
 
 /// How far the opening of a store has come; see [`Store::open_with_progress`](crate::Store::open_with_progress).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,6 +35,13 @@ pub struct OpenProgress {
 
 /// How often the caller is told how far it is, in bytes of the log.
 const PROGRESS_BYTES: u64 = 4 << 20;
+
+/// From this length of the log on, its replay has memory prepared for it.
+const STOCKED_LOG_BYTES: u64 = 64 << 20;
+/// How many chunks are prepared ahead: one for values, one for the index, one that is being prepared.
+const STOCKED_CHUNKS: usize = 3;
+/// How long it takes at the most until a chunk that was taken is replaced. Filling one takes ten times as long.
+const STOCK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// A timeline that is being recovered.
 struct Recovering<'t> {
@@ -61,22 +78,24 @@ pub(crate) fn replay_log(
     let replayed = open().map_err(Error::from).and_then(|replay| {
         let mut told = OpenProgress { replayed_bytes: 0, log_bytes: replay.bytes()? };
         let mut bytes = 0;
-        replay.run(&mut |record: Record<'_>| {
-            bytes += record.payload.len() as u64;
-            if bytes - told.replayed_bytes >= PROGRESS_BYTES {
-                told.replayed_bytes = bytes;
-                progress(told);
-            }
-            let corrupt = |(expected, found): Mismatch| -> Error {
-                LayersError::corrupt(record.path, record.offset, "log record", expected, found)
-                    .into()
-            };
-            let known = recovering.get_mut(&record.stream);
-            let timeline = known.ok_or_else(|| {
-                corrupt(("a timeline of the store".to_owned(), record.stream.to_string()))
-            })?;
-            report.log_commits += u64::from(timeline.replay(&record, corrupt)?);
-            Ok(())
+        with_stocked_pool(shared, told.log_bytes, || {
+            replay.run(&mut |record: Record<'_>| {
+                bytes += record.payload.len() as u64;
+                if bytes - told.replayed_bytes >= PROGRESS_BYTES {
+                    told.replayed_bytes = bytes;
+                    progress(told);
+                }
+                let corrupt = |(expected, found): Mismatch| -> Error {
+                    LayersError::corrupt(record.path, record.offset, "log record", expected, found)
+                        .into()
+                };
+                let known = recovering.get_mut(&record.stream);
+                let timeline = known.ok_or_else(|| {
+                    corrupt(("a timeline of the store".to_owned(), record.stream.to_string()))
+                })?;
+                report.log_commits += u64::from(timeline.replay(&record, corrupt)?);
+                Ok(())
+            })
         })
     });
     // What was never committed whole is not there.
@@ -97,6 +116,36 @@ pub(crate) fn replay_log(
             Ok((Replayed::default(), Some(damage.to_string())))
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Does some work while another thread, if the store may have some, sees to it that there is memory for the layers it fills: a
+/// long replay is bound by memory that is touched for the first time.
+fn with_stocked_pool<R>(shared: &StoreShared, log_bytes: u64, work: impl FnOnce() -> R) -> R {
+    if log_bytes < STOCKED_LOG_BYTES || shared.options.background == Background::Callers {
+        return work();
+    }
+    let is_done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Without it the work takes longer.
+        let _ = std::thread::Builder::new().spawn_scoped(scope, || {
+            while !is_done.load(Ordering::Relaxed) {
+                if !shared.pool.stock(STOCKED_CHUNKS) {
+                    std::thread::sleep(STOCK_INTERVAL);
+                }
+            }
+        });
+        // Also when the work panics: the scope waits for the thread.
+        let _done = SetOnDrop(&is_done);
+        work()
+    })
+}
+
+struct SetOnDrop<'f>(&'f AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

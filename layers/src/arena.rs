@@ -66,10 +66,18 @@ impl Chunk {
             "a chunk is smaller than its span"
         );
         if room >= HUGE_PAGE_BYTES {
-            advise_huge(start, room);
+            advise(start, room, libc::MADV_HUGEPAGE);
         }
         let bytes = bump.allocated_bytes_including_metadata();
         Ok(Chunk { base: NonNull::new(base).expect("not at address zero"), bump, class, bytes })
+    }
+
+    /// Has the kernel back all of it now, rather than page by page when it is first written.
+    fn populate(&self) {
+        let len = self.bump.chunk_capacity();
+        if let Ok(end) = self.bump.try_alloc_layout(Layout::from_size_align(0, 1).expect("valid")) {
+            advise(end.as_ptr().wrapping_sub(len), len, libc::MADV_POPULATE_WRITE);
+        }
     }
 
     /// Uninitialised memory, or `None` where the chunk has not that much left.
@@ -90,14 +98,15 @@ impl Chunk {
     }
 }
 
-/// Asks for huge pages behind `[start, start + len)`. Advice: what becomes of it changes nothing but speed.
-fn advise_huge(start: *mut u8, len: usize) {
+/// Advises the kernel on the whole pages in `[start, start + len)`: to use huge ones, or to back them now. What becomes of it
+/// changes nothing but speed.
+fn advise(start: *mut u8, len: usize, advice: libc::c_int) {
     let first = start.addr().next_multiple_of(4096);
     let end = (start.addr() + len) / 4096 * 4096;
     if end > first {
-        // SAFETY: the range lies in memory that the caller owns, is page aligned, and MADV_HUGEPAGE changes neither
-        // its contents nor its mapping.
-        unsafe { libc::madvise(start.with_addr(first).cast(), end - first, libc::MADV_HUGEPAGE) };
+        // SAFETY: the range lies in memory that the caller owns and is page aligned; neither MADV_HUGEPAGE nor
+        // MADV_POPULATE_WRITE changes its contents or its mapping.
+        unsafe { libc::madvise(start.with_addr(first).cast(), end - first, advice) };
     }
 }
 
@@ -126,6 +135,24 @@ impl ChunkPool {
     #[must_use]
     pub fn retained_bytes(&self) -> usize {
         self.retained.lock().bytes
+    }
+
+    /// Makes one of the largest chunks, backed by memory, unless `chunks` of them wait already or the pool would keep no more.
+    /// Whether it did. For whoever has a core to spare while another fills layers: memory that is touched for the first time costs
+    /// the one that touches it as much as filling it does.
+    pub fn stock(&self, chunks: usize) -> bool {
+        let class = CHUNK_CLASSES - 1;
+        let is_enough = |retained: &Retained| {
+            retained.classes[class].len() >= chunks
+                || retained.bytes + (CHUNK_MIN_BYTES << class) > self.retained_max_bytes
+        };
+        if is_enough(&self.retained.lock()) {
+            return false;
+        }
+        let Ok(chunk) = Chunk::new(class) else { return false };
+        chunk.populate();
+        self.put_back(chunk);
+        true
     }
 
     /// A chunk with room for `needed` bytes, as large as a layer that holds `held` bytes already deserves: layers grow
@@ -216,6 +243,16 @@ mod tests {
     }
 
     #[test]
+    fn the_pool_is_stocked_with_as_many_as_it_is_told() {
+        let pool = ChunkPool::new(100 << 20);
+        assert!(pool.stock(2) && pool.stock(2) && !pool.stock(2));
+        assert!(pool.stock(3) && !pool.stock(4), "its bound is its bound");
+        let chunk = pool.take(1, 64 << 20).unwrap();
+        assert_eq!(chunk.class, CHUNK_CLASSES - 1);
+        assert!(pool.stock(3));
+    }
+
+    #[test]
     fn the_pool_recycles_within_its_bound() {
         let pool = ChunkPool::new(200 << 10);
         let (first, second) = (pool.take(100, 0).unwrap(), pool.take(100, 100_000).unwrap());
@@ -229,6 +266,7 @@ mod tests {
         let third = pool.take(150 << 10, 0).unwrap();
         pool.put_back(third);
         assert!(pool.retained_bytes() <= 200 << 10, "a chunk too many was freed");
+        assert!(!pool.stock(1), "it would keep none of the largest");
         assert!(pool.take(CHUNK_SPAN_BYTES, 0).is_err());
     }
 }
