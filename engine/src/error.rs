@@ -203,6 +203,7 @@ impl From<pagestrata_wal::Error> for Error {
         match error {
             LogError::Layers(error) => Error::Layers(error),
             LogError::NoSpace(error) => Error::NoSpace(error),
+            LogError::Closed => Error::Closed,
             LogError::Failed { cause } => Error::ReadOnly { cause: cause.to_string() },
             other => Error::ReadOnly { cause: other.to_string() },
         }

@@ -4,12 +4,16 @@ use std::path::{Path, PathBuf};
 
 use pagestrata_layers::{
     KeyRange, Lsn, Result as LayersResult,
+    commit_record::{CommitPart, Mismatch},
     layer_file::{LayerFile, LayerKind, LayerSummary, VerifyReport as LayerVerifyReport},
+    manifest::edit::State,
     storage::{SharedStorage, Storage},
 };
+use pagestrata_wal::{Record, Replay};
 
 use crate::{
     Error, LayersError, Result, Store, Timeline,
+    log::LOG_NAME,
     map::layer_file_name,
     store::{lock_and_read, no_timeline, timeline_dir},
 };
@@ -53,9 +57,13 @@ pub struct VerifyReport {
     pub versions: u64,
     /// Number of tombstones in the sound files.
     pub tombstones: u64,
+    /// Number of records in the log, of a whole store that nobody has open.
+    pub log_records: u64,
+    /// Their lengths, in bytes.
+    pub log_bytes: u64,
 }
 
-/// A layer file that a verification could not find to be what was written.
+/// A layer file, or a segment of the log, that a verification could not find to be what was written.
 #[derive(Debug)]
 pub struct DamagedFile {
     /// Where it is, or should be.
@@ -95,6 +103,34 @@ impl Verifying {
         self.add(path, opened.and_then(|file| Ok((file.summary().file_len, file.verify()?))));
     }
 
+    /// Reads the log, up to the first damage: nothing is known of what is behind it.
+    fn add_log(&mut self, storage: &SharedStorage, dir: &Path, id: u128, state: &State) {
+        let log = dir.join(LOG_NAME);
+        let known = |record: &Record<'_>| {
+            let corrupt = |(expected, found): Mismatch| {
+                LayersError::corrupt(record.path, record.offset, "log record", expected, found)
+            };
+            if !state.timelines.contains_key(&record.stream) {
+                return Err(corrupt(("a timeline".to_owned(), record.stream.to_string())));
+            }
+            let part = CommitPart::decode(record.payload).map_err(corrupt)?;
+            part.entries().try_for_each(|entry| entry.map(drop)).map_err(corrupt)
+        };
+        let replay = Replay::open(storage.clone(), &log, id, state.log_start);
+        match replay.and_then(|replay| replay.check(&mut |record| known(&record))) {
+            Ok(read) => {
+                (self.report.log_records, self.report.log_bytes) = (read.records, read.bytes)
+            }
+            Err(error) => {
+                let path = match &error {
+                    LayersError::Corrupt(damage) => damage.path.clone(),
+                    _ => log,
+                };
+                self.damaged.push(DamagedFile { path, error });
+            }
+        }
+    }
+
     fn finish(self) -> Result<VerifyReport> {
         let Verifying { report, damaged } = self;
         if damaged.is_empty() { Ok(report) } else { Err(Error::Damaged { report, damaged }) }
@@ -119,8 +155,8 @@ pub fn verify_files(
 }
 
 impl Store {
-    /// Verifies the layer files of a store that nobody has open, of one timeline or of all: as [`Timeline::verify`] does, and
-    /// also those whose damage keeps the store from being opened. `progress` is told after each of them. Changes nothing.
+    /// Verifies the layer files of a store that nobody has open, of one timeline, or of all and the log: as [`Timeline::verify`]
+    /// does, and also those whose damage keeps the store from being opened. `progress` is told after each of them. Changes nothing.
     ///
     /// # Errors
     /// [`Error::Damaged`] with every file that is damaged or missing; [`Error::NoTimeline`]; those of [`Store::open`] where
@@ -132,7 +168,7 @@ impl Store {
         progress: &mut dyn FnMut(&VerifyReport),
     ) -> Result<VerifyReport> {
         let dir = path.as_ref();
-        let (_lock, state) = lock_and_read(storage, dir)?;
+        let (_lock, id, state) = lock_and_read(storage, dir)?;
         if let Some(name) = timeline
             && !state.timelines.values().any(|timeline| timeline.name == name)
         {
@@ -152,6 +188,9 @@ impl Store {
                 verifying.open_and_add(&**storage, &path, Some(&record.summary));
                 progress(&verifying.report);
             }
+        }
+        if timeline.is_none() {
+            verifying.add_log(storage, dir, id, &state);
         }
         verifying.finish()
     }

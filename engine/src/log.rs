@@ -8,7 +8,7 @@ use pagestrata_wal::{Log, LogOptions, Position, Replayed};
 
 use crate::{Background, Durability, Error, Result, store::StoreShared, timeline::TimelineShared};
 
-const LOG_NAME: &str = "log";
+pub(crate) const LOG_NAME: &str = "log";
 
 impl StoreShared {
     pub(crate) fn log_dir(&self) -> PathBuf {

@@ -389,12 +389,15 @@ pub(crate) fn timeline_dir(dir: &Path, number: u64) -> PathBuf {
     dir.join(TIMELINES_NAME).join(number.to_string())
 }
 
-/// Takes the lock of a store that exists and reads its manifest.
-pub(crate) fn lock_and_read(storage: &SharedStorage, dir: &Path) -> Result<(Box<dyn Lock>, State)> {
+/// Takes the lock of a store that exists and reads its manifest: the store's id, and what it holds.
+pub(crate) fn lock_and_read(
+    storage: &SharedStorage,
+    dir: &Path,
+) -> Result<(Box<dyn Lock>, u128, State)> {
     let options = Options { create: false, ..Options::default() };
     let lock = lock_dir(storage, dir, &options)?;
     let (manifest, _) = open_manifest(storage, dir, &options)?;
-    Ok((lock, manifest.state().clone()))
+    Ok((lock, manifest.store(), manifest.state().clone()))
 }
 
 /// Takes the lock of a directory that holds a store or may get one.

@@ -231,7 +231,8 @@ impl TimelineShared {
             return;
         }
         let is_crowded = self.look().frozen.len() >= self.store.options.frozen_layers_max;
-        if is_crowded && self.flush.lock().failures == 0 {
+        // What is only to be salvaged is not written to.
+        if is_crowded && !self.store.options.salvage_log && self.flush.lock().failures == 0 {
             self.flush_oldest();
         }
         self.roll(writer);

@@ -22,6 +22,9 @@ pub enum Error {
         /// What failed.
         cause: Arc<str>,
     },
+    /// The log was closed before this was done.
+    #[error("the log is closed")]
+    Closed,
 }
 
 impl Error {

@@ -68,10 +68,26 @@ struct State {
     /// Everything before it is durable.
     synced: Position,
     syncing: bool,
-    failed: Option<Arc<str>>,
+    ended: Option<Ended>,
     /// Futures, and what they wait for.
     wakers: Vec<(Position, Waker)>,
     syncs: u64,
+}
+
+/// Why nothing is synced any more.
+#[derive(Clone, Debug)]
+enum Ended {
+    Failed(Arc<str>),
+    Closed,
+}
+
+impl Ended {
+    fn error(&self) -> Error {
+        match self {
+            Ended::Failed(cause) => Error::Failed { cause: cause.clone() },
+            Ended::Closed => Error::Closed,
+        }
+    }
 }
 
 /// Ends a sync, also one that panics.
@@ -88,11 +104,11 @@ impl Drop for Leading<'_> {
         match &self.outcome {
             Ok(end) => state.synced = state.synced.max(*end),
             Err(cause) => {
-                state.failed.get_or_insert_with(|| cause.clone());
+                state.ended.get_or_insert_with(|| Ended::Failed(cause.clone()));
             }
         }
-        let (synced, failed) = (state.synced, state.failed.is_some());
-        let is_done = |waiting: &(Position, Waker)| failed || waiting.0 <= synced;
+        let (synced, has_ended) = (state.synced, state.ended.is_some());
+        let is_done = |waiting: &(Position, Waker)| has_ended || waiting.0 <= synced;
         let done: Vec<_> = state.wakers.extract_if(.., |waiting| is_done(waiting)).collect();
         drop(state);
         self.group.changed.notify_all();
@@ -103,7 +119,7 @@ impl Drop for Leading<'_> {
 impl Group {
     /// Everything before `synced` is durable already.
     pub(crate) fn new(synced: Position, failed: Option<Arc<str>>) -> Group {
-        let state = State { synced, failed, ..State::default() };
+        let state = State { synced, ended: failed.map(Ended::Failed), ..State::default() };
         Group { state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -118,8 +134,8 @@ impl Group {
             if state.synced >= position {
                 return Ok(());
             }
-            if let Some(cause) = &state.failed {
-                return Err(Error::Failed { cause: cause.clone() });
+            if let Some(ended) = &state.ended {
+                return Err(ended.error());
             }
             if state.syncing {
                 if cfg!(planted_bug = "acknowledged_early") {
@@ -143,8 +159,8 @@ impl Group {
         if state.synced >= position {
             return Poll::Ready(Ok(()));
         }
-        if let Some(cause) = &state.failed {
-            return Poll::Ready(Err(Error::Failed { cause: cause.clone() }));
+        if let Some(ended) = &state.ended {
+            return Poll::Ready(Err(ended.error()));
         }
         if !state.wakers.iter().any(|(at, other)| *at == position && other.will_wake(waker)) {
             state.wakers.push((position, waker.clone()));
@@ -159,34 +175,37 @@ impl Group {
 
     /// From now on everything fails, with the cause of the first failure.
     pub(crate) fn fail(&self, cause: Arc<str>) -> Error {
-        self.fail_in(self.state.lock(), cause)
+        self.end(self.state.lock(), Ended::Failed(cause))
     }
 
-    fn fail_in(&self, mut state: MutexGuard<'_, State>, cause: Arc<str>) -> Error {
-        let cause = state.failed.get_or_insert(cause).clone();
-        let wakers = std::mem::take(&mut state.wakers);
-        drop(state);
-        self.changed.notify_all();
-        wakers.into_iter().for_each(|(_, waker)| waker.wake());
-        Error::Failed { cause }
-    }
-
-    /// As [`Group::fail`], once no sync is under way.
-    pub(crate) fn close(&self, cause: Arc<str>) {
+    /// As [`Group::fail`] because it is closed, once no sync is under way.
+    pub(crate) fn close(&self) {
         let mut state = self.state.lock();
         while state.syncing {
             state = wait(&self.changed, state);
         }
-        self.fail_in(state, cause);
+        self.end(state, Ended::Closed);
     }
 
-    /// Why everything fails, if it does.
+    fn end(&self, mut state: MutexGuard<'_, State>, why: Ended) -> Error {
+        let error = state.ended.get_or_insert(why).error();
+        let wakers = std::mem::take(&mut state.wakers);
+        drop(state);
+        self.changed.notify_all();
+        wakers.into_iter().for_each(|(_, waker)| waker.wake());
+        error
+    }
+
+    /// Why everything fails, if something has failed.
     pub(crate) fn failure(&self) -> Option<Arc<str>> {
-        self.state.lock().failed.clone()
+        match &self.state.lock().ended {
+            Some(Ended::Failed(cause)) => Some(cause.clone()),
+            Some(Ended::Closed) | None => None,
+        }
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        self.failure().map_or(Ok(()), |cause| Err(Error::Failed { cause }))
+        self.state.lock().ended.as_ref().map_or(Ok(()), |ended| Err(ended.error()))
     }
 
     /// How far the log is synced, and how many syncs that took.

@@ -497,7 +497,7 @@ impl Log {
             let dead = appender.dead.extract_if(.., |sequence| *sequence < start);
             unused.extend(dead.map(|sequence| (sequence, 0)));
         }
-        if self.group.failure().is_some() {
+        if self.group.check().is_err() {
             return;
         }
         let mut spares = self.spares.lock();
@@ -543,7 +543,7 @@ impl Log {
     /// Ends it: waits for the append and the sync that are under way; after them nothing is written any more, and everybody
     /// who waits is told so.
     pub fn close(&self) {
-        self.group.close("it is closed".into());
+        self.group.close();
         drop(self.appender.lock());
     }
 

@@ -158,8 +158,33 @@ impl Replay {
         self,
         each: &mut dyn FnMut(Record<'_>) -> std::result::Result<(), E>,
     ) -> std::result::Result<Replayed, E> {
+        let (mut replayed, synced) = self.read(each)?;
+        if let Some(tail) = replayed.tail {
+            let durable = self.make_durable(tail, synced, &replayed.chain);
+            replayed.failure = durable.err().map(|error| error.to_string().into());
+        }
+        Ok(replayed)
+    }
+
+    /// As [`Replay::run`], to look at the log only: nothing is written, and nothing can be appended to what it returns.
+    ///
+    /// # Errors
+    /// As [`Replay::run`].
+    pub fn check<E: From<Error>>(
+        self,
+        each: &mut dyn FnMut(Record<'_>) -> std::result::Result<(), E>,
+    ) -> std::result::Result<Replayed, E> {
+        let (replayed, _) = self.read(each)?;
+        Ok(Replayed { failure: Some("it was only looked at".into()), ..replayed })
+    }
+
+    /// Returns also up to where the log is known to be synced.
+    fn read<E: From<Error>>(
+        &self,
+        each: &mut dyn FnMut(Record<'_>) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(Replayed, Position), E> {
         let mut replayed = Replayed { strays: self.strays.clone(), ..Replayed::default() };
-        let Some(mut sequence) = self.start else { return Ok(replayed) };
+        let Some(mut sequence) = self.start else { return Ok((replayed, Position::default())) };
         let synced = read_synced(&*self.storage, &self.dir, self.store);
         let mut progress = Progress { synced: synced.unwrap_or_default() };
         let (reader, tail) = loop {
@@ -175,9 +200,7 @@ impl Replay {
         self.judge_tail(reader, tail, &progress, &mut replayed)?;
         let in_use: BTreeSet<_> = replayed.chain.iter().map(|segment| segment.sequence).collect();
         replayed.unused = self.present.difference(&in_use).copied().collect();
-        let durable = self.make_durable(tail, &progress, &replayed.chain);
-        replayed.failure = durable.err().map(|error| error.to_string().into());
-        Ok(replayed)
+        Ok((replayed, progress.synced))
     }
 
     fn reader(&self, sequence: u32) -> Result<SegmentReader> {
@@ -245,20 +268,14 @@ impl Replay {
 
     /// Writes the last frames again and syncs them, where no mark says that they were synced: after a sync that failed, the
     /// operating system may show bytes that never reached the device, and a sync alone would not write them.
-    fn make_durable(
-        &self,
-        tail: Position,
-        progress: &Progress,
-        chain: &[KnownSegment],
-    ) -> Result<()> {
-        if tail <= progress.synced {
+    fn make_durable(&self, tail: Position, synced: Position, chain: &[KnownSegment]) -> Result<()> {
+        if tail <= synced {
             return Ok(());
         }
-        for segment in chain.iter().filter(|segment| segment.sequence >= progress.synced.sequence())
-        {
+        for segment in chain.iter().filter(|segment| segment.sequence >= synced.sequence()) {
             let mut reader = self.reader(segment.sequence)?;
-            let from = match segment.sequence == progress.synced.sequence() {
-                true => progress.synced.offset(),
+            let from = match segment.sequence == synced.sequence() {
+                true => synced.offset(),
                 false => 0,
             };
             let to = if segment.sequence == tail.sequence() { tail.offset() } else { segment.len };

@@ -15,6 +15,7 @@ struct VerifyReport {
     bytes: u64,
     versions: u64,
     tombstones: u64,
+    log_records: u64,
     damaged: Vec<Damage>,
 }
 
@@ -59,6 +60,7 @@ pub(crate) fn verify<W: Write>(what: &Verified, output: &mut Output<W>) -> Resul
         bytes: read.file_bytes,
         versions: read.versions,
         tombstones: read.tombstones,
+        log_records: read.log_records,
         damaged: damaged.iter().map(Damage::of).collect(),
     })?;
     failure(damaged, read.layer_files).map_or(Ok(()), Err)

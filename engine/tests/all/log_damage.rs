@@ -231,6 +231,24 @@ fn segments_swapped_removed_and_duplicated() {
     }
 }
 
+#[test]
+fn a_verification_reads_the_log_and_changes_nothing() {
+    let logged = logged(false);
+    let verify = |storage: &SimulatedStorage| {
+        let before = storage.files();
+        let verified = Store::verify(&storage.shared(), DIR, None, &mut |_| {});
+        assert_eq!(storage.files(), before);
+        verified
+    };
+    let report = verify(&logged.storage.killed()).unwrap();
+    assert_eq!((report.log_records, report.layer_files), (COMMITS, 0));
+    assert!(report.log_bytes > 100 * COMMITS);
+    let first = logged.segments()[0];
+    let damaged = verify(&logged.changed(first, |bytes| bytes[700] ^= 1));
+    let Err(Error::Damaged { damaged, .. }) = damaged else { panic!("{damaged:?}") };
+    assert_eq!(damaged.iter().map(|file| &*file.path).collect::<Vec<_>>(), [first]);
+}
+
 /// Whether there is a frame behind a segment's header.
 fn holds_frames(segment: &[u8]) -> bool {
     segment[512..520] != [0; 8]
