@@ -205,8 +205,12 @@ impl Store {
                 orphans.extend(replayed.strays.iter().map(stray));
                 // Only now: an opening that fails leaves the store as it was.
                 for (dir, name) in orphans {
-                    shared.storage.remove(&dir.join(&name))?;
-                    report.orphans_removed.push(name);
+                    match shared.storage.remove(&dir.join(&name)) {
+                        Ok(()) => report.orphans_removed.push(name),
+                        // What cannot be written can still be read.
+                        Err(error) if is_of_read_only_file_system(&error) => {}
+                        Err(error) => return Err(error.into()),
+                    }
                 }
                 replayed
             }
@@ -463,6 +467,11 @@ fn name_in_timelines(storage: &dyn Storage, dir: &Path) -> Result<Option<String>
             Err(LayersError::corrupt(&current, 0, "CURRENT", expected, "nothing").into())
         }
     }
+}
+
+fn is_of_read_only_file_system(error: &LayersError) -> bool {
+    let read_only = std::io::ErrorKind::ReadOnlyFilesystem;
+    matches!(error, LayersError::Io { source, .. } if source.kind() == read_only)
 }
 
 fn random_id() -> Result<u128> {

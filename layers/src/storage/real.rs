@@ -70,6 +70,21 @@ fn with_path<T>(operation: &'static str, path: &Path, result: io::Result<T>) -> 
     result.map_err(|source| Error::io(operation, path, source))
 }
 
+/// A store on a read-only file system can still be read, and locked; an append will then fail.
+fn or_read_only(opened: io::Result<fs::File>, path: &Path) -> io::Result<fs::File> {
+    match opened {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+            ) =>
+        {
+            fs::File::open(path)
+        }
+        other => other,
+    }
+}
+
 impl Storage for RealStorage {
     fn create(&self, path: &Path) -> Result<Box<dyn File>> {
         let opened = fs::File::options().read(true).write(true).create_new(true).open(path);
@@ -78,18 +93,7 @@ impl Storage for RealStorage {
     }
 
     fn open(&self, path: &Path) -> Result<Box<dyn File>> {
-        let opened = match fs::File::options().read(true).write(true).open(path) {
-            // A store on a read-only file system can still be read; an append will then fail.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
-                ) =>
-            {
-                fs::File::open(path)
-            }
-            other => other,
-        };
+        let opened = or_read_only(fs::File::options().read(true).write(true).open(path), path);
         let file = with_path("open", path, opened)?;
         let metadata = with_path("inspect", path, file.metadata())?;
         if !metadata.is_file() {
@@ -133,8 +137,9 @@ impl Storage for RealStorage {
     }
 
     fn lock(&self, path: &Path) -> Result<Option<Box<dyn Lock>>> {
-        let opened =
-            fs::File::options().read(true).write(true).create(true).truncate(false).open(path);
+        let mut options = fs::File::options();
+        options.read(true).write(true).create(true).truncate(false);
+        let opened = or_read_only(options.open(path), path);
         let file = with_path("open lock", path, opened)?;
         match file.try_lock() {
             Ok(()) => Ok(Some(Box::new(RealLock { file }))),
