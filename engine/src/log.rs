@@ -127,12 +127,21 @@ impl StoreShared {
         }
     }
 
-    /// Before a commit: as long as the log has its full length, waits for flushes that free some of it.
-    pub(crate) fn wait_for_log_room(&self) -> Result<()> {
+    /// Before a commit of the timeline `own`: as long as the log has its full length, waits for flushes that free some of it.
+    ///
+    /// Where this timeline's own open layer has to be flushed, whoever else's too, the commit goes on: the layer cannot be
+    /// rolled before the commit, and is right after it ([`StoreShared::is_overdue`]).
+    pub(crate) fn wait_for_log_room(&self, own: u64) -> Result<()> {
         while self.log().bytes() > self.options.log_size_max_bytes {
             let timelines = self.overdue_timelines();
             if timelines.is_empty() {
                 return Ok(());
+            }
+            if let Some((own, lsn)) = timelines.iter().find(|(of, _)| of.number == own) {
+                own.wait_flushed()?;
+                if own.disk_consistent_lsn() < *lsn {
+                    return Ok(());
+                }
             }
             for (timeline, lsn) in timelines {
                 timeline.roll_unless_leased(lsn);

@@ -104,7 +104,7 @@ impl<'t> WriteLease<'t> {
         store.check_open()?;
         self.writer.prepare_commit(lsn)?;
         if store.options.durability != Durability::External {
-            store.wait_for_log_room()?;
+            store.wait_for_log_room(self.timeline.number)?;
         }
         let end = store.log_commit(self.timeline.number, &self.writer, lsn)?;
         self.writer.commit(lsn).expect("prepared, and nothing was appended since");
