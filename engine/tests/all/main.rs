@@ -6,5 +6,6 @@ mod flushing;
 mod imports;
 mod log;
 mod model;
+mod scenarios;
 mod store;
 mod support;
