@@ -1,6 +1,9 @@
 //! S12 to S15: layer files that are damaged, displaced, cut, or lie about a size.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use pagestrata::{
     Compression, Durability, Error, Key, Lsn, Options, Scratch, Store, Timeline, Value,
@@ -55,7 +58,7 @@ fn read_all(timeline: &Timeline) -> (usize, BTreeSet<(PathBuf, u64)>) {
 }
 
 /// Where the data blocks of a file are, as damage shows.
-fn data_blocks(storage: &SimulatedStorage, layer: &PathBuf) -> BTreeSet<u64> {
+fn data_blocks(storage: &SimulatedStorage, layer: &Path) -> BTreeSet<u64> {
     let len = storage.bytes(layer).len() as u64;
     let mut blocks = BTreeSet::new();
     for byte in (64..len).step_by(256) {

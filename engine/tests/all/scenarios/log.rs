@@ -1,7 +1,5 @@
 //! S1 to S4: the log is cut off, damaged, not synced, or has no room.
 
-use std::path::PathBuf;
-
 use pagestrata::{
     Error, Options,
     testing::{Decision, FailedSync, Failure, Fault, SimulatedStorage, all_kept, none_kept},
@@ -66,7 +64,7 @@ fn s1_power_cut_mid_append_then_kills_during_recovery() {
                     // Shown by an opening that went well, so it has to stay.
                     (known, opened) = (found, opened + 1);
                 }
-                let mut committed_too = || {
+                let committed_too = || {
                     let mut lease = main.write_lease()?;
                     commit(&mut lease, found + 1)?.wait()
                 };
@@ -96,8 +94,8 @@ fn s2_bit_flip_in_the_middle_of_the_log() {
     for n in 1..=COMMITS {
         storage.set_trace(true);
         write(&main, n..=n);
-        let calls = storage.trace().into_iter();
-        let frame = calls.filter(|call| call.operation == "write" && call.len > 200).last();
+        let mut calls = storage.trace().into_iter();
+        let frame = calls.rfind(|call| call.operation == "write" && call.len > 200);
         records.push(frame.unwrap());
     }
     drop((main, store));
@@ -209,8 +207,11 @@ fn s4_no_space_to_append_to_the_log() {
     assert_eq!(check(&main), acknowledged + 40);
     assert!(store.stats().log.failure.is_none());
     assert_eq!(reopen(&storage.crash(&mut none_kept)).0, acknowledged + 40);
+}
 
-    // The write itself, after half of it: thrice at the same place, then another commit takes it.
+/// The write itself fails, after half of it: thrice at the same place, then another commit takes it.
+#[test]
+fn s4_no_space_for_the_whole_of_an_append() {
     for at in 1..30 {
         let storage = SimulatedStorage::new();
         let (_store, main, _) = open(&storage, options()).unwrap();
