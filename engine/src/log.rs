@@ -130,31 +130,29 @@ impl StoreShared {
 
     /// Before a commit of the timeline `own`: as long as the log has its full length, waits for flushes that free some of it.
     ///
-    /// Where it is this timeline's own open layer that has to be flushed, the commit goes on: it cannot be rolled before the
-    /// commit, and is right after it ([`StoreShared::is_overdue`]).
+    /// Where this timeline's own open layer has to be flushed, whoever else's too, the commit goes on: the layer cannot be
+    /// rolled before the commit, and is right after it ([`StoreShared::is_overdue`]).
     pub(crate) fn wait_for_log_room(&self, own: u64) -> Result<()> {
         while self.log().bytes() > self.options.log_size_max_bytes {
             let timelines = self.overdue_timelines();
             if timelines.is_empty() {
                 return Ok(());
             }
-            let mut waits_for_itself = false;
+            if let Some((own, lsn)) = timelines.iter().find(|(of, _)| of.number == own) {
+                own.wait_flushed()?;
+                if own.disk_consistent_lsn() < *lsn {
+                    return Ok(());
+                }
+            }
             for (timeline, lsn) in timelines {
                 timeline.roll_unless_leased(lsn);
                 timeline.wait_flushed()?;
                 if timeline.disk_consistent_lsn() < lsn {
-                    if timeline.number == own {
-                        waits_for_itself = true;
-                        continue;
-                    }
                     let (bytes, timeline) = (self.log().bytes(), timeline.name.clone());
                     return Err(Error::LogFull { bytes, timeline });
                 }
                 // Until also the log is freed: that is the last thing a flush does.
                 drop(timeline.flushing.lock());
-            }
-            if waits_for_itself {
-                return Ok(());
             }
         }
         Ok(())

@@ -163,27 +163,38 @@ fn the_log_stays_within_its_bound() {
     }
 }
 
-/// Two writers, and each keeps the log from being freed for the other.
+/// Writers that each keep the log from being freed for the others, and for themselves.
 #[test]
 fn a_writer_whose_own_layer_keeps_the_log_can_commit() {
     for background in [Background::Threads, Background::Callers] {
         let dir = tempfile::tempdir().unwrap();
         let options = Options { log_size_max_bytes: 64 << 10, background, ..options() };
         let (store, _) = Store::open(dir.path(), options).unwrap();
-        let slow = store.create_timeline("slow", Lsn(1)).unwrap();
+        let slow = ["first", "second"].map(|name| store.create_timeline(name, Lsn(1)).unwrap());
         let fast = store.create_timeline("fast", Lsn(1)).unwrap();
-        put(&slow, key(1), Lsn(5), b"keeps the first segment");
-        let mut of_slow = slow.write_lease().unwrap();
-        of_slow.put(key(1), Lsn(6), Value::Image(b"not committed yet")).unwrap();
+        let of_slow = slow.each_ref().map(|slow| {
+            put(slow, key(1), Lsn(5), b"in the first segment");
+            let mut lease = slow.write_lease().unwrap();
+            lease.put(key(1), Lsn(6), Value::Image(b"not committed yet")).unwrap();
+            lease
+        });
         let mut of_fast = fast.write_lease().unwrap();
-        let (mut n, mut full) = (1, None);
-        while full.is_none() {
-            of_fast.put(key(n), Lsn(10 * n), Value::Image(&value(n))).unwrap();
-            full = of_fast.commit(Lsn(10 * n)).err();
-            n += u64::from(full.is_none());
+        let mut n = 1;
+        for (slow, mut of_slow) in slow.iter().zip(of_slow) {
+            let full = loop {
+                of_fast.put(key(n), Lsn(10 * n), Value::Image(&value(n))).unwrap();
+                match of_fast.commit(Lsn(10 * n)) {
+                    Ok(_) => n += 1,
+                    Err(full) => break full,
+                }
+            };
+            of_fast.abort();
+            let expected =
+                matches!(&full, Error::LogFull { timeline, .. } if timeline == slow.name());
+            assert!(expected, "{full}");
+            of_slow.commit(Lsn(6)).unwrap().wait().unwrap();
         }
-        assert!(matches!(full, Some(Error::LogFull { timeline, .. }) if timeline == "slow"));
-        of_slow.commit(Lsn(6)).unwrap().wait().unwrap();
+        of_fast.put(key(n), Lsn(10 * n), Value::Image(&value(n))).unwrap();
         of_fast.commit(Lsn(10 * n)).unwrap().wait().unwrap();
     }
 }

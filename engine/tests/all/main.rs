@@ -7,5 +7,6 @@ mod imports;
 mod log;
 mod log_damage;
 mod model;
+mod scenarios;
 mod store;
 mod support;

@@ -1,0 +1,128 @@
+//! The named scenarios of the reliability goal, each with its exact outcome: power cuts, damage, full disks, failed syncs,
+//! other processes, panics.
+//!
+//! A workload is numbered commits, each of two pages of its own; from the number everything else follows, so that
+//! whoever opens what is left knows what has to be there.
+
+mod child;
+mod damage;
+mod flush;
+mod log;
+mod manifest;
+mod panics;
+mod surroundings;
+
+use std::{path::PathBuf, time::Duration};
+
+use pagestrata::{
+    Background, CommitTicket, Error, Key, LayersError, Lsn, OpenReport, Options, Scratch, Store,
+    Timeline, Value, WriteLease,
+    testing::{SimulatedStorage, fill_value},
+};
+
+const DIR: &str = "/store";
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+/// Everything small, and done by the callers: each run makes the same calls.
+fn options() -> Options {
+    Options {
+        open_layer_size_max_bytes: 64 << 10,
+        block_size_target_bytes: 1 << 10,
+        log_segment_size_bytes: 4 << 10,
+        log_size_max_bytes: 1 << 20,
+        flush_retry_delay: MILLISECOND,
+        flush_retry_delay_max: MILLISECOND,
+        background: Background::Callers,
+        store_id: Some(7),
+        ..Options::default()
+    }
+}
+
+/// The two pages that commit `n` changes.
+fn keys(n: u64) -> [Key; 2] {
+    [Key::new(1, (n % 7) as u32), Key::new(2, (n % 5) as u32)]
+}
+
+/// What it writes to them.
+fn value(n: u64) -> Vec<u8> {
+    fill_value(n, n as u8, 200)
+}
+
+/// Commits number `n` at Lsn `10 n`.
+fn commit(lease: &mut WriteLease<'_>, n: u64) -> pagestrata::Result<CommitTicket> {
+    for key in keys(n) {
+        lease.put(key, Lsn(10 * n), Value::Delta { bytes: &value(n), will_init: false })?;
+    }
+    lease.commit(Lsn(10 * n))
+}
+
+/// Commits these numbers, each acknowledged.
+#[track_caller]
+fn write(timeline: &Timeline, numbers: std::ops::RangeInclusive<u64>) {
+    let mut lease = timeline.write_lease().unwrap();
+    for n in numbers {
+        commit(&mut lease, n).unwrap().wait().unwrap();
+    }
+}
+
+/// Compares a timeline with the workload: whole commits without a gap, each once. Returns how many there are.
+#[track_caller]
+fn check(timeline: &Timeline) -> u64 {
+    let last = timeline.last_record_lsn();
+    let count = last.0 / 10;
+    let (snapshot, mut scratch) = (timeline.snapshot(), Scratch::new());
+    for number in 1..=7 {
+        for (which, key) in keys(number).into_iter().enumerate() {
+            let found = snapshot.guard().history(key, last, &mut scratch).unwrap();
+            let found: Vec<_> =
+                found.newest_first().map(|found| (found.lsn, found.bytes.to_vec())).collect();
+            let of_key = (1..=count).rev().filter(|&n| keys(n)[which] == key);
+            let expected: Vec<_> = of_key.map(|n| (Lsn(10 * n), value(n))).collect();
+            assert!(found == expected, "{key} of {count} commits");
+        }
+    }
+    count
+}
+
+/// The store of these files and its timeline `main`.
+fn open(
+    storage: &SimulatedStorage,
+    options: Options,
+) -> pagestrata::Result<(Store, Timeline, OpenReport)> {
+    let (store, report) = Store::open_with(storage.shared(), DIR, options)?;
+    let timeline = match store.timeline("main") {
+        Ok(timeline) => timeline,
+        Err(_) => store.create_timeline("main", Lsn(1))?,
+    };
+    Ok((store, timeline, report))
+}
+
+/// Opens what a kill or a crash has left, compares it, and says how many commits there are.
+#[track_caller]
+fn reopen(storage: &SimulatedStorage) -> (u64, OpenReport) {
+    let (_store, timeline, report) = open(storage, options()).unwrap();
+    (check(&timeline), report)
+}
+
+/// The file and the place that a corruption names.
+#[track_caller]
+fn corruption(error: Error) -> (PathBuf, u64) {
+    let Error::Layers(LayersError::Corrupt(corruption)) = error else { panic!("{error}") };
+    (corruption.path, corruption.offset)
+}
+
+#[track_caller]
+fn corruption_at_open(storage: &SimulatedStorage) -> (PathBuf, u64) {
+    let before = storage.digest();
+    match open(storage, options()) {
+        Ok(_) => panic!("it was opened"),
+        Err(error) => {
+            assert_eq!(storage.digest(), before, "left as it was");
+            corruption(error)
+        }
+    }
+}
+
+fn is_read_only<T: std::fmt::Debug>(result: pagestrata::Result<T>) -> bool {
+    matches!(result, Err(Error::ReadOnly { .. }))
+}
