@@ -1,15 +1,73 @@
-//! What an acknowledged commit survives. A commit is acknowledged when [`CommitTicket::wait`](crate::CommitTicket::wait) has
-//! returned, or the awaited ticket; each sentence here names the tests that show it.
+//! What an acknowledged commit survives, sentence by sentence, each with the tests that show it.
 //!
-//! | | the process ends, or is killed | the operating system stops | the power fails |
-//! |---|---|---|---|
-//! | [`Durability::Synced`] | is there | is there | is there |
-//! | [`Durability::Buffered`] | is there | what was synced is there: all but the last `sync_interval` | the same |
-//! | [`Durability::External`] | what was flushed is there | the same | the same |
+//! A commit is acknowledged when [`CommitTicket::wait`](crate::CommitTicket::wait), or the awaited ticket, has returned without an
+//! error. [`Options::durability`](crate::Options::durability) says what that means:
 //!
-//! Whatever is not there is gone from its end: a store opens with some commit of each timeline and everything before it, and
-//! never with half of one.
+//! | | the process ends or is killed | the operating system stops, or the power fails |
+//! |---|---|---|
+//! | `Synced` | nothing is lost | nothing is lost |
+//! | `Buffered { sync_interval }` | nothing is lost | what was committed since the last sync of the log may be |
+//! | `External` | what was not flushed is lost | what was not flushed is lost |
 //!
-//! [`Durability::Synced`]: crate::Durability::Synced
-//! [`Durability::Buffered`]: crate::Durability::Buffered
-//! [`Durability::External`]: crate::Durability::External
+//! Test names are those of `cargo test -p pagestrata --test all` (`module::test`), unless another place is named.
+//!
+//! # In every mode
+//!
+//! - A store opens with one commit of each timeline and everything before it, never with half of one: `crashes`, all of them, and the
+//!   example `crash_explorer`, which goes on for as long as one likes.
+//! - What was in layer files (at or below [`disk_consistent_lsn`](crate::Timeline::disk_consistent_lsn)) is there whatever stops:
+//!   `faults::every_fault_leaves_a_store_with_all_that_was_acknowledged`.
+//! - A layer file that was being flushed is flushed again: `scenarios::flush::s6_crash_between_the_layer_and_the_manifest`; a commit
+//!   that is in a layer file and in the log is there once: `scenarios::flush::s7_crash_between_the_manifest_and_the_log`.
+//! - Opening is repeated safely, however often it is cut short:
+//!   `scenarios::log::s1_power_cut_mid_append_then_kills_during_recovery`.
+//!
+//! # `Synced`
+//!
+//! - An acknowledged commit survives the end of the process at any moment: the test `kill` of this package, on a real disk, with
+//!   `SIGKILL`; `engine/examples/inject_faults.sh`, at every system call.
+//! - It survives that the operating system stops or the power fails at any moment, whatever was not synced of files and names:
+//!   `crashes`, on a simulated disk that keeps any subset of unsynced sectors and names that POSIX allows.
+//! - It survives a sync that fails: commits that wait for it get an error, nothing is written any more, and after a reopen what was
+//!   acknowledged is there: `scenarios::log::s3_a_sync_of_the_log_fails`. Also when the system goes on showing bytes that never
+//!   reached the disk: the same test, and `crashes`.
+//! - A commit that was not acknowledged may be there after a reopen, whole:
+//!   `scenarios::log::s1_power_cut_mid_append_then_kills_during_recovery`.
+//!
+//! # `Buffered`
+//!
+//! - An acknowledged commit survives the end of the process at any moment: the test `kill`, which runs in this mode too;
+//!   `log::what_was_acknowledged_is_there_after_every_reopen`.
+//! - It does not survive a power failure before the log is synced, which happens every `sync_interval`, before a commit that is
+//!   flushed is published, and when the store is closed: `crashes` accepts the loss of such commits, from the end, and of no
+//!   others.
+//!
+//! # `External`
+//!
+//! - Commits survive when they are flushed, and only then; after a reopen the caller streams its own log again from
+//!   [`disk_consistent_lsn`](crate::Timeline::disk_consistent_lsn): `log::a_log_is_read_by_a_store_that_writes_none`,
+//!   `faults::every_fault_leaves_a_store_with_all_that_was_acknowledged`.
+//!
+//! # When the disk lies
+//!
+//! - Damage in what was synced is an error that names the segment, the offset, what was expected and what was found, and the store
+//!   does not open: `log_damage::every_bit_of_a_log_of_synced_commits`, `log_damage::zeroed_ranges_and_cut_files`,
+//!   `log_damage::sectors_of_older_generations`, `log_damage::segments_swapped_removed_and_duplicated`. With
+//!   [`Options::salvage_log`](crate::Options::salvage_log) it opens to be read only, up to the damage:
+//!   `scenarios::log::s2_bit_flip_in_the_middle_of_the_log`.
+//! - A full disk refuses a commit before anything of it is done, and when there is room again the same commit goes through:
+//!   `scenarios::log::s4_no_space_to_append_to_the_log`, `scenarios::surroundings::a_small_disk_that_is_full`.
+//! - A layer file that cannot be written stays in memory and in the log: `scenarios::flush::s5_no_space_for_a_layer_file`.
+//! - A layer file that somebody cuts off is refused when the store is opened:
+//!   `scenarios::damage::s14_a_layer_file_that_was_cut_is_not_opened`. While it is mapped, touching what is gone ends the process with
+//!   `SIGBUS`, as with every memory map; files are read through memory maps, so keep others from writing into a store that is open:
+//!   `scenarios::surroundings::s14_a_layer_file_that_is_cut_while_it_is_mapped`.
+//!
+//! # What is assumed
+//!
+//! - A sector of 512 bytes is written whole or not at all, and a power failure in the middle of writing a sector does not harm what a
+//!   sync had made durable in it. (SQLite calls it powersafe overwrite. The log goes on in the sector where it was synced last.)
+//! - A sync that reports success has made everything durable. No program can do without that.
+//! - Damage of the last synced sector *and* a power failure at once pass for a torn tail: what the log knows of its last sync outside of
+//!   the segment (the file `log/SYNCED`) may be older then. One of both alone is found.
+//! - No other program writes into the store's directory.
