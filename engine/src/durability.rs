@@ -38,9 +38,8 @@
 //!
 //! - An acknowledged commit survives the end of the process at any moment: the test `kill`, which runs in this mode too;
 //!   `log::what_was_acknowledged_is_there_after_every_reopen`.
-//! - It does not survive a power failure before the log is synced, which happens every `sync_interval`, before a commit that is
-//!   flushed is published, and when the store is closed: `crashes` accepts the loss of such commits, from the end, and of no
-//!   others.
+//! - It does not survive a power failure before the log is synced, which happens every `sync_interval` and when the store is
+//!   closed, or before it is flushed: `crashes` accepts the loss of such commits, from the end, and of no others.
 //!
 //! # `External`
 //!
