@@ -185,7 +185,7 @@ impl Log {
     /// A log that goes on where a replay has ended. Nothing is written before something is appended.
     #[must_use]
     pub fn new(storage: SharedStorage, dir: &Path, options: LogOptions, replayed: Replayed) -> Log {
-        let Replayed { end, failure: failed, chain, tail, mut unused, .. } = replayed;
+        let Replayed { end, failure: failed, chain, tail, synced, mut unused, .. } = replayed;
         let highest = unused.iter().copied().chain(tail.map(Position::sequence)).max();
         let next_sequence = highest.map_or(1, |highest| highest + 1);
         let mut ready = None;
@@ -195,7 +195,6 @@ impl Log {
         {
             ready = Some(reader.header);
         }
-        let synced = tail.unwrap_or_default();
         let bytes = chain.iter().map(|segment| segment.len).sum();
         let appender = Appender {
             tail: tail.map_or(Tail::None, |tail| Tail::At(tail, end)),

@@ -80,6 +80,8 @@ pub struct Replayed {
     pub(crate) chain: Vec<KnownSegment>,
     /// Where the whole frames end; none without a log.
     pub(crate) tail: Option<Position>,
+    /// Everything before it is durable: not more than the last frame that is no mark, for nothing syncs a mark.
+    pub(crate) synced: Position,
     /// Segments that are there but not in use: prepared, or dead behind a torn tail.
     pub(crate) unused: Vec<u32>,
 }
@@ -177,6 +179,7 @@ impl Replay {
         let in_use: BTreeSet<_> = replayed.chain.iter().map(|segment| segment.sequence).collect();
         replayed.unused = self.present.difference(&in_use).copied().collect();
         let durable = self.make_durable(tail, &progress, &replayed.chain);
+        replayed.synced = progress.content_end.max(progress.synced);
         replayed.failure = durable.err().map(|error| error.to_string().into());
         Ok(replayed)
     }
@@ -207,6 +210,9 @@ impl Replay {
         replayed: &mut Replayed,
     ) -> Result<()> {
         let path = reader.path().to_owned();
+        // The header was written with the first record, and came to the device without it.
+        let is_first_missing =
+            tail.offset() == SEGMENT_HEADER_LEN as u64 && reader.header.first_lsn.is_some();
         let corrupt = |synced: Position| {
             let expected = format_args!("a frame: the log was synced up to {synced}");
             Error::corrupt(&path, tail.offset(), "log", expected, "none")
@@ -237,7 +243,7 @@ impl Replay {
             }
             cut += torn_end.map_or(0, |end| end - start);
         }
-        if cut > 0 {
+        if cut > 0 || is_first_missing {
             replayed.end = ReplayEnd::TornTail { at: tail };
             replayed.cut_bytes = cut;
         }
