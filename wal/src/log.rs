@@ -28,7 +28,7 @@ use crate::{
     },
     group::Group,
     replay::{KnownSegment, ReplayEnd},
-    segment::{SegmentReader, create, fresh_header, recycle, segment_path, started_header},
+    segment::{SegmentReader, create, fresh_header, recycle, segment_path},
 };
 
 /// Behind a record there is always room for the marks of the syncs that can be under way, and for the segment's end.
@@ -152,18 +152,11 @@ impl Current {
         let padding = [0; FRAME_ALIGN as usize];
         let unpadded = (FRAME_HEADER_LEN + payload_len) as u64;
         let padding = &padding[..(header.frame_len() - unpadded) as usize];
-        let mut parts = Vec::with_capacity(payload.len() + 3);
-        let started = started_header(self.header, lsn).encode();
-        let mut offset = self.offset;
-        if kind == FrameKind::Record && self.offset == SEGMENT_HEADER_LEN as u64 {
-            // The header says from now on which Lsn it begins with; it is in the same write.
-            parts.push(IoSlice::new(&started));
-            offset = 0;
-        }
+        let mut parts = Vec::with_capacity(payload.len() + 2);
         parts.push(IoSlice::new(&frame));
         parts.extend(payload.iter().map(|part| IoSlice::new(part)));
         parts.push(IoSlice::new(padding));
-        self.file.write_at(offset, &parts)?;
+        self.file.write_at(self.offset, &parts)?;
         self.offset += header.frame_len();
         self.dirty |= kind != FrameKind::Mark;
         Ok(())
@@ -192,6 +185,8 @@ impl Log {
         if end == ReplayEnd::CleanEnd
             && let Some(prepared) = unused.pop_if(|last| Some(*last) == highest && tail.is_some())
             && let Ok(reader) = SegmentReader::open(&*storage, dir, options.store, prepared)
+            // Whoever has prepared it may have come no further than to its name.
+            && storage.sync_dir(dir).is_ok()
         {
             ready = Some(reader.header);
         }

@@ -210,9 +210,6 @@ impl Replay {
         replayed: &mut Replayed,
     ) -> Result<()> {
         let path = reader.path().to_owned();
-        // The header was written with the first record, and came to the device without it.
-        let is_first_missing =
-            tail.offset() == SEGMENT_HEADER_LEN as u64 && reader.header.first_lsn.is_some();
         let corrupt = |synced: Position| {
             let expected = format_args!("a frame: the log was synced up to {synced}");
             Error::corrupt(&path, tail.offset(), "log", expected, "none")
@@ -243,7 +240,7 @@ impl Replay {
             }
             cut += torn_end.map_or(0, |end| end - start);
         }
-        if cut > 0 || is_first_missing {
+        if cut > 0 {
             replayed.end = ReplayEnd::TornTail { at: tail };
             replayed.cut_bytes = cut;
         }
@@ -290,7 +287,6 @@ fn read_segment<E: From<Error>>(
         streams: BTreeMap::new(),
     };
     replayed.segments += 1;
-    let mut first = reader.header.first_lsn;
     let (mut at, mut next) = (SEGMENT_HEADER_LEN as u64, None);
     while let Some(header) = reader.frame_header(at)? {
         let Some(payload) = reader.payload(&header)? else { break };
@@ -304,9 +300,6 @@ fn read_segment<E: From<Error>>(
                 next = Some(sequence);
             }
             FrameKind::Record => {
-                if let Some(expected) = first.take().filter(|&first| first != header.lsn) {
-                    return Err(Error::corrupt(&path, 40, "first Lsn", header.lsn, expected).into());
-                }
                 let FrameHeader { stream, lsn, .. } = header;
                 each(Record { stream, lsn, payload, path: &path, offset: at })?;
                 let highest = known.streams.entry(stream).or_insert(lsn);

@@ -6,7 +6,7 @@ use std::{
 };
 
 use pagestrata_layers::{
-    Error, Lsn, Result,
+    Error, Result,
     storage::{File, Storage},
 };
 
@@ -194,10 +194,5 @@ impl SegmentReader {
 
 /// The header of a segment that nothing was appended to yet.
 pub(crate) fn fresh_header(store: u128, sequence: u32, len: u64) -> SegmentHeader {
-    SegmentHeader { store, sequence, first_lsn: None, len }
-}
-
-/// As [`fresh_header`], with the Lsn of its first record.
-pub(crate) fn started_header(header: SegmentHeader, first: Lsn) -> SegmentHeader {
-    SegmentHeader { first_lsn: Some(first), ..header }
+    SegmentHeader { store, sequence, len }
 }

@@ -49,7 +49,7 @@ pub struct CrashCounts {
     pub states: u64,
     /// Those of them where the crash was within an opening, or in what came after an opening of an image.
     pub recovery_states: u64,
-    /// Distinct images; each was opened twice and read twice.
+    /// Distinct images; each was opened, and again if that had changed it.
     pub images: u64,
     /// The rest.
     pub others: Counts,
@@ -65,7 +65,7 @@ pub struct CrashViolation {
 
 use CrashViolation as Violation;
 
-const EXHAUSTIVE: Effort = Effort { all_max: 256, images: 64, deep_one_in: 64, flips: 2 };
+const EXHAUSTIVE: Effort = Effort { all_max: 256, images: 64, deep_one_in: 256, flips: 2 };
 const SEEDED: Effort = Effort { all_max: 8, images: 8, deep_one_in: 64, flips: 1 };
 
 impl Default for CrashExplorer {
