@@ -6,7 +6,7 @@
 //! cargo run --release -p pagestrata --example crash_explorer --features testing -- --only-sequence 815
 //! ```
 //!
-//! All sequences of at most three operations first, then seeds and longer sequences by turns. See
+//! Short sequences of operations, all of one length before the longer ones, and long workloads by turns. See
 //! [`pagestrata::testing::CrashExplorer`] for what is held against what, and `fuzz/README.md` for the bugs that it has to find.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program")]
 
@@ -23,9 +23,8 @@ use std::{
 
 use pagestrata::testing::{CrashCounts, CrashExplorer, CrashViolation};
 
-/// Sequences of this length come first, and up to the other one later.
-const FIRST_LEN: u32 = 3;
-const LAST_LEN: u32 = 5;
+/// Longer sequences are not explored.
+const LEN_MAX: u32 = 5;
 /// Sequences that a thread takes at once; they share images.
 const CHUNK: u64 = 64;
 
@@ -67,11 +66,9 @@ fn arguments() -> Result<Arguments, String> {
 
 fn explore(work: &Work, thread: usize) -> Result<(), CrashViolation> {
     let mut explorer = CrashExplorer::new();
-    let first = CrashExplorer::sequences_of(FIRST_LEN);
-    let last = CrashExplorer::sequences_of(LAST_LEN);
-    for turn in 0_u64.. {
-        let is_first = work.next_sequence.load(Ordering::Relaxed) < first;
-        if is_first || turn.is_multiple_of(2) {
+    let last = CrashExplorer::sequences_of(LEN_MAX);
+    for turn in thread.. {
+        if turn.is_multiple_of(2) {
             let from = work.next_sequence.fetch_add(CHUNK, Ordering::Relaxed);
             for number in from..(from + CHUNK).min(last) {
                 explorer.sequence(number)?;
@@ -80,7 +77,7 @@ fn explore(work: &Work, thread: usize) -> Result<(), CrashViolation> {
                 }
             }
         } else {
-            for _ in 0..4 {
+            for _ in 0..8 {
                 explorer.seed(work.next_seed.fetch_add(1, Ordering::Relaxed))?;
             }
         }

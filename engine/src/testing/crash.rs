@@ -19,8 +19,10 @@
 mod exhaustive;
 mod explore;
 mod life;
+mod ops;
 mod oracle;
 mod recorder;
+mod reopen;
 mod seeded;
 
 use std::fmt;

@@ -3,7 +3,8 @@
 use super::{
     Violation,
     explore::Explore,
-    life::{Life, Op},
+    life::Life,
+    ops::Op,
     oracle::{End, Expected},
 };
 use crate::{Durability, testing::SimulatedStorage};

@@ -8,7 +8,8 @@ use std::{
 
 use super::{
     Violation,
-    life::{Life, Op, open},
+    life::{Life, open},
+    ops::Op,
     oracle::{End, Expected, Floors, NAMES, Recovered},
 };
 use crate::{
@@ -180,7 +181,7 @@ impl Explore {
         let expected = Expected { floors: *floors, ..expected.clone() };
         let mut life = Life::new(SimulatedStorage::new(), expected, seed);
         life.one_in = 1;
-        life.set_incarnation(1 + seed % 1000);
+        life.incarnation = 1 + seed % 1000;
         life.reopen(self, image, (end, false))?;
         for n in 0..NAMES.len() {
             if life.has(n) {

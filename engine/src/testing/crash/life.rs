@@ -3,67 +3,35 @@
 //! Before each call of the engine the promises are noted, and what the call leaves at each of its calls to the storage is held
 //! against them; what it was to do counts as tried from before it on.
 
-use std::{mem, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use super::{
     Violation,
     explore::Explore,
-    oracle::{DROP_LSN_UNIT, End, Expected, Floors, NAMES, Recovered, START},
+    ops::{Batch, Next, Op, as_value, imported},
+    oracle::{End, Expected, Floors, NAMES, START},
     recorder::Recorder,
 };
 use crate::{
-    Background, Durability, Error, Key, Kind, LayersError, Lsn, Options, Store, Timeline, Value,
+    Background, CommitTicket, Durability, Error, LayersError, Lsn, Options, Store, Timeline,
     storage::Storage,
-    testing::{Fault, Model, SimulatedStorage, Stored, all_kept, none_kept},
+    testing::{Fault, Model, SimulatedStorage, all_kept, none_kept},
 };
 
 const DIR: &str = "/store";
 
-/// Something that is done with a store. The number is that of a timeline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Op {
-    /// A small commit that is waited for.
-    PutWait(usize),
-    /// And one that is not.
-    Put(usize),
-    /// A commit of several keys, waited for.
-    Many(usize),
-    /// A commit of this length, not waited for; a segment has no room for two of 2600.
-    Long(usize, usize),
-    Roll(usize),
-    Flush(usize),
-    /// Blocks are dropped and one is put again; waited for.
-    Drop(usize),
-    Import(usize),
-    Create(usize),
-    /// Closed and opened.
-    Close,
-    /// Killed and opened, with another durability.
-    Kill(Durability),
-    /// The power fails: 0 nothing is kept, 1 everything, else by chance.
-    PowerOff(u64),
-    /// From here on a call fails.
-    Fault(Fault),
-    /// So many bytes are left on the disk.
-    Full(u64),
-    /// There is room again, and no fault.
-    Mend,
-    /// As [`Op::Kill`], and the opening meets a fault, then another one none.
-    KillAndFault(Fault),
-}
-
 pub(super) struct Life {
-    recorder: Recorder,
-    store: Option<Store>,
+    pub(super) recorder: Recorder,
+    pub(super) store: Option<Store>,
     pub(super) expected: Expected,
     pub(super) durability: Durability,
     /// Of values: what is put at the same place in another life is another one.
-    incarnation: u64,
+    pub(super) incarnation: u64,
     /// Something may fail.
-    is_armed: bool,
+    pub(super) is_armed: bool,
     /// Crash points are looked at.
     pub(super) one_in: u64,
-    seed: u64,
+    pub(super) seed: u64,
 }
 
 fn options(durability: Durability) -> Options {
@@ -88,39 +56,6 @@ pub(super) fn open(storage: Arc<dyn Storage>, durability: Durability) -> Result<
     }
 }
 
-fn value(n: usize, key: Key, lsn: Lsn, (incarnation, len): (u64, usize)) -> Stored {
-    let place = (key.object as u64) << 32 | u64::from(key.block);
-    let seed = lsn.0 << 24 ^ place << 4 ^ n as u64 ^ incarnation << 48;
-    let mut random = fastrand::Rng::with_seed(seed);
-    let mut bytes = vec![0; len];
-    random.fill(&mut bytes);
-    let kind = match lsn.0 % 4 {
-        0 | 1 => Kind::Image,
-        2 => Kind::Delta { will_init: true },
-        _ => Kind::Delta { will_init: false },
-    };
-    Stored { kind, bytes: bytes.into() }
-}
-
-/// What is imported at an Lsn.
-pub(super) fn imported(lsn: Lsn) -> Vec<(Key, Arc<[u8]>)> {
-    (0..3).map(|n| (Key::new(3, n), [lsn.0 as u8 ^ n as u8; 40][..].into())).collect()
-}
-
-fn as_value(stored: &Stored) -> Value<'_> {
-    match stored.kind {
-        Kind::Image => Value::Image(&stored.bytes),
-        Kind::Delta { will_init } => Value::Delta { bytes: &stored.bytes, will_init },
-    }
-}
-
-/// What a commit puts.
-struct Batch {
-    lsn: Lsn,
-    drop: bool,
-    puts: Vec<(Key, Lsn, Stored)>,
-}
-
 impl Life {
     pub(super) fn new(storage: SimulatedStorage, expected: Expected, seed: u64) -> Life {
         Life {
@@ -137,15 +72,6 @@ impl Life {
 
     pub(super) fn storage(&self) -> &SimulatedStorage {
         self.recorder.storage()
-    }
-
-    pub(super) fn is_armed(&self) -> bool {
-        self.is_armed
-    }
-
-    /// Of values: those of the next process are others.
-    pub(super) fn set_incarnation(&mut self, incarnation: u64) {
-        self.incarnation = incarnation;
     }
 
     pub(super) fn has(&self, n: usize) -> bool {
@@ -166,11 +92,11 @@ impl Life {
     pub(super) fn apply(&mut self, explore: &mut Explore, op: Op) -> Result<(), Violation> {
         self.recorder.set_one_in(self.one_in);
         match op {
-            Op::PutWait(n) => self.commit(explore, n, self.batch(n, 1, 24), true)?,
-            Op::Put(n) => self.commit(explore, n, self.batch(n, 1, 24), false)?,
-            Op::Many(n) => self.commit(explore, n, self.batch(n, 4, 60), true)?,
-            Op::Long(n, len) => self.commit(explore, n, self.batch(n, 1, len), false)?,
-            Op::Drop(n) => self.commit(explore, n, self.drop_batch(n), true)?,
+            Op::PutWait(n) => self.commit(explore, n, self.next(n).batch(1, 24), true)?,
+            Op::Put(n) => self.commit(explore, n, self.next(n).batch(1, 24), false)?,
+            Op::Many(n) => self.commit(explore, n, self.next(n).batch(4, 60), true)?,
+            Op::Long(n, len) => self.commit(explore, n, self.next(n).batch(1, len), false)?,
+            Op::Drop(n) => self.commit(explore, n, self.next(n).drop_batch(), true)?,
             Op::Roll(n) => self.roll(explore, n)?,
             Op::Flush(n) => self.flush(explore, n)?,
             Op::Import(n) => self.import(explore, n)?,
@@ -219,7 +145,11 @@ impl Life {
     }
 
     /// Holds what the last calls may leave against the promises from before them.
-    fn explored(&mut self, explore: &mut Explore, floors: Floors) -> Result<(), Violation> {
+    pub(super) fn explored(
+        &mut self,
+        explore: &mut Explore,
+        floors: Floors,
+    ) -> Result<(), Violation> {
         for point in self.recorder.take() {
             explore
                 .point(&point.storage, &self.expected, &floors)
@@ -229,7 +159,7 @@ impl Life {
     }
 
     /// Whether an error is one that may be: something was made to fail, and it is not taken for damage.
-    fn refused(&self, what: &str, error: &Error) -> Result<(), Violation> {
+    pub(super) fn refused(&self, what: &str, error: &Error) -> Result<(), Violation> {
         let is_damage = matches!(error, Error::Layers(LayersError::Corrupt { .. }));
         match self.is_armed && !is_damage {
             true => Ok(()),
@@ -241,26 +171,10 @@ impl Life {
         self.store.as_ref().and_then(|store| store.timeline(NAMES[n]).ok()).expect("it exists")
     }
 
-    fn batch(&self, n: usize, puts: u64, len: usize) -> Batch {
-        let first = self.expected.timelines[n].model.last().max(START).next();
-        let put = |i: u64| {
-            let lsn = Lsn(first.0 + i / 2);
-            let key = Key::new(1 + u128::from(i % 2), ((lsn.0 + i) % (4 - 2 * (i % 2))) as u32);
-            (key, lsn, value(n, key, lsn, (self.incarnation, len + i as usize * 7)))
-        };
-        let puts: Vec<_> = (0..puts).map(put).collect();
-        Batch { lsn: puts.last().expect("at least one").1, drop: false, puts }
-    }
-
-    fn drop_batch(&self, n: usize) -> Batch {
+    /// What the model of a timeline is at, and of which process the values are.
+    fn next(&self, n: usize) -> Next {
         let last = self.expected.timelines[n].model.last().max(START);
-        let lsn = Lsn((last.0 + 1).next_multiple_of(DROP_LSN_UNIT));
-        let key = Key::new(1, 0);
-        Batch {
-            lsn,
-            drop: true,
-            puts: vec![(key, lsn, value(n, key, lsn, (self.incarnation, 30)))],
-        }
+        Next { n, last, incarnation: self.incarnation }
     }
 
     fn commit(
@@ -314,26 +228,33 @@ impl Life {
         }
         self.note_flushed();
         explore.counts.add("commits");
-        if wait {
-            let floors = self.expected.floors;
-            let waited = ticket.wait();
-            self.explored(explore, floors)?;
-            match waited {
-                Ok(()) if self.durability == Durability::Synced => {
-                    let floor = &mut self.expected.floors[n];
-                    floor.power = lsn;
-                    if !self.is_armed {
-                        floor.marked = lsn;
-                    }
+        if wait { self.wait(explore, n, ticket) } else { Ok(()) }
+    }
+
+    fn wait(
+        &mut self,
+        explore: &mut Explore,
+        n: usize,
+        ticket: CommitTicket,
+    ) -> Result<(), Violation> {
+        let (floors, lsn) = (self.expected.floors, ticket.lsn());
+        let waited = ticket.wait();
+        self.explored(explore, floors)?;
+        match waited {
+            Ok(()) if self.durability == Durability::Synced => {
+                let floor = &mut self.expected.floors[n];
+                floor.power = lsn;
+                if !self.is_armed {
+                    floor.marked = lsn;
                 }
-                Ok(()) => {}
-                Err(error) => {
-                    explore.counts.add("failed_syncs");
-                    self.refused("wait", &error)?;
-                }
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+            Err(error) => {
+                explore.counts.add("failed_syncs");
+                self.refused("wait", &error)
             }
         }
-        Ok(())
     }
 
     /// Takes a commit into the model, before anybody knows how it ends.
@@ -431,74 +352,6 @@ impl Life {
             Ok(()) => self.expected.floors[n].created = true,
             Err(error) => self.refused("create timeline", &error)?,
         }
-        Ok(())
-    }
-
-    fn close(&mut self, explore: &mut Explore) -> Result<(), Violation> {
-        let floors = self.expected.floors;
-        let closed = self.store.take().expect("open").close(Duration::ZERO);
-        self.explored(explore, floors)?;
-        match closed {
-            Ok(_) => {
-                for (timeline, floor) in
-                    self.expected.timelines.iter().zip(&mut self.expected.floors)
-                {
-                    let committed = timeline.model.committed().max(START);
-                    (floor.power, floor.kill) = (committed, committed);
-                }
-            }
-            Err(error) => self.refused("close", &error)?,
-        }
-        let left = self.storage().killed();
-        self.reopen(explore, left, (End::Killed, false))
-    }
-
-    fn fault_at_open(&mut self, explore: &mut Explore, fault: Fault) -> Result<(), Violation> {
-        let left = self.storage().killed();
-        left.set_fault(Some(fault));
-        self.reopen(explore, left, (End::Killed, true))?;
-        if self.store.is_none() {
-            explore.counts.add("failed_openings");
-            let left = self.storage().killed();
-            self.reopen(explore, left, (End::Killed, false))?;
-        }
-        Ok(())
-    }
-
-    /// Opens what the last process has left. What it was promised counts until the opening has succeeded; then what was found.
-    pub(super) fn reopen(
-        &mut self,
-        explore: &mut Explore,
-        left: SimulatedStorage,
-        (end, is_armed): (End, bool),
-    ) -> Result<(), Violation> {
-        let was_armed = mem::replace(&mut self.is_armed, is_armed) || is_armed;
-        self.store = None;
-        self.incarnation += 1;
-        self.seed = self.seed.wrapping_add(1);
-        if end == End::PowerOff {
-            self.expected.floors.iter_mut().for_each(|floor| floor.kill = floor.power);
-        }
-        self.recorder = Recorder::new(left, self.one_in, self.seed);
-        let floors = self.expected.floors;
-        let opened = open(self.recorder.shared(), self.durability);
-        explore.in_recovery = true;
-        let explored = self.explored(explore, floors);
-        explore.in_recovery = false;
-        explored?;
-        explore.counts.add("openings");
-        let store = match opened {
-            Ok(store) => store,
-            Err(error) => return self.refused("open", &error),
-        };
-        let recovered = Recovered::of(&store).map_err(Violation::new)?;
-        self.expected.check(&recovered, end, &floors).map_err(Violation::new)?;
-        let consistent = NAMES.map(|name| {
-            store.timeline(name).map_or(START, |timeline| timeline.disk_consistent_lsn().max(START))
-        });
-        let lost_marks = end == End::PowerOff || was_armed;
-        self.expected.settle(&recovered, lost_marks, &consistent);
-        self.store = Some(store);
         Ok(())
     }
 }

@@ -178,7 +178,7 @@ impl ExpectedTimeline {
         }
         self.model.cut_to(seen.0.previous());
         self.forget_from(seen.0);
-        let images = super::life::imported(seen.0);
+        let images = super::ops::imported(seen.0);
         self.model.import(seen.0, images);
         self.commits.push(seen.0);
     }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::{
     Violation,
     explore::Explore,
-    life::{Life, Op},
+    life::Life,
+    ops::Op,
     oracle::{End, Expected},
 };
 use crate::{
@@ -83,13 +84,13 @@ pub(super) fn run(explore: &mut Explore, seed: u64) -> Result<(), Violation> {
         .map_err(|violation| told(&done, violation))?;
     for _ in 0..random.u64(OPS) {
         let op = match life.has(0) {
-            true => choose(&mut random, life.is_armed()),
+            true => choose(&mut random, life.is_armed),
             false => Op::Create(0),
         };
         if life.is_possible(op) {
             done.push(op);
             life.apply(explore, op).map_err(|violation| told(&done, violation))?;
-        } else if life.is_armed() && !life.has(0) {
+        } else if life.is_armed && !life.has(0) {
             life.apply(explore, Op::Kill(Durability::Synced))?;
         }
     }
