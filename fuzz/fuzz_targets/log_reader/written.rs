@@ -70,6 +70,8 @@ pub struct Written {
     records: Vec<Appended>,
     /// How many of them were synced.
     synced: usize,
+    /// How many of them are durable elsewhere too.
+    elsewhere: usize,
     generations: Vec<Files>,
     /// It was read with a torn tail, and nothing was appended since.
     is_torn: bool,
@@ -96,6 +98,7 @@ impl History {
             start,
             records,
             synced: 0,
+            elsewhere: 0,
             generations,
             is_torn: false,
         };
@@ -159,7 +162,7 @@ impl Written {
 
     /// Everything up to a record is durable elsewhere.
     fn free(&mut self, part: usize) {
-        let freed = part % (self.records.len() + 1);
+        let freed = self.elsewhere.max(part % (self.records.len() + 1));
         let highest = |stream: u64| {
             let of = self.records[..freed].iter().filter(|of| of.record.stream == stream);
             of.map(|of| of.record.lsn).max().unwrap_or_default()
@@ -175,6 +178,7 @@ impl Written {
         assert!(gone <= freed, "{gone} records are gone, {freed} were durable elsewhere");
         self.records.drain(..gone);
         self.synced = self.synced.saturating_sub(gone);
+        self.elsewhere = freed - gone;
     }
 
     fn known(&self) -> Vec<Known> {
@@ -197,6 +201,7 @@ impl Written {
         self.is_torn = replayed.end != ReplayEnd::CleanEnd;
         self.records.truncate(found.len());
         self.synced = found.len();
+        self.elsewhere = self.elsewhere.min(found.len());
         for name in &replayed.strays {
             self.storage.remove(&Path::new(DIR).join(name)).unwrap();
         }

@@ -146,7 +146,7 @@ impl Written {
             }
             Op::AppendMany(many) => {
                 let many = usize::from(*many);
-                let count = if many >= 224 { many << 8 } else { many };
+                let count = if many >= 250 { many << 8 } else { many };
                 self.append(&vec![Edit::LogStart(7); count]);
             }
             Op::Fail { call, for_good, late, drops } => {
@@ -294,7 +294,7 @@ impl Written {
             }
             Damage::Copy { file, number } => {
                 let bytes = files[&name(files, *file)?].clone();
-                files.insert(in_dir(&manifest_name(u64::from(*number) % 8)), bytes);
+                files.insert(in_dir(&manifest_name(1 + u64::from(*number) % 8)), bytes);
             }
         }
         Some(())
