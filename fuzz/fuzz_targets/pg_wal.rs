@@ -3,6 +3,9 @@
 //! what was written here comes back.
 #![no_main]
 
+#[path = "../../engine/postgres/tests/all/layout.rs"]
+mod layout;
+
 use std::{
     io::Read,
     path::{Path, PathBuf},
@@ -10,6 +13,7 @@ use std::{
 };
 
 use arbitrary::Arbitrary;
+use layout::{Log, PAGE, Sink, checksum, seal};
 use libfuzzer_sys::fuzz_target;
 use pagestrata::testing::SimulatedStorage;
 use pagestrata_layers::Lsn;
@@ -29,7 +33,6 @@ enum Input {
     Written { records: Vec<(u8, u8, u16, u8)>, long: Option<u8>, stop: Option<u16> },
 }
 
-const PAGE: u64 = 8192;
 const SEGMENT: u64 = 1 << 20;
 /// So many records are read behind the first one that is damaged.
 const RECORDS_READ: usize = 48;
@@ -85,10 +88,6 @@ fn sample() -> &'static Sample {
         assert!(records.len() > 1000);
         Sample { storage, records }
     })
-}
-
-fn checksum(raw: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(&raw[24..]), &raw[..20])
 }
 
 /// Uses a record in every way; what it has does not matter.
@@ -180,80 +179,30 @@ fn decode_resealed(record: u16, changes: &[(u16, u8)], insert: &[u8], cut: Optio
     if let Some(cut) = cut {
         raw.truncate(24.max(usize::from(cut)));
     }
-    let len = raw.len() as u32;
-    raw[..4].copy_from_slice(&len.to_le_bytes());
-    let crc = checksum(&raw);
-    raw[20..24].copy_from_slice(&crc.to_le_bytes());
+    seal(&mut raw);
     if let Ok(record) = decode_record(&raw, Lsn(0x1000)) {
         check_record(&record);
     }
 }
 
-/// Lays records out as PostgreSQL does.
-struct Log {
-    bytes: Vec<u8>,
+/// A log in memory, from the Lsn it begins at.
+struct Laid {
     start: u64,
-    next: u64,
-    prev: u64,
+    bytes: Vec<u8>,
 }
 
-impl Log {
-    fn put(&mut self, lsn: u64, bytes: &[u8]) {
+impl Sink for Laid {
+    fn write(&mut self, lsn: u64, bytes: &[u8]) {
         let at = (lsn - self.start) as usize;
         let len = self.bytes.len().max(at + bytes.len());
         self.bytes.resize(len, 0);
         self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
     }
-
-    fn page(&mut self, lsn: u64, info: u16, remaining: u32) -> u64 {
-        let first = lsn.is_multiple_of(SEGMENT);
-        let mut header = 0xD110_u16.to_le_bytes().to_vec();
-        header.extend((info | if first { 2 } else { 0 }).to_le_bytes());
-        header.extend(1_u32.to_le_bytes());
-        header.extend(lsn.to_le_bytes());
-        header.extend(u64::from(remaining).to_le_bytes());
-        if first {
-            header.extend(77_u64.to_le_bytes());
-            header.extend((SEGMENT as u32).to_le_bytes());
-            header.extend((PAGE as u32).to_le_bytes());
-        }
-        self.put(lsn, &header);
-        lsn + header.len() as u64
-    }
-
-    fn append(&mut self, manager: u8, info: u8, main: &[u8]) -> (u64, u64) {
-        let mut raw = vec![0; 24];
-        raw[8..16].copy_from_slice(&self.prev.to_le_bytes());
-        (raw[16], raw[17]) = (info, manager);
-        raw.push(254);
-        raw.extend((main.len() as u32).to_le_bytes());
-        raw.extend(main);
-        let len = raw.len() as u32;
-        raw[..4].copy_from_slice(&len.to_le_bytes());
-        let crc = checksum(&raw);
-        raw[20..24].copy_from_slice(&crc.to_le_bytes());
-        if self.next.is_multiple_of(PAGE) {
-            self.next = self.page(self.next, 0, 0);
-        }
-        let (start, mut at, mut rest) = (self.next, self.next, &raw[..]);
-        loop {
-            let (here, more) = rest.split_at(rest.len().min((PAGE - at % PAGE) as usize));
-            self.put(at, here);
-            at += here.len() as u64;
-            if more.is_empty() {
-                break;
-            }
-            at = self.page(at, 1, more.len() as u32);
-            rest = more;
-        }
-        (self.prev, self.next) = (start, at.next_multiple_of(8));
-        (start, self.next)
-    }
 }
 
 fn read_written(records: &[(u8, u8, u16, u8)], long: Option<u8>, stop: Option<u16>) {
     let start = 10 * SEGMENT;
-    let mut log = Log { bytes: Vec::new(), start, next: start, prev: 8 };
+    let mut log = Log::new(Laid { start, bytes: Vec::new() }, SEGMENT, start);
     let mut expected = Vec::new();
     for (number, &(manager, info, len, fill)) in records.iter().take(200).enumerate() {
         // Neither a switch of segments (of manager 0) nor a sign of a given-up record.
@@ -263,15 +212,16 @@ fn read_written(records: &[(u8, u8, u16, u8)], long: Option<u8>, stop: Option<u1
             _ => usize::from(len) % 20_000,
         };
         let main = vec![fill; len];
-        let (start, end) = log.append(manager, info & 0xF0, &main);
-        expected.push((Lsn(start), Lsn(end), main));
+        let start = log.append(manager, info & 0xF0, &main);
+        expected.push((Lsn(start), Lsn(log.next), main));
     }
     let Some(&(from, ..)) = expected.first() else { return };
     // The log may stop anywhere: cut from there on, as after a crash.
     let end = stop.map_or(log.next, |stop| log.next - u64::from(stop).min(log.next - start));
-    log.bytes.truncate((end - start) as usize);
-    log.bytes.resize(log.bytes.len().next_multiple_of(SEGMENT as usize), 0);
-    let segments = log.bytes.chunks(SEGMENT as usize).enumerate();
+    let mut bytes = log.sink.bytes;
+    bytes.truncate((end - start) as usize);
+    bytes.resize(bytes.len().next_multiple_of(SEGMENT as usize), 0);
+    let segments = bytes.chunks(SEGMENT as usize).enumerate();
     let storage = SimulatedStorage::of_files(
         segments.map(|(number, bytes)| (segment(10 + number as u64), bytes.to_vec())),
     );

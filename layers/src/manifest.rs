@@ -183,7 +183,8 @@ impl Manifest {
     ///
     /// # Errors
     /// [`Error::Io`]: the edits are not in [`Manifest::state`], but whether a reopen would find them is not known
-    /// until a later `append` succeeds. [`Error::Corrupt`] for edits that contradict the state.
+    /// until a later `append` succeeds. [`Error::Corrupt`] for edits that contradict the state. [`Error::Full`] when there is no
+    /// higher number for another manifest.
     pub fn append(&mut self, edits: &[Edit]) -> Result<()> {
         self.state.check(edits).map_err(|(expected, found)| {
             Error::corrupt(&self.path(), self.len, "layer edit", expected, found)
@@ -213,11 +214,7 @@ impl Manifest {
     fn rewrite(&mut self, edits: &[Edit]) -> Result<()> {
         let mut state = self.state.clone();
         state.apply(edits);
-        let mut number = self.number + 1;
-        // CURRENT may name the manifest of a rewrite that failed in its commit: that number is not used again.
-        while self.storage.exists(&self.dir.join(manifest_name(number)))? {
-            number += 1;
-        }
+        let number = self.next_number()?;
         let path = self.dir.join(manifest_name(number));
         let mut bytes = encode_header(self.store, number);
         let (record, chain) =
@@ -236,6 +233,18 @@ impl Manifest {
         self.state = state;
         self.remove_older(number);
         Ok(())
+    }
+
+    fn next_number(&self) -> Result<u64> {
+        let mut number = self.number;
+        loop {
+            let full = Error::Full { what: "the manifest's number", max: u64::MAX };
+            number = number.checked_add(1).ok_or(full)?;
+            // CURRENT may name the manifest of a rewrite that failed in its commit: that number is not used again.
+            if !self.storage.exists(&self.dir.join(manifest_name(number)))? {
+                return Ok(number);
+            }
+        }
     }
 
     fn write_manifest(&self, path: &Path, bytes: &[u8]) -> Result<Box<dyn File>> {

@@ -177,7 +177,8 @@ impl Log {
     pub fn new(storage: SharedStorage, dir: &Path, options: LogOptions, replayed: Replayed) -> Log {
         let Replayed { end, failure: failed, chain, tail, mut unused, .. } = replayed;
         let highest = unused.iter().copied().chain(tail.map(Position::sequence)).max();
-        let next_sequence = highest.map_or(1, |highest| highest + 1);
+        // The highest of all is never used: `prepare` refuses it.
+        let next_sequence = highest.map_or(1, |highest| highest.saturating_add(1));
         let mut ready = None;
         if end == ReplayEnd::CleanEnd
             && let Some(prepared) = unused.pop_if(|last| Some(*last) == highest && tail.is_some())

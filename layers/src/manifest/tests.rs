@@ -188,6 +188,25 @@ fn it_is_rewritten_before_it_grows_without_bound() {
     assert_eq!(Manifest::open(storage(), dir.path()).unwrap().unwrap().0.state(), &state);
 }
 
+/// No store gets there; one that says so is read, and refuses what it cannot write.
+#[test]
+fn no_manifest_follows_the_highest_number() {
+    let dir = tempfile::tempdir().unwrap();
+    let number = u64::MAX;
+    let mut bytes = encode_header(STORE, number);
+    let head_crc = crc32c::crc32c(&bytes[..HEADER_LEN - 4]);
+    let (record, chain) = encode_record(head_crc, &[Edit::NextSequence(7)]);
+    bytes.extend_from_slice(&record);
+    let current = Current { store: STORE, number, len: bytes.len() as u64, chain };
+    bytes.extend_from_slice(b"half an edit");
+    fs::write(dir.path().join(manifest_name(number)), bytes).unwrap();
+    fs::write(dir.path().join(CURRENT_NAME), current.encode()).unwrap();
+    let (mut manifest, _) = Manifest::open(storage(), dir.path()).unwrap().unwrap();
+    let error = manifest.append(&[Edit::NextSequence(8)]).unwrap_err();
+    assert!(matches!(error, Error::Full { .. }), "{error}");
+    assert_eq!(manifest.state().next_sequence, 7);
+}
+
 /// Every flipped bit and every truncation of both files is an error that names the file, or changes nothing.
 #[test]
 fn any_damage_is_reported() {

@@ -3,7 +3,7 @@
 use pagestrata_layers::Lsn;
 use pagestrata_postgres::{Error, PageVersions, decode_record, relation_events};
 
-use crate::captures;
+use crate::{captures, layout::seal};
 
 /// A small generator of its own (xorshift64*), so that a failure can be repeated from its seed.
 pub(crate) struct Random(pub(crate) u64);
@@ -19,14 +19,6 @@ impl Random {
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
-}
-
-/// Makes the length and the checksum those of the bytes.
-pub(crate) fn seal(record: &mut [u8]) {
-    let len = record.len() as u32;
-    record[..4].copy_from_slice(&len.to_le_bytes());
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&record[24..]), &record[..20]);
-    record[20..24].copy_from_slice(&crc.to_le_bytes());
 }
 
 #[test]

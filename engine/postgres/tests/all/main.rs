@@ -11,6 +11,7 @@ mod captures;
 mod damage;
 mod events;
 mod fuzzed;
+mod layout;
 mod oracle;
 mod synthetic;
 mod versions;

@@ -6,93 +6,41 @@ use std::{fs::File, os::unix::fs::FileExt};
 use pagestrata_layers::Lsn;
 use pagestrata_postgres::{Error, WalEnd, WalReader, first_record};
 
-use crate::{captures, fuzzed::seal};
-
-const PAGE: u64 = 8192;
+use crate::{
+    captures,
+    layout::{self, PAGE, Sink},
+};
 
 /// Start, end and length of the main data of a record.
 type Read = (u64, u64, usize);
 
-/// Writes records as PostgreSQL lays them out.
-struct Log {
+type Log = layout::Log<Segments>;
+
+/// Segment files in a directory of their own.
+struct Segments {
     dir: tempfile::TempDir,
-    segment_size: u64,
-    next: u64,
-    prev: u64,
+    size: u64,
 }
 
-impl Log {
-    /// An empty log whose first segment is the second of the 64-bit space.
-    fn new(segment_size: u64) -> Log {
-        let dir = tempfile::tempdir().unwrap();
-        Log { dir, segment_size, next: segment_size, prev: 8 }
-    }
-
-    fn write(&self, lsn: u64, bytes: &[u8]) {
-        let number = lsn / self.segment_size;
-        let per_upper = (1 << 32) / self.segment_size;
+impl Sink for Segments {
+    fn write(&mut self, lsn: u64, bytes: &[u8]) {
+        let number = lsn / self.size;
+        let per_upper = (1 << 32) / self.size;
         let name = format!("00000001{:08X}{:08X}", number / per_upper, number % per_upper);
         let path = self.dir.path().join(name);
         let file = File::options().create(true).truncate(false).write(true).open(path).unwrap();
-        file.set_len(self.segment_size).unwrap();
-        file.write_all_at(bytes, lsn % self.segment_size).unwrap();
+        file.set_len(self.size).unwrap();
+        file.write_all_at(bytes, lsn % self.size).unwrap();
     }
+}
 
-    /// Starts the page of address `lsn`; returns where its contents start.
-    fn page(&self, lsn: u64, info: u16, remaining: u32) -> u64 {
-        let first = lsn.is_multiple_of(self.segment_size);
-        let mut header = Vec::new();
-        header.extend(0xD110_u16.to_le_bytes());
-        header.extend((info | if first { 2 } else { 0 }).to_le_bytes());
-        header.extend(1_u32.to_le_bytes());
-        header.extend(lsn.to_le_bytes());
-        header.extend(u64::from(remaining).to_le_bytes());
-        if first {
-            header.extend(77_u64.to_le_bytes());
-            header.extend((self.segment_size as u32).to_le_bytes());
-            header.extend((PAGE as u32).to_le_bytes());
-        }
-        self.write(lsn, &header);
-        lsn + header.len() as u64
-    }
+/// An empty log whose first segment is the second of the 64-bit space.
+fn empty_log(segment_size: u64) -> Log {
+    let dir = tempfile::tempdir().unwrap();
+    Log::new(Segments { dir, size: segment_size }, segment_size, segment_size)
+}
 
-    fn record(&self, manager: u8, info: u8, body: &[u8]) -> Vec<u8> {
-        let mut record = vec![0; 24];
-        record[8..16].copy_from_slice(&self.prev.to_le_bytes());
-        (record[16], record[17]) = (info, manager);
-        record.extend_from_slice(body);
-        seal(&mut record);
-        record
-    }
-
-    /// Appends a record whose main data is `len` bytes; returns where it starts.
-    fn append(&mut self, manager: u8, info: u8, main: &[u8]) -> u64 {
-        let mut body = vec![254];
-        body.extend((main.len() as u32).to_le_bytes());
-        body.extend(main);
-        self.append_body(manager, info, &body)
-    }
-
-    fn append_body(&mut self, manager: u8, info: u8, body: &[u8]) -> u64 {
-        let record = self.record(manager, info, body);
-        if self.next.is_multiple_of(PAGE) {
-            self.next = self.page(self.next, 0, 0);
-        }
-        let (start, mut at, mut rest) = (self.next, self.next, &record[..]);
-        loop {
-            let (here, more) = rest.split_at(rest.len().min((PAGE - at % PAGE) as usize));
-            self.write(at, here);
-            at += here.len() as u64;
-            if more.is_empty() {
-                break;
-            }
-            at = self.page(at, 1, more.len() as u32);
-            rest = more;
-        }
-        (self.prev, self.next) = (start, at.next_multiple_of(8));
-        start
-    }
-
+impl layout::Log<Segments> {
     /// Main data that makes the next record end `behind` bytes before the page does.
     fn filling(&self, behind: u64) -> Vec<u8> {
         let start = if self.next.is_multiple_of(PAGE) { self.next + 24 } else { self.next };
@@ -102,8 +50,13 @@ impl Log {
     fn read_from(&self, from: u64) -> (Vec<Read>, Result<WalEnd, Error>) {
         let mut records = Vec::new();
         let mut run = || {
-            let mut reader =
-                WalReader::open(captures::storage(), self.dir.path(), Lsn(from), None, Some(77))?;
+            let mut reader = WalReader::open(
+                captures::storage(),
+                self.sink.dir.path(),
+                Lsn(from),
+                None,
+                Some(77),
+            )?;
             while let Some(record) = reader.next_record()? {
                 records.push((record.lsn().0, record.end().0, record.main_data().len()));
             }
@@ -116,7 +69,7 @@ impl Log {
 
 #[test]
 fn records_meet_every_edge() {
-    let mut log = Log::new(1 << 20);
+    let mut log = empty_log(1 << 20);
     let first = log.append(21, 0, b"first");
     let mut starts = vec![first];
     for behind in (0..=72).step_by(8) {
@@ -137,14 +90,14 @@ fn records_meet_every_edge() {
             assert!(log.read_from(from).1.is_ok(), "from {}", Lsn(from));
         }
     }
-    assert_eq!(first_record(captures::storage(), log.dir.path()).unwrap(), Lsn(first));
+    assert_eq!(first_record(captures::storage(), log.sink.dir.path()).unwrap(), Lsn(first));
 }
 
 /// A log that was read to its end can be opened there again, although the next page is not there yet.
 #[test]
 fn reading_goes_on_at_every_kind_of_end() {
     for (segments, switch) in [(0, false), (1, false), (1, true)] {
-        let mut log = Log::new(1 << 20);
+        let mut log = empty_log(1 << 20);
         let first = log.append(21, 0, b"first");
         if segments == 1 && !switch {
             log.append(21, 0, &vec![0; (1 << 20) - 9000]);
@@ -179,7 +132,7 @@ fn reading_goes_on_at_every_kind_of_end() {
 #[test]
 fn a_switch_ends_with_its_segment() {
     for fill in [0, 24, 72] {
-        let mut log = Log::new(1 << 20);
+        let mut log = empty_log(1 << 20);
         let first = log.append(21, 0, b"first");
         if fill == 0 {
             // The switch itself fills the last page of the segment.
@@ -208,13 +161,13 @@ fn a_switch_ends_with_its_segment() {
 #[test]
 fn a_record_given_up_after_a_crash_is_passed_over() {
     let given_up = |honest: bool| {
-        let mut log = Log::new(1 << 20);
+        let mut log = empty_log(1 << 20);
         let first = log.append(21, 0, b"first");
         let (prev, torn) = (log.prev, log.next);
         log.append(21, 0, &vec![9; 20_000]);
         // The server comes back: the record's second page was never written, the log goes on there.
         let page = torn.next_multiple_of(PAGE);
-        log.write(page, &vec![0; 2 * PAGE as usize]);
+        log.sink.write(page, &vec![0; 2 * PAGE as usize]);
         (log.prev, log.next) = (prev, log.page(page, 8, 0));
         let mut body = vec![255, 16];
         body.extend((torn + if honest { 0 } else { 8 }).to_le_bytes());
@@ -233,7 +186,7 @@ fn a_record_given_up_after_a_crash_is_passed_over() {
 
 #[test]
 fn segments_can_be_as_large_as_a_gibibyte() {
-    let mut log = Log::new(1 << 30);
+    let mut log = empty_log(1 << 30);
     let first = log.append(21, 0, b"first");
     log.append(21, 0, &vec![3; 1 << 20]);
     let (records, end) = log.read_from(first);
@@ -243,9 +196,9 @@ fn segments_can_be_as_large_as_a_gibibyte() {
 #[test]
 fn impossible_segment_sizes_are_refused() {
     for size in [0_u32, 1 << 19, 3 << 20, 1 << 31] {
-        let mut log = Log::new(1 << 20);
+        let mut log = empty_log(1 << 20);
         let first = log.append(21, 0, b"first");
-        log.write((1 << 20) + 32, &size.to_le_bytes());
+        log.sink.write((1 << 20) + 32, &size.to_le_bytes());
         let (records, end) = log.read_from(first);
         assert!(records.is_empty());
         let error = end.unwrap_err().to_string();
@@ -258,9 +211,9 @@ fn impossible_segment_sizes_are_refused() {
 fn arbitrary_segments_are_read_or_refused() {
     let mut random = crate::fuzzed::Random(0xA076_1D64_78BD_642F);
     for round in 0..300 {
-        let log = Log::new(1 << 20);
+        let mut log = empty_log(1 << 20);
         let bytes: Vec<u8> = (0..4 * PAGE / 8).flat_map(|_| random.next().to_le_bytes()).collect();
-        log.write(1 << 20, &bytes);
+        log.sink.write(1 << 20, &bytes);
         let mut start = (1 << 20) + 40;
         if round % 3 > 0 {
             start = log.page(1 << 20, 0, 0);
@@ -270,10 +223,10 @@ fn arbitrary_segments_are_read_or_refused() {
             }
         }
         if round % 3 > 1 {
-            log.write(start, &(random.below(20_000) as u32).to_le_bytes());
+            log.sink.write(start, &(random.below(20_000) as u32).to_le_bytes());
         }
         let (records, _) = log.read_from(start);
         assert!(records.is_empty());
-        let _ = first_record(captures::storage(), log.dir.path());
+        let _ = first_record(captures::storage(), log.sink.dir.path());
     }
 }

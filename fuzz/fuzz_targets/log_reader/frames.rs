@@ -1,0 +1,137 @@
+//! The log's bytes, read and written here without the crate's own code for it, by the tables in `wal/src/format.rs`.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+pub const SEGMENT_HEADER_LEN: usize = 512;
+pub const FRAME_HEADER_LEN: usize = 48;
+pub const RECORD: u8 = 1;
+const END: u8 = 3;
+
+pub type Files = BTreeMap<PathBuf, Vec<u8>>;
+
+/// A frame of a log that is sound.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    pub path: PathBuf,
+    pub offset: usize,
+    /// With its payload and what is behind it up to the next one.
+    pub len: usize,
+    pub kind: u8,
+    pub stream: u64,
+    pub lsn: u64,
+    /// Where it ends, as the log counts.
+    pub end: u64,
+    /// The log was synced up to here when it was written.
+    pub synced: u64,
+    pub payload: Vec<u8>,
+}
+
+pub fn segment_path(dir: &Path, sequence: u32) -> PathBuf {
+    dir.join(format!("{sequence:016X}.log"))
+}
+
+pub fn position(sequence: u32, offset: usize) -> u64 {
+    u64::from(sequence) << 32 | offset as u64
+}
+
+fn number<const N: usize>(bytes: &[u8], at: usize) -> u64 {
+    let mut number = [0; 8];
+    number[..N].copy_from_slice(&bytes[at..at + N]);
+    u64::from_le_bytes(number)
+}
+
+/// All frames from the segment `start` on.
+pub fn frames(files: &Files, dir: &Path, start: u32) -> Vec<Frame> {
+    let (mut found, mut next) = (Vec::new(), Some(start));
+    while let Some(sequence) = next.take() {
+        let path = segment_path(dir, sequence);
+        let bytes = &files[&path];
+        let mut offset = SEGMENT_HEADER_LEN;
+        while let Some(frame) = frame(bytes, &path, sequence, offset) {
+            offset += frame.len;
+            if frame.kind == END {
+                next = Some(u32::try_from(number::<8>(&frame.payload, 0)).unwrap());
+            }
+            found.push(frame);
+            if next.is_some() {
+                break;
+            }
+        }
+    }
+    found
+}
+
+fn frame(bytes: &[u8], path: &Path, sequence: u32, offset: usize) -> Option<Frame> {
+    let header = bytes.get(offset..offset + FRAME_HEADER_LEN)?;
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[8..40]), &header[4..]);
+    if number::<4>(header, 0) != u64::from(crc)
+        || number::<8>(header, 8) != position(sequence, offset)
+    {
+        return None;
+    }
+    let payload_at = offset + FRAME_HEADER_LEN;
+    let payload = bytes.get(payload_at..payload_at + number::<4>(header, 40) as usize)?;
+    if number::<4>(header, 4) != u64::from(crc32c::crc32c(payload)) {
+        return None;
+    }
+    let len = (FRAME_HEADER_LEN + payload.len()).next_multiple_of(8);
+    Some(Frame {
+        path: path.to_owned(),
+        offset,
+        len,
+        kind: header[44],
+        stream: number::<8>(header, 16),
+        lsn: number::<8>(header, 24),
+        end: position(sequence, offset + len),
+        synced: number::<8>(header, 32),
+        payload: payload.to_vec(),
+    })
+}
+
+/// A segment's header that is good.
+pub fn segment_header(store: u128, sequence: u32, first_lsn: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; SEGMENT_HEADER_LEN];
+    bytes[..8].copy_from_slice(b"PSLOGSEG");
+    bytes[8] = 1;
+    bytes[16..32].copy_from_slice(&store.to_le_bytes());
+    bytes[32..40].copy_from_slice(&u64::from(sequence).to_le_bytes());
+    bytes[40..48].copy_from_slice(&first_lsn.to_le_bytes());
+    bytes[48..56].copy_from_slice(&(len as u64).to_le_bytes());
+    let crc = crc32c::crc32c(&bytes[..508]);
+    bytes[508..].copy_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+/// What a frame says, true or not; its checksums are good.
+pub struct Claims<'a> {
+    pub kind: u8,
+    pub stream: u64,
+    pub lsn: u64,
+    pub synced: u64,
+    /// That of the payload, if it is none other.
+    pub payload_len: Option<u32>,
+    pub payload: &'a [u8],
+}
+
+/// Appends a frame to a segment that begins with a header.
+pub fn push_frame(segment: &mut Vec<u8>, sequence: u32, claims: &Claims<'_>) {
+    segment.resize(segment.len().next_multiple_of(8), 0);
+    let Claims { kind, stream, lsn, synced, payload_len, payload } = *claims;
+    let mut header = [0; FRAME_HEADER_LEN];
+    header[4..8].copy_from_slice(&crc32c::crc32c(payload).to_le_bytes());
+    header[8..16].copy_from_slice(&position(sequence, segment.len()).to_le_bytes());
+    header[16..24].copy_from_slice(&stream.to_le_bytes());
+    header[24..32].copy_from_slice(&lsn.to_le_bytes());
+    header[32..40].copy_from_slice(&synced.to_le_bytes());
+    let payload_len = payload_len.unwrap_or(payload.len() as u32);
+    header[40..44].copy_from_slice(&payload_len.to_le_bytes());
+    header[44] = kind;
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&segment[8..40]), &header[4..]);
+    header[..4].copy_from_slice(&crc.to_le_bytes());
+    segment.extend_from_slice(&header);
+    segment.extend_from_slice(payload);
+    segment.resize(segment.len().next_multiple_of(8), 0);
+}
