@@ -40,8 +40,8 @@ fn key(n: u64) -> Key {
 }
 
 fn value(n: u64) -> Vec<u8> {
-    // One is longer than a segment of the log, which then gets one that is not used again.
-    let len = if n == 12 { 9000 } else { 600 + n * 31 % 500 };
+    // Two are longer than a segment of the log and get one of their own length, which is not used again.
+    let len = if n % 10 == 2 && n > 10 { 40_000 } else { 600 + n * 31 % 500 };
     (0..len).map(|at| (n * 7 + at) as u8).collect()
 }
 

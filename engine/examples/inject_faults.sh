@@ -39,7 +39,7 @@ run() {
     rm -rf "$store"
     # In a subshell that is not heard: it would tell of each process that was killed.
     (timeout --signal=KILL 60 strace -f -qq -o /dev/null -e trace="$call" -e inject="$call:$what" \
-        "$program" "$store" >"$work/said" 2>"$work/errors") 2>/dev/null || code=$?
+        "$program" "$store" >"$work/said" 2>"$work/errors"; exit $?) 2>/dev/null || code=$?
     case "$what:$code" in
         *:0 | *:2) ;;
         signal=KILL*:137) ;;
@@ -76,7 +76,6 @@ kinds=(
     "openat error=EIO error=ENOSPC error=EMFILE"
     "unlink error=EIO signal=KILL"
     "mkdir error=EIO error=ENOSPC signal=KILL"
-    "ftruncate error=EIO"
     "mmap error=EIO error=ENOMEM"
     "pread64 error=EIO"
     "lseek error=EIO"
