@@ -359,35 +359,3 @@ fn next_header(reader: &mut SegmentReader, from: &mut u64) -> Result<Option<Fram
     }
     Ok(None)
 }
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-    use crate::{
-        Log, LogOptions,
-        segment::{create, fresh_header},
-    };
-    use pagestrata_layers::storage::RealStorage;
-
-    /// No log has made such a segment, for it could have no successor; it is read and written to all the same.
-    #[test]
-    fn the_highest_sequence_number_is_the_last() {
-        let dir = tempfile::tempdir().unwrap();
-        let (store, segment_size, start) = (7, 4 << 10, Some(u32::MAX));
-        let storage: SharedStorage = Arc::new(RealStorage);
-        create(&*storage, dir.path(), &fresh_header(store, u32::MAX, segment_size)).unwrap();
-        let replay = || {
-            let replay = Replay::open(storage.clone(), dir.path(), store, start).unwrap();
-            replay.run(&mut |_: Record<'_>| Ok::<_, Error>(())).unwrap()
-        };
-        let options = LogOptions { store, segment_size, wake: None };
-        let log = Log::new(storage.clone(), dir.path(), options, replay());
-        assert_eq!(log.start().unwrap(), u32::MAX);
-        let mut append = |lsn| log.append(1, Lsn(lsn), &[&[5; 1000]]);
-        let full = (1..10).find_map(|lsn| append(lsn).err().map(|error| (lsn, error)));
-        let (lsn, error) = full.unwrap();
-        assert!(matches!(error, crate::Error::Layers(Error::Full { .. })), "{error}");
-        log.sync().unwrap();
-        assert_eq!((replay().records, replay().end), (lsn - 1, ReplayEnd::CleanEnd));
-    }
-}

@@ -7,10 +7,14 @@ use std::{
 
 use pagestrata_layers::{
     Error as LayersError, Lsn,
+    storage::Storage,
     testing::{FailedSync, Failure, Fault, SimulatedStorage, all_kept, none_kept},
 };
 
-use crate::{Error, Log, LogOptions, Position, Replay, ReplayEnd, Replayed};
+use crate::{
+    Error, Log, LogOptions, Position, Replay, ReplayEnd, Replayed, format::SegmentHeader,
+    segment::create,
+};
 
 const STORE: u128 = 0x5703;
 const START: u32 = 1;
@@ -269,6 +273,29 @@ fn every_call_of_a_storage_may_fail() {
             }
         }
     }
+}
+
+/// No log has made such a segment, for it could have no successor; it is read and written to all the same.
+#[test]
+fn the_highest_sequence_number_is_the_last() {
+    let storage = SimulatedStorage::new();
+    storage.create_dir(&dir()).unwrap();
+    let header = SegmentHeader { store: STORE, sequence: u32::MAX, len: 4096 };
+    create(&storage, &dir(), &header).unwrap();
+    let log = go_on(&storage, replay_from(&storage, u32::MAX).unwrap().1);
+    assert_eq!(log.start().unwrap(), u32::MAX);
+    let mut appended = Vec::new();
+    let full = loop {
+        let next = (1, Lsn(appended.len() as u64 + 1), vec![5; 1000]);
+        match append(&log, &next) {
+            Ok(_) => appended.push(next),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(full, Error::Layers(LayersError::Full { .. })), "{full}");
+    log.sync().unwrap();
+    let (found, replayed) = replay_from(&storage, u32::MAX).unwrap();
+    assert_eq!((found == appended, replayed.end), (true, ReplayEnd::CleanEnd));
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Crashes at every place of all short sequences of operations, and at some places of long workloads: nothing that was acknowledged
 //! is lost. `engine/examples/crash_explorer.rs` does the same for as long as one likes.
 
+#![allow(clippy::print_stdout, reason = "the counts are what one wants to see of a run")]
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use pagestrata::{
