@@ -7,12 +7,13 @@
 //! | 12 | 4 | zero |
 //! | 16 | 16 | store id |
 //! | 32 | 8 | sequence number; also the file's name, in hexadecimal |
-//! | 40 | 8 | Lsn of the first record; zero until there is one |
+//! | 40 | 8 | zero |
 //! | 48 | 8 | length of the file |
 //! | 56 | 452 | zero |
 //! | 508 | 4 | crc32c of bytes 0..508 |
 //!
-//! The header fills the sector that it is in: whatever a power failure leaves of a rewrite is the old one or the new one.
+//! The header fills the sector that it is in, and is never written again while the segment is in use: nothing in it can differ
+//! from the frames that a crash leaves.
 //! Frames follow, each at a multiple of 8:
 //!
 //! | frame | bytes | |
@@ -92,8 +93,6 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 pub(crate) struct SegmentHeader {
     pub(crate) store: u128,
     pub(crate) sequence: u32,
-    /// Of the first record, if it is known.
-    pub(crate) first_lsn: Option<Lsn>,
     pub(crate) len: u64,
 }
 
@@ -104,7 +103,6 @@ impl SegmentHeader {
         bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
         bytes[16..32].copy_from_slice(&self.store.to_le_bytes());
         bytes[32..40].copy_from_slice(&u64::from(self.sequence).to_le_bytes());
-        bytes[40..48].copy_from_slice(&self.first_lsn.unwrap_or_default().0.to_le_bytes());
         bytes[48..56].copy_from_slice(&self.len.to_le_bytes());
         let crc = crc32c::crc32c(&bytes[..508]);
         bytes[508..].copy_from_slice(&crc.to_le_bytes());
@@ -154,9 +152,7 @@ impl SegmentHeader {
         if len != file_len {
             return Err(Error::corrupt(path, file_len.min(len), "segment length", len, file_len));
         }
-        let first_lsn = Lsn(u64::from_le_bytes(array(bytes, 40)));
-        let first_lsn = first_lsn.is_valid().then_some(first_lsn);
-        Ok(SegmentHeader { store, sequence, first_lsn, len })
+        Ok(SegmentHeader { store, sequence, len })
     }
 }
 

@@ -28,7 +28,7 @@ use crate::{
     },
     group::Group,
     replay::{KnownSegment, ReplayEnd},
-    segment::{SegmentReader, create, fresh_header, recycle, segment_path, started_header},
+    segment::{SegmentReader, create, fresh_header, recycle, segment_path},
 };
 
 /// Behind a record there is always room for the marks of the syncs that can be under way, and for the segment's end.
@@ -152,18 +152,11 @@ impl Current {
         let padding = [0; FRAME_ALIGN as usize];
         let unpadded = (FRAME_HEADER_LEN + payload_len) as u64;
         let padding = &padding[..(header.frame_len() - unpadded) as usize];
-        let mut parts = Vec::with_capacity(payload.len() + 3);
-        let started = started_header(self.header, lsn).encode();
-        let mut offset = self.offset;
-        if kind == FrameKind::Record && self.offset == SEGMENT_HEADER_LEN as u64 {
-            // The header says from now on which Lsn it begins with; it is in the same write.
-            parts.push(IoSlice::new(&started));
-            offset = 0;
-        }
+        let mut parts = Vec::with_capacity(payload.len() + 2);
         parts.push(IoSlice::new(&frame));
         parts.extend(payload.iter().map(|part| IoSlice::new(part)));
         parts.push(IoSlice::new(padding));
-        self.file.write_at(offset, &parts)?;
+        self.file.write_at(self.offset, &parts)?;
         self.offset += header.frame_len();
         self.dirty |= kind != FrameKind::Mark;
         Ok(())
@@ -185,17 +178,18 @@ impl Log {
     /// A log that goes on where a replay has ended. Nothing is written before something is appended.
     #[must_use]
     pub fn new(storage: SharedStorage, dir: &Path, options: LogOptions, replayed: Replayed) -> Log {
-        let Replayed { end, failure: failed, chain, tail, mut unused, .. } = replayed;
+        let Replayed { end, failure: failed, chain, tail, synced, mut unused, .. } = replayed;
         let highest = unused.iter().copied().chain(tail.map(Position::sequence)).max();
         let next_sequence = highest.map_or(1, |highest| highest + 1);
         let mut ready = None;
         if end == ReplayEnd::CleanEnd
             && let Some(prepared) = unused.pop_if(|last| Some(*last) == highest && tail.is_some())
             && let Ok(reader) = SegmentReader::open(&*storage, dir, options.store, prepared)
+            // Whoever has prepared it may have come no further than to its name.
+            && storage.sync_dir(dir).is_ok()
         {
             ready = Some(reader.header);
         }
-        let synced = tail.unwrap_or_default();
         let bytes = chain.iter().map(|segment| segment.len).sum();
         let appender = Appender {
             tail: tail.map_or(Tail::None, |tail| Tail::At(tail, end)),

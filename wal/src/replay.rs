@@ -80,6 +80,8 @@ pub struct Replayed {
     pub(crate) chain: Vec<KnownSegment>,
     /// Where the whole frames end; none without a log.
     pub(crate) tail: Option<Position>,
+    /// Everything before it is durable: not more than the last frame that is no mark, for nothing syncs a mark.
+    pub(crate) synced: Position,
     /// Segments that are there but not in use: prepared, or dead behind a torn tail.
     pub(crate) unused: Vec<u32>,
 }
@@ -177,6 +179,7 @@ impl Replay {
         let in_use: BTreeSet<_> = replayed.chain.iter().map(|segment| segment.sequence).collect();
         replayed.unused = self.present.difference(&in_use).copied().collect();
         let durable = self.make_durable(tail, &progress, &replayed.chain);
+        replayed.synced = progress.content_end.max(progress.synced);
         replayed.failure = durable.err().map(|error| error.to_string().into());
         Ok(replayed)
     }
@@ -284,7 +287,6 @@ fn read_segment<E: From<Error>>(
         streams: BTreeMap::new(),
     };
     replayed.segments += 1;
-    let mut first = reader.header.first_lsn;
     let (mut at, mut next) = (SEGMENT_HEADER_LEN as u64, None);
     while let Some(header) = reader.frame_header(at)? {
         let Some(payload) = reader.payload(&header)? else { break };
@@ -298,9 +300,6 @@ fn read_segment<E: From<Error>>(
                 next = Some(sequence);
             }
             FrameKind::Record => {
-                if let Some(expected) = first.take().filter(|&first| first != header.lsn) {
-                    return Err(Error::corrupt(&path, 40, "first Lsn", header.lsn, expected).into());
-                }
                 let FrameHeader { stream, lsn, .. } = header;
                 each(Record { stream, lsn, payload, path: &path, offset: at })?;
                 let highest = known.streams.entry(stream).or_insert(lsn);

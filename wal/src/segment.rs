@@ -6,7 +6,7 @@ use std::{
 };
 
 use pagestrata_layers::{
-    Error, Lsn, Result,
+    Error, Result,
     storage::{File, Storage},
 };
 
@@ -55,7 +55,7 @@ pub(crate) fn create(storage: &dyn Storage, dir: &Path, header: &SegmentHeader) 
         // At best: what is left is removed when the log is opened.
         let _ = storage.remove(&temporary);
     }
-    made.and_then(|()| storage.sync_dir(dir))
+    made.and_then(|()| sync_names(storage, dir))
 }
 
 fn write_new(storage: &dyn Storage, path: &Path, header: &SegmentHeader) -> Result<()> {
@@ -89,6 +89,13 @@ pub(crate) fn recycle(
     file.write_at(0, &[IoSlice::new(&header.encode())])?;
     file.sync()?;
     storage.rename(&path, &segment_path(dir, header.sequence))?;
+    sync_names(storage, dir)
+}
+
+fn sync_names(storage: &dyn Storage, dir: &Path) -> Result<()> {
+    if cfg!(planted_bug = "no_dir_sync") {
+        return Ok(());
+    }
     storage.sync_dir(dir)
 }
 
@@ -187,10 +194,5 @@ impl SegmentReader {
 
 /// The header of a segment that nothing was appended to yet.
 pub(crate) fn fresh_header(store: u128, sequence: u32, len: u64) -> SegmentHeader {
-    SegmentHeader { store, sequence, first_lsn: None, len }
-}
-
-/// As [`fresh_header`], with the Lsn of its first record.
-pub(crate) fn started_header(header: SegmentHeader, first: Lsn) -> SegmentHeader {
-    SegmentHeader { first_lsn: Some(first), ..header }
+    SegmentHeader { store, sequence, len }
 }
