@@ -157,7 +157,7 @@ impl<'l> ImageImport<'l> {
         edits.push(Edit::DiskConsistent { timeline: timeline.number, lsn: self.lsn });
         let log_start = timeline.store.log_start_after(timeline.number, self.lsn);
         edits.extend(log_start.map(Edit::LogStart));
-        timeline.store.append_edits(&edits)?;
+        timeline.store.append_import(&edits)?;
         timeline.publish_imported(files, self.lsn, self.writer);
         timeline.store.free_log(log_start, timeline.number, self.lsn);
         Ok(report)

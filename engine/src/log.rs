@@ -69,6 +69,7 @@ impl StoreShared {
             return Ok(None);
         }
         self.begin_log()?;
+        self.settle_import()?;
         let log = self.log();
         let mut end = Position::default();
         writer.write_records(|payload| -> Result<()> {

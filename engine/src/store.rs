@@ -63,6 +63,9 @@ pub(crate) struct StoreShared {
     pub(crate) pool: Arc<ChunkPool>,
     /// None once the store is closed: from then on the directory may be another store's.
     manifest: Mutex<Option<Manifest>>,
+    /// The edit of an import has failed, and may come up after a crash all the same, until another edit has succeeded. Set by
+    /// whoever imports, under the write lease, and read by commits under theirs.
+    pub(crate) import_in_doubt: AtomicBool,
     timelines: Mutex<Vec<Arc<TimelineShared>>>,
     /// Sequence numbers of layers: the next one, and where those end that the manifest knows to be in use.
     sequences: Mutex<std::ops::Range<u64>>,
@@ -182,6 +185,7 @@ impl Store {
             logger: Wakeup::default(),
             closed: AtomicBool::new(false),
             flusher_panicked: AtomicBool::new(false),
+            import_in_doubt: AtomicBool::new(false),
             storage,
             options,
         });
@@ -515,7 +519,28 @@ impl StoreShared {
     /// An import can outlive the store, and with it the lock of the directory: it gets [`Error::Closed`].
     pub(crate) fn append_edits(&self, edits: &[Edit]) -> Result<()> {
         let mut manifest = self.manifest.lock();
-        Ok(manifest.as_mut().ok_or(Error::Closed)?.append(edits)?)
+        manifest.as_mut().ok_or(Error::Closed)?.append(edits)?;
+        // What had failed before is undone by now.
+        self.import_in_doubt.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// As [`StoreShared::append_edits`], for an import.
+    pub(crate) fn append_import(&self, edits: &[Edit]) -> Result<()> {
+        let appended = self.append_edits(edits);
+        if appended.is_err() {
+            self.import_in_doubt.store(true, Ordering::Relaxed);
+        }
+        appended
+    }
+
+    /// Before a commit goes to the log: it follows the commits before it, and not an import that has failed. One that could come up
+    /// after a crash is ruled out.
+    pub(crate) fn settle_import(&self) -> Result<()> {
+        match self.import_in_doubt.load(Ordering::Relaxed) {
+            true => self.append_edits(&[]),
+            false => Ok(()),
+        }
     }
 
     /// A sequence number that no layer of this store ever had. The manifest knows before it is used, so also a file

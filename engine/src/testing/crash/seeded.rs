@@ -48,6 +48,9 @@ fn choose(random: &mut fastrand::Rng, faulty: bool) -> Op {
             _ => Op::PowerOff(random.u64(..)),
         };
     }
+    if faulty && random.u8(..12) == 0 {
+        return Op::Import(n);
+    }
     match random.u8(..100) {
         0..=29 => Op::PutWait(n),
         30..=44 => Op::Put(n),
