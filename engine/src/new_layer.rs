@@ -54,7 +54,11 @@ impl<'t> NewLayer<'t> {
             let record = LayerRecord { level: 0, summary };
             let (storage, dir) = (&*self.timeline.store.storage, &self.timeline.dir);
             let path = dir.join(layer_file_name(&record));
-            let named = storage.rename(&self.temporary, &path).and_then(|()| storage.sync_dir(dir));
+            let sync_dir = || match cfg!(planted_bug = "no_dir_sync") {
+                true => Ok(()),
+                false => storage.sync_dir(dir),
+            };
+            let named = storage.rename(&self.temporary, &path).and_then(|()| sync_dir());
             if named.is_err() {
                 // No manifest names it, and the next try is under another name: tries that go on failing leave no files.
                 let _ = storage.remove(&path);

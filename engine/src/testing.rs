@@ -21,6 +21,7 @@
 //! ```
 
 mod counts;
+mod crash;
 mod generate;
 mod model;
 mod ops;
@@ -29,6 +30,7 @@ mod session;
 mod unsynced;
 
 pub use counts::Counts;
+pub use crash::{CrashCounts, CrashExplorer, CrashViolation};
 pub use generate::Size;
 pub use model::{History, Model, Refusal, Stored};
 pub use ops::{

@@ -1,5 +1,6 @@
 //! The engine from outside, in one binary.
 
+mod crashes;
 mod damage;
 mod faults;
 mod flushing;
