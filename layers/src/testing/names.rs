@@ -183,6 +183,10 @@ impl Names {
                 dropped.push(change);
             }
         }
+        // Only a directory that has no durable name yet takes with it what is in it.
+        if !dropped.iter().any(|change| matches!(change, Change::Link(_, Node::Dir))) {
+            return image;
+        }
         let mut reachable = Image::new();
         for (path, node) in image {
             if path.parent().is_none_or(|dir| reachable.contains_key(dir)) {

@@ -15,6 +15,8 @@ pub(super) const NAMES: [&str; 3] = ["a", "b", "c"];
 pub(super) const START: Lsn = Lsn(1);
 /// Blocks are dropped at multiples of it alone: whoever finds nothing at an Lsn looks on from below the next one.
 pub(super) const DROP_LSN_UNIT: u64 = 64;
+/// No commit is behind it, and nobody reads to there step by step.
+const LSN_MAX: Lsn = Lsn(1 << 20);
 /// Objects and how many blocks of each there are.
 const OBJECTS: [(u128, u32); 3] = [(1, 4), (2, 2), (3, 3)];
 
@@ -296,6 +298,10 @@ impl Recovered {
         for timeline in store.timelines() {
             let n = NAMES.iter().position(|name| *name == timeline.name());
             let n = n.ok_or_else(|| format!("a timeline {:?}", timeline.name()))?;
+            let end = timeline.last_record_lsn();
+            if end > LSN_MAX {
+                return Err(format!("timeline {}: it ends at {end}", timeline.name()));
+            }
             let seen = read(&timeline, &mut Print::default());
             recovered.0[n] = Some(seen.map_err(|error| error.to_string())?);
         }
