@@ -1,10 +1,13 @@
 //! Damage to a log, and what it leaves as evidence of what was synced.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use arbitrary::Arbitrary;
 
-use crate::frames::{FRAME_HEADER_LEN, Files, Frame, segment_path};
+use crate::{
+    frames::{FRAME_HEADER_LEN, Files, Frame, segment_path, synced_path, synced_position},
+    replay::{DIR, STORE},
+};
 
 const SECTOR: usize = 512;
 
@@ -56,7 +59,7 @@ pub enum Place {
 /// A log to be damaged.
 pub struct Target<'t> {
     pub dir: PathBuf,
-    /// Only segments.
+    /// Only those of the log.
     pub files: &'t mut Files,
     /// As they were at earlier times.
     pub generations: &'t [Files],
@@ -132,7 +135,7 @@ impl Target<'_> {
     }
 }
 
-/// Up to where any frame that is still whole says that the log was synced. Whatever is missing before it is missing by
+/// Up to where any frame that is still whole, or `SYNCED`, says that the log was synced. Whatever is missing before it is missing by
 /// damage; what lies behind it is lost together with all that knew of its sync, and cannot be told from a torn tail.
 pub fn evidence(sound: &Files, damaged: &Files, frames: &[Frame]) -> u64 {
     let is_whole = |frame: &&Frame| {
@@ -140,5 +143,8 @@ pub fn evidence(sound: &Files, damaged: &Files, frames: &[Frame]) -> u64 {
         let left = damaged.get(&frame.path).and_then(|bytes| bytes.get(header.clone()));
         left == sound[&frame.path].get(header)
     };
-    frames.iter().filter(is_whole).map(|frame| frame.synced).max().unwrap_or(0)
+    let synced = frames.iter().filter(is_whole).map(|frame| frame.synced).max();
+    let said = damaged.get(&synced_path(Path::new(DIR)));
+    let said = said.and_then(|bytes| synced_position(bytes, STORE));
+    synced.max(said).unwrap_or(0)
 }

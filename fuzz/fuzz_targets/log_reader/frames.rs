@@ -8,7 +8,8 @@ use std::{
 pub const SEGMENT_HEADER_LEN: usize = 512;
 pub const FRAME_HEADER_LEN: usize = 48;
 pub const RECORD: u8 = 1;
-const END: u8 = 3;
+pub const END: u8 = 2;
+const SYNCED_LEN: usize = 44;
 
 pub type Files = BTreeMap<PathBuf, Vec<u8>>;
 
@@ -92,17 +93,38 @@ fn frame(bytes: &[u8], path: &Path, sequence: u32, offset: usize) -> Option<Fram
 }
 
 /// A segment's header that is good.
-pub fn segment_header(store: u128, sequence: u32, first_lsn: u64, len: usize) -> Vec<u8> {
+pub fn segment_header(store: u128, sequence: u32, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; SEGMENT_HEADER_LEN];
     bytes[..8].copy_from_slice(b"PSLOGSEG");
     bytes[8] = 1;
     bytes[16..32].copy_from_slice(&store.to_le_bytes());
     bytes[32..40].copy_from_slice(&u64::from(sequence).to_le_bytes());
-    bytes[40..48].copy_from_slice(&first_lsn.to_le_bytes());
-    bytes[48..56].copy_from_slice(&(len as u64).to_le_bytes());
+    bytes[40..48].copy_from_slice(&(len as u64).to_le_bytes());
     let crc = crc32c::crc32c(&bytes[..508]);
     bytes[508..].copy_from_slice(&crc.to_le_bytes());
     bytes
+}
+
+/// The path of the file that says how far the log is synced.
+pub fn synced_path(dir: &Path) -> PathBuf {
+    dir.join("SYNCED")
+}
+
+/// What that file holds when it says so.
+pub fn synced_file(store: u128, position: u64) -> Vec<u8> {
+    let mut bytes = b"PSSYNCED".to_vec();
+    bytes.extend(1_u64.to_le_bytes());
+    bytes.extend(store.to_le_bytes());
+    bytes.extend(position.to_le_bytes());
+    bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
+    bytes
+}
+
+/// What it says, if it is whole.
+pub fn synced_position(bytes: &[u8], store: u128) -> Option<u64> {
+    let bytes = bytes.get(..SYNCED_LEN)?;
+    let position = number::<8>(bytes, 32);
+    (*bytes == synced_file(store, position)).then_some(position)
 }
 
 /// What a frame says, true or not; its checksums are good.

@@ -7,7 +7,8 @@ use pagestrata::testing::SimulatedStorage;
 
 use crate::{
     frames::{
-        Claims, Files, SEGMENT_HEADER_LEN, position, push_frame, segment_header, segment_path,
+        Claims, END, Files, SEGMENT_HEADER_LEN, position, push_frame, segment_header, segment_path,
+        synced_file, synced_path,
     },
     replay::{DIR, STORE, go_on, replay},
 };
@@ -15,14 +16,16 @@ use crate::{
 #[derive(Debug, Arbitrary)]
 pub struct Segments {
     start: Option<u32>,
+    /// What `SYNCED` says, if it is there.
+    synced: Option<(u8, u16)>,
     segments: Vec<Segment>,
 }
 
 #[derive(Debug, Arbitrary)]
 struct Segment {
     number: u32,
-    /// A good header, and the Lsn in it; else there is none.
-    first_lsn: Option<u8>,
+    /// A good one; else there is none.
+    has_header: bool,
     pieces: Vec<Piece>,
     /// Behind the pieces.
     zeros: u16,
@@ -53,24 +56,27 @@ fn sequence(number: u32) -> u32 {
     }
 }
 
+fn synced_at((of, at): (u8, u16)) -> u64 {
+    position(sequence(of.into()), at.into())
+}
+
 impl Segment {
     fn bytes(&self, number: u32) -> Vec<u8> {
         // The header once more when the length is known; it is no part of what the frames' checksums begin with.
-        let header = |len| segment_header(STORE, number, self.first_lsn.unwrap_or(0).into(), len);
+        let header = |len| segment_header(STORE, number, len);
         let mut bytes = header(0);
         for piece in &self.pieces {
             match piece {
                 Piece::Bytes(piece) => bytes.extend_from_slice(piece),
                 Piece::Frame { kind, lsn, synced, payload, payload_len } => {
-                    let synced =
-                        synced.map_or(0, |(of, at)| position(sequence(of.into()), at.into()));
+                    let synced = synced.map_or(0, synced_at);
                     let (kind, lsn, payload_len) = (kind % 5, u64::from(*lsn), *payload_len);
                     let claims = Claims { kind, stream: 1, lsn, synced, payload_len, payload };
                     push_frame(&mut bytes, number, &claims);
                 }
                 Piece::End { next } => {
                     let payload = &u64::from(sequence(*next)).to_le_bytes();
-                    let (payload_len, kind) = (None, 3);
+                    let (payload_len, kind) = (None, END);
                     let claims =
                         Claims { kind, stream: 0, lsn: 0, synced: 0, payload_len, payload };
                     push_frame(&mut bytes, number, &claims);
@@ -79,13 +85,13 @@ impl Segment {
         }
         let zeros = if self.zeros.is_multiple_of(16) { self.zeros } else { self.zeros % 1024 };
         bytes.resize(bytes.len() + usize::from(zeros), 0);
-        match self.first_lsn {
-            Some(_) => {
+        match self.has_header {
+            true => {
                 let header = header(bytes.len());
                 bytes[..SEGMENT_HEADER_LEN].copy_from_slice(&header);
                 bytes
             }
-            None => bytes.split_off(SEGMENT_HEADER_LEN),
+            false => bytes.split_off(SEGMENT_HEADER_LEN),
         }
     }
 }
@@ -96,6 +102,10 @@ impl Segments {
         for segment in &self.segments {
             let number = sequence(segment.number);
             files.insert(segment_path(Path::new(DIR), number), segment.bytes(number));
+        }
+        if let Some(synced) = self.synced {
+            let bytes = synced_file(STORE, synced_at(synced));
+            files.insert(synced_path(Path::new(DIR)), bytes);
         }
         let start = match (self.start, self.segments.first()) {
             (None, Some(first)) => sequence(first.number),

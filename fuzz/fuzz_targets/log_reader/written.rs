@@ -122,7 +122,7 @@ impl Written {
                     Len::Short(len) => len.into(),
                     Len::Medium(len) => usize::from(len) % 5000,
                     Len::Segment(more) => {
-                        (self.segment_size as usize - 712).saturating_add_signed(more.into())
+                        (self.segment_size as usize - 616).saturating_add_signed(more.into())
                     }
                 };
                 let len = len.min(*bytes_left);
