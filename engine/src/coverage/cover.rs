@@ -232,7 +232,9 @@ impl Cover {
         let fresh: Vec<Vec<usize>> = patches.iter().map(|patch| columns.of(&patch.marks)).collect();
         let width = columns.lsns.len().div_ceil(WORD);
         let mut words = vec![0; rows.len() * width + 1];
-        let same = columns.moved.len() == 1 && columns.lsns.len() == self.columns();
+        // As many columns may be others: some gone, as many new.
+        let all = Moved { old: 0..self.columns(), new: 0 };
+        let same = *columns.moved == [all] && columns.lsns.len() == self.columns();
         let mut marks = 0_u64;
         for (at, row) in rows.iter().enumerate() {
             let bits = &mut words[at * width..][..width];

@@ -106,7 +106,7 @@ const SHORT_MAX: usize = 1 << 16;
 const PASSES_MAX: usize = 8;
 
 /// A run of a table's places that stay together when the table is changed.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(super) struct Moved {
     /// Where they were.
     pub(super) old: Range<usize>,
