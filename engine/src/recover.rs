@@ -129,9 +129,11 @@ fn with_stocked_pool<R>(shared: &StoreShared, log_bytes: u64, work: impl FnOnce(
     std::thread::scope(|scope| {
         // Without it the work takes longer.
         let _ = std::thread::Builder::new().spawn_scoped(scope, || {
-            while !is_done.load(Ordering::Relaxed) {
-                if !shared.pool.stock(STOCKED_CHUNKS) {
-                    std::thread::sleep(STOCK_INTERVAL);
+            let mut stocked = 0;
+            while !is_done.load(Ordering::Relaxed) && stocked < log_bytes {
+                match shared.pool.stock(STOCKED_CHUNKS, &is_done) {
+                    Some(bytes) => stocked += bytes as u64,
+                    None => std::thread::sleep(STOCK_INTERVAL),
                 }
             }
         });

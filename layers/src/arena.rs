@@ -12,7 +12,12 @@
 //! by value or by `&mut`.
 #![allow(unsafe_code)]
 
-use std::{alloc::Layout, cell::Cell, ptr::NonNull};
+use std::{
+    alloc::Layout,
+    cell::Cell,
+    ptr::NonNull,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use bumpalo::Bump;
 use parking_lot::Mutex;
@@ -72,11 +77,20 @@ impl Chunk {
         Ok(Chunk { base: NonNull::new(base).expect("not at address zero"), bump, class, bytes })
     }
 
-    /// Has the kernel back all of it now, rather than page by page when it is first written.
-    fn populate(&self) {
-        let len = self.bump.chunk_capacity();
-        if let Ok(end) = self.bump.try_alloc_layout(Layout::from_size_align(0, 1).expect("valid")) {
-            advise(end.as_ptr().wrapping_sub(len), len, libc::MADV_POPULATE_WRITE);
+    /// Has the kernel back all of it now, rather than page by page when it is first written; from its end on, which is used
+    /// first, until `stop` is set.
+    fn populate(&self, stop: &AtomicBool) {
+        let room = self.bump.chunk_capacity();
+        let Ok(end) = self.bump.try_alloc_layout(Layout::from_size_align(0, 1).expect("valid"))
+        else {
+            return;
+        };
+        let mut left = room;
+        while left > 0 && !stop.load(Ordering::Relaxed) {
+            let piece = left.min(HUGE_PAGE_BYTES);
+            let start = end.as_ptr().wrapping_sub(room - left + piece);
+            advise(start, piece, libc::MADV_POPULATE_WRITE);
+            left -= piece;
         }
     }
 
@@ -138,21 +152,22 @@ impl ChunkPool {
     }
 
     /// Makes one of the largest chunks, backed by memory, unless `chunks` of them wait already or the pool would keep no more.
-    /// Whether it did. For whoever has a core to spare while another fills layers: memory that is touched for the first time costs
-    /// the one that touches it as much as filling it does.
-    pub fn stock(&self, chunks: usize) -> bool {
+    /// How large it is, in bytes. For whoever has a core to spare while another fills layers: memory that is touched for the first time costs
+    /// the one that touches it as much as filling it does. Once `stop` is set it returns soon.
+    pub fn stock(&self, chunks: usize, stop: &AtomicBool) -> Option<usize> {
         let class = CHUNK_CLASSES - 1;
         let is_enough = |retained: &Retained| {
             retained.classes[class].len() >= chunks
                 || retained.bytes + (CHUNK_MIN_BYTES << class) > self.retained_max_bytes
         };
         if is_enough(&self.retained.lock()) {
-            return false;
+            return None;
         }
-        let Ok(chunk) = Chunk::new(class) else { return false };
-        chunk.populate();
+        let chunk = Chunk::new(class).ok()?;
+        chunk.populate(stop);
+        let bytes = chunk.bytes();
         self.put_back(chunk);
-        true
+        Some(bytes)
     }
 
     /// A chunk with room for `needed` bytes, as large as a layer that holds `held` bytes already deserves: layers grow
@@ -245,11 +260,14 @@ mod tests {
     #[test]
     fn the_pool_is_stocked_with_as_many_as_it_is_told() {
         let pool = ChunkPool::new(100 << 20);
-        assert!(pool.stock(2) && pool.stock(2) && !pool.stock(2));
-        assert!(pool.stock(3) && !pool.stock(4), "its bound is its bound");
+        let stop = AtomicBool::new(false);
+        let stock = |chunks| pool.stock(chunks, &stop).is_some();
+        assert!(stock(2) && stock(2) && !stock(2));
+        assert!(stock(3) && !stock(4), "its bound is its bound");
         let chunk = pool.take(1, 64 << 20).unwrap();
         assert_eq!(chunk.class, CHUNK_CLASSES - 1);
-        assert!(pool.stock(3));
+        stop.store(true, Ordering::Relaxed);
+        assert!(stock(3), "it is whole, though not backed");
     }
 
     #[test]
@@ -266,7 +284,10 @@ mod tests {
         let third = pool.take(150 << 10, 0).unwrap();
         pool.put_back(third);
         assert!(pool.retained_bytes() <= 200 << 10, "a chunk too many was freed");
-        assert!(!pool.stock(1), "it would keep none of the largest");
+        assert!(
+            pool.stock(1, &AtomicBool::new(false)).is_none(),
+            "it would keep none of the largest"
+        );
         assert!(pool.take(CHUNK_SPAN_BYTES, 0).is_err());
     }
 }

@@ -32,6 +32,7 @@ mod group;
 mod log;
 mod replay;
 mod segment;
+mod spares;
 #[cfg(all(test, not(loom)))]
 mod tests;
 

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -28,7 +28,8 @@ use crate::{
     },
     group::Group,
     replay::{KnownSegment, ReplayEnd},
-    segment::{SegmentReader, create, open_synced, recycle, segment_path, write_synced},
+    segment::{SegmentReader, open_synced, segment_path, write_synced},
+    spares::Spares,
 };
 
 /// What a log is opened with.
@@ -69,9 +70,7 @@ pub struct Log {
     appender: Mutex<Appender>,
     /// `SYNCED`; opened by the first append.
     synced_file: Mutex<Option<Box<dyn File>>>,
-    spares: Mutex<Spares>,
-    /// The current segment is half full and there is no other.
-    wants_spare: AtomicBool,
+    spares: Spares,
     /// The lengths of the segments that are needed, in bytes. Changed under the appender's lock.
     bytes: AtomicU64,
     group: Group,
@@ -160,17 +159,6 @@ impl Current {
     }
 }
 
-/// Segments that are not needed now.
-#[derive(Debug)]
-struct Spares {
-    /// No segment ever had this number or a higher one.
-    next_sequence: u32,
-    /// Prepared, durable under its name.
-    ready: Option<SegmentHeader>,
-    /// Not needed any more: sequence number and length.
-    free: Vec<(u32, u64)>,
-}
-
 impl Log {
     /// A log that goes on where a replay has ended. Nothing is written before something is appended.
     #[must_use]
@@ -200,14 +188,14 @@ impl Log {
             records: 0,
             appended_bytes: 0,
         };
+        let spares = Spares::new(storage.clone(), dir.to_owned(), &options, next_sequence, ready);
         Log {
             storage,
             dir: dir.to_owned(),
             options,
             appender: Mutex::new(appender),
             synced_file: Mutex::new(None),
-            spares: Mutex::new(Spares { next_sequence, ready, free: Vec::new() }),
-            wants_spare: AtomicBool::new(false),
+            spares,
             bytes: AtomicU64::new(bytes),
             group: Group::new(synced, failed),
         }
@@ -238,7 +226,7 @@ impl Log {
         if let Some(parent) = self.dir.parent() {
             self.storage.sync_dir(parent)?;
         }
-        let header = self.take_spare(0)?;
+        let header = self.spares.take(0)?;
         self.go_on_in(&mut appender, header)?;
         Ok(header.sequence)
     }
@@ -273,7 +261,7 @@ impl Log {
         appender.records += 1;
         appender.appended_bytes += len;
         drop(appender);
-        if half && !self.wants_spare.swap(true, Ordering::Relaxed) {
+        if half && self.spares.ask() {
             self.wake();
         }
         Ok(end)
@@ -297,10 +285,10 @@ impl Log {
         {
             return Ok(());
         }
-        let header = self.take_spare(len)?;
+        let header = self.spares.take(len)?;
         let gone_on = self.go_on_in(appender, header);
         if gone_on.is_err() {
-            self.spares.lock().ready = Some(header);
+            self.spares.put_back(header);
         }
         gone_on
     }
@@ -345,46 +333,7 @@ impl Log {
             streams: BTreeMap::new(),
         });
         self.bytes.fetch_add(header.len, Ordering::Relaxed);
-        self.wants_spare.store(false, Ordering::Relaxed);
         Ok(())
-    }
-
-    /// A segment that a frame of this length fits in; it is prepared now unless it was before.
-    fn take_spare(&self, len: u64) -> Result<SegmentHeader> {
-        let needed = SEGMENT_HEADER_LEN as u64 + len + END_LEN;
-        let mut spares = self.spares.lock();
-        match spares.ready.take() {
-            Some(ready) if ready.len >= needed => return Ok(ready),
-            // Too short, and its number is too low for any segment after the one that is made now.
-            Some(ready) => {
-                let _ = self.storage.remove(&segment_path(&self.dir, ready.sequence));
-            }
-            None => {}
-        }
-        let size = match needed > self.options.segment_size {
-            true => needed.next_multiple_of(self.options.segment_size).min(SEGMENT_SIZE_MAX),
-            false => self.options.segment_size,
-        };
-        self.prepare(&mut spares, size).map_err(Error::of_preparing)
-    }
-
-    /// Makes a segment, of one that nobody needs any more if there is one of this length.
-    fn prepare(&self, spares: &mut Spares, len: u64) -> pagestrata_layers::Result<SegmentHeader> {
-        let sequence = spares.next_sequence;
-        if sequence == u32::MAX {
-            return Err(LayersError::Full { what: "the log's sequence", max: u64::from(u32::MAX) });
-        }
-        let header = SegmentHeader { store: self.options.store, sequence, len };
-        // Whatever fails: a number is used once.
-        spares.next_sequence += 1;
-        match spares.free.iter().position(|&(_, free_len)| free_len == len) {
-            Some(at) => {
-                let (old, _) = spares.free.swap_remove(at);
-                recycle(&*self.storage, &self.dir, old, &header)?;
-            }
-            None => create(&*self.storage, &self.dir, &header)?,
-        }
-        Ok(header)
     }
 
     /// Waits until everything before `position` is durable. One sync serves all who wait.
@@ -456,13 +405,7 @@ impl Log {
             // Whoever waits for it is told.
             let _ = self.sync_to(position);
         }
-        if self.wants_spare.load(Ordering::Relaxed) {
-            let mut spares = self.spares.lock();
-            if spares.ready.is_none() {
-                // What fails here fails again, and is told, when the segment is needed.
-                spares.ready = self.prepare(&mut spares, self.options.segment_size).ok();
-            }
-        }
+        self.spares.work();
     }
 
     /// The first segment that would be needed if everything of `stream` up to `lsn` were durable elsewhere; none without a log.
@@ -498,18 +441,8 @@ impl Log {
             let dead = appender.dead.extract_if(.., |sequence| *sequence < start);
             unused.extend(dead.map(|sequence| (sequence, 0)));
         }
-        if self.group.check().is_err() {
-            return;
-        }
-        let mut spares = self.spares.lock();
-        for (sequence, len) in unused {
-            let kept = (spares.free.len() as u64 + 1) * self.options.segment_size;
-            if len == self.options.segment_size && kept <= self.options.free_max_bytes {
-                spares.free.push((sequence, len));
-            } else {
-                // At best: what is left is removed when the log is opened.
-                let _ = self.storage.remove(&segment_path(&self.dir, sequence));
-            }
+        if self.group.check().is_ok() {
+            self.spares.free(unused);
         }
     }
 

@@ -1,11 +1,12 @@
 //! The log beside the bare machine, in one run: synced commits, group commit, replay.
 //!
-//! `cargo bench -p pagestrata-benches --bench log [-- PART ...]`, with the parts `commit`, `group`, `replay`. With `--test`: everything
+//! `cargo bench -p pagestrata-benches --bench log [-- PART ...]`, with the parts `commit`, `group`, `source`, `replay`. With `--test`: everything
 //! once and small, answers checked, figures without meaning.
 
 mod commit;
 mod group;
 mod replay;
+mod source;
 
 use pagestrata_benches::{
     allocations::{Counting, keep_freed_memory},
@@ -30,8 +31,12 @@ fn main() {
     let run = Run::from_args();
     let report = Report::begin("log", &run);
     let mut context = Context { run, report };
-    let parts: [Part; 3] =
-        [("commit", commit::measure), ("group", group::measure), ("replay", replay::measure)];
+    let parts: [Part; 4] = [
+        ("commit", commit::measure),
+        ("group", group::measure),
+        ("source", source::measure),
+        ("replay", replay::measure),
+    ];
     for (name, measure) in parts {
         if context.run.wants(name) {
             measure(&mut context);

@@ -55,17 +55,19 @@ fn case(context: &mut Context, name: &str, updates: &Updates) {
     });
     turns.add("reading the segments in pieces of 1 MiB", || read_all(&path.join("log"), log_bytes));
     turns.add("memcpy of as much, in pieces of 1 MiB", || copy(log_bytes));
+    turns.add("filling as much new memory", || fill_new(log_bytes));
     let measured = turns.run(context.run.size(5, 1), Clock::Wall);
     drop(turns);
     context.report.table(format_args!("{name}: {log_bytes} bytes, ns a byte"), &measured, Some(1));
-    let [open, read, copy] = &measured[..] else { unreachable!() };
+    let [open, read, copy, fill] = &measured[..] else { unreachable!() };
     let rate = |of: &pagestrata_benches::measure::Measured| of.per_second() / 1e6;
     context.report.line(format_args!(
-        "  open {:.0} MB/s ({:.2} s), read {:.0} MB/s, copy {:.0} MB/s; memory at its highest {} MB, of the layers {} MB\n",
+        "  open {:.0} MB/s ({:.2} s), read {:.0} MB/s, copy {:.0} MB/s, fill new memory {:.0} MB/s; memory at its highest {} MB, of the layers {} MB\n",
         rate(open),
         open.ns.median * log_bytes as f64 / 1e9,
         rate(read),
         rate(copy),
+        rate(fill),
         peak / 1_000_000,
         layers / 1_000_000,
     ));
@@ -107,5 +109,14 @@ fn copy(bytes: u64) -> Sample {
             black_box(to);
         }
     });
+    sample
+}
+
+/// What no recovery into memory can do without: the kernel clears each page before it hands it out.
+fn fill_new(bytes: u64) -> Sample {
+    let pieces = bytes.div_ceil(32 << 20);
+    let (filled, sample) =
+        timed(bytes, || (0..pieces).map(|_| vec![1_u8; 32 << 20]).collect::<Vec<_>>());
+    black_box(filled);
     sample
 }
