@@ -82,12 +82,13 @@ pub use pagestrata_layers::{
     Error as LayersError, Key, KeyRange, Kind, Lsn, PageVersion, ParseLsnError, VALUE_LEN_MAX,
     Value, storage,
 };
+pub use pagestrata_wal::LogStats;
 pub use pins::{PinInfo, PinKind};
 pub use read::{Guard, Page, Reader, Redo, Versions};
 pub use recover::OpenProgress;
 pub use scratch::Scratch;
 pub use snapshot::Snapshot;
-pub use stats::{FlushStats, LogStats, MemoryStats, StoreStats, TimelineStats};
+pub use stats::{FlushStats, MemoryStats, StoreStats, TimelineStats};
 pub use store::{CloseReport, OpenReport, Store};
 pub use timeline::Timeline;
 pub use write::WriteLease;

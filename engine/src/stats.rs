@@ -1,6 +1,7 @@
 //! What a store says about itself: sizes, counts, the state of flushing.
 
 use pagestrata_layers::Lsn;
+use pagestrata_wal::LogStats;
 
 use crate::timeline::TimelineShared;
 
@@ -38,32 +39,6 @@ pub struct FlushStats {
     pub failures: u32,
     /// Why the last try failed, if it did.
     pub last_error: Option<String>,
-}
-
-/// How the log goes; all zero without one.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-pub struct LogStats {
-    /// Segments that hold something that is in no layer file, and those between them.
-    pub segments: u64,
-    /// Their lengths, in bytes.
-    pub bytes: u64,
-    /// Records appended since the store was opened; a commit is one or several.
-    pub records: u64,
-    /// The lengths of their frames, in bytes.
-    pub appended_bytes: u64,
-    /// Syncs since the store was opened; one serves all commits that wait for it.
-    pub syncs: u64,
-    /// Why the store is read-only, if it is.
-    pub failure: Option<String>,
-}
-
-impl LogStats {
-    pub(crate) fn of(log: &pagestrata_wal::Log) -> LogStats {
-        let pagestrata_wal::LogStats { segments, bytes, records, appended_bytes, syncs, failure } =
-            log.stats();
-        LogStats { segments, bytes, records, appended_bytes, syncs, failure }
-    }
 }
 
 /// What [`Timeline::stats`](crate::Timeline::stats) returns.

@@ -31,7 +31,7 @@ use pagestrata_wal::{Log, Replayed};
 use parking_lot::Mutex;
 
 use crate::{
-    Error, LayersError, LogStats, OpenProgress, Options, PinInfo, Result, StoreStats, Timeline,
+    Error, LayersError, OpenProgress, Options, PinInfo, Result, StoreStats, Timeline,
     background::{Wakeup, spawn_threads},
     map::{FileLayer, is_layer_file_name, layer_file_name},
     recover::replay_log,
@@ -302,7 +302,7 @@ impl Store {
             stats.memory.retired_bytes += of.memory.retired_bytes;
             stats.memory.map_bytes += of.memory.map_bytes;
         }
-        stats.log = LogStats::of(self.shared.log());
+        stats.log = self.shared.log().stats();
         stats
     }
 

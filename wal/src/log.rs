@@ -45,20 +45,21 @@ pub struct LogOptions {
     pub wake: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
-/// What a log has done and holds.
+/// What a log has done and holds; all zero as long as there is none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct LogStats {
-    /// Segments that are needed.
+    /// Segments that hold something that is needed, and those between them.
     pub segments: u64,
     /// Their lengths, in bytes.
     pub bytes: u64,
-    /// Records appended since it was opened.
+    /// Records appended since it was opened; a commit is one or several.
     pub records: u64,
     /// The lengths of their frames, in bytes.
     pub appended_bytes: u64,
-    /// Syncs since it was opened.
+    /// Syncs since it was opened; one serves all who wait for it.
     pub syncs: u64,
-    /// Why it takes nothing more, if it does not.
+    /// Why it takes nothing more, and its store is read-only, if so.
     pub failure: Option<String>,
 }
 
