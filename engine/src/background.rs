@@ -61,6 +61,17 @@ impl Drop for ToldOfPanic<'_> {
     }
 }
 
+/// Tells everybody who waits for the log when its thread panics, which would be a defect too.
+struct LogToldOfPanic<'s>(&'s StoreShared);
+
+impl Drop for LogToldOfPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = self.0.log().fail("the log's thread panicked");
+        }
+    }
+}
+
 /// Starts the threads that the options ask for.
 pub(crate) fn spawn_threads(
     shared: &Arc<StoreShared>,
@@ -110,6 +121,7 @@ impl StoreShared {
 
     /// Prepares segments and syncs for futures, when asked; and syncs in intervals if nobody else does.
     fn log_until_stopped(&self) {
+        let _told = LogToldOfPanic(self);
         let interval = match self.options.durability {
             Durability::Buffered { sync_interval } => Some(sync_interval),
             Durability::Synced | Durability::External => None,

@@ -67,6 +67,6 @@
 //! - A sector of 512 bytes is written whole or not at all, and a power failure in the middle of writing a sector does not harm what a
 //!   sync had made durable in it. (SQLite calls it powersafe overwrite. The log goes on in the sector where it was synced last.)
 //! - A sync that reports success has made everything durable. No program can do without that.
-//! - Damage of the last synced sector *and* a power failure at once pass for a torn tail: what the log knows of its last sync outside of
+//! - Damage of what was synced last *and* a power failure at once pass for a torn tail: what the log knows of its last sync outside of
 //!   the segment (the file `log/SYNCED`) may be older then. One of both alone is found.
 //! - No other program writes into the store's directory.

@@ -72,11 +72,17 @@ impl StoreShared {
         self.settle_import()?;
         let log = self.log();
         let mut end = Position::default();
-        writer.write_records(|payload| -> Result<()> {
-            end = log.append(timeline, lsn, payload)?;
+        let written = writer.write_records(|payload, is_last| -> Result<()> {
+            end = match is_last {
+                true => log.append(timeline, lsn, payload)?,
+                false => log.append_part(timeline, lsn, payload)?,
+            };
             Ok(())
-        })?;
-        Ok(Some(end))
+        });
+        if written.is_err() {
+            log.give_up(timeline);
+        }
+        written.map(|()| Some(end))
     }
 
     /// Makes the first segment if there is none, and says so in the manifest: from then on it has to be there.
@@ -146,7 +152,9 @@ impl StoreShared {
                 }
             }
             for (timeline, lsn) in timelines {
-                timeline.roll_unless_leased(lsn);
+                while !timeline.roll_unless_leased(lsn) {
+                    timeline.wait_flushed()?;
+                }
                 timeline.wait_flushed()?;
                 if timeline.disk_consistent_lsn() < lsn {
                     let (bytes, timeline) = (self.log().bytes(), timeline.name.clone());

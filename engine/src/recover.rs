@@ -158,6 +158,11 @@ impl Recovering<'_> {
             return Ok(false);
         }
         let part = CommitPart::decode(record.payload).map_err(&corrupt)?;
+        if part.previous < self.disk_consistent_lsn && !part.is_last {
+            // What is left of a commit that came to nothing: commits that took its place are in layer files.
+            self.partial = None;
+            return Ok(false);
+        }
         let committed = self.writer.layer().committed_lsn();
         if part.previous != committed {
             let expected = format!("a commit behind {committed}");

@@ -135,7 +135,7 @@ impl Store {
     /// # Errors
     /// [`Error::InvalidOption`], [`Error::Locked`], [`Error::NoStore`], [`Error::NotAStore`], and [`Error::Layers`] for
     /// CURRENT, a manifest, a layer file or a segment of the log that is damaged, missing (both are `Corrupt`), or of another
-    /// format version. The store is left as it was.
+    /// format version. What the store holds is left as it was; a long log may have been flushed up to the damage.
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<(Store, OpenReport)> {
         Store::open_with(Arc::new(RealStorage), path, options)
     }

@@ -234,6 +234,8 @@ impl TimelineShared {
         // What is only to be salvaged is not written to.
         if is_crowded && !self.store.options.salvage_log && self.flush.lock().failures == 0 {
             self.flush_oldest();
+            // The thread that does it is not there yet.
+            self.reclaim();
         }
         self.roll(writer);
     }

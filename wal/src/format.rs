@@ -23,7 +23,7 @@
 //! | 24 | 8 | Lsn of a record |
 //! | 32 | 8 | the log is synced up to this [`Position`] |
 //! | 40 | 4 | length of the payload |
-//! | 44 | 1 | kind: 1 record, 2 end of the segment |
+//! | 44 | 1 | kind: 1 record, 2 end of the segment, 3 part of a record |
 //! | 45 | 3 | zero |
 //! | 48 | | payload, then zeros up to a multiple of 8 |
 //!
@@ -165,6 +165,11 @@ impl SegmentHeader {
         if len != file_len {
             return Err(Error::corrupt(path, file_len.min(len), "segment length", len, file_len));
         }
+        if len > SEGMENT_SIZE_MAX {
+            // A position has 32 bits for the offset.
+            let expected = format_args!("at most {SEGMENT_SIZE_MAX}");
+            return Err(Error::corrupt(path, 40, "segment length", expected, len));
+        }
         Ok(SegmentHeader { store, sequence, len })
     }
 }
@@ -190,8 +195,10 @@ pub(crate) fn decode_synced(bytes: &[u8; SYNCED_LEN], store: u128) -> Option<Pos
 /// What a frame is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum FrameKind {
-    /// A record of its user's.
+    /// A record of its user's, or the last part of one.
     Record,
+    /// A part of one, not the last: of no use by itself.
+    Part,
     /// Says which segment is the next.
     End,
 }
@@ -220,6 +227,7 @@ impl FrameHeader {
         bytes[44] = match self.kind {
             FrameKind::Record => 1,
             FrameKind::End => 2,
+            FrameKind::Part => 3,
         };
         let crc = crc32c::crc32c_append(seed, &bytes[4..]);
         bytes[..4].copy_from_slice(&crc.to_le_bytes());
@@ -242,6 +250,7 @@ impl FrameHeader {
         let kind = match (bytes[44], &bytes[45..]) {
             (1, [0, 0, 0]) => FrameKind::Record,
             (2, [0, 0, 0]) => FrameKind::End,
+            (3, [0, 0, 0]) => FrameKind::Part,
             _ => return None,
         };
         Some(FrameHeader {

@@ -1,7 +1,7 @@
 //! [`Log`]: appending to the current segment, syncing it, going on to the next one, freeing those that nobody needs.
 //!
-//! Locks, each taken only before those further down: the appender; the spare segments; the group's state. None is held
-//! during a sync, and the spares' only while one is prepared. That of `SYNCED` is only the syncing thread's.
+//! Locks, each taken only before those further down: the appender; the spare segments; `SYNCED`; the group's state. None is held
+//! during a sync of the log; the spares' while a segment is prepared, that of `SYNCED` while it is made or written. Nobody is woken under the appender's.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -18,7 +18,7 @@ use pagestrata_layers::{
     Error as LayersError, Lsn,
     storage::{File, SharedStorage},
 };
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     Durable, Error, Replayed, Result,
@@ -27,7 +27,7 @@ use crate::{
         SEGMENT_HEADER_LEN, SEGMENT_SIZE_MAX, SegmentHeader, frame_len,
     },
     group::Group,
-    replay::{KnownSegment, ReplayEnd},
+    replay::{KnownSegment, ReplayEnd, Unfinished},
     segment::{SegmentReader, open_synced, segment_path, write_synced},
     spares::Spares,
 };
@@ -69,7 +69,7 @@ pub struct Log {
     dir: PathBuf,
     options: LogOptions,
     appender: Mutex<Appender>,
-    /// `SYNCED`; opened by the first append.
+    /// `SYNCED`; opened before the first append.
     synced_file: Mutex<Option<Box<dyn File>>>,
     spares: Spares,
     /// The lengths of the segments that are needed, in bytes. Changed under the appender's lock.
@@ -86,6 +86,8 @@ struct Appender {
     unsynced: Vec<(u32, Arc<dyn File>)>,
     /// Everything before it is durable.
     synced: Position,
+    /// Records that are not whole yet.
+    unfinished: Unfinished,
     /// Up to which Lsn each stream needs no log any more.
     durable: BTreeMap<u64, Lsn>,
     /// Segments behind a torn tail: of no use, but not before the tail is sealed and synced.
@@ -115,6 +117,20 @@ struct Current {
     dirty: bool,
     /// Only its end can be appended: there may be anything behind it.
     sealed: bool,
+}
+
+/// Why nothing was appended.
+enum Unwritten {
+    /// Before anything of it was done.
+    Refused(Error),
+    /// A frame was not written whole.
+    Failed(LayersError),
+}
+
+impl From<Error> for Unwritten {
+    fn from(error: Error) -> Unwritten {
+        Unwritten::Refused(error)
+    }
 }
 
 impl Current {
@@ -184,6 +200,7 @@ impl Log {
             segments: chain.into(),
             unsynced: Vec::new(),
             synced,
+            unfinished: Unfinished::default(),
             durable: BTreeMap::new(),
             dead: unused,
             records: 0,
@@ -227,12 +244,15 @@ impl Log {
         if let Some(parent) = self.dir.parent() {
             self.storage.sync_dir(parent)?;
         }
+        self.open_mark()?;
         let header = self.spares.take(0)?;
-        self.go_on_in(&mut appender, header)?;
-        Ok(header.sequence)
+        match self.go_on_in(&mut appender, header) {
+            Ok(()) => Ok(header.sequence),
+            Err(unwritten) => Err(self.refused(appender, unwritten)),
+        }
     }
 
-    /// Appends a record: hands it to the operating system. Returns its end, to be waited for.
+    /// Appends a record, or the last part of one: hands it to the operating system. Returns its end, to be waited for.
     ///
     /// # Errors
     /// [`Error::NoSpace`] and [`Error::Layers`]: nothing was appended, and it can be tried again. [`Error::Failed`].
@@ -240,6 +260,33 @@ impl Log {
     /// # Panics
     /// Without a [`Log::start`].
     pub fn append(&self, stream: u64, lsn: Lsn, payload: &[&[u8]]) -> Result<Position> {
+        self.append_as(FrameKind::Record, stream, lsn, payload)
+    }
+
+    /// Appends a part of a record that is not the last one: until that comes, or [`Log::give_up`], it is kept, and after a
+    /// crash it is kept for nobody.
+    ///
+    /// # Errors
+    /// As [`Log::append`].
+    ///
+    /// # Panics
+    /// As [`Log::append`].
+    pub fn append_part(&self, stream: u64, lsn: Lsn, payload: &[&[u8]]) -> Result<Position> {
+        self.append_as(FrameKind::Part, stream, lsn, payload)
+    }
+
+    /// Says that nothing will follow the parts that were appended last of a stream.
+    pub fn give_up(&self, stream: u64) {
+        self.appender.lock().unfinished.give_up(stream);
+    }
+
+    fn append_as(
+        &self,
+        kind: FrameKind,
+        stream: u64,
+        lsn: Lsn,
+        payload: &[&[u8]],
+    ) -> Result<Position> {
         let payload_len: u64 = payload.iter().map(|part| part.len() as u64).sum();
         let len = frame_len(payload_len);
         if len + END_LEN + SEGMENT_HEADER_LEN as u64 > SEGMENT_SIZE_MAX {
@@ -249,16 +296,19 @@ impl Log {
         let mut appender = self.appender.lock();
         // Under the lock: whoever closes the log takes it after that.
         self.group.check()?;
-        self.make_room(&mut appender, len)?;
-        let synced = appender.synced;
-        let Tail::Open(current) = &mut appender.tail else { unreachable!("made room in it") };
-        current
-            .write(FrameKind::Record, (stream, lsn), synced, payload)
-            .map_err(|error| self.failed_write(error))?;
+        if let Err(unwritten) = self.make_room(&mut appender, len) {
+            return Err(self.refused(appender, unwritten));
+        }
+        let Appender { tail, segments, unfinished, synced, .. } = &mut *appender;
+        let Tail::Open(current) = tail else { unreachable!("made room in it") };
+        if let Err(error) = current.write(kind, (stream, lsn), *synced, payload) {
+            return Err(self.refused(appender, Unwritten::Failed(error)));
+        }
         let (end, half) = (current.position(), current.offset > current.header.len / 2);
-        let known = appender.segments.back_mut().expect("the current one");
-        let highest = known.streams.entry(stream).or_insert(lsn);
-        *highest = lsn.max(*highest);
+        match kind {
+            FrameKind::Part => unfinished.part(stream, current.header.sequence),
+            _ => unfinished.finish(stream, lsn, segments.iter_mut()),
+        }
         appender.records += 1;
         appender.appended_bytes += len;
         drop(appender);
@@ -268,17 +318,27 @@ impl Log {
         Ok(end)
     }
 
-    /// A frame that was not written whole is not there, and the next one takes its place; a disk that is full can be waited for.
-    fn failed_write(&self, error: LayersError) -> Error {
-        if Error::is_no_space(&error) {
-            return Error::NoSpace(error);
+    /// Why nothing was appended. A frame that was not written whole is not there, and the next one takes its place; a disk that is full
+    /// can be waited for, anything else is the end.
+    fn refused(&self, appender: MutexGuard<'_, Appender>, unwritten: Unwritten) -> Error {
+        // Whoever is woken may append at once.
+        drop(appender);
+        match unwritten {
+            Unwritten::Refused(error) => error,
+            Unwritten::Failed(error) if Error::is_no_space(&error) => Error::NoSpace(error),
+            Unwritten::Failed(error) => self.fail(&error.to_string()),
         }
-        self.group.fail(error.to_string().into())
+    }
+
+    /// Ends it: everybody who waits, and who comes later, gets this cause.
+    pub fn fail(&self, cause: &str) -> Error {
+        self.group.fail(cause.into())
     }
 
     /// Sees to it that a frame of this length fits in the current segment.
-    fn make_room(&self, appender: &mut Appender, len: u64) -> Result<()> {
+    fn make_room(&self, appender: &mut Appender, len: u64) -> std::result::Result<(), Unwritten> {
         if let Tail::At(tail, end) = appender.tail {
+            self.open_mark()?;
             appender.tail = Tail::Open(self.open_tail(tail, end)?);
         }
         if let Tail::Open(current) = &appender.tail
@@ -316,14 +376,18 @@ impl Log {
     }
 
     /// Ends the current segment, if there is one, and goes on in one that is durable under its name.
-    fn go_on_in(&self, appender: &mut Appender, header: SegmentHeader) -> Result<()> {
+    fn go_on_in(
+        &self,
+        appender: &mut Appender,
+        header: SegmentHeader,
+    ) -> std::result::Result<(), Unwritten> {
         let next = self.open_current(header)?;
         let synced = appender.synced;
         if let Tail::Open(current) = &mut appender.tail {
             let sequence = u64::from(header.sequence).to_le_bytes();
             current
                 .write(FrameKind::End, (0, Lsn::INVALID), synced, &[&sequence])
-                .map_err(|error| self.failed_write(error))?;
+                .map_err(Unwritten::Failed)?;
             let ended = (current.header.sequence, current.syncer.clone());
             appender.unsynced.push(ended);
         }
@@ -350,16 +414,12 @@ impl Log {
     /// # Errors
     /// As [`Log::sync_to`].
     pub fn sync(&self) -> Result<()> {
-        let end = {
-            let appender = self.appender.lock();
-            match &appender.tail {
-                Tail::Open(current) if current.dirty || !appender.unsynced.is_empty() => {
-                    current.position()
-                }
-                _ => return self.group.check(),
-            }
+        // Synced or not, for also a sync that is under way may fail.
+        let end = match &self.appender.lock().tail {
+            Tail::Open(current) => Some(current.position()),
+            Tail::None | Tail::At(..) => None,
         };
-        self.sync_to(end)
+        end.map_or_else(|| self.group.check(), |end| self.sync_to(end))
     }
 
     /// As [`Log::sync_to`], as a future: [`Log::work`] has to be done by somebody who is woken.
@@ -390,13 +450,20 @@ impl Log {
         Ok(end)
     }
 
+    /// Opens `SYNCED`, before anything is appended: a disk that is too full for it is no reason for a sync to fail.
+    fn open_mark(&self) -> Result<()> {
+        let mut file = self.synced_file.lock();
+        if file.is_none() {
+            let opened = open_synced(&*self.storage, &self.dir);
+            *file = Some(opened.map_err(Error::of_preparing)?);
+        }
+        Ok(())
+    }
+
     /// Writes down how far the log is synced: where the frames end later, they have been lost.
     fn mark_synced(&self, end: Position) -> pagestrata_layers::Result<()> {
         let mut file = self.synced_file.lock();
-        let file = match &mut *file {
-            Some(file) => file,
-            none => none.insert(open_synced(&*self.storage, &self.dir)?),
-        };
+        let file = file.as_mut().expect("opened before anything was appended");
         write_synced(&mut **file, self.options.store, end)
     }
 
@@ -413,12 +480,13 @@ impl Log {
     #[must_use]
     pub fn start_after(&self, stream: u64, lsn: Lsn) -> Option<u32> {
         let appender = self.appender.lock();
+        let unfinished = appender.unfinished.first_segment();
         let is_needed = |segment: &&KnownSegment| {
             segment.streams.iter().any(|(&of, &highest)| {
                 let durable = appender.durable.get(&of).copied().unwrap_or_default();
                 let durable = if of == stream { durable.max(lsn) } else { durable };
                 !cfg!(planted_bug = "log_freed_early") && highest > durable
-            })
+            }) || unfinished.is_some_and(|first| segment.sequence >= first)
         };
         let first = appender.segments.iter().find(is_needed).or(appender.segments.back());
         first.map(|segment| segment.sequence)

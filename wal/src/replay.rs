@@ -17,7 +17,7 @@ use crate::{
     segment::{SegmentReader, parse_name, read_synced, segment_path},
 };
 
-/// A record, as it was appended.
+/// A record, or a part of one, as it was appended.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'r> {
     /// Whose it is.
@@ -99,6 +99,45 @@ pub(crate) struct KnownSegment {
 struct Progress {
     /// The log was synced up to here.
     synced: Position,
+    /// The streams of which parts of a record were read but not the last one, and the segment of the first.
+    unfinished: Unfinished,
+}
+
+/// Streams of which parts of a record are there but not the last one, and the segment that the first is in. Most often there is none.
+#[derive(Debug, Default)]
+pub(crate) struct Unfinished(BTreeMap<u64, u32>);
+
+impl Unfinished {
+    /// A part, not the last one, is in the last of the segments.
+    pub(crate) fn part(&mut self, stream: u64, sequence: u32) {
+        self.0.entry(stream).or_insert(sequence);
+    }
+
+    /// The last part, or a whole record, is in the last of the segments: all that it has parts in are needed for it.
+    pub(crate) fn finish<'s>(
+        &mut self,
+        stream: u64,
+        lsn: Lsn,
+        segments: impl DoubleEndedIterator<Item = &'s mut KnownSegment>,
+    ) {
+        let mut segments = segments.rev();
+        let last = segments.next().into_iter();
+        let first = self.0.remove(&stream).unwrap_or(u32::MAX);
+        for segment in last.chain(segments.take_while(|segment| segment.sequence >= first)) {
+            let highest = segment.streams.entry(stream).or_insert(lsn);
+            *highest = lsn.max(*highest);
+        }
+    }
+
+    /// There will be no last part.
+    pub(crate) fn give_up(&mut self, stream: u64) {
+        self.0.remove(&stream);
+    }
+
+    /// The first segment that holds such a part.
+    pub(crate) fn first_segment(&self) -> Option<u32> {
+        self.0.values().min().copied()
+    }
 }
 
 impl Replayed {
@@ -187,7 +226,7 @@ impl Replay {
         let mut replayed = Replayed { strays: self.strays.clone(), ..Replayed::default() };
         let Some(mut sequence) = self.start else { return Ok((replayed, Position::default())) };
         let synced = read_synced(&*self.storage, &self.dir, self.store);
-        let mut progress = Progress { synced: synced.unwrap_or_default() };
+        let mut progress = Progress { synced: synced.unwrap_or_default(), ..Progress::default() };
         let (reader, tail) = loop {
             let mut reader = self.reader(sequence)?;
             let (tail, next) = read_segment(&mut reader, &mut progress, &mut replayed, each)?;
@@ -277,9 +316,9 @@ impl Replay {
             let mut reader = self.reader(segment.sequence)?;
             let from = match segment.sequence == synced.sequence() {
                 true => synced.offset(),
-                false => 0,
+                false => SEGMENT_HEADER_LEN as u64,
             };
-            let to = if segment.sequence == tail.sequence() { tail.offset() } else { segment.len };
+            let to = (segment.sequence == tail.sequence()).then_some(tail.offset());
             reader.rewrite(from, to)?;
             reader.file.sync()?;
         }
@@ -295,11 +334,9 @@ fn read_segment<E: From<Error>>(
     each: &mut dyn FnMut(Record<'_>) -> std::result::Result<(), E>,
 ) -> std::result::Result<(u64, Option<u64>), E> {
     let path = reader.path().to_owned();
-    let mut known = KnownSegment {
-        sequence: reader.header.sequence,
-        len: reader.header.len,
-        streams: BTreeMap::new(),
-    };
+    let sequence = reader.header.sequence;
+    let known = KnownSegment { sequence, len: reader.header.len, streams: BTreeMap::new() };
+    replayed.chain.push(known);
     replayed.segments += 1;
     let (mut at, mut next) = (SEGMENT_HEADER_LEN as u64, None);
     while let Some(header) = reader.frame_header(at)? {
@@ -312,11 +349,13 @@ fn read_segment<E: From<Error>>(
                 })?;
                 next = Some(sequence);
             }
-            FrameKind::Record => {
+            FrameKind::Record | FrameKind::Part => {
                 let FrameHeader { stream, lsn, .. } = header;
                 each(Record { stream, lsn, payload, path: &path, offset: at })?;
-                let highest = known.streams.entry(stream).or_insert(lsn);
-                *highest = lsn.max(*highest);
+                match header.kind {
+                    FrameKind::Part => progress.unfinished.part(stream, sequence),
+                    _ => progress.unfinished.finish(stream, lsn, replayed.chain.iter_mut()),
+                }
                 replayed.records += 1;
                 replayed.bytes += header.frame_len();
             }
@@ -326,7 +365,6 @@ fn read_segment<E: From<Error>>(
             break;
         }
     }
-    replayed.chain.push(known);
     Ok((at, next))
 }
 

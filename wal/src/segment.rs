@@ -11,8 +11,8 @@ use pagestrata_layers::{
 };
 
 use crate::format::{
-    FRAME_HEADER_LEN, FrameHeader, Position, SEGMENT_HEADER_LEN, SYNCED_LEN, SegmentHeader,
-    decode_synced, encode_synced,
+    FRAME_HEADER_LEN, FrameHeader, FrameKind, Position, SEGMENT_HEADER_LEN, SYNCED_LEN,
+    SegmentHeader, decode_synced, encode_synced,
 };
 
 /// The file that says up to where the log is synced.
@@ -55,12 +55,24 @@ pub(crate) fn create(storage: &dyn Storage, dir: &Path, header: &SegmentHeader) 
         storage.remove(&temporary)?;
     }
     let made = write_new(storage, &temporary, header)
-        .and_then(|()| storage.rename(&temporary, &segment_path(dir, header.sequence)));
+        .and_then(|()| name(storage, dir, &temporary, header.sequence));
     if made.is_err() {
         // At best: what is left is removed when the log is opened.
         let _ = storage.remove(&temporary);
     }
-    made.and_then(|()| sync_names(storage, dir))
+    made
+}
+
+/// Gives a segment its name, durably, or no name.
+fn name(storage: &dyn Storage, dir: &Path, from: &Path, sequence: u32) -> Result<()> {
+    let path = segment_path(dir, sequence);
+    storage.rename(from, &path)?;
+    let named = sync_names(storage, dir);
+    if named.is_err() {
+        // At best: it is of no use where it is, and is removed when the log is opened.
+        let _ = storage.remove(&path);
+    }
+    named
 }
 
 fn write_new(storage: &dyn Storage, path: &Path, header: &SegmentHeader) -> Result<()> {
@@ -93,8 +105,7 @@ pub(crate) fn recycle(
     }
     file.write_at(0, &[IoSlice::new(&header.encode())])?;
     file.sync()?;
-    storage.rename(&path, &segment_path(dir, header.sequence))?;
-    sync_names(storage, dir)
+    name(storage, dir, &path, header.sequence)
 }
 
 fn sync_names(storage: &dyn Storage, dir: &Path) -> Result<()> {
@@ -119,9 +130,12 @@ pub(crate) fn open_synced(storage: &dyn Storage, dir: &Path) -> Result<Box<dyn F
         return storage.open(&path);
     }
     let mut file = storage.create(&path)?;
-    file.append(&[0; SYNCED_LEN])?;
-    file.sync()?;
-    Ok(file)
+    let made = file.append(&[0; SYNCED_LEN]).and_then(|()| file.sync());
+    if made.is_err() {
+        // At best: with less than its length it says nothing, and a full disk would be noticed at the next sync.
+        let _ = storage.remove(&path);
+    }
+    made.map(|()| file)
 }
 
 /// Says in `SYNCED` that everything before `position` is durable, because it is.
@@ -207,16 +221,31 @@ impl SegmentReader {
         Ok(bytes.filter(|bytes| crc32c::crc32c(bytes) == header.payload_crc))
     }
 
-    /// Writes again what is there from `from` to `to`, so that the next sync writes it to the device whatever became of
-    /// the sync before.
-    pub(crate) fn rewrite(&mut self, from: u64, to: u64) -> Result<()> {
+    /// Writes the frames from `from` to `to`, or to the segment's end, again, so that the next sync writes them to the device
+    /// whatever became of the sync before. What is written was checked where it lies in memory: what is read may have changed since the
+    /// replay, where the system has let go of pages that a failed sync had left.
+    pub(crate) fn rewrite(&mut self, from: u64, to: Option<u64>) -> Result<()> {
         let mut at = from;
-        while at < to {
-            let len = (to - at).min(CHUNK_BYTES as u64);
-            let bytes =
-                self.bytes(at, len as usize)?.expect("bytes that were read before").to_vec();
-            self.file.write_at(at, &[IoSlice::new(&bytes)])?;
-            at += len;
+        while to.is_none_or(|to| at < to) {
+            let corrupt = |reader: &SegmentReader| {
+                let expected = "the frame that was there before";
+                Error::corrupt(reader.path(), at, "log", expected, "none")
+            };
+            let Some(header) = self.frame_header(at)? else { return Err(corrupt(self)) };
+            // One piece of the buffer: header and payload are checked again, for they may have been read again.
+            let frame = self.bytes(at, header.frame_len() as usize)?.map(<[u8]>::to_vec);
+            let position = self.position(at);
+            let is_whole = |frame: &Vec<u8>| {
+                let (head, rest) = frame.split_first_chunk().expect("as long as a header");
+                FrameHeader::decode(head, self.seed, position) == Some(header)
+                    && crc32c::crc32c(&rest[..header.payload_len as usize]) == header.payload_crc
+            };
+            let Some(frame) = frame.filter(is_whole) else { return Err(corrupt(self)) };
+            self.file.write_at(at, &[IoSlice::new(&frame)])?;
+            at += header.frame_len();
+            if header.kind == FrameKind::End {
+                break;
+            }
         }
         Ok(())
     }

@@ -8,12 +8,13 @@ use std::{
 use pagestrata_layers::{
     Error as LayersError, Lsn,
     storage::Storage,
-    testing::{FailedSync, Failure, Fault, SimulatedStorage, all_kept, none_kept},
+    testing::{FailedSync, Failing, Failure, Fault, SimulatedStorage, all_kept, none_kept},
 };
 
 use crate::{
-    Error, Log, LogOptions, Position, Replay, ReplayEnd, Replayed, format::SegmentHeader,
-    segment::create,
+    Error, Log, LogOptions, Position, Replay, ReplayEnd, Replayed,
+    format::SegmentHeader,
+    segment::{create, segment_path},
 };
 
 const STORE: u128 = 0x5703;
@@ -296,6 +297,84 @@ fn the_highest_sequence_number_is_the_last() {
     log.sync().unwrap();
     let (found, replayed) = replay_from(&storage, u32::MAX).unwrap();
     assert_eq!((found == appended, replayed.end), (true, ReplayEnd::CleanEnd));
+}
+
+#[test]
+fn a_sync_waits_for_the_one_under_way() {
+    let (storage, log) = fresh();
+    let log = Arc::new(log);
+    let end = append(&log, &record(1)).unwrap();
+    let (send, outcome) = std::sync::mpsc::channel();
+    let (beside, failing) = (log.clone(), storage.clone());
+    storage.before_next("sync", move || {
+        std::thread::spawn(move || send.send(beside.sync().is_ok()));
+        // For whoever would not wait, to be done; who waits is not done before this sync is.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        failing.set_failing(Some(Failing { operation: "sync", at: "/log", panics: false }));
+    });
+    assert!(log.sync_to(end).is_err());
+    assert!(!outcome.recv().unwrap(), "nothing is synced");
+}
+
+#[test]
+fn what_is_written_again_is_what_was_read() {
+    let (storage, log) = fresh();
+    log.sync_to(append(&log, &record(1)).unwrap()).unwrap();
+    let path = segment_path(&dir(), START);
+    let on_disk = storage.bytes(&path);
+    append(&log, &record(2)).unwrap();
+    drop(log);
+    // A sync of the second record has failed and left it in the system's cache, where it is read; then the system lets go of it.
+    let replay = Replay::open(storage.shared(), &dir(), STORE, Some(START)).unwrap();
+    let mut seen = 0;
+    let replayed = replay.run(&mut |_| {
+        seen += 1;
+        if seen == 2 {
+            storage.set(&path, on_disk.clone());
+        }
+        Ok::<(), LayersError>(())
+    });
+    assert_eq!(seen, 2);
+    let options = LogOptions { store: STORE, segment_size: 4096, free_max_bytes: 8192, wake: None };
+    let log = Log::new(storage.shared(), &dir(), options, replayed.unwrap());
+    assert!(matches!(append(&log, &record(3)), Err(Error::Failed { .. })));
+}
+
+#[test]
+fn parts_keep_their_segments_until_the_last_one_or_nobody() {
+    let big = vec![7; 3000];
+    let freed = |finish: bool| {
+        let (storage, log) = fresh();
+        log.append(1, Lsn(5), &[b"before"]).unwrap();
+        log.append_part(1, Lsn(20), &[&big]).unwrap();
+        log.append_part(1, Lsn(20), &[&big]).unwrap();
+        assert_eq!(
+            log.start_after(1, Lsn(5)),
+            Some(START),
+            "parts may be followed by the last one"
+        );
+        match finish {
+            true => drop(log.append(1, Lsn(20), &[b"last"]).unwrap()),
+            false => log.give_up(1),
+        }
+        let end = log.append(2, Lsn(1), &[&big]).unwrap();
+        log.sync_to(end).unwrap();
+        let of_log = (log.start_after(1, Lsn(5)), log.start_after(1, Lsn(20)));
+        drop(log);
+        let log = go_on(&storage, replay(&storage).unwrap().1);
+        assert_eq!((log.start_after(1, Lsn(5)), log.start_after(1, Lsn(20))), of_log);
+        of_log
+    };
+    let last = Some(START + 2);
+    assert_eq!(freed(true), (Some(START), last));
+    assert_eq!(freed(false), (last, last));
+}
+
+#[test]
+fn a_segment_that_positions_cannot_name_is_refused() {
+    let header = SegmentHeader { store: STORE, sequence: 1, len: crate::SEGMENT_SIZE_MAX + 512 };
+    let decoded = SegmentHeader::decode(&header.encode(), &dir(), STORE, 1, header.len);
+    assert!(matches!(decoded, Err(LayersError::Corrupt(_))), "{decoded:?}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod flushing;
 mod imports;
 mod log;
 mod log_damage;
+mod log_room;
 mod model;
 mod scenarios;
 mod store;

@@ -13,13 +13,14 @@ const PART_BYTES: usize = 256 << 10;
 
 impl OpenLayer {
     /// Hands out what is pending as the payloads of log records ([`crate::commit_record`]), one or several, each as slices
-    /// that follow one another. The values among them are those of the layer: nothing but heads and tables is copied.
+    /// that follow one another, and whether it is the last one. The values among them are those of the layer: nothing but heads and
+    /// tables is copied.
     ///
     /// # Errors
     /// What `append` returns; it is not called again then.
     pub fn write_records<E>(
         &self,
-        mut append: impl FnMut(&[&[u8]]) -> Result<(), E>,
+        mut append: impl FnMut(&[&[u8]], bool) -> Result<(), E>,
     ) -> Result<(), E> {
         let previous = Lsn(self.layer.committed.0.load(Ordering::Relaxed));
         let mut rest = &self.pending[..];
@@ -40,7 +41,7 @@ impl OpenLayer {
             let values = runs.runs.iter().rev();
             let values = values.map(|&(position, len)| self.layer.values.neighbours(position, len));
             let slices: Vec<_> = std::iter::once(&head[..]).chain(values).collect();
-            append(&slices)?;
+            append(&slices, rest.is_empty())?;
             if rest.is_empty() {
                 return Ok(());
             }

@@ -38,6 +38,19 @@ pub(super) struct State {
     /// By how many bytes files may grow, if that is limited.
     free_bytes: Option<u64>,
     trace: Option<Vec<Operation>>,
+    hook: Option<Hook>,
+}
+
+/// What is done in front of a call.
+struct Hook {
+    operation: &'static str,
+    run: Box<dyn FnOnce() + Send>,
+}
+
+impl std::fmt::Debug for Hook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hook").field("operation", &self.operation).finish_non_exhaustive()
+    }
 }
 
 /// A call, as [`SimulatedStorage::trace`] lists it.
@@ -65,6 +78,7 @@ impl State {
             failing: None,
             free_bytes: None,
             trace: None,
+            hook: None,
         }
     }
 
@@ -218,6 +232,12 @@ impl SimulatedStorage {
         self.state.lock().free_bytes = free_bytes;
     }
 
+    /// Does something in front of the next call of this operation, named as errors name it, while others may call: what a thread finds
+    /// done when it comes to the call.
+    pub fn before_next(&self, operation: &'static str, run: impl FnOnce() + Send + 'static) {
+        self.state.lock().hook = Some(Hook { operation, run: Box::new(run) });
+    }
+
     /// Starts a list of all calls, or ends it.
     pub fn set_trace(&self, is_on: bool) {
         self.state.lock().trace = is_on.then(Vec::new);
@@ -238,6 +258,11 @@ impl SimulatedStorage {
         work: impl FnOnce(&mut State, Option<&Fault>) -> io::Result<T>,
     ) -> Result<T> {
         let mut state = self.state.lock();
+        if let Some(hook) = state.hook.take_if(|hook| hook.operation == operation) {
+            drop(state);
+            (hook.run)();
+            state = self.state.lock();
+        }
         let call = state.calls;
         state.calls += 1;
         if let Some(trace) = &mut state.trace {
