@@ -27,6 +27,8 @@ use pagestrata::testing::{CrashCounts, CrashExplorer, CrashViolation};
 const LEN_MAX: u32 = 5;
 /// Sequences that a thread takes at once; they share images.
 const CHUNK: u64 = 64;
+/// Long workloads that a thread takes in its next turn.
+const SEEDS: u64 = 32;
 
 struct Arguments {
     seconds: u64,
@@ -77,7 +79,7 @@ fn explore(work: &Work, thread: usize) -> Result<(), CrashViolation> {
                 }
             }
         } else {
-            for _ in 0..8 {
+            for _ in 0..SEEDS {
                 explorer.seed(work.next_seed.fetch_add(1, Ordering::Relaxed))?;
             }
         }
