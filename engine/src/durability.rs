@@ -30,7 +30,8 @@
 //!   `crashes`, on a simulated disk that keeps any subset of unsynced sectors and names that POSIX allows.
 //! - It survives a sync that fails: commits that wait for it get an error, nothing is written any more, and after a reopen what was
 //!   acknowledged is there: `scenarios::log::s3_a_sync_of_the_log_fails`. Also when the system goes on showing bytes that never
-//!   reached the disk: the same test, and `crashes`.
+//!   reached the disk: the same test, and `crashes`; and when it stops to while the store is being opened:
+//!   `what_is_written_again_is_what_was_read` of the package `pagestrata-wal`.
 //! - A commit that was not acknowledged may be there after a reopen, whole:
 //!   `scenarios::log::s1_power_cut_mid_append_then_kills_during_recovery`.
 //!
