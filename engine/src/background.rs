@@ -48,26 +48,13 @@ impl Wakeup {
     }
 }
 
-/// Tells everybody who waits for a flush when the flushing thread panics, which would be a defect: nobody waits for ever.
-struct ToldOfPanic<'s>(&'s StoreShared);
+/// Does something when its thread panics, which would be a defect: nobody waits for ever for what the thread has left.
+struct OnPanic<F: Fn()>(F);
 
-impl Drop for ToldOfPanic<'_> {
+impl<F: Fn()> Drop for OnPanic<F> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            // Before the list is taken: a timeline that is not in it yet sees this when it is put there.
-            self.0.flusher_panicked.store(true, Ordering::Relaxed);
-            self.0.all_timelines().iter().for_each(|timeline| timeline.stop_flushing());
-        }
-    }
-}
-
-/// Tells everybody who waits for the log when its thread panics, which would be a defect too.
-struct LogToldOfPanic<'s>(&'s StoreShared);
-
-impl Drop for LogToldOfPanic<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let _ = self.0.log().fail("the log's thread panicked");
+            (self.0)();
         }
     }
 }
@@ -98,7 +85,11 @@ pub(crate) fn spawn_threads(
 impl StoreShared {
     /// One layer of each timeline at a time: a busy writer of one does not keep those of the others waiting.
     fn flush_until_stopped(&self) {
-        let _told = ToldOfPanic(self);
+        let _told = OnPanic(|| {
+            // Before the list is taken: a timeline that is not in it yet sees this when it is put there.
+            self.flusher_panicked.store(true, Ordering::Relaxed);
+            self.all_timelines().iter().for_each(|timeline| timeline.stop_flushing());
+        });
         let mut retry = None;
         while self.flusher.wait(retry) {
             self.roll_overdue();
@@ -121,7 +112,7 @@ impl StoreShared {
 
     /// Prepares segments and syncs for futures, when asked; and syncs in intervals if nobody else does.
     fn log_until_stopped(&self) {
-        let _told = LogToldOfPanic(self);
+        let _told = OnPanic(|| drop(self.log().fail("the log's thread panicked")));
         let interval = match self.options.durability {
             Durability::Buffered { sync_interval } => Some(sync_interval),
             Durability::Synced | Durability::External => None,

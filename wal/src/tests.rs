@@ -45,9 +45,12 @@ fn replay_from(
     Ok((records, replayed))
 }
 
+fn options() -> LogOptions {
+    LogOptions { store: STORE, segment_size: 4096, free_max_bytes: 8192, wake: None }
+}
+
 fn go_on(storage: &SimulatedStorage, replayed: Replayed) -> Log {
-    let options = LogOptions { store: STORE, segment_size: 4096, free_max_bytes: 8192, wake: None };
-    let log = Log::new(storage.shared(), &dir(), options, replayed);
+    let log = Log::new(storage.shared(), &dir(), options(), replayed);
     log.start().unwrap();
     log
 }
@@ -218,9 +221,7 @@ fn a_full_disk_is_told_before_anything_is_appended_and_can_be_waited_for() {
 #[test]
 fn every_call_of_a_storage_may_fail() {
     let run = |storage: &SimulatedStorage| {
-        let options =
-            LogOptions { store: STORE, segment_size: 4096, free_max_bytes: 8192, wake: None };
-        let log = Log::new(storage.shared(), &dir(), options, Replayed::default());
+        let log = Log::new(storage.shared(), &dir(), options(), Replayed::default());
         // Acknowledged, and all that was tried.
         let (mut acknowledged, mut tried) = (Vec::new(), Vec::new());
         let Ok(start) = log.start().or_else(|_| log.start()) else {
@@ -335,8 +336,7 @@ fn what_is_written_again_is_what_was_read() {
         Ok::<(), LayersError>(())
     });
     assert_eq!(seen, 2);
-    let options = LogOptions { store: STORE, segment_size: 4096, free_max_bytes: 8192, wake: None };
-    let log = Log::new(storage.shared(), &dir(), options, replayed.unwrap());
+    let log = Log::new(storage.shared(), &dir(), options(), replayed.unwrap());
     assert!(matches!(append(&log, &record(3)), Err(Error::Failed { .. })));
 }
 
