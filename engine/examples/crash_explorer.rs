@@ -6,7 +6,7 @@
 //! cargo run --release -p pagestrata --example crash_explorer --features testing -- --only-sequence 815
 //! ```
 //!
-//! Short sequences of operations, all of one length before the longer ones, and long workloads by turns. See
+//! Short sequences of operations, up to `--len-max`, all of one length before the longer ones, and long workloads by turns. See
 //! [`pagestrata::testing::CrashExplorer`] for what is held against what, and `fuzz/README.md` for the bugs that it has to find.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program")]
 
@@ -23,8 +23,6 @@ use std::{
 
 use pagestrata::testing::{CrashCounts, CrashExplorer, CrashViolation};
 
-/// Longer sequences are not explored.
-const LEN_MAX: u32 = 5;
 /// Sequences that a thread takes at once; they share images.
 const CHUNK: u64 = 64;
 /// Long workloads that a thread takes in its next turn.
@@ -36,6 +34,8 @@ struct Arguments {
     threads: usize,
     only_seed: Option<u64>,
     only_sequence: Option<u64>,
+    /// Longer sequences are not explored; 0: long workloads alone.
+    len_max: u32,
 }
 
 /// What the threads share.
@@ -48,8 +48,14 @@ struct Work {
 }
 
 fn arguments() -> Result<Arguments, String> {
-    let mut arguments =
-        Arguments { seconds: 60, seed: 1, threads: 2, only_seed: None, only_sequence: None };
+    let mut arguments = Arguments {
+        seconds: 60,
+        seed: 1,
+        threads: 2,
+        only_seed: None,
+        only_sequence: None,
+        len_max: 5,
+    };
     let mut words = env::args().skip(1);
     while let Some(word) = words.next() {
         let number = words.next().and_then(|number| number.parse().ok());
@@ -59,6 +65,7 @@ fn arguments() -> Result<Arguments, String> {
             "--seed" => arguments.seed = number,
             "--threads" => arguments.threads = number as usize,
             "--only-seed" => arguments.only_seed = Some(number),
+            "--len-max" => arguments.len_max = number as u32,
             "--only-sequence" => arguments.only_sequence = Some(number),
             _ => return Err(format!("unknown: {word}")),
         }
@@ -66,11 +73,11 @@ fn arguments() -> Result<Arguments, String> {
     Ok(arguments)
 }
 
-fn explore(work: &Work, thread: usize) -> Result<(), CrashViolation> {
+fn explore(work: &Work, len_max: u32, thread: usize) -> Result<(), CrashViolation> {
     let mut explorer = CrashExplorer::new();
-    let last = CrashExplorer::sequences_of(LEN_MAX);
+    let last = CrashExplorer::sequences_of(len_max);
     for turn in thread.. {
-        if turn.is_multiple_of(2) {
+        if turn.is_multiple_of(2) && len_max > 0 {
             let from = work.next_sequence.fetch_add(CHUNK, Ordering::Relaxed);
             for number in from..(from + CHUNK).min(last) {
                 explorer.sequence(number)?;
@@ -139,9 +146,9 @@ fn main() -> ExitCode {
     let mut told_at = Duration::ZERO;
     thread::scope(|scope| {
         for thread in 0..arguments.threads {
-            let work = &work;
+            let (work, arguments) = (&work, &arguments);
             scope.spawn(move || {
-                if let Err(violation) = explore(work, thread) {
+                if let Err(violation) = explore(work, arguments.len_max, thread) {
                     work.violation.lock().unwrap().get_or_insert(violation);
                     work.stop.store(true, Ordering::Relaxed);
                 }

@@ -76,6 +76,11 @@ pub(crate) fn spawn_threads(
     };
     spawn("pagestrata-flush", StoreShared::flush_until_stopped)?;
     spawn("pagestrata-reclaim", StoreShared::reclaim_until_stopped)?;
+    if shared.options.remembers_residency() {
+        spawn("pagestrata-watch", |shared| {
+            shared.access.watch_until_stopped(shared.options.residency_interval);
+        })?;
+    }
     if shared.options.durability != Durability::External {
         spawn("pagestrata-log", StoreShared::log_until_stopped)?;
     }

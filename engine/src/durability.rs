@@ -60,8 +60,10 @@
 //! - A layer file that cannot be written stays in memory and in the log: `scenarios::flush::s5_no_space_for_a_layer_file`.
 //! - A layer file that somebody cuts off is refused when the store is opened:
 //!   `scenarios::damage::s14_a_layer_file_that_was_cut_is_not_opened`. While it is mapped, touching what is gone ends the process with
-//!   `SIGBUS`, as with every memory map; files are read through memory maps, so keep others from writing into a store that is open:
-//!   `scenarios::surroundings::s14_a_layer_file_that_is_cut_while_it_is_mapped`.
+//!   `SIGBUS`, as with every memory map, so keep others from writing into a store that is open:
+//!   `scenarios::surroundings::s14_a_layer_file_that_is_cut_while_it_is_mapped`. A read that does not wait looks before it touches, and files that
+//!   are not mapped ([`Options::access`](crate::Options::access)) cannot do this: these get an error,
+//!   `access::a_file_that_was_cut_is_an_error`.
 //!
 //! # What is assumed
 //!

@@ -182,7 +182,7 @@ impl TimelineShared {
         let record = durable.record.clone();
         let file_len = record.summary.file_len;
         // Opened before it is in the manifest: what cannot be read back is not published.
-        let added = FileLayer::open(&*self.store.storage, &self.dir, record).and_then(|file| {
+        let added = FileLayer::open(&self.store.access, &self.dir, record).and_then(|file| {
             durable.in_doubt = true;
             if cfg!(planted_bug = "freed_before_manifest") {
                 self.store.free_log(log_start, self.number, lsn);

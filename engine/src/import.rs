@@ -150,7 +150,7 @@ impl<'l> ImageImport<'l> {
             file_bytes: self.records.iter().map(|record| record.summary.file_len).sum(),
         };
         let open = |record: &LayerRecord| {
-            FileLayer::open(&*timeline.store.storage, &timeline.dir, record.clone())
+            FileLayer::open(&timeline.store.access, &timeline.dir, record.clone())
         };
         let files = self.records.iter().map(open).collect::<Result<Vec<_>>>()?;
         let mut edits: Vec<_> = self.records.into_iter().map(Edit::AddLayer).collect();

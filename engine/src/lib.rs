@@ -49,6 +49,7 @@ mod coverage;
 mod detach;
 pub mod durability;
 mod error;
+mod fetch;
 mod flush;
 mod import;
 mod layers;
@@ -69,28 +70,31 @@ mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod timeline;
+mod wait;
 mod write;
 
 pub use commit::{Acknowledged, CommitTicket};
 pub use detach::DetachedVersion;
 pub use error::{Error, Result};
+pub use fetch::{Extent, Fetch};
 pub use import::{ImageImport, ImportReport};
 pub use layers::{DamagedFile, LayerInfo, VerifyReport, verify_files};
-pub use options::{Background, Clock, Compression, Durability, Options};
-pub use pagestrata_layers::layer_file::LayerKind;
+pub use options::{AccessMode, Background, Clock, Compression, Durability, Options};
+pub use pagestrata_layers::layer_file::{AccessStats, LayerKind};
 pub use pagestrata_layers::{
     Error as LayersError, Key, KeyRange, Kind, Lsn, PageVersion, ParseLsnError, VALUE_LEN_MAX,
     Value, storage,
 };
 pub use pagestrata_wal::LogStats;
 pub use pins::{PinInfo, PinKind};
-pub use read::{Guard, Page, Reader, Redo, Versions};
+pub use read::{Guard, Page, Reader, Ready, Redo, Versions};
 pub use recover::OpenProgress;
 pub use scratch::Scratch;
 pub use snapshot::Snapshot;
 pub use stats::{FlushStats, MemoryStats, StoreStats, TimelineStats};
 pub use store::{CloseReport, OpenReport, Store};
 pub use timeline::Timeline;
+pub use wait::Reached;
 pub use write::WriteLease;
 
 /// The program in the README, compiled and run.

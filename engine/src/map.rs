@@ -9,15 +9,16 @@ mod files;
 use std::sync::Arc;
 
 use pagestrata_layers::{
-    Key, Lsn, MemLayer, PageVersion, ScratchArena, Walk,
-    layer_file::{LayerKind, LayerSummary},
+    Key, Lsn, MemLayer, PageVersion, Result as LayersResult, ScratchArena, Walk,
+    layer_file::{LayerKind, LayerSummary, ReadSpace},
 };
 
 pub(crate) use files::{FileLayer, Files, is_layer_file_name, layer_file_name};
 
 use crate::{
-    Result,
+    LayersError, Result,
     coverage::{self, Change, CoverageMap, LayerIndex, LayerShape},
+    fetch::Missing,
 };
 
 /// A layer in memory and the number of the first map version that had it.
@@ -45,17 +46,31 @@ pub(crate) enum LayerRef<'a> {
 }
 
 /// What a read collects: versions newest first, and from which layer each of them is.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Found<'a> {
     pub(crate) versions: Vec<PageVersion<'a>>,
     /// Each layer that gave versions, with the index of its first.
     pub(crate) sources: Vec<(usize, LayerRef<'a>)>,
+    /// What a read that may not wait was stopped by.
+    pub(crate) missing: Option<Missing>,
 }
 
 impl<'a> Found<'a> {
     pub(crate) fn clear(&mut self) {
         self.versions.clear();
         self.sources.clear();
+        self.missing = None;
+    }
+
+    /// What a file has given, or what it is missing.
+    #[inline]
+    fn given<T>(&mut self, file: &Arc<FileLayer>, given: LayersResult<T>) -> Result<T> {
+        given.map_err(|error| {
+            if let LayersError::NotResident { offset, len } = error {
+                self.missing = Some(Missing { file: file.clone(), offset, len });
+            }
+            error.into()
+        })
     }
 
     /// Collects the versions that one layer gives, and keeps in mind which layer that was.
@@ -173,10 +188,11 @@ impl MapVersion {
                 self.versions_shared(key, upper, hit.floor, arena, found)?
             } else {
                 let file = self.files.get(hit.layer);
-                found.collect(LayerRef::File(file), |versions| {
+                let walk = found.collect(LayerRef::File(file), |versions| {
                     let mut out = |version| versions.push(version);
                     file.versions(key, upper, hit.floor, arena, &mut out)
-                })?
+                });
+                found.given(file, walk)?
             };
             if walk != Walk::Older || !hit.floor.is_valid() {
                 return Ok(walk);
@@ -202,9 +218,10 @@ impl MapVersion {
             let file = self.files.get(index);
             let walk = file.versions(key, upper, floor, arena, &mut |version| {
                 all.push((version, LayerRef::File(file)))
-            })?;
-            if walk == Walk::Dropped {
-                dropped_at = dropped_at.max(file.newest_tombstone(key, upper)?);
+            });
+            if found.given(file, walk)? == Walk::Dropped {
+                let newest = file.newest_tombstone(key, upper, arena.kind());
+                dropped_at = dropped_at.max(found.given(file, newest)?);
             }
         }
         all.sort_unstable_by_key(|(version, _)| std::cmp::Reverse(version.lsn));

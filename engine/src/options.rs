@@ -7,7 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use pagestrata_layers::layer_file::Compression;
+use pagestrata_layers::layer_file::AccessOptions;
+pub use pagestrata_layers::layer_file::{AccessMode, Compression};
 
 use crate::{Error, Result};
 
@@ -55,6 +56,23 @@ pub struct Options {
     pub flush_retry_delay: Duration,
     /// The longest wait between two tries of a flush. 1 ms to 1 h, not below the first; default 10 s.
     pub flush_retry_delay_max: Duration,
+    /// How layer files are read. Default: [`AccessMode::Mmap`].
+    pub access: AccessMode,
+    /// The most that the cache of blocks holds, of all files that are not mapped, in bytes. 64 KiB to 1 TiB; default 256 MiB.
+    pub block_cache_max_bytes: u64,
+    /// How many layer files are mapped at the most, with [`AccessMode::Mmap`]; those beyond are read as by
+    /// [`AccessMode::Pread`]. The kernel has a bound of its own for a process (`vm.max_map_count`, 65,530). 0 to 16 million; default 32,768.
+    pub mappings_max: u64,
+    /// How many threads wait for devices in the place of tasks that await a [`Fetch`](crate::Fetch), at the most; they are started as
+    /// they are needed. 0: whoever awaits one waits. To 1,024; default 4.
+    pub fetch_threads_max: usize,
+    /// How many layer files that are not mapped are open at a time. 1 to 1 million; default 512.
+    pub open_files_max: u64,
+    /// How long what was found in memory of a mapped file is taken to be there still, by reads that may not wait
+    /// ([`Guard::try_page`](crate::Guard::try_page)). When memory is short the system may take it away meanwhile, and such a read then waits after
+    /// all. Zero, or [`Background::Callers`]: each such read asks the system, which takes longer than the rest of it.
+    /// To 1 min; default 50 ms.
+    pub residency_interval: Duration,
     /// What a commit that was acknowledged survives. Default: [`Durability::Synced`].
     pub durability: Durability,
     /// Length of a segment of the log, in bytes. Each is written once when it is made, so that a commit never waits for the
@@ -157,6 +175,12 @@ impl Default for Options {
             image_layer_size_max_bytes: 256 * MIB,
             flush_retry_delay: Duration::from_millis(100),
             flush_retry_delay_max: Duration::from_secs(10),
+            access: AccessMode::default(),
+            block_cache_max_bytes: 256 * MIB,
+            mappings_max: 32 << 10,
+            fetch_threads_max: 4,
+            open_files_max: 512,
+            residency_interval: Duration::from_millis(50),
             durability: Durability::default(),
             log_segment_size_bytes: 16 * MIB,
             log_size_max_bytes: 2 * GIB,
@@ -169,6 +193,22 @@ impl Default for Options {
 }
 
 impl Options {
+    pub(crate) fn of_access(&self) -> AccessOptions {
+        AccessOptions {
+            mode: self.access,
+            cache_max_bytes: self.block_cache_max_bytes,
+            mappings_max: self.mappings_max,
+            open_files_max: usize::try_from(self.open_files_max).unwrap_or(usize::MAX),
+            remembers_residency: self.remembers_residency(),
+        }
+    }
+
+    /// Whether there is to be a thread that looks what is in memory still.
+    pub(crate) fn remembers_residency(&self) -> bool {
+        let is_mapped = self.access == AccessMode::Mmap && self.mappings_max > 0;
+        is_mapped && self.background == Background::Threads && !self.residency_interval.is_zero()
+    }
+
     /// Checks every option against its range; opening a store does it too.
     ///
     /// # Errors
@@ -190,6 +230,11 @@ impl Options {
             millis(self.flush_retry_delay_max),
             first..=3_600_000,
         )?;
+        in_range("block_cache_max_bytes", self.block_cache_max_bytes, 64 * KIB..=1024 * GIB)?;
+        in_range("mappings_max", self.mappings_max, 0..=16_000_000)?;
+        in_range("fetch_threads_max", self.fetch_threads_max, 0..=1024)?;
+        in_range("open_files_max", self.open_files_max, 1..=1_000_000)?;
+        in_range("residency_interval (ms)", millis(self.residency_interval), 0..=60_000)?;
         in_range("log_segment_size_bytes", self.log_segment_size_bytes, 4 * KIB..=GIB)?;
         let log_size_min = 4 * self.log_segment_size_bytes;
         in_range("log_size_max_bytes", self.log_size_max_bytes, log_size_min..=1024 * GIB)?;
@@ -266,6 +311,11 @@ mod tests {
             Options { flush_retry_delay: Duration::ZERO, ..good.clone() },
             Options { flush_retry_delay: Duration::from_secs(11), ..good.clone() },
             Options { flush_retry_delay_max: Duration::MAX, ..good.clone() },
+            Options { residency_interval: Duration::from_secs(61), ..good.clone() },
+            Options { block_cache_max_bytes: 64 * KIB - 1, ..good.clone() },
+            Options { mappings_max: 16_000_001, ..good.clone() },
+            Options { fetch_threads_max: 1025, ..good.clone() },
+            Options { open_files_max: 0, ..good.clone() },
             Options { log_segment_size_bytes: 4 * KIB - 1, ..good.clone() },
             Options { log_segment_size_bytes: GIB + 1, ..good.clone() },
             Options { log_size_max_bytes: 64 * MIB - 1, ..good.clone() },

@@ -12,7 +12,7 @@ use std::{fmt, ops::Deref, panic::Location, sync::Arc};
 use pagestrata_layers::{Key, Kind, Lsn, PageVersion, Walk};
 
 use crate::{
-    DetachedVersion, Error, Result, Scratch,
+    DetachedVersion, Error, Fetch, Result, Scratch,
     map::{Found, MapVersion},
     pins::{PinHandle, PinKind},
     publish::Cached,
@@ -141,7 +141,14 @@ impl<'g> Guard<'g> {
     where
         'g: 's,
     {
-        let (versions, walk) = self.walk(key, lsn, scratch.parts())?;
+        self.versions_in(key, lsn, scratch.parts())
+    }
+
+    fn versions_in<'s>(self, key: Key, lsn: Lsn, parts: Parts<'s>) -> Result<Versions<'s>>
+    where
+        'g: 's,
+    {
+        let (versions, walk) = self.walk(key, lsn, parts)?;
         if walk != Walk::Base && !versions.found.versions.is_empty() {
             return Err(self.missing_base(key, lsn, versions.found.versions.len()));
         }
@@ -188,8 +195,15 @@ impl<'g> Guard<'g> {
     where
         'g: 's,
     {
+        self.page_in(key, lsn, redo, scratch.parts())
+    }
+
+    fn page_in<'s>(self, key: Key, lsn: Lsn, redo: &dyn Redo, parts: Parts<'s>) -> Result<Page<'s>>
+    where
+        'g: 's,
+    {
         self.check(lsn)?;
-        let Parts { arena, found, page } = scratch.parts();
+        let Parts { arena, found, page } = parts;
         let walk = self.map.versions(key, lsn.min(self.upper), arena, found)?;
         let (Some(newest), Some(oldest)) = (found.versions.first(), found.versions.last()) else {
             return Err(Error::NoPage { key, lsn });
@@ -205,6 +219,100 @@ impl<'g> Guard<'g> {
         let done = redo.apply(key, base, &mut deltas.iter().rev().copied(), page);
         done.map_err(|source| Error::Redo { key, lsn, source })?;
         Ok(Page(page))
+    }
+
+    /// As [`Guard::versions`], but it never waits for a device: where something is not in memory, it says what.
+    ///
+    /// What is mapped may be taken from memory between the look and the touch, which nobody can keep the system from; such a touch waits.
+    ///
+    /// # Errors
+    /// As [`Guard::versions`].
+    pub fn try_versions<'s>(
+        self,
+        key: Key,
+        lsn: Lsn,
+        scratch: &'s mut Scratch,
+    ) -> Result<Ready<'s, Versions<'s>>>
+    where
+        'g: 's,
+    {
+        self.try_read(scratch, |parts| self.versions_in(key, lsn, parts))
+    }
+
+    /// As [`Guard::page`], but it never waits for a device, as [`Guard::try_versions`].
+    ///
+    /// ```
+    /// # use pagestrata::{Guard, Key, Lsn, Page, Ready, Redo, Result, Scratch};
+    /// fn page<'s>(guard: Guard<'s>, key: Key, lsn: Lsn, redo: &dyn Redo, mut scratch: &'s mut Scratch) -> Result<Page<'s>> {
+    ///     loop {
+    ///         match guard.try_page(key, lsn, redo, scratch)? {
+    ///             Ready::Hit(page) => return Ok(page),
+    ///             Ready::Cold(fetch, again) => {
+    ///                 fetch.run_blocking()?; // or await it, or have somebody else run it
+    ///                 scratch = again;
+    ///             }
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Guard::page`].
+    pub fn try_page<'s>(
+        self,
+        key: Key,
+        lsn: Lsn,
+        redo: &dyn Redo,
+        scratch: &'s mut Scratch,
+    ) -> Result<Ready<'s, Page<'s>>>
+    where
+        'g: 's,
+    {
+        self.try_read(scratch, |parts| self.page_in(key, lsn, redo, parts))
+    }
+
+    #[expect(
+        unsafe_code,
+        reason = "the borrow checker does not see that a failed read holds nothing"
+    )]
+    fn try_read<'s, T>(
+        self,
+        scratch: &'s mut Scratch,
+        read: impl FnOnce(Parts<'s>) -> Result<T>,
+    ) -> Result<Ready<'s, T>> {
+        // SAFETY: both callers hand the parts on to a read, which returns all that it keeps of them.
+        Ok(match unsafe { scratch.lend_or_miss(read) }? {
+            Ok(found) => Ready::Hit(found),
+            Err((missing, scratch)) => {
+                let fetch = Fetch::new(&self.timeline.store, missing, scratch.fetched());
+                Ready::Cold(fetch, scratch)
+            }
+        })
+    }
+
+    /// As [`Guard::page`], for a task: where it has to wait for a device, a thread of the store does.
+    ///
+    /// # Errors
+    /// As [`Guard::page`].
+    pub async fn page_async<'s>(
+        self,
+        key: Key,
+        lsn: Lsn,
+        redo: &(dyn Redo + Sync),
+        mut scratch: &'s mut Scratch,
+    ) -> Result<Page<'s>>
+    where
+        'g: 's,
+    {
+        loop {
+            match self.try_page(key, lsn, redo, scratch)? {
+                Ready::Hit(page) => return Ok(page),
+                Ready::Cold(fetch, again) => {
+                    fetch.await?;
+                    scratch = again;
+                }
+            }
+        }
     }
 
     /// The closure form of [`Guard::page`]: it brings its own scratch, and nothing can escape.
@@ -261,6 +369,15 @@ impl fmt::Debug for Guard<'_> {
             .field("last_record_lsn", &self.last_record_lsn())
             .finish_non_exhaustive()
     }
+}
+
+/// What a read that may not wait has come to.
+#[derive(Debug)]
+pub enum Ready<'s, T> {
+    /// Everything was in memory.
+    Hit(T),
+    /// Something was not. Once it is, the read is tried again, with the scratch, which comes back: what was fetched is kept in it.
+    Cold(Fetch, &'s mut Scratch),
 }
 
 /// Versions of a page, as a read found them.

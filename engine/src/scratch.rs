@@ -4,11 +4,15 @@
 //! as `'static` and **emptied before it is lent under another lifetime**; that is this file's one use of `unsafe`.
 #![allow(unsafe_code)]
 
-use std::{cell::RefCell, fmt};
+use std::{cell::RefCell, fmt, sync::Arc};
 
-use pagestrata_layers::{PageVersion, ScratchArena};
+use pagestrata_layers::{PageVersion, ScratchArena, layer_file::Fetched};
 
-use crate::map::{Found, LayerRef};
+use crate::{
+    Result,
+    fetch::Missing,
+    map::{Found, LayerRef},
+};
 
 /// Working memory of reads: one per thread or task, used again and again.
 ///
@@ -19,6 +23,8 @@ pub struct Scratch {
     arena: ScratchArena,
     found: Found<'static>,
     page: Vec<u8>,
+    /// Something was fetched for the last read, which may be tried again.
+    has_fetched: bool,
 }
 
 /// A scratch made ready for one read.
@@ -35,17 +41,63 @@ impl Scratch {
         Scratch::default()
     }
 
+    pub(crate) fn fetched(&self) -> &Arc<Fetched> {
+        self.arena.fetched()
+    }
+
     /// What it takes from the allocator, in bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        let Found { versions, sources } = &self.found;
+        let Found { versions, sources, missing: _ } = &self.found;
         let lists = versions.capacity() * size_of::<PageVersion<'static>>()
             + sources.capacity() * size_of::<(usize, LayerRef<'static>)>();
         self.arena.bytes() + self.page.capacity() + lists
     }
 
-    /// Empties it and lends its parts.
+    /// Empties it and lends its parts, for a read that may wait.
+    #[inline]
     pub(crate) fn parts<'s>(&'s mut self) -> Parts<'s> {
+        if std::mem::take(&mut self.has_fetched) {
+            self.arena.fetched().clear();
+        }
+        self.arena.set_may_wait(true);
+        self.emptied()
+    }
+
+    /// Lends its parts for a read that may not wait. When that is stopped by something that is not in memory, the scratch comes back, with
+    /// what is missing.
+    ///
+    /// # Safety
+    /// `read` keeps nothing of the parts, but in what it returns when it does not fail.
+    pub(crate) unsafe fn lend_or_miss<'s, T>(
+        &'s mut self,
+        read: impl FnOnce(Parts<'s>) -> Result<T>,
+    ) -> Result<std::result::Result<T, (Missing, &'s mut Scratch)>> {
+        let fetched = std::mem::take(&mut self.has_fetched).then(|| self.arena.fetched().clone());
+        self.arena.set_may_wait(false);
+        let this: *mut Scratch = self;
+        // SAFETY: the one reference made of `self`, for its whole lifetime. A second one is made only once this one is gone.
+        let error = match read(unsafe { &mut *this }.emptied()) {
+            Ok(found) => {
+                // What was read has counts of its own.
+                fetched.inspect(|fetched| fetched.clear());
+                return Ok(Ok(found));
+            }
+            Err(error) => error,
+        };
+        // SAFETY: the read has failed and by contract nothing of the parts is left.
+        let scratch = unsafe { &mut *this };
+        match scratch.found.missing.take() {
+            Some(missing) => {
+                scratch.has_fetched = true;
+                Ok(Err((missing, scratch)))
+            }
+            None => Err(error),
+        }
+    }
+
+    /// Empties it and lends its parts.
+    fn emptied<'s>(&'s mut self) -> Parts<'s> {
         self.arena.reset();
         self.page.clear();
         self.found.clear();
@@ -53,7 +105,8 @@ impl Scratch {
         // SAFETY: the two types differ in a lifetime only, so their layout is the same. The list is empty here, so nothing in
         // it claims to live longer than it does. Whoever holds the result can put in only what lives for `'s`, and
         // `self` stays borrowed for `'s`, so nobody sees these entries under the `'static` of the field: the next one to reach the field is
-        // this function, which empties it first (versions and layer references have no drop that would look at them).
+        // this function, which empties it first (versions and layer references have no drop that would look at them), and `lend_or_miss`, which looks
+        // at `missing` alone, and that borrows nothing.
         let found: &'s mut Found<'s> = unsafe { &mut *found.cast::<Found<'s>>() };
         Parts { arena: &self.arena, found, page: &mut self.page }
     }

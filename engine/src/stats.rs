@@ -1,6 +1,6 @@
 //! What a store says about itself: sizes, counts, the state of flushing.
 
-use pagestrata_layers::Lsn;
+use pagestrata_layers::{Lsn, layer_file::AccessStats};
 use pagestrata_wal::LogStats;
 
 use crate::timeline::TimelineShared;
@@ -79,6 +79,8 @@ pub struct StoreStats {
     pub layer_files: u64,
     /// The lengths of all layer files, in bytes.
     pub layer_file_bytes: u64,
+    /// How layer files are read.
+    pub access: AccessStats,
     /// The log.
     pub log: LogStats,
 }
@@ -87,7 +89,7 @@ impl StoreStats {
     /// All memory that the store takes from the allocator, in bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        self.memory.total_bytes() + self.pool_retained_bytes
+        self.memory.total_bytes() + self.pool_retained_bytes + self.access.cached_bytes
     }
 }
 

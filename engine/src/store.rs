@@ -21,6 +21,7 @@ use std::{
 
 use pagestrata_layers::{
     ChunkPool, Lsn,
+    layer_file::LayerAccess,
     manifest::{
         CURRENT_NAME, Manifest,
         edit::{Edit, State, TIMELINE_NAME_LEN_MAX, TimelineState},
@@ -33,6 +34,7 @@ use parking_lot::Mutex;
 use crate::{
     Error, LayersError, OpenProgress, Options, PinInfo, Result, StoreStats, Timeline,
     background::{Wakeup, spawn_threads},
+    fetch::Fetchers,
     map::{FileLayer, is_layer_file_name, layer_file_name},
     recover::replay_log,
     timeline::{Opening, TimelineShared},
@@ -60,6 +62,8 @@ pub(crate) struct StoreShared {
     pub(crate) dir: PathBuf,
     pub(crate) options: Options,
     pub(crate) storage: SharedStorage,
+    /// How layer files are read.
+    pub(crate) access: Arc<LayerAccess>,
     pub(crate) pool: Arc<ChunkPool>,
     /// None once the store is closed: from then on the directory may be another store's.
     manifest: Mutex<Option<Manifest>>,
@@ -77,6 +81,7 @@ pub(crate) struct StoreShared {
     pub(crate) flusher: Wakeup,
     pub(crate) reclaimer: Wakeup,
     pub(crate) logger: Wakeup,
+    pub(crate) fetchers: Fetchers,
     closed: AtomicBool,
     /// Nobody flushes any more. Ordered by the lock of `timelines`.
     pub(crate) flusher_panicked: AtomicBool,
@@ -183,9 +188,11 @@ impl Store {
             flusher: Wakeup::default(),
             reclaimer: Wakeup::default(),
             logger: Wakeup::default(),
+            fetchers: Fetchers::default(),
             closed: AtomicBool::new(false),
             flusher_panicked: AtomicBool::new(false),
             import_in_doubt: AtomicBool::new(false),
+            access: LayerAccess::new(storage.clone(), options.of_access()),
             storage,
             options,
         });
@@ -302,6 +309,7 @@ impl Store {
             stats.memory.retired_bytes += of.memory.retired_bytes;
             stats.memory.map_bytes += of.memory.map_bytes;
         }
+        stats.access = self.shared.access.stats();
         stats.log = self.shared.log().stats();
         stats
     }
@@ -354,6 +362,7 @@ impl Store {
         shared.flusher.stop();
         shared.reclaimer.stop();
         shared.logger.stop();
+        shared.access.stop();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a background thread of the store panicked");
@@ -361,7 +370,9 @@ impl Store {
         }
         for timeline in shared.timelines.lock().drain(..) {
             timeline.stop_flushing();
+            timeline.waiters.wake_up_to(Lsn::MAX);
         }
+        shared.fetchers.stop();
         // These wait for a commit, a sync, an edit that is under way; there are no others before the lock is given back.
         if let Some(log) = shared.log.get() {
             log.close();
@@ -497,7 +508,7 @@ impl StoreShared {
     ) -> Result<Arc<TimelineShared>> {
         let dir = timeline_dir(&self.dir, number);
         let known: BTreeSet<_> = state.layers.values().map(layer_file_name).collect();
-        let open = |record| FileLayer::open(&*self.storage, &dir, record);
+        let open = |record| FileLayer::open(&self.access, &dir, record);
         let layers = state.layers.into_values().map(open).collect::<Result<Vec<_>>>()?;
         let names = self.storage.list(&dir);
         let names = names.map_err(|error| error.of_required("timeline", "its directory"))?;

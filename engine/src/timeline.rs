@@ -27,6 +27,7 @@ use crate::{
     publish::{Held, Published, never_current},
     slots::Slots,
     store::StoreShared,
+    wait::{Reached, Waiters},
 };
 
 /// One line of history. A handle: clone it freely, it keeps the timeline's memory and files open.
@@ -57,6 +58,7 @@ pub(crate) struct TimelineShared {
     /// A flush ended, well or not.
     pub(crate) flush_ended: Condvar,
     pub(crate) last_record_lsn: AtomicU64,
+    pub(crate) waiters: Waiters,
     pub(crate) disk_consistent_lsn: AtomicU64,
 }
 
@@ -145,6 +147,7 @@ impl TimelineShared {
             flushing: Mutex::default(),
             flush_ended: Condvar::new(),
             last_record_lsn: AtomicU64::new(disk_consistent_lsn.0),
+            waiters: Waiters::default(),
             disk_consistent_lsn: AtomicU64::new(disk_consistent_lsn.0),
         })
     }
@@ -280,6 +283,7 @@ impl TimelineShared {
         edits.retired.push(Retired { slot, last_number });
         drop(edits);
         self.last_record_lsn.store(lsn.0, Ordering::Release);
+        self.waiters.reached(lsn);
         self.disk_consistent_lsn.store(lsn.0, Ordering::Release);
         self.wake_reclaimer();
     }
@@ -380,6 +384,22 @@ impl Timeline {
         }
         let lsn = lsn.min(committed);
         Ok(Snapshot::new(self.0.published.load(), lsn, self.0.clone(), Location::caller()))
+    }
+
+    /// Becomes ready once everything up to `lsn` is committed, so that it can be read. Needs no runtime and holds no layer.
+    ///
+    /// ```
+    /// # use pagestrata::{Lsn, Result, Snapshot, Timeline};
+    /// async fn snapshot_as_soon_as(timeline: &Timeline, lsn: Lsn) -> Result<Snapshot> {
+    ///     timeline.wait_for(lsn).await?;
+    ///     timeline.snapshot_at(lsn)
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Closed`], when the store is closed before.
+    pub fn wait_for(&self, lsn: Lsn) -> Reached {
+        Reached::new(self.0.clone(), lsn)
     }
 
     /// Everything that holds a version of the layer map or a layer, and what each of them alone keeps in memory.

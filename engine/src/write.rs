@@ -109,6 +109,7 @@ impl<'t> WriteLease<'t> {
         let end = store.log_commit(self.timeline.number, &self.writer, lsn)?;
         self.writer.commit(lsn).expect("prepared, and nothing was appended since");
         self.timeline.last_record_lsn.store(lsn.0, Ordering::Release);
+        self.timeline.waiters.reached(lsn);
         let is_full = self.writer.used_bytes() >= store.options.open_layer_size_max_bytes;
         if (is_full || store.is_overdue(self.timeline.number, self.writer.layer().start_lsn()))
             && self.timeline.wait_for_frozen_slot()

@@ -14,15 +14,21 @@
 
 use std::{
     alloc::Layout,
-    cell::Cell,
+    cell::{Cell, RefCell},
     ptr::NonNull,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bumpalo::Bump;
 use parking_lot::Mutex;
 
-use crate::{Error, Result, layer_file::InflateSpace};
+use crate::{
+    Error, Result,
+    layer_file::{CachedBlock, Fetched, ReadKind, ReadSpace},
+};
 
 /// The smallest chunk, in bytes; the classes double from here.
 const CHUNK_MIN_BYTES: usize = 64 << 10;
@@ -201,11 +207,29 @@ impl ChunkPool {
 
 /// One reader's scratch memory: compressed blocks are inflated into it. Emptied as a whole; what it has taken it keeps for
 /// the next use.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ScratchArena {
     bump: Bump,
     /// Whether anything is in it: most reads inflate nothing.
     used: Cell<bool>,
+    /// Blocks of the cache that something was lent from.
+    kept: RefCell<Vec<Arc<CachedBlock>>>,
+    /// Whether what is read into it may wait for a device.
+    may_wait: bool,
+    /// What was fetched for a read that had to be tried again.
+    fetched: Arc<Fetched>,
+}
+
+impl Default for ScratchArena {
+    fn default() -> ScratchArena {
+        ScratchArena {
+            bump: Bump::new(),
+            used: Cell::new(false),
+            kept: RefCell::default(),
+            may_wait: true,
+            fetched: Arc::default(),
+        }
+    }
 }
 
 impl ScratchArena {
@@ -214,7 +238,19 @@ impl ScratchArena {
     pub fn reset(&mut self) {
         if self.used.replace(false) {
             self.bump.reset();
+            self.kept.get_mut().clear();
         }
+    }
+
+    /// Says whether what is read into it may wait for a device; in a new one it may.
+    pub fn set_may_wait(&mut self, may_wait: bool) {
+        self.may_wait = may_wait;
+    }
+
+    /// Where blocks are put that are fetched for a read that may not wait.
+    #[must_use]
+    pub fn fetched(&self) -> &Arc<Fetched> {
+        &self.fetched
     }
 
     /// What it takes from the allocator, in bytes.
@@ -224,7 +260,23 @@ impl ScratchArena {
     }
 }
 
-impl InflateSpace for ScratchArena {
+impl ReadSpace for ScratchArena {
+    fn kind(&self) -> ReadKind<'_> {
+        match self.may_wait {
+            true => ReadKind::Wait,
+            false => ReadKind::NoWait(&self.fetched),
+        }
+    }
+
+    fn keep(&self, block: Arc<CachedBlock>) -> &CachedBlock {
+        self.used.set(true);
+        let kept = Arc::as_ptr(&block);
+        self.kept.borrow_mut().push(block);
+        // SAFETY: the block lies in an allocation of its own, which the count in `kept` keeps until `reset`, and that needs the arena
+        // by `&mut`: not while what is returned borrows it. Nobody has a block by `&mut` once it is counted.
+        unsafe { &*kept }
+    }
+
     fn space(&self, len: usize) -> Result<&mut [u8]> {
         self.used.set(true);
         self.bump

@@ -88,6 +88,14 @@ pub enum Error {
         /// How much fits, in the unit of `what`.
         max: u64,
     },
+    /// A read that may not wait needs bytes of a file that are not in memory.
+    #[error("{len} bytes at {offset} of a layer file are not in memory")]
+    NotResident {
+        /// Where they begin in the file.
+        offset: u64,
+        /// How many there are, as far as is known.
+        len: usize,
+    },
     /// The allocator has no more memory; nothing was changed.
     #[error("out of memory: {bytes} bytes for {what}")]
     OutOfMemory {

@@ -105,12 +105,16 @@
 //! | 168 | 8 | length of the file |
 //! | 176 | 16 | xxh3-128 of everything before the footer |
 
+mod access;
+mod ahead;
 mod block;
+mod buffers;
 mod chain;
 mod format;
 mod index;
 mod page;
 mod reader;
+mod residency;
 mod scan;
 mod sink;
 mod source;
@@ -121,13 +125,15 @@ mod writer;
 #[cfg(all(test, feature = "testing"))]
 mod hostile;
 
-use std::{fmt, ops::Range};
+use std::{fmt, ops::Range, sync::Arc};
 
 use crate::{Key, KeyRange, Lsn, Result};
 
 pub use crate::compress::Compression;
+pub use access::{AccessMode, AccessOptions, AccessStats, CachedBlock, Fetched, LayerAccess};
 pub use reader::LayerFile;
 pub use scan::{Keys, Scan};
+pub use source::ReadKind;
 pub use tombstones::Tombstones;
 pub use verify::VerifyReport;
 pub use writer::LayerWriter;
@@ -225,8 +231,14 @@ impl Default for WriterOptions {
     }
 }
 
-/// Memory for inflated blocks: a read's scratch arena.
-pub trait InflateSpace {
+/// What a read needs of its caller: a scratch arena.
+pub trait ReadSpace {
+    /// Whether it may wait for a device, and whether what it reads is worth keeping.
+    fn kind(&self) -> ReadKind<'_>;
+
+    /// Keeps a block of the cache, as long as the space is borrowed: what was read lies in it.
+    fn keep(&self, block: Arc<CachedBlock>) -> &CachedBlock;
+
     /// `len` bytes of any content, valid as long as the space is borrowed.
     ///
     /// # Errors

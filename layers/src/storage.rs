@@ -19,8 +19,11 @@ use std::{fmt, io::IoSlice, path::Path, sync::Arc};
 
 use crate::Result;
 
-pub use mapping::FileMap;
+pub use mapping::{FileMap, PAGE_BYTES};
 pub use real::RealStorage;
+
+/// What reads past the page cache are aligned to, offset, length and memory, in bytes: no device that is in use needs more.
+pub const DIRECT_ALIGN: usize = 4096;
 
 /// A file system, real or simulated. Shared by all threads of a store.
 ///
@@ -32,6 +35,13 @@ pub trait Storage: Send + Sync + fmt::Debug + 'static {
 
     /// Opens an existing file, for reading and appending.
     fn open(&self, path: &Path) -> Result<Box<dyn File>>;
+
+    /// Opens an existing file for reads past the page cache, all aligned to [`DIRECT_ALIGN`]. `None`: it
+    /// has no such thing.
+    fn open_direct(&self, path: &Path) -> Result<Option<Box<dyn File>>> {
+        let _ = path;
+        Ok(None)
+    }
 
     /// Gives a file another name in the same file system, replacing what had it. Atomic for every observer and for
     /// a crash.
@@ -82,6 +92,14 @@ pub trait File: Send + Sync + fmt::Debug {
 
     /// Reads exactly `buffer.len()` bytes from `offset`; an error of kind `UnexpectedEof` if the file ends before.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()>;
+
+    /// Reads from `offset` on until the buffer is full or the file ends. Returns how much was read.
+    fn read_up_to(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let left = usize::try_from(self.len()?.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let len = left.min(buffer.len());
+        self.read_at(offset, &mut buffer[..len])?;
+        Ok(len)
+    }
 
     /// Makes the file's bytes and length durable. After an error nothing is known of any byte since the last sync.
     fn sync(&self) -> Result<()>;

@@ -3,9 +3,8 @@
 use std::{ops::Deref, path::Path, sync::Arc};
 
 use pagestrata_layers::{
-    layer_file::{LayerFile, LayerKind, LayerSummary},
+    layer_file::{LayerAccess, LayerFile, LayerKind, LayerSummary},
     manifest::edit::LayerRecord,
-    storage::Storage,
 };
 
 use crate::{Result, coverage::LayerIndex};
@@ -24,12 +23,11 @@ pub(crate) struct FileLayer {
 impl FileLayer {
     /// Opens the file of a record in its timeline's directory.
     pub(crate) fn open(
-        storage: &dyn Storage,
+        access: &Arc<LayerAccess>,
         dir: &Path,
         record: LayerRecord,
     ) -> Result<FileLayer> {
-        let file =
-            LayerFile::open(storage, &dir.join(layer_file_name(&record)), Some(&record.summary))?;
+        let file = access.open(&dir.join(layer_file_name(&record)), Some(&record.summary))?;
         Ok(FileLayer { file, record })
     }
 

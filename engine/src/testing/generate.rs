@@ -33,6 +33,7 @@ impl Sequence {
             callers: random.bool(),
             pooled: random.u8(..4) > 0,
             start: LsnStep([64, 64, 80, 240, 254][random.usize(..5)]),
+            access: random.u8(..),
         };
         let objects = (0..random.usize(1..=4)).map(|_| random.u8(..)).collect();
         let blocks = [1, 2, 6, 30, 300][random.usize(..5)];

@@ -30,6 +30,8 @@ pub struct Setup {
     pub pooled: bool,
     /// Where the timeline starts.
     pub start: LsnStep,
+    /// How layer files are read at first; each opening takes the next way. Some map a few files only.
+    pub access: u8,
 }
 
 /// Chooses one of a few keys; see [`KeyChoice::key`].

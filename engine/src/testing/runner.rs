@@ -9,8 +9,8 @@ use super::{
     session::{self, Session},
 };
 use crate::{
-    Background, Compression, DetachedVersion, Durability, Kind, Lsn, OpenReport, Options, Scratch,
-    Snapshot, Store, Timeline, storage::SharedStorage,
+    AccessMode, Background, Compression, DetachedVersion, Durability, Kind, Lsn, OpenReport,
+    Options, Scratch, Snapshot, Store, Timeline, storage::SharedStorage,
 };
 
 /// The timeline that a sequence works on.
@@ -54,10 +54,15 @@ pub(super) struct Run {
 }
 
 impl Setup {
-    /// The options that it stands for.
+    /// The options that it stands for, at an opening of the store, counted from zero.
     #[must_use]
-    pub fn options(&self) -> Options {
+    pub fn options(&self, opening: usize) -> Options {
+        let ways = [AccessMode::Mmap, AccessMode::Pread, AccessMode::Direct];
         Options {
+            access: ways[(usize::from(self.access) + opening) % ways.len()],
+            block_cache_max_bytes: 64 << 10,
+            mappings_max: if self.access < 128 { 2 } else { 1 << 10 },
+            open_files_max: 1,
             open_layer_size_max_bytes: 64 << 10,
             frozen_layers_max: 1 + usize::from(self.frozen_layers) % 4,
             durability: match self.durability % 4 {
@@ -108,16 +113,17 @@ pub fn run(storage: &SharedStorage, dir: &Path, sequence: &Sequence) -> Counts {
         values: 0,
         value_bytes: 0,
     };
-    let options = sequence.setup.options();
+    let mut options = sequence.setup.options(0);
     let (mut store, report) = open(storage, dir, &options);
     assert!(report.created);
     store.create_timeline(TIMELINE, start).expect("a new timeline");
     let mut ops = sequence.ops.iter().enumerate();
-    loop {
+    for opening in 1.. {
         let (ending, timeline) = run.session(&store, &mut ops);
         let last = ending.is_none();
         run.end(store, &timeline, ending.unwrap_or(Ending::Close));
         drop(timeline);
+        options = sequence.setup.options(opening);
         store = open(storage, dir, &options).0;
         run.reopened(&store.timeline(TIMELINE).expect("it was created"), options.durability);
         if last {

@@ -1,5 +1,6 @@
 //! The engine from outside, in one binary.
 
+mod access;
 mod crashes;
 mod damage;
 mod faults;

@@ -1,11 +1,11 @@
 //! Files with right checksums and wrong content: whoever writes one gets errors or other answers from it, but no panic,
 //! no endless loop and no allocation beyond the block cap.
 
-use std::{cell::Cell, path::Path};
+use std::{cell::Cell, path::Path, sync::Arc};
 
 use super::{
-    Compression, InflateSpace, LayerFile, LayerId, LayerKind, LayerWriter, Tombstone,
-    WriterOptions,
+    CachedBlock, Compression, LayerFile, LayerId, LayerKind, LayerWriter, ReadKind, ReadSpace,
+    Tombstone, WriterOptions,
     block::{BLOCK_HEADER_LEN, BlockHeader, BlockSeal, BlockType, Codec, RAW_LEN_MAX},
     chain::PartBuilder,
     format::{
@@ -21,7 +21,15 @@ const ID: LayerId = LayerId { store: 3, timeline: 2, sequence: 1 };
 #[derive(Default)]
 struct Watched(Cell<usize>);
 
-impl InflateSpace for Watched {
+impl ReadSpace for Watched {
+    fn kind(&self) -> ReadKind<'_> {
+        ReadKind::Wait
+    }
+
+    fn keep(&self, _: Arc<CachedBlock>) -> &CachedBlock {
+        unreachable!("the file is mapped")
+    }
+
     fn space(&self, len: usize) -> Result<&mut [u8]> {
         self.0.set(self.0.get().max(len));
         assert!(len <= RAW_LEN_MAX, "{len}");

@@ -3,9 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    LayerFile,
-    block::Codec,
-    page::{Page, Row},
+    LayerFile, ReadKind, ahead::Ahead, block::Codec, page::Row, reader::LentPage, source::Lent,
 };
 use crate::{Key, Kind, Lsn, PageVersion, Result};
 
@@ -14,14 +12,14 @@ use crate::{Key, Kind, Lsn, PageVersion, Result};
 pub(super) struct Rows<'a> {
     file: &'a LayerFile,
     /// The page and the next row of it; none: at the end.
-    at: Option<(Page<'a>, usize)>,
+    at: Option<(LentPage<'a>, usize)>,
     previous: Option<(Key, Lsn)>,
 }
 
 impl<'a> Rows<'a> {
     /// From the first row of the first key at or behind `start`.
     pub(super) fn from(file: &'a LayerFile, start: Key) -> Result<Rows<'a>> {
-        let at = match file.search(start, Lsn::INVALID)? {
+        let at = match file.search(start, Lsn::INVALID, ReadKind::Once)? {
             Some((_, page, hit)) => Some((page, hit.row + 1)),
             None => file.leaf_after(None)?.map(|page| (page, 0)),
         };
@@ -37,24 +35,21 @@ impl<'a> Rows<'a> {
     }
 
     fn step(&mut self) -> Result<Option<Row>> {
-        let Some((page, index)) = self.at else { return Ok(None) };
-        let (page, index) = match index < page.rows() {
-            true => (page, index),
-            false => {
-                let last = page.row(index.wrapping_sub(1)).map(|row| (row.key, row.lsn));
-                match self.file.leaf_after(last)? {
-                    Some(page) => (page, 0),
-                    None => {
-                        self.at = None;
-                        return Ok(None);
-                    }
-                }
-            }
-        };
-        let row = page.row(index);
+        let Some((leaf, next)) = &mut self.at else { return Ok(None) };
+        let mut page = leaf.page();
+        if *next >= page.rows() {
+            let last = page.row(next.wrapping_sub(1)).map(|row| (row.key, row.lsn));
+            let Some(after) = self.file.leaf_after(last)? else {
+                self.at = None;
+                return Ok(None);
+            };
+            (*leaf, *next) = (after, 0);
+            page = leaf.page();
+        }
+        let row = page.row(*next);
         match row {
             Some(row) if self.previous < Some((row.key, row.lsn)) => {
-                self.at = Some((page, index + 1));
+                *next += 1;
                 self.previous = Some((row.key, row.lsn));
                 Ok(Some(row))
             }
@@ -65,14 +60,15 @@ impl<'a> Rows<'a> {
 
 impl LayerFile {
     /// The leaf behind the one that has row (key, Lsn); the first one for none.
-    fn leaf_after(&self, row: Option<(Key, Lsn)>) -> Result<Option<Page<'_>>> {
+    fn leaf_after(&self, row: Option<(Key, Lsn)>) -> Result<Option<LentPage<'_>>> {
         let footer = self.footer();
         let Some(mut level) = footer.height.checked_sub(1) else { return Ok(None) };
         let mut offset = footer.root_offset;
         // The next page beside the way down, as far down as there is one.
         let mut beside = None;
         while let (Some((key, lsn)), true) = (row, level > 0) {
-            let page = self.index_page(offset, level)?;
+            let lent = self.index_page(offset, level, ReadKind::Once)?;
+            let page = lent.page();
             let malformed = || self.malformed(offset, "index block");
             let index = page.search(key, lsn).ok_or_else(malformed)?.row;
             level -= 1;
@@ -86,12 +82,12 @@ impl LayerFile {
             (offset, level) = found;
         }
         loop {
-            let page = self.index_page(offset, level)?;
+            let lent = self.index_page(offset, level, ReadKind::Once)?;
             if level == 0 {
-                return Ok(Some(page));
+                return Ok(Some(lent));
             }
             level -= 1;
-            let first = page.row(0).ok_or_else(|| self.malformed(offset, "index block"))?;
+            let first = lent.page().row(0).ok_or_else(|| self.malformed(offset, "index block"))?;
             offset = first.place.block_offset();
         }
     }
@@ -107,6 +103,7 @@ impl LayerFile {
             part: None,
             block: None,
             inflated: Vec::new(),
+            ahead: Ahead::default(),
             current: None,
         })
     }
@@ -156,8 +153,9 @@ pub struct Scan<'a> {
     /// The part that it is in, and the next version of it.
     part: Option<(Row, usize)>,
     /// The block of the part: its offset, and its payload unless that is in `inflated`.
-    block: Option<(u64, Option<&'a [u8]>)>,
+    block: Option<(u64, Option<Lent<'a>>)>,
     inflated: Vec<u8>,
+    ahead: Ahead<'a>,
     current: Option<Current>,
 }
 
@@ -210,7 +208,7 @@ impl Scan<'_> {
     }
 
     fn payload(&self) -> &[u8] {
-        match self.block {
+        match &self.block {
             Some((_, Some(payload))) => payload,
             _ => &self.inflated,
         }
@@ -248,16 +246,17 @@ impl Scan<'_> {
 
     /// Makes the block at `offset` the one that versions are taken from.
     fn load(&mut self, offset: u64) -> Result<()> {
-        if self.block.is_some_and(|(loaded, _)| loaded == offset) {
+        if self.block.as_ref().is_some_and(|(loaded, _)| *loaded == offset) {
             return Ok(());
         }
         self.block = None;
-        let block = self.file.data_block(offset)?;
+        self.file.blocks().read_ahead(offset, &mut self.ahead);
+        let block = self.file.data_block(offset, ReadKind::Once)?;
         let payload = match block.codec {
             Codec::Raw => Some(block.stored),
             Codec::Zstd => {
                 self.inflated.resize(block.raw_len, 0);
-                self.file.inflate(&block, &mut self.inflated)?;
+                self.file.inflate(&block, offset, &mut self.inflated)?;
                 None
             }
         };

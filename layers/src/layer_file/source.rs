@@ -1,68 +1,134 @@
 //! Where a reader's blocks come from, and which of them it has verified.
 
 use std::{
+    ops::{Deref, Range},
     path::Path,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use super::{
-    LayerId,
+    LayerId, ReadSpace,
+    access::{CachedBlock, CachedFile, CountedMap, Fetched},
+    ahead::Ahead,
     block::{
         BLOCK_EXTENT_MIN, BLOCK_HEADER_LEN, BlockHeader, BlockSeal, BlockType, Codec, RAW_LEN_MAX,
     },
     format::{FOOTER_LEN, HEADER_LEN, array},
+    residency::MappedFile,
 };
-use crate::{Error, Result, storage::FileMap};
+use crate::{Error, Result};
 
-/// How the bytes of a file are reached. Positional reads and direct I/O can join.
+/// What is read of a data block of which nothing is known but where it begins: one of the default size, with its header.
+pub(super) const DATA_GUESS: usize = (16 << 10) + BLOCK_EXTENT_MIN;
+
+/// What is read of a block of this type of which nothing else is known.
+fn guess_of(block_type: BlockType) -> usize {
+    match block_type {
+        BlockType::Data => DATA_GUESS,
+        BlockType::Index => 4 << 10,
+        BlockType::Tombstones => 32 << 10,
+    }
+}
+
+/// What a reader of blocks wants.
+#[derive(Clone, Copy, Debug)]
+pub enum ReadKind<'s> {
+    /// The block, whatever it takes.
+    Wait,
+    /// The block if it is in memory or among these, else [`Error::NotResident`].
+    NoWait(&'s Fetched),
+    /// The block, which is not likely to be read again soon: it is not put into a cache.
+    Once,
+}
+
+/// How the bytes of a file are reached.
 #[derive(Debug)]
 pub(super) enum BlockSource {
     /// The whole file is mapped.
-    Mapped(FileMap),
+    Mapped(CountedMap),
+    /// Positional reads into a cache.
+    Cached(CachedFile),
+}
+
+/// Bytes that are borrowed, from a mapping or from a block that is kept alive meanwhile.
+#[derive(Clone, Debug)]
+pub(super) enum Lent<'a> {
+    Mapped(&'a [u8]),
+    Kept(Arc<CachedBlock>, Range<usize>),
+}
+
+impl Deref for Lent<'_> {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match self {
+            Lent::Mapped(bytes) => bytes,
+            Lent::Kept(block, range) => &block.bytes()[range.clone()],
+        }
+    }
+}
+
+impl<'a> Lent<'a> {
+    /// For as long as the reader's space lives.
+    #[inline]
+    pub(super) fn keep(self, space: &'a impl ReadSpace) -> &'a [u8] {
+        match self {
+            Lent::Mapped(bytes) => bytes,
+            Lent::Kept(block, range) => &space.keep(block).bytes()[range],
+        }
+    }
 }
 
 impl BlockSource {
     pub(super) fn len(&self) -> u64 {
         match self {
-            BlockSource::Mapped(map) => map.bytes().len() as u64,
+            BlockSource::Mapped(file) => file.bytes().len() as u64,
+            BlockSource::Cached(file) => file.len(),
         }
     }
 
-    /// Whether these bytes are the source's own: borrowed from it, not inflated elsewhere.
+    /// Whether these bytes are the source's own: borrowed from it, neither inflated nor cached elsewhere.
     pub(super) fn lends(&self, bytes: &[u8]) -> bool {
         match self {
-            BlockSource::Mapped(map) => {
-                let (own, asked) = (map.bytes().as_ptr_range(), bytes.as_ptr_range());
+            BlockSource::Mapped(file) => {
+                let (own, asked) = (file.bytes().as_ptr_range(), bytes.as_ptr_range());
                 own.start <= asked.start && asked.end <= own.end
             }
+            BlockSource::Cached(_) => false,
         }
     }
 
-    /// Everything from `offset` on.
-    #[inline]
-    fn tail(&self, offset: u64) -> Option<&[u8]> {
-        match self {
-            BlockSource::Mapped(map) => map.bytes().get(usize::try_from(offset).ok()?..),
+    /// Bytes that need not be those of a block, for the parts of a file that are no blocks.
+    pub(super) fn bytes(&self, offset: u64, len: usize) -> Result<Option<Lent<'_>>> {
+        if offset.checked_add(len as u64).is_none_or(|end| end > self.len()) {
+            return Ok(None);
         }
-    }
-
-    pub(super) fn bytes(&self, offset: u64, len: usize) -> Option<&[u8]> {
-        self.tail(offset)?.get(..len)
+        Ok(match self {
+            BlockSource::Mapped(file) => {
+                file.bytes()[offset as usize..].get(..len).map(Lent::Mapped)
+            }
+            BlockSource::Cached(file) => {
+                Some(Lent::Kept(Arc::new(file.read(offset, len)?), 0..len))
+            }
+        })
     }
 }
 
 /// A verified block.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Block<'a> {
-    pub(super) offset: u64,
     pub(super) codec: Codec,
     /// Length of the payload when inflated, below the cap.
     pub(super) raw_len: usize,
     /// The payload as stored; of `raw_len` if the codec is [`Codec::Raw`].
-    pub(super) stored: &'a [u8],
+    pub(super) stored: Lent<'a>,
 }
 
-/// The blocks of one file. A block is verified when it is touched for the first time.
+/// The blocks of one file. A block is verified when it is touched for the first time, or each time it is read into the cache.
 ///
 /// **Threads:** any number of them; the only thing that changes is `verified`. Its bits need no order: the bytes they
 /// speak of never change, and who misses one verifies again.
@@ -70,7 +136,7 @@ pub(super) struct Block<'a> {
 pub(super) struct Blocks {
     source: BlockSource,
     seal: BlockSeal,
-    /// A bit for each 512 bytes of the file: the block that starts there is sound. No two blocks start in the same.
+    /// A bit for each 512 bytes of a mapped file: the block that starts there is sound. No two blocks start in the same.
     verified: Box<[AtomicU64]>,
 }
 
@@ -80,8 +146,13 @@ impl Blocks {
     }
 
     pub(super) fn new(source: BlockSource, id: LayerId) -> Blocks {
-        let bits = source.len().div_ceil(BLOCK_EXTENT_MIN as u64);
-        let words = bits.div_ceil(u64::from(u64::BITS));
+        let words = match &source {
+            BlockSource::Mapped(_) => {
+                let bits = source.len().div_ceil(BLOCK_EXTENT_MIN as u64);
+                bits.div_ceil(u64::from(u64::BITS))
+            }
+            BlockSource::Cached(_) => 0,
+        };
         Blocks {
             source,
             seal: BlockSeal::new(id),
@@ -93,9 +164,13 @@ impl Blocks {
         &self.source
     }
 
-    /// Memory beside the mapping, in bytes.
+    /// Memory beside mapping and cache, in bytes.
     pub(super) fn heap_bytes(&self) -> usize {
-        size_of_val(&*self.verified)
+        let own = match &self.source {
+            BlockSource::Mapped(file) => file.heap_bytes(),
+            BlockSource::Cached(file) => file.heap_bytes(),
+        };
+        size_of_val(&*self.verified) + own
     }
 
     /// Where the footer is.
@@ -103,70 +178,169 @@ impl Blocks {
         self.source.len().saturating_sub(FOOTER_LEN as u64)
     }
 
-    /// The header and all bytes of the block at `offset`, verified or not.
-    fn extent(&self, offset: u64) -> Option<(BlockHeader, &[u8])> {
-        if offset < HEADER_LEN as u64 {
-            return None;
-        }
-        let header = BlockHeader::parse(&array(self.source.bytes(offset, BLOCK_HEADER_LEN)?, 0));
-        let extent = header.extent();
-        if offset.checked_add(extent as u64)? > self.end() {
-            return None;
-        }
-        Some((header, self.source.bytes(offset, extent)?))
-    }
-
     /// The block at `offset`.
     #[inline]
-    pub(super) fn block(&self, offset: u64, expected: BlockType, path: &Path) -> Result<Block<'_>> {
-        let granule = offset / BLOCK_EXTENT_MIN as u64;
-        let bit = 1 << (granule % u64::from(u64::BITS));
-        let word = self.verified.get((granule / u64::from(u64::BITS)) as usize);
-        if word.is_none_or(|word| word.load(Relaxed) & bit == 0) {
-            self.verify(offset, expected.name(), path)?;
-            if let Some(word) = word {
-                word.fetch_or(bit, Relaxed);
+    pub(super) fn block(
+        &self,
+        offset: u64,
+        expected: BlockType,
+        path: &Path,
+        kind: ReadKind<'_>,
+    ) -> Result<Block<'_>> {
+        let block = match &self.source {
+            BlockSource::Mapped(file) => {
+                if let ReadKind::NoWait(_) = kind {
+                    self.check_resident(file, offset, expected)?;
+                }
+                let granule = offset / BLOCK_EXTENT_MIN as u64;
+                let bit = 1 << (granule % u64::from(u64::BITS));
+                let word = self.verified.get((granule / u64::from(u64::BITS)) as usize);
+                if word.is_none_or(|word| word.load(Relaxed) & bit == 0) {
+                    self.verify_mapped(file, offset, expected.name(), path)?;
+                    if let Some(word) = word {
+                        word.fetch_or(bit, Relaxed);
+                    }
+                }
+                let bytes = usize::try_from(offset).ok().and_then(|at| file.bytes().get(at..));
+                bytes.and_then(|bytes| {
+                    let (codec, raw_len, range) = parse(bytes, expected)?;
+                    Some(Block { codec, raw_len, stored: Lent::Mapped(bytes.get(range)?) })
+                })
             }
-        }
-        self.parse(offset, expected).ok_or_else(|| self.unsound(offset, expected, path))
+            BlockSource::Cached(file) => {
+                let block = self.cached(file, offset, Some(expected), path, kind)?;
+                parse(block.bytes(), expected).map(|(codec, raw_len, range)| Block {
+                    codec,
+                    raw_len,
+                    stored: Lent::Kept(block, range),
+                })
+            }
+        };
+        block.ok_or_else(|| self.unsound(offset, expected, path))
     }
 
-    /// A block that was verified, if it is one of this type that makes sense.
-    #[inline]
-    fn parse(&self, offset: u64, expected: BlockType) -> Option<Block<'_>> {
-        let (header, rest) = self.source.tail(offset)?.split_first_chunk()?;
-        let header = BlockHeader::parse(header);
-        let (raw_len, stored_len) = (header.raw_len as usize, header.stored_len as usize);
-        let stored = rest.get(..stored_len)?;
-        let codec = Codec::from_byte(header.codec)?;
-        let sound = match codec {
-            Codec::Raw => raw_len == stored_len,
-            Codec::Zstd => expected == BlockType::Data && stored_len < raw_len,
+    /// That the block at `offset` can be touched without waiting for a device.
+    fn check_resident(&self, file: &MappedFile, offset: u64, expected: BlockType) -> Result<()> {
+        let check = |len: usize| match file.is_resident(offset, len) {
+            true => Ok(()),
+            false => Err(Error::NotResident { offset, len }),
         };
-        let sound = sound && header.block_type == expected as u8 && raw_len <= RAW_LEN_MAX;
-        if !sound {
-            return None;
+        check(BLOCK_HEADER_LEN).map_err(|_| self.not_resident(offset, Some(expected)))?;
+        // What is not a block at all is told by the verification.
+        match extent_in(file.bytes(), offset, self.end()) {
+            Some((_, bytes)) => check(bytes.len()),
+            None => Ok(()),
         }
-        Some(Block { offset, codec, raw_len, stored })
+    }
+
+    /// A block of which nothing is known but where it begins.
+    fn not_resident(&self, offset: u64, expected: Option<BlockType>) -> Error {
+        let guess = expected.map_or(DATA_GUESS, guess_of) as u64;
+        let len = self.source.len().saturating_sub(offset).min(guess);
+        Error::NotResident { offset, len: len as usize }
+    }
+
+    /// The verified bytes of the block at `offset`, with its header.
+    fn cached(
+        &self,
+        file: &CachedFile,
+        offset: u64,
+        expected: Option<BlockType>,
+        path: &Path,
+        kind: ReadKind<'_>,
+    ) -> Result<Arc<CachedBlock>> {
+        let load = || self.load(file, offset, expected, path).map(Arc::new);
+        match kind {
+            ReadKind::Wait => file.get_or_load(offset, load),
+            ReadKind::NoWait(fetched) => {
+                let found = file.get(offset).or_else(|| fetched.get(file, offset));
+                found.ok_or_else(|| self.not_resident(offset, expected))
+            }
+            ReadKind::Once => file.get(offset).map_or_else(load, Ok),
+        }
+    }
+
+    /// Reads the block at `offset` and verifies it.
+    fn load(
+        &self,
+        file: &CachedFile,
+        offset: u64,
+        expected: Option<BlockType>,
+        path: &Path,
+    ) -> Result<CachedBlock> {
+        let what = expected.map_or("block", BlockType::name);
+        let none = || Error::corrupt(path, offset, what, "a block in the file", "none");
+        let room = self.end().checked_sub(offset).filter(|_| offset >= HEADER_LEN as u64);
+        let room = room.filter(|&room| room >= BLOCK_EXTENT_MIN as u64).ok_or_else(none)?;
+        let guess = expected.map_or(DATA_GUESS, guess_of);
+        let mut block = file.read(offset, guess.min(room as usize))?;
+        let header = BlockHeader::parse(&array(block.bytes(), 0));
+        let extent = header.extent();
+        if extent as u64 > room {
+            return Err(none());
+        }
+        if extent > RAW_LEN_MAX + BLOCK_EXTENT_MIN {
+            // Nothing is believed of it, its length neither.
+            let found = format_args!("{header:?}");
+            return Err(Error::corrupt(path, offset, what, "a sound header", found));
+        }
+        if block.bytes().len() < extent {
+            block = file.read(offset, extent)?;
+        }
+        let block = file.fitted(block, extent);
+        match self.seal.mismatch(offset, block.bytes()) {
+            None => Ok(block),
+            Some(crcs) => Err(wrong_checksum(crcs, offset, what, path)),
+        }
+    }
+
+    /// Before the block at `offset` is read by somebody who reads the file in order.
+    pub(super) fn read_ahead<'a>(&'a self, offset: u64, ahead: &mut Ahead<'a>) {
+        if let BlockSource::Mapped(file) = &self.source {
+            ahead.go_to(file, offset);
+        }
+    }
+
+    /// Waits until bytes that [`Error::NotResident`] has named are in memory; a block that is cached is put among `into` too, so that it is
+    /// there when the read is tried again, whatever the cache makes of it.
+    pub(super) fn fetch(&self, offset: u64, len: usize, into: &Fetched, path: &Path) -> Result<()> {
+        match &self.source {
+            BlockSource::Mapped(file) => {
+                file.populate(offset, len).map_err(|error| Error::io("read", path, error))
+            }
+            BlockSource::Cached(file) => {
+                let block = self.cached(file, offset, None, path, ReadKind::Wait)?;
+                into.put(file, offset, block);
+                Ok(())
+            }
+        }
     }
 
     #[cold]
     fn unsound(&self, offset: u64, expected: BlockType, path: &Path) -> Error {
-        match self.extent(offset) {
-            Some((header, _)) => Error::corrupt(
-                path,
-                offset,
-                expected.name(),
-                "a sound header",
-                format_args!("{header:?}"),
-            ),
-            None => Error::corrupt(path, offset, expected.name(), "a block in the file", "none"),
+        let header = self.source.bytes(offset, BLOCK_HEADER_LEN);
+        match header {
+            Ok(Some(bytes)) => {
+                let header = BlockHeader::parse(&array(&bytes, 0));
+                let found = format_args!("{header:?}");
+                Error::corrupt(path, offset, expected.name(), "a sound header", found)
+            }
+            Ok(None) => {
+                Error::corrupt(path, offset, expected.name(), "a block in the file", "none")
+            }
+            Err(error) => error,
         }
     }
 
     /// The checksum of the block at `offset`, whatever is remembered of it; its type and where it ends.
     pub(super) fn verify_again(&self, offset: u64, path: &Path) -> Result<(BlockType, u64)> {
-        let (header, len) = self.verify(offset, "block", path)?;
+        let (header, len) = match &self.source {
+            BlockSource::Mapped(file) => self.verify_mapped(file, offset, "block", path)?,
+            BlockSource::Cached(file) => {
+                let block = self.load(file, offset, None, path)?;
+                (BlockHeader::parse(&array(block.bytes(), 0)), block.bytes().len())
+            }
+        };
         match BlockType::from_byte(header.block_type) {
             Some(block_type) => Ok((block_type, offset + len as u64)),
             None => {
@@ -177,17 +351,58 @@ impl Blocks {
 
     /// The header of the block at `offset` and how much the block occupies, if its checksum is right.
     #[cold]
-    fn verify(&self, offset: u64, what: &'static str, path: &Path) -> Result<(BlockHeader, usize)> {
-        let Some((header, bytes)) = self.extent(offset) else {
+    fn verify_mapped(
+        &self,
+        file: &MappedFile,
+        offset: u64,
+        what: &'static str,
+        path: &Path,
+    ) -> Result<(BlockHeader, usize)> {
+        let Some((header, bytes)) = extent_in(file.bytes(), offset, self.end()) else {
             return Err(Error::corrupt(path, offset, what, "a block in the file", "none"));
         };
         match self.seal.mismatch(offset, bytes) {
             None => Ok((header, bytes.len())),
-            Some((stored, computed)) => {
-                let expected = format_args!("checksum {stored:08X}");
-                let found = format_args!("{computed:08X}");
-                Err(Error::corrupt(path, offset, what, expected, found))
-            }
+            Some(crcs) => Err(wrong_checksum(crcs, offset, what, path)),
         }
     }
+}
+
+/// The header and all bytes of the block at `offset` of a file's bytes, verified or not.
+fn extent_in(file: &[u8], offset: u64, end: u64) -> Option<(BlockHeader, &[u8])> {
+    if offset < HEADER_LEN as u64 {
+        return None;
+    }
+    let bytes = file.get(usize::try_from(offset).ok()?..)?;
+    let header = BlockHeader::parse(bytes.first_chunk()?);
+    let extent = header.extent();
+    if offset.checked_add(extent as u64)? > end {
+        return None;
+    }
+    Some((header, bytes.get(..extent)?))
+}
+
+/// Codec, inflated length and stored payload of a block that was verified, if it is one of this type that makes sense.
+#[inline]
+fn parse(bytes: &[u8], expected: BlockType) -> Option<(Codec, usize, Range<usize>)> {
+    let header = BlockHeader::parse(bytes.first_chunk()?);
+    let (raw_len, stored_len) = (header.raw_len as usize, header.stored_len as usize);
+    let codec = Codec::from_byte(header.codec)?;
+    let sound = match codec {
+        Codec::Raw => raw_len == stored_len,
+        Codec::Zstd => expected == BlockType::Data && stored_len < raw_len,
+    };
+    let sound = sound && header.block_type == expected as u8 && raw_len <= RAW_LEN_MAX;
+    let end = BLOCK_HEADER_LEN + stored_len;
+    (sound && end <= bytes.len()).then_some((codec, raw_len, BLOCK_HEADER_LEN..end))
+}
+
+fn wrong_checksum(
+    (stored, computed): (u32, u32),
+    offset: u64,
+    what: &'static str,
+    path: &Path,
+) -> Error {
+    let (expected, found) = (format_args!("checksum {stored:08X}"), format_args!("{computed:08X}"));
+    Error::corrupt(path, offset, what, expected, found)
 }

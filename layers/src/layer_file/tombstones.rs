@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    LayerFile, Tombstone,
+    LayerFile, ReadKind, Tombstone,
     block::{BlockType, extent},
     format::{array, u64_at},
     sink::BlockSink,
@@ -63,19 +63,19 @@ impl LayerFile {
     ///
     /// # Errors
     /// [`crate::Error::Corrupt`]
-    pub fn newest_tombstone(&self, key: Key, lsn: Lsn) -> Result<Option<Lsn>> {
+    pub fn newest_tombstone(&self, key: Key, lsn: Lsn, kind: ReadKind<'_>) -> Result<Option<Lsn>> {
         let limit = Tombstone { object: key.object, lsn, first_block: u32::MAX };
         let (mut low, mut high) = (0, self.summary().tombstones);
         while low < high {
             let middle = low + (high - low) / 2;
-            match self.tombstone(middle)? <= limit {
+            match self.tombstone(middle, kind)? <= limit {
                 true => low = middle + 1,
                 false => high = middle,
             }
         }
         while low > 0 {
             low -= 1;
-            let tombstone = self.tombstone(low)?;
+            let tombstone = self.tombstone(low, kind)?;
             if tombstone.object != key.object {
                 break;
             }
@@ -86,11 +86,11 @@ impl LayerFile {
         Ok(None)
     }
 
-    fn tombstone(&self, index: u64) -> Result<Tombstone> {
+    fn tombstone(&self, index: u64, kind: ReadKind<'_>) -> Result<Tombstone> {
         let per_block = TOMBSTONES_PER_BLOCK as u64;
         let block_len = extent(TOMBSTONES_PER_BLOCK * TOMBSTONE_LEN) as u64;
         let offset = self.tombstones_offset() + index / per_block * block_len;
-        let payload = self.raw_payload(offset, BlockType::Tombstones)?;
+        let payload = self.raw_payload(offset, BlockType::Tombstones, kind)?;
         let (rows, rest) = payload.as_chunks::<TOMBSTONE_LEN>();
         match rows.get((index % per_block) as usize) {
             Some(row) if rest.is_empty() => Ok(Tombstone {
@@ -114,7 +114,7 @@ impl Iterator for Tombstones<'_> {
     type Item = Result<Tombstone>;
 
     fn next(&mut self) -> Option<Result<Tombstone>> {
-        let tombstone = self.file.tombstone(self.rows.next()?);
+        let tombstone = self.file.tombstone(self.rows.next()?, ReadKind::Once);
         if tombstone.is_err() {
             self.rows.start = self.rows.end;
         }

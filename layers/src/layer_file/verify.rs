@@ -3,7 +3,8 @@
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{
-    LayerFile,
+    LayerFile, ReadKind,
+    ahead::Ahead,
     block::{BlockType, Codec},
     format::HEADER_LEN,
     page::Row,
@@ -38,9 +39,11 @@ impl LayerFile {
     /// [`crate::Error::Corrupt`] with the place that is wrong.
     pub fn verify(&self) -> Result<VerifyReport> {
         let mut report = VerifyReport::default();
-        self.verify_blocks(&mut report)?;
-        self.verify_digest()?;
-        self.verify_data(&mut report)?;
+        let mut ahead = Ahead::default();
+        self.verify_blocks(&mut ahead, &mut report)?;
+        self.verify_digest(&mut ahead)?;
+        self.verify_data(&mut ahead, &mut report)?;
+        drop(ahead);
         self.verify_index(&report)?;
         self.verify_tombstones(&mut report)?;
         let summary = self.summary();
@@ -59,9 +62,10 @@ impl LayerFile {
     }
 
     /// Every block, one behind the other, from header to footer.
-    fn verify_blocks(&self, report: &mut VerifyReport) -> Result<()> {
+    fn verify_blocks<'a>(&'a self, ahead: &mut Ahead<'a>, report: &mut VerifyReport) -> Result<()> {
         let mut offset = HEADER_LEN as u64;
         while offset < self.blocks().end() {
+            self.blocks().read_ahead(offset, ahead);
             let (block_type, end) = self.blocks().verify_again(offset, self.path())?;
             match block_type {
                 BlockType::Data => report.data_blocks += 1,
@@ -73,14 +77,15 @@ impl LayerFile {
         Ok(())
     }
 
-    fn verify_digest(&self) -> Result<()> {
+    fn verify_digest<'a>(&'a self, ahead: &mut Ahead<'a>) -> Result<()> {
         const PIECE: u64 = 1 << 20;
         let (mut digest, end) = (Xxh3::new(), self.blocks().end());
         let mut offset = 0;
         while offset < end {
             let len = PIECE.min(end - offset);
-            let bytes = self.blocks().source().bytes(offset, len as usize);
-            digest.update(bytes.ok_or_else(|| self.malformed(offset, "file length"))?);
+            self.blocks().read_ahead(offset, ahead);
+            let bytes = self.blocks().source().bytes(offset, len as usize)?;
+            digest.update(&bytes.ok_or_else(|| self.malformed(offset, "file length"))?);
             offset += len;
         }
         if digest.digest128() == self.summary().digest {
@@ -90,7 +95,7 @@ impl LayerFile {
     }
 
     /// Every version of every part, along the index: nothing in a data block is outside of it.
-    fn verify_data(&self, report: &mut VerifyReport) -> Result<()> {
+    fn verify_data<'a>(&'a self, ahead: &mut Ahead<'a>, report: &mut VerifyReport) -> Result<()> {
         let mut rows = Rows::from(self, Key::MIN)?;
         let mut previous: Option<(Key, Lsn)> = None;
         // The open data block: its offset, its inflated length, where its next part has to start.
@@ -107,6 +112,7 @@ impl LayerFile {
                 Some((open, ..)) if open > offset => return malformed("order of blocks"),
                 _ => {
                     blocks += 1;
+                    self.blocks().read_ahead(offset, ahead);
                     let raw_len = self.load_for_verify(offset, &mut inflated)?;
                     (raw_len, 0)
                 }
@@ -127,22 +133,22 @@ impl LayerFile {
 
     /// The inflated payload of a data block, copied.
     fn load_for_verify(&self, offset: u64, inflated: &mut Vec<u8>) -> Result<usize> {
-        let block = self.data_block(offset)?;
+        let block = self.data_block(offset, ReadKind::Once)?;
         inflated.clear();
         match block.codec {
-            Codec::Raw => inflated.extend_from_slice(block.stored),
+            Codec::Raw => inflated.extend_from_slice(&block.stored),
             Codec::Zstd => {
                 inflated.resize(block.raw_len, 0);
-                self.inflate(&block, inflated)?;
+                self.inflate(&block, offset, inflated)?;
             }
         }
         Ok(block.raw_len)
     }
 
     fn last_lsn(&self, row: &Row, raw: &[u8]) -> Result<Lsn> {
-        let block = self.data_block(row.place.block_offset())?;
-        let part = self.part(&block, raw, row.place, row.lsn)?;
-        part.lsn(part.count() - 1).ok_or_else(|| self.malformed(block.offset, "chain part"))
+        let offset = row.place.block_offset();
+        let part = self.part(offset, raw, row.place, row.lsn)?;
+        part.lsn(part.count() - 1).ok_or_else(|| self.malformed(offset, "chain part"))
     }
 
     /// One part; its length.
@@ -153,9 +159,9 @@ impl LayerFile {
         mut previous: Option<(Key, Lsn)>,
         report: &mut VerifyReport,
     ) -> Result<usize> {
-        let block = self.data_block(row.place.block_offset())?;
-        let part = self.part(&block, raw, row.place, row.lsn)?;
-        let malformed = |what| Err(self.malformed(block.offset, what));
+        let offset = row.place.block_offset();
+        let part = self.part(offset, raw, row.place, row.lsn)?;
+        let malformed = |what| Err(self.malformed(offset, what));
         let summary = self.summary();
         if !summary.key_range.contains(row.key) {
             return malformed("key range");
@@ -195,7 +201,8 @@ impl LayerFile {
         promised: Option<(Key, Lsn)>,
         pages_left: &mut u64,
     ) -> Result<()> {
-        let page = self.index_page(offset, level)?;
+        let lent = self.index_page(offset, level, ReadKind::Once)?;
+        let page = lent.page();
         let first = page.row(0).map(|row| (row.key, row.lsn));
         // The bound keeps pages that are promised many times from being visited as often.
         let Some(left) = pages_left.checked_sub(1) else {

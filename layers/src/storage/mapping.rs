@@ -1,9 +1,12 @@
 //! [`FileMap`]: a file's bytes as memory. The one place that maps files, and one of the few with `unsafe`.
 #![allow(unsafe_code)]
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, io, path::Path, sync::Arc};
 
 use crate::{Error, Result};
+
+/// What residency is told of at once, in bytes.
+pub const PAGE_BYTES: usize = 4096;
 
 /// A file's bytes, as they were when it was mapped.
 ///
@@ -49,6 +52,89 @@ impl FileMap {
         FileMap(Bytes::Shared(bytes))
     }
 
+    /// Tells which pages are in memory now, from page number `first` on: a one in `pages` for each that is, a zero for each
+    /// that is not or that the mapping does not have. They may go at any time.
+    ///
+    /// To processes that may not write to a file the kernel says that all of it is in memory (`can_do_mincore` in its
+    /// `mm/mincore.c`).
+    pub fn residency(&self, first: usize, pages: &mut [u8]) {
+        let Bytes::Mapped(map) = &self.0 else { return pages.fill(1) };
+        let count = map.len().div_ceil(PAGE_BYTES).saturating_sub(first).min(pages.len());
+        let (asked, beyond) = pages.split_at_mut(count);
+        beyond.fill(0);
+        if count == 0 {
+            return;
+        }
+        // SAFETY: these pages are pages of the mapping, and `asked` has a byte for each.
+        let failed = unsafe {
+            let start = map.as_ptr().wrapping_add(first * PAGE_BYTES);
+            libc::mincore(start.cast_mut().cast(), count * PAGE_BYTES, asked.as_mut_ptr())
+        };
+        // The other bits are reserved.
+        asked.iter_mut().for_each(|page| *page = if failed == 0 { *page & 1 } else { 0 });
+    }
+
+    /// Waits until these bytes are in memory, without touching them: where the file is shorter, or the device fails, it is an
+    /// error and no signal.
+    ///
+    /// # Errors
+    /// What the operating system says: `EFAULT` when the file has been truncated.
+    pub fn populate(&self, offset: u64, len: usize) -> io::Result<()> {
+        // As few reads as possible: populating alone reads page by page where random access was advised.
+        let _ = self.advise(offset, len, libc::MADV_WILLNEED);
+        self.advise(offset, len, libc::MADV_POPULATE_READ)
+    }
+
+    /// Has the system begin to read these bytes, and does not wait.
+    pub fn read_ahead(&self, offset: u64, len: usize) {
+        let _ = self.advise(offset, len, libc::MADV_WILLNEED);
+    }
+
+    /// Has the system forget these bytes, unless another mapping shows them too.
+    pub fn drop_behind(&self, offset: u64, len: usize) {
+        let _ = self.advise(offset, len, libc::MADV_PAGEOUT);
+    }
+
+    /// Says that it will be read here and there: the system then reads no more than it is asked for.
+    pub fn expect_random(&self) {
+        let _ = self.advise(0, self.bytes().len(), libc::MADV_RANDOM);
+    }
+
+    /// Has the system forget these bytes for sure, for tests: nothing shows them when the page cache is asked to let them go.
+    ///
+    /// # Errors
+    /// When the file at `path`, which is the one that is mapped, cannot be opened.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn evict(&self, path: &Path, offset: u64, len: usize) -> io::Result<()> {
+        use std::os::fd::AsRawFd;
+        // A change of nothing: the mapping shows a file, which has these bytes still.
+        self.advise(offset, len, libc::MADV_DONTNEED)?;
+        let file = fs::File::open(path)?;
+        let range = i64::try_from(offset).and_then(|offset| Ok((offset, i64::try_from(len)?)));
+        let (offset, len) = range.map_err(io::Error::other)?;
+        // SAFETY: an advice on an open file.
+        match unsafe {
+            libc::posix_fadvise(file.as_raw_fd(), offset, len, libc::POSIX_FADV_DONTNEED)
+        } {
+            0 => Ok(()),
+            error => Err(io::Error::from_raw_os_error(error)),
+        }
+    }
+
+    /// Advises on all pages that hold some of these bytes.
+    fn advise(&self, offset: u64, len: usize, advice: libc::c_int) -> io::Result<()> {
+        let Bytes::Mapped(map) = &self.0 else { return Ok(()) };
+        let first = offset / PAGE_BYTES as u64 * PAGE_BYTES as u64;
+        let end = offset.saturating_add(len as u64).min(map.len() as u64);
+        let Some(len) = end.checked_sub(first).filter(|&len| len > 0) else { return Ok(()) };
+        // SAFETY: the range lies in the mapping, and none of the advices given here changes what its bytes are.
+        let failed = unsafe {
+            let start = map.as_ptr().wrapping_add(first as usize);
+            libc::madvise(start.cast_mut().cast(), len as usize, advice)
+        };
+        if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
     /// The bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
@@ -57,5 +143,66 @@ impl FileMap {
             Bytes::Owned(bytes) => bytes,
             Bytes::Shared(bytes) => bytes,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: u64 = PAGE_BYTES as u64;
+
+    fn mapped(pages: usize) -> (tempfile::TempDir, std::path::PathBuf, FileMap) {
+        // Most likely on a disk: what a file system in memory holds is never dropped.
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, vec![7; pages * PAGE_BYTES]).unwrap();
+        let file = fs::File::open(&path).unwrap();
+        file.sync_all().unwrap();
+        let map = FileMap::of_file(&path, &file).unwrap();
+        map.expect_random();
+        (dir, path, map)
+    }
+
+    fn resident(map: &FileMap, first: usize, pages: usize) -> Vec<u8> {
+        let mut found = vec![9; pages];
+        map.residency(first, &mut found);
+        found
+    }
+
+    #[test]
+    fn what_was_evicted_is_not_in_memory_until_it_is_populated() {
+        let (_dir, path, map) = mapped(6);
+        map.populate(0, 6 * PAGE_BYTES).unwrap();
+        assert_eq!(resident(&map, 0, 8), [1, 1, 1, 1, 1, 1, 0, 0]);
+        assert_eq!((resident(&map, 4, 3), resident(&map, 6, 1)), (vec![1, 1, 0], vec![0]));
+        map.evict(&path, 0, 6 * PAGE_BYTES).unwrap();
+        assert_eq!(resident(&map, 0, 8), [0; 8]);
+        map.populate(2 * PAGE - 1, 2).unwrap();
+        assert_eq!(resident(&map, 0, 6), [0, 1, 1, 0, 0, 0]);
+        assert_eq!(map.bytes()[2 * PAGE_BYTES], 7);
+
+        fs::File::options().write(true).open(&path).unwrap().set_len(PAGE).unwrap();
+        assert_eq!(map.populate(PAGE, 1).unwrap_err().raw_os_error(), Some(libc::EFAULT));
+        assert_eq!(resident(&map, 1, 1), [0]);
+    }
+
+    #[test]
+    fn a_window_that_is_dropped_spares_what_is_beside() {
+        const WINDOW: usize = 1024;
+        let (_dir, path, map) = mapped(4 * WINDOW);
+        map.evict(&path, 0, 4 * WINDOW * PAGE_BYTES).unwrap();
+        // As it is read in again, so that the system holds no more pages together than were read together.
+        for window in 0..4 {
+            map.populate((window * WINDOW) as u64 * PAGE, WINDOW * PAGE_BYTES).unwrap();
+        }
+        map.drop_behind(WINDOW as u64 * PAGE, 2 * WINDOW * PAGE_BYTES);
+        let count = |first| resident(&map, first, WINDOW).iter().filter(|page| **page == 1).count();
+        let counts = [0, 1, 2, 3].map(|window| count(window * WINDOW));
+        assert_eq!((counts[0], counts[3]), (WINDOW, WINDOW), "{counts:?}");
+        // The system keeps what it has not put on its lists yet.
+        assert!(counts[1] + counts[2] < WINDOW / 2, "{counts:?}");
+        map.read_ahead(0, 4 * WINDOW * PAGE_BYTES);
+        assert!(map.bytes().iter().all(|byte| *byte == 7));
     }
 }

@@ -3,11 +3,11 @@
 use std::{
     fs,
     io::{self, IoSlice, Seek, SeekFrom, Write},
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
-use super::{File, FileMap, Lock, Storage};
+use super::{DIRECT_ALIGN, File, FileMap, Lock, Storage};
 use crate::{Error, Result};
 
 /// The operating system's files.
@@ -22,6 +22,15 @@ struct RealFile {
     end: u64,
     /// Where the operating system has the file's own position, unless that is not known.
     cursor: Option<u64>,
+    /// Whether it is read past the page cache, in whole sectors.
+    is_direct: bool,
+}
+
+impl RealFile {
+    fn new(path: &Path, file: fs::File, end: u64) -> Box<RealFile> {
+        let path = path.to_owned();
+        Box::new(RealFile { path, file, end, cursor: Some(0), is_direct: false })
+    }
 }
 
 impl RealFile {
@@ -89,7 +98,7 @@ impl Storage for RealStorage {
     fn create(&self, path: &Path) -> Result<Box<dyn File>> {
         let opened = fs::File::options().read(true).write(true).create_new(true).open(path);
         let file = with_path("create", path, opened)?;
-        Ok(Box::new(RealFile { path: path.to_owned(), file, end: 0, cursor: Some(0) }))
+        Ok(RealFile::new(path, file, 0))
     }
 
     fn open(&self, path: &Path) -> Result<Box<dyn File>> {
@@ -99,7 +108,18 @@ impl Storage for RealStorage {
         if !metadata.is_file() {
             return Err(Error::io("open", path, io::Error::from(io::ErrorKind::InvalidInput)));
         }
-        Ok(Box::new(RealFile { path: path.to_owned(), file, end: metadata.len(), cursor: Some(0) }))
+        Ok(RealFile::new(path, file, metadata.len()))
+    }
+
+    fn open_direct(&self, path: &Path) -> Result<Option<Box<dyn File>>> {
+        let opened = fs::File::options().read(true).custom_flags(libc::O_DIRECT).open(path);
+        match opened {
+            Ok(file) => {
+                Ok(Some(Box::new(RealFile { is_direct: true, ..*RealFile::new(path, file, 0) })))
+            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(None),
+            Err(error) => Err(Error::io("open", path, error)),
+        }
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
@@ -178,6 +198,25 @@ impl File for RealFile {
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         with_path("read", &self.path, self.file.read_exact_at(buffer, offset))
+    }
+
+    fn read_up_to(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let mut read = 0;
+        while read < buffer.len() {
+            match self.file.read_at(&mut buffer[read..], offset + read as u64) {
+                Ok(0) => break,
+                Ok(more) => {
+                    read += more;
+                    // The part of a sector that is left of the file; what is behind it is not aligned.
+                    if self.is_direct && !read.is_multiple_of(DIRECT_ALIGN) {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::io("read", &self.path, error)),
+            }
+        }
+        Ok(read)
     }
 
     fn sync(&self) -> Result<()> {

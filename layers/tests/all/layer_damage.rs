@@ -1,6 +1,6 @@
 //! Damaged, cut and foreign layer files: refused with a typed error, and nothing wrong is ever read.
 
-use std::path::Path;
+use std::{cell::Cell, path::Path};
 
 use pagestrata_layers::{
     Error, Key, Lsn,
@@ -8,9 +8,11 @@ use pagestrata_layers::{
     testing::SimulatedStorage,
 };
 
-use crate::support::{ID, LeakySpace, Model, Numbers, Owned, options};
+use crate::support::{ID, LeakySpace, Model, Numbers, Owned, open_each_way, options};
 
 const PATH: &str = "layer";
+/// Files up to this length are read in every way, whatever is done to them.
+const SMALL: usize = 64 << 10;
 
 /// Three keys with chains, an empty value, tombstones.
 fn small_delta() -> Model {
@@ -61,6 +63,8 @@ struct Written {
     model: Model,
     summary: LayerSummary,
     bytes: Vec<u8>,
+    /// The way in which it is read next, if it is too large to be read in all of them each time.
+    turn: Cell<usize>,
 }
 
 impl Written {
@@ -68,14 +72,30 @@ impl Written {
         let storage = SimulatedStorage::default();
         let summary = model.write(&storage, Path::new(PATH), ID, kind, options(block_size, zstd));
         let bytes = storage.bytes(Path::new(PATH));
-        Written { storage, model, summary, bytes }
+        Written { storage, model, summary, bytes, turn: Cell::new(0) }
     }
 
     /// The error that the file with other bytes ends in, by opening it or by reading all of it or by verifying it.
     /// Panics when something wrong is read.
     fn error_with(&self, bytes: Vec<u8>) -> Option<Error> {
         self.storage.set(Path::new(PATH), bytes);
-        let file = match LayerFile::open(&self.storage, Path::new(PATH), None) {
+        let mut ways = open_each_way(&self.storage.shared(), Path::new(PATH), None);
+        if self.bytes.len() > SMALL {
+            ways.rotate_left(self.turn.replace((self.turn.get() + 1) % 3));
+            let [opened, ..] = ways;
+            return self.error_of(opened);
+        }
+        let [mapped, read, direct] = ways;
+        let mapped = self.error_of(mapped);
+        let text = |error: &Option<Error>| error.as_ref().map(Error::to_string);
+        for other in [read, direct].map(|opened| self.error_of(opened)) {
+            assert_eq!(text(&other), text(&mapped), "the same, in whatever way it is read");
+        }
+        mapped
+    }
+
+    fn error_of(&self, opened: Result<LayerFile, Error>) -> Option<Error> {
+        let file = match opened {
             Ok(file) => file,
             Err(error) => return Some(error),
         };

@@ -10,7 +10,7 @@ use pagestrata_layers::{
 };
 use proptest::prelude::*;
 
-use crate::support::{ID, LeakySpace, Model, Numbers, Owned, options};
+use crate::support::{ID, LeakySpace, Model, Numbers, Owned, open_each_way, options};
 
 /// The shape of a layer; the rest follows from a seed.
 #[derive(Debug, Clone)]
@@ -136,14 +136,15 @@ proptest! {
         let options = options(block_size, zstd);
         let summary = model.write(&storage, path, ID, LayerKind::Delta, options);
         prop_assert_eq!(summary.versions, model.versions.len() as u64);
-        let file = LayerFile::open(&storage, path, Some(&summary)).unwrap();
-        let mut numbers = Numbers::new(shape.seed ^ 1);
-        check_random_reads(&model, &file, &mut numbers, 200);
-        if model.versions.len() < 5_000 {
-            model.check_all(&file).unwrap();
+        for file in open_each_way(&storage.shared(), path, Some(&summary)).map(Result::unwrap) {
+            let mut numbers = Numbers::new(shape.seed ^ 1);
+            check_random_reads(&model, &file, &mut numbers, 200);
+            if model.versions.len() < 5_000 {
+                model.check_all(&file).unwrap();
+            }
+            let report = file.verify().unwrap();
+            prop_assert_eq!(report.value_bytes, summary.value_bytes);
         }
-        let report = file.verify().unwrap();
-        prop_assert_eq!(report.value_bytes, summary.value_bytes);
     }
 }
 
@@ -161,15 +162,16 @@ fn a_chain_over_many_blocks_is_read_from_any_lsn() {
         }
         let (storage, path) = (SimulatedStorage::default(), Path::new("delta"));
         let summary = model.write(&storage, path, ID, LayerKind::Delta, options(block_size, zstd));
-        let file = LayerFile::open(&storage, path, Some(&summary)).unwrap();
-        for _ in 0..300 {
-            let lsn = Lsn(numbers.below(200_010));
-            let floor = Lsn(lsn.0.saturating_sub(numbers.below(3000)));
-            model.check_read(&file, Key::new(1, 1), lsn, floor);
+        for file in open_each_way(&storage.shared(), path, Some(&summary)).map(Result::unwrap) {
+            for _ in 0..300 {
+                let lsn = Lsn(numbers.below(200_010));
+                let floor = Lsn(lsn.0.saturating_sub(numbers.below(3000)));
+                model.check_read(&file, Key::new(1, 1), lsn, floor);
+            }
+            model.check_read(&file, Key::new(1, 1), Lsn::MAX, Lsn(0));
+            model.check_read(&file, Key::new(1, 0), Lsn::MAX, Lsn(0));
+            file.verify().unwrap();
         }
-        model.check_read(&file, Key::new(1, 1), Lsn::MAX, Lsn(0));
-        model.check_read(&file, Key::new(1, 0), Lsn::MAX, Lsn(0));
-        file.verify().unwrap();
     }
 }
 

@@ -5,15 +5,16 @@ use std::{
     collections::BTreeMap,
     ops::Range,
     path::Path,
+    sync::Arc,
 };
 
 use pagestrata_layers::{
-    Error, Key, KeyRange, Lsn, PageVersion, Result, Value, Walk,
+    Error, Key, KeyRange, Lsn, PageVersion, Result, ScratchArena, Value, Walk,
     layer_file::{
-        Compression, InflateSpace, LayerFile, LayerId, LayerKind, LayerSummary, LayerWriter,
-        Tombstone, WriterOptions,
+        AccessMode, AccessOptions, CachedBlock, Compression, LayerAccess, LayerFile, LayerId,
+        LayerKind, LayerSummary, LayerWriter, ReadKind, ReadSpace, Tombstone, WriterOptions,
     },
-    storage::Storage,
+    storage::{SharedStorage, Storage},
 };
 
 /// Space for inflated blocks, given back at the end of the test only. Counts the calls.
@@ -21,6 +22,7 @@ use pagestrata_layers::{
 pub(crate) struct LeakySpace {
     pub(crate) calls: Cell<usize>,
     lens: RefCell<Vec<usize>>,
+    blocks: ScratchArena,
 }
 
 impl LeakySpace {
@@ -29,12 +31,37 @@ impl LeakySpace {
     }
 }
 
-impl InflateSpace for LeakySpace {
+impl ReadSpace for LeakySpace {
+    fn kind(&self) -> ReadKind<'_> {
+        ReadKind::Wait
+    }
+
+    fn keep(&self, block: Arc<CachedBlock>) -> &CachedBlock {
+        self.blocks.keep(block)
+    }
+
     fn space(&self, len: usize) -> Result<&mut [u8]> {
         self.calls.set(self.calls.get() + 1);
         self.lens.borrow_mut().push(len);
         Ok(Vec::leak(vec![0xA5; len]))
     }
+}
+
+/// Opens a file in every way that there is; where that is not by mapping it, with a cache that holds next to nothing.
+pub(crate) fn open_each_way(
+    storage: &SharedStorage,
+    path: &Path,
+    expected: Option<&LayerSummary>,
+) -> [Result<LayerFile>; 3] {
+    [AccessMode::Mmap, AccessMode::Pread, AccessMode::Direct].map(|mode| {
+        let options = AccessOptions {
+            mode,
+            cache_max_bytes: 64 << 10,
+            open_files_max: 1,
+            ..AccessOptions::default()
+        };
+        LayerAccess::new(storage.clone(), options).open(path, expected)
+    })
 }
 
 /// Numbers from a seed (xorshift64*).

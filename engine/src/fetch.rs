@@ -1,0 +1,226 @@
+//! [`Fetch`]: what a read that may not wait needs first, and the threads that wait in its place.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    future::Future,
+    io,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use pagestrata_layers::layer_file::Fetched;
+use parking_lot::{Condvar, Mutex};
+
+use crate::{Background, Error, Result, map::FileLayer, store::StoreShared};
+
+#[cfg(doc)]
+use crate::Guard;
+
+/// Bytes of layer files that a read needs and that are not in memory, as [`Guard::try_page`] has found them. Once it is done, the read is tried
+/// again; it may need more then, as many times as an index has levels and a page has layers.
+///
+/// Three ways to have it done: [`Fetch::run_blocking`] on a thread that may wait; awaiting it, on any executor, while a thread of
+/// the store waits (with [`Background::Callers`] the first poll does it, and blocks); or reading [`Fetch::extents`] by other means, where the files
+/// are mapped.
+#[must_use = "nothing is fetched unless it is run or awaited"]
+pub struct Fetch(State);
+
+enum State {
+    New(Job),
+    Running(Arc<Running>),
+    Done,
+}
+
+/// Bytes of a layer file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Which file.
+    pub path: std::path::PathBuf,
+    /// Where they begin, in bytes.
+    pub offset: u64,
+    /// How many, as far as is known.
+    pub len: usize,
+}
+
+/// What has to be in memory.
+pub(crate) struct Missing {
+    pub(crate) file: Arc<FileLayer>,
+    pub(crate) offset: u64,
+    pub(crate) len: usize,
+}
+
+struct Job {
+    store: Arc<StoreShared>,
+    missing: Missing,
+    /// Where blocks go that the read finds when it is tried again.
+    into: Arc<Fetched>,
+}
+
+impl Job {
+    fn run(&self) -> Result<()> {
+        let Missing { file, offset, len } = &self.missing;
+        Ok(file.fetch(*offset, *len, &self.into)?)
+    }
+}
+
+/// A fetch that some thread does.
+#[derive(Default)]
+struct Running(Mutex<Progress>);
+
+#[derive(Default)]
+struct Progress {
+    outcome: Option<Result<()>>,
+    waker: Option<Waker>,
+}
+
+impl Running {
+    fn end(&self, outcome: Result<()>) {
+        let mut progress = self.0.lock();
+        progress.outcome = Some(outcome);
+        let waker = progress.waker.take();
+        drop(progress);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl Fetch {
+    pub(crate) fn new(store: &Arc<StoreShared>, missing: Missing, into: &Arc<Fetched>) -> Fetch {
+        Fetch(State::New(Job { store: store.clone(), missing, into: into.clone() }))
+    }
+
+    /// What is fetched; nothing any more once it was awaited.
+    #[must_use]
+    pub fn extents(&self) -> Vec<Extent> {
+        let State::New(Job { missing: Missing { file, offset, len }, .. }) = &self.0 else {
+            return Vec::new();
+        };
+        vec![Extent { path: file.path().to_owned(), offset: *offset, len: *len }]
+    }
+
+    /// Fetches it on this thread, which waits for the device.
+    ///
+    /// # Errors
+    /// [`Error::Layers`]: the file is damaged, shorter than it was, or cannot be read.
+    pub fn run_blocking(self) -> Result<()> {
+        match self.0 {
+            State::New(job) => job.run(),
+            // Awaited before, and given up: the read will tell what came of it.
+            State::Running(_) | State::Done => Ok(()),
+        }
+    }
+}
+
+impl Future for Fetch {
+    type Output = Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        if let State::New(_) = self.0 {
+            let State::New(job) = std::mem::replace(&mut self.0, State::Done) else {
+                unreachable!("it was")
+            };
+            let running = Arc::new(Running::default());
+            match job.store.clone().fetchers.submit(job, running.clone()) {
+                Ok(()) => self.0 = State::Running(running),
+                // Nobody else can do it.
+                Err(job) => return Poll::Ready(job.run()),
+            }
+        }
+        let State::Running(running) = &self.0 else { panic!("polled after it was ready") };
+        let mut progress = running.0.lock();
+        let Some(outcome) = progress.outcome.take() else {
+            progress.waker = Some(context.waker().clone());
+            return Poll::Pending;
+        };
+        drop(progress);
+        self.0 = State::Done;
+        Poll::Ready(outcome)
+    }
+}
+
+impl fmt::Debug for Fetch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fetch").field("extents", &self.extents()).finish_non_exhaustive()
+    }
+}
+
+/// The threads that fetch for futures: started when there is more to do than they are, ended with the store.
+#[derive(Default)]
+pub(crate) struct Fetchers(Arc<Queue>);
+
+#[derive(Default)]
+struct Queue {
+    state: Mutex<QueueState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct QueueState {
+    jobs: VecDeque<(Job, Arc<Running>)>,
+    threads: usize,
+    idle: usize,
+    stop: bool,
+}
+
+impl Fetchers {
+    /// Has a thread do it; the job comes back if there is none and none can be started.
+    fn submit(&self, job: Job, running: Arc<Running>) -> std::result::Result<(), Job> {
+        let options = &job.store.options;
+        let threads_max = match options.background {
+            Background::Threads => options.fetch_threads_max,
+            Background::Callers => 0,
+        };
+        let mut state = self.0.state.lock();
+        if state.stop {
+            return Err(job);
+        }
+        if state.idle <= state.jobs.len() && state.threads < threads_max {
+            let queue = self.0.clone();
+            let name = "pagestrata-fetch".to_owned();
+            let spawned = std::thread::Builder::new().name(name).spawn(move || queue.work());
+            state.threads += usize::from(spawned.is_ok());
+        }
+        if state.threads == 0 {
+            return Err(job);
+        }
+        state.jobs.push_back((job, running));
+        drop(state);
+        self.0.changed.notify_one();
+        Ok(())
+    }
+
+    /// Lets the threads end once they have done what there is to do.
+    pub(crate) fn stop(&self) {
+        self.0.state.lock().stop = true;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Queue {
+    fn work(&self) {
+        let mut state = self.state.lock();
+        loop {
+            if let Some((job, running)) = state.jobs.pop_front() {
+                drop(state);
+                // A panic would be a defect; this thread goes on for the others.
+                let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| job.run()));
+                let panicked = |_| Err(Error::Thread(io::Error::other("a fetch panicked")));
+                // Before it is told: a store that is closed then finds nothing of it.
+                drop(job);
+                running.end(outcome.unwrap_or_else(panicked));
+                state = self.state.lock();
+                continue;
+            }
+            if state.stop {
+                return;
+            }
+            state.idle += 1;
+            self.changed.wait(&mut state);
+            state.idle -= 1;
+        }
+    }
+}

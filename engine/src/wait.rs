@@ -1,0 +1,136 @@
+//! [`Reached`]: a timeline that gets as far as a reader wants to read, as a future.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering, fence},
+    },
+    task::{Context, Poll, Waker},
+};
+
+use pagestrata_layers::Lsn;
+use parking_lot::Mutex;
+
+use crate::{Result, timeline::TimelineShared};
+
+/// Who waits for a timeline to get somewhere.
+///
+/// Whoever waits enters the list and then looks at the timeline; whoever commits stores the timeline's Lsn and then looks whether somebody
+/// waits. Each puts a fence between the two, so one of them sees the other.
+pub(crate) struct Waiters {
+    /// The lowest Lsn that somebody waits for; `Lsn::MAX` if nobody does. A commit reads no more than this.
+    lowest: AtomicU64,
+    list: Mutex<List>,
+}
+
+#[derive(Default)]
+struct List {
+    waiting: Vec<(u64, Lsn, Waker)>,
+    next_id: u64,
+}
+
+impl Default for Waiters {
+    fn default() -> Waiters {
+        Waiters { lowest: AtomicU64::new(Lsn::MAX.0), list: Mutex::default() }
+    }
+}
+
+impl Waiters {
+    /// After the timeline has come to `lsn`.
+    #[inline]
+    pub(crate) fn reached(&self, lsn: Lsn) {
+        fence(Ordering::SeqCst);
+        if self.lowest.load(Ordering::Relaxed) <= lsn.0 {
+            self.wake_up_to(lsn);
+        }
+    }
+
+    /// Wakes those who wait for `lsn` and less.
+    #[cold]
+    pub(crate) fn wake_up_to(&self, lsn: Lsn) {
+        let mut list = self.list.lock();
+        let woken: Vec<_> = list.waiting.extract_if(.., |(_, wanted, _)| *wanted <= lsn).collect();
+        self.set_lowest(&list);
+        drop(list);
+        woken.into_iter().for_each(|(.., waker)| waker.wake());
+    }
+
+    fn set_lowest(&self, list: &List) {
+        let lowest = list.waiting.iter().map(|(_, lsn, _)| lsn.0).min().unwrap_or(Lsn::MAX.0);
+        self.lowest.store(lowest, Ordering::Relaxed);
+    }
+
+    fn enter(&self, id: &mut Option<u64>, lsn: Lsn, waker: &Waker) {
+        let mut list = self.list.lock();
+        self.remove(&mut list, *id);
+        list.next_id += 1;
+        *id = Some(list.next_id);
+        let entry = (list.next_id, lsn, waker.clone());
+        list.waiting.push(entry);
+        self.set_lowest(&list);
+        drop(list);
+        fence(Ordering::SeqCst);
+    }
+
+    fn leave(&self, id: Option<u64>) {
+        if id.is_some() {
+            self.remove(&mut self.list.lock(), id);
+        }
+    }
+
+    fn remove(&self, list: &mut List, id: Option<u64>) {
+        if let Some(at) = list.waiting.iter().position(|(other, ..)| Some(*other) == id) {
+            list.waiting.swap_remove(at);
+            self.set_lowest(list);
+        }
+    }
+}
+
+/// The future of [`Timeline::wait_for`](crate::Timeline::wait_for).
+#[must_use = "a future does nothing unless it is awaited"]
+pub struct Reached {
+    timeline: Arc<TimelineShared>,
+    lsn: Lsn,
+    id: Option<u64>,
+}
+
+impl Reached {
+    pub(crate) fn new(timeline: Arc<TimelineShared>, lsn: Lsn) -> Reached {
+        Reached { timeline, lsn, id: None }
+    }
+
+    fn outcome(&self) -> Option<Result<()>> {
+        if self.timeline.last_record_lsn.load(Ordering::Acquire) >= self.lsn.0 {
+            return Some(Ok(()));
+        }
+        self.timeline.store.check_open().err().map(Err)
+    }
+}
+
+impl Future for Reached {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        let this = self.get_mut();
+        if let Some(outcome) = this.outcome() {
+            return Poll::Ready(outcome);
+        }
+        this.timeline.waiters.enter(&mut this.id, this.lsn, context.waker());
+        this.outcome().map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+impl Drop for Reached {
+    fn drop(&mut self) {
+        self.timeline.waiters.leave(self.id);
+    }
+}
+
+impl fmt::Debug for Reached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reached").field("lsn", &self.lsn).finish_non_exhaustive()
+    }
+}
