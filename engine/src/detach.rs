@@ -3,15 +3,17 @@
 
 use std::{fmt, ops::Deref, panic::Location, sync::Arc};
 
-use pagestrata_layers::{Kind, Lsn, MemLayer, PageVersion};
+use pagestrata_layers::{Kind, Lsn, MemLayer, PageVersion, layer_file::CachedBlock};
 
 use crate::{
     map::{FileLayer, LayerRef},
-    pins::PinHandle,
+    pins::{DetachedKeeps, PinHandle},
     timeline::TimelineShared,
 };
 
-/// A page version without a guard: it keeps its one layer alive, or is a copy. `Send + Sync + 'static`.
+/// A page version without a guard: it keeps its one layer or its one block of the cache alive, or is a copy. `Send + Sync + 'static`.
+///
+/// With the feature `bytes` it becomes a [`bytes::Bytes`](https://docs.rs/bytes) without another copy.
 pub struct DetachedVersion {
     lsn: Lsn,
     kind: Kind,
@@ -21,6 +23,14 @@ pub struct DetachedVersion {
 enum Owner {
     Copy(Box<[u8]>),
     Layer(Kept),
+}
+
+/// A version and what its bytes lie in.
+pub(crate) struct Pinned<'a> {
+    pub(crate) version: PageVersion<'a>,
+    pub(crate) source: LayerRef<'a>,
+    /// The block of the cache, if they lie in one.
+    pub(crate) block: Option<Arc<CachedBlock>>,
 }
 
 /// Bytes and the layer that they lie in.
@@ -37,43 +47,52 @@ struct Kept {
 enum Layer {
     Memory { _keep: Arc<MemLayer> },
     File { _keep: Arc<FileLayer> },
+    Block { _keep: Arc<CachedBlock> },
 }
 
-// SAFETY: `bytes` points to memory that is never written again (a value in an arena, a complete layer file) and
-// that the counted layer keeps; both layers are `Send` and `Sync`, and so is all else in `Kept`.
+// SAFETY: `bytes` points to memory that is never written again (a value in an arena, a complete layer file, a block in the cache) and
+// that the counted layer or block keeps; these are `Send` and `Sync`, and so is all else in `Kept`.
 unsafe impl Send for Kept {}
 // SAFETY: as above; a shared `Kept` only lends those bytes for reading.
 unsafe impl Sync for Kept {}
 
 impl DetachedVersion {
     pub(crate) fn new(
-        version: PageVersion<'_>,
-        source: LayerRef<'_>,
+        pinned: Pinned<'_>,
         max_waste: u64,
         timeline: &Arc<TimelineShared>,
         caller: &'static Location<'static>,
     ) -> DetachedVersion {
-        let PageVersion { lsn, kind, bytes } = version;
-        let (keeps, layer, start) = match source {
-            LayerRef::Memory(layer) => (
+        let Pinned { version: PageVersion { lsn, kind, bytes }, source, block } = pinned;
+        let copy = || DetachedVersion { lsn, kind, owner: Owner::Copy(bytes.into()) };
+        let requested_bytes = bytes.len() as u64;
+        let (what, pinned_bytes, layer, layer_start) = match (source, block) {
+            (LayerRef::Memory(layer), _) => (
+                Arc::as_ptr(layer).addr(),
                 layer.memory_bytes() as u64,
                 Layer::Memory { _keep: layer.clone() },
                 Some(layer.start_lsn().0),
             ),
             // A mapped file takes address space; its pages come and go as the system likes. Only its own heap counts.
-            LayerRef::File(file) if file.lends(bytes) => (
-                bytes.len() as u64 + file.memory_bytes() as u64,
+            (LayerRef::File(file), _) if file.lends(bytes) => (
+                Arc::as_ptr(file).addr(),
+                requested_bytes + file.memory_bytes() as u64,
                 Layer::File { _keep: file.clone() },
                 None,
             ),
-            LayerRef::File(_) => {
-                return DetachedVersion { lsn, kind, owner: Owner::Copy(bytes.into()) };
-            }
+            (LayerRef::File(_), Some(block)) => (
+                Arc::as_ptr(&block).addr(),
+                block.memory_bytes(),
+                Layer::Block { _keep: block },
+                None,
+            ),
+            (LayerRef::File(_), None) => return copy(),
         };
-        if keeps.saturating_sub(bytes.len() as u64) > max_waste {
-            return DetachedVersion { lsn, kind, owner: Owner::Copy(bytes.into()) };
+        if pinned_bytes.saturating_sub(requested_bytes) > max_waste {
+            return copy();
         }
-        let pin = timeline.pins.add_detached(caller, timeline.clock(), start);
+        let keeps = DetachedKeeps { layer_start, what, pinned_bytes, requested_bytes };
+        let pin = timeline.pins.add_detached(caller, timeline.clock(), keeps);
         let kept = Kept { bytes, layer: Some(layer), timeline: timeline.clone(), pin };
         DetachedVersion { lsn, kind, owner: Owner::Layer(kept) }
     }
@@ -90,7 +109,7 @@ impl DetachedVersion {
         self.kind
     }
 
-    /// Whether it keeps its layer alive; else it is a copy.
+    /// Whether it keeps its layer or block alive; else it is a copy.
     #[must_use]
     pub fn keeps_layer(&self) -> bool {
         matches!(self.owner, Owner::Layer(_))
@@ -101,9 +120,9 @@ impl DetachedVersion {
     pub fn bytes(&self) -> &[u8] {
         match &self.owner {
             Owner::Copy(bytes) => bytes,
-            // SAFETY: the pointer was made from a slice of the layer's memory, which stays where it is and
-            // unchanged as long as the layer does (chunks are handed back, and mappings undone, only by the layer's drop), and `layer` is a
-            // count of that layer. The borrow of `self` keeps it.
+            // SAFETY: the pointer was made from a slice of the layer's memory or the block's, which stays where it is and
+            // unchanged as long as that does (chunks are handed back, mappings undone and buffers used again only by the drop of what has them), and
+            // `layer` is a count of it. The borrow of `self` keeps it.
             Owner::Layer(kept) => unsafe { &*kept.bytes },
         }
     }
@@ -114,6 +133,20 @@ impl Deref for DetachedVersion {
 
     fn deref(&self) -> &[u8] {
         self.bytes()
+    }
+}
+
+impl AsRef<[u8]> for DetachedVersion {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
+/// Without a copy: the bytes keep what the version has kept.
+#[cfg(feature = "bytes")]
+impl From<DetachedVersion> for bytes::Bytes {
+    fn from(version: DetachedVersion) -> bytes::Bytes {
+        bytes::Bytes::from_owner(version)
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
 use pagestrata_layers::layer_file::Fetched;
 use parking_lot::{Condvar, Mutex};
 
-use crate::{Background, Error, Result, map::FileLayer, store::StoreShared};
+use crate::{Background, Error, Key, Lsn, Result, Snapshot, map::FileLayer, store::StoreShared};
 
 #[cfg(doc)]
 use crate::Guard;
@@ -22,16 +22,17 @@ use crate::Guard;
 /// Bytes of layer files that a read needs and that are not in memory, as [`Guard::try_page`] has found them. Once it is done, the read is tried
 /// again; it may need more then, as many times as an index has levels and a page has layers.
 ///
-/// Three ways to have it done: [`Fetch::run_blocking`] on a thread that may wait; awaiting it, on any executor, while a thread of
-/// the store waits (with [`Background::Callers`] the first poll does it, and blocks); or reading [`Fetch::extents`] by other means, where the files
-/// are mapped.
+/// Ways to have it done: [`Fetch::run_blocking`] on a thread that may wait; awaiting it, on any executor, while a thread of
+/// the store waits (with [`Background::Callers`] the first poll does it, and blocks); [`Fetch::start`], which does not wait at all; or reading
+/// [`Fetch::extents`] by other means, where the files are mapped.
 #[must_use = "nothing is fetched unless it is run or awaited"]
 pub struct Fetch(State);
 
 enum State {
     New(Job),
     Running(Arc<Running>),
-    Done,
+    /// It was told what came of it.
+    Told,
 }
 
 /// Bytes of a layer file.
@@ -54,15 +55,24 @@ pub(crate) struct Missing {
 
 struct Job {
     store: Arc<StoreShared>,
-    missing: Missing,
-    /// Where blocks go that the read finds when it is tried again.
-    into: Arc<Fetched>,
+    work: Work,
+}
+
+enum Work {
+    /// What a read is missing, and where blocks go that the read finds when it is tried again.
+    Missing(Missing, Arc<Fetched>),
+    /// All that some pages need.
+    Pages(Snapshot, Vec<Key>, Lsn),
 }
 
 impl Job {
     fn run(&self) -> Result<()> {
-        let Missing { file, offset, len } = &self.missing;
-        Ok(file.fetch(*offset, *len, &self.into)?)
+        match &self.work {
+            Work::Missing(Missing { file, offset, len }, into) => {
+                Ok(file.fetch(*offset, *len, into)?)
+            }
+            Work::Pages(snapshot, keys, lsn) => snapshot.guard().touch(keys, *lsn),
+        }
     }
 }
 
@@ -89,17 +99,33 @@ impl Running {
 }
 
 impl Fetch {
-    pub(crate) fn new(store: &Arc<StoreShared>, missing: Missing, into: &Arc<Fetched>) -> Fetch {
-        Fetch(State::New(Job { store: store.clone(), missing, into: into.clone() }))
+    pub(crate) fn of_missing(
+        store: &Arc<StoreShared>,
+        missing: Missing,
+        into: &Arc<Fetched>,
+    ) -> Fetch {
+        Fetch(State::New(Job { store: store.clone(), work: Work::Missing(missing, into.clone()) }))
     }
 
-    /// What is fetched; nothing any more once it was awaited.
+    pub(crate) fn of_pages(
+        store: &Arc<StoreShared>,
+        snapshot: Snapshot,
+        keys: Vec<Key>,
+        lsn: Lsn,
+    ) -> Fetch {
+        Fetch(State::New(Job { store: store.clone(), work: Work::Pages(snapshot, keys, lsn) }))
+    }
+
+    /// What is missing; nothing once it was started, and nothing of [`Timeline::prefetch`](crate::Timeline::prefetch), which finds that out
+    /// as it goes.
     #[must_use]
     pub fn extents(&self) -> Vec<Extent> {
-        let State::New(Job { missing: Missing { file, offset, len }, .. }) = &self.0 else {
-            return Vec::new();
-        };
-        vec![Extent { path: file.path().to_owned(), offset: *offset, len: *len }]
+        match &self.0 {
+            State::New(Job { work: Work::Missing(Missing { file, offset, len }, _), .. }) => {
+                vec![Extent { path: file.path().to_owned(), offset: *offset, len: *len }]
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// Fetches it on this thread, which waits for the device.
@@ -109,8 +135,23 @@ impl Fetch {
     pub fn run_blocking(self) -> Result<()> {
         match self.0 {
             State::New(job) => job.run(),
-            // Awaited before, and given up: the read will tell what came of it.
-            State::Running(_) | State::Done => Ok(()),
+            // Started before: the read will tell what came of it.
+            State::Running(_) | State::Told => Ok(()),
+        }
+    }
+
+    /// Has a thread of the store begin to fetch it, if none has, and does not wait; it goes on when this is dropped. Where the store has no
+    /// threads for it, it is fetched here and now.
+    pub fn start(&mut self) {
+        let State::New(_) = self.0 else { return };
+        let running = Arc::new(Running::default());
+        let State::New(job) = std::mem::replace(&mut self.0, State::Running(running.clone()))
+        else {
+            unreachable!("it was")
+        };
+        let store = job.store.clone();
+        if let Err(job) = store.fetchers.submit(job, running.clone()) {
+            running.end(job.run());
         }
     }
 }
@@ -119,17 +160,7 @@ impl Future for Fetch {
     type Output = Result<()>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
-        if let State::New(_) = self.0 {
-            let State::New(job) = std::mem::replace(&mut self.0, State::Done) else {
-                unreachable!("it was")
-            };
-            let running = Arc::new(Running::default());
-            match job.store.clone().fetchers.submit(job, running.clone()) {
-                Ok(()) => self.0 = State::Running(running),
-                // Nobody else can do it.
-                Err(job) => return Poll::Ready(job.run()),
-            }
-        }
+        self.start();
         let State::Running(running) = &self.0 else { panic!("polled after it was ready") };
         let mut progress = running.0.lock();
         let Some(outcome) = progress.outcome.take() else {
@@ -137,7 +168,7 @@ impl Future for Fetch {
             return Poll::Pending;
         };
         drop(progress);
-        self.0 = State::Done;
+        self.0 = State::Told;
         Poll::Ready(outcome)
     }
 }

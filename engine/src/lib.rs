@@ -54,10 +54,13 @@ mod flush;
 mod import;
 mod layers;
 mod log;
+mod many;
 mod map;
 mod new_layer;
 mod options;
+mod page_cache;
 mod pins;
+mod plan;
 mod publish;
 mod read;
 mod recover;
@@ -86,8 +89,9 @@ pub use pagestrata_layers::{
     Value, storage,
 };
 pub use pagestrata_wal::LogStats;
-pub use pins::{PinInfo, PinKind};
-pub use read::{Guard, Page, Reader, Ready, Redo, Versions};
+pub use pins::{DetachedStats, PinInfo, PinKind};
+pub use plan::{PlannedLayer, ReadPlan, ReadStats};
+pub use read::{Guard, Page, Reader, Ready, Rebuild, Redo, RedoResult, Versions};
 pub use recover::OpenProgress;
 pub use scratch::Scratch;
 pub use snapshot::Snapshot;

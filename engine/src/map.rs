@@ -53,6 +53,12 @@ pub(crate) struct Found<'a> {
     pub(crate) sources: Vec<(usize, LayerRef<'a>)>,
     /// What a read that may not wait was stopped by.
     pub(crate) missing: Option<Missing>,
+    /// Layers that were visited.
+    pub(crate) layers: u64,
+    /// The lengths of all values.
+    pub(crate) value_bytes: u64,
+    /// How many versions a read of many pages has found, which keeps its own list.
+    pub(crate) versions_elsewhere: u64,
 }
 
 impl<'a> Found<'a> {
@@ -60,6 +66,9 @@ impl<'a> Found<'a> {
         self.versions.clear();
         self.sources.clear();
         self.missing = None;
+        self.layers = 0;
+        self.value_bytes = 0;
+        self.versions_elsewhere = 0;
     }
 
     /// What a file has given, or what it is missing.
@@ -75,17 +84,20 @@ impl<'a> Found<'a> {
 
     /// Collects the versions that one layer gives, and keeps in mind which layer that was.
     #[inline]
-    fn collect<R>(
-        &mut self,
-        layer: LayerRef<'a>,
-        give: impl FnOnce(&mut Vec<PageVersion<'a>>) -> R,
-    ) -> R {
+    fn collect<R>(&mut self, layer: LayerRef<'a>, give: impl FnOnce(&mut Self) -> R) -> R {
         let first = self.versions.len();
-        let walk = give(&mut self.versions);
+        self.layers += 1;
+        let walk = give(self);
         if self.versions.len() > first {
             self.sources.push((first, layer));
         }
         walk
+    }
+
+    #[inline]
+    fn push(&mut self, version: PageVersion<'a>) {
+        self.value_bytes += version.bytes.len() as u64;
+        self.versions.push(version);
     }
 
     /// The layer that gave the version at `index`.
@@ -142,15 +154,32 @@ impl MapVersion {
         arena: &'a ScratchArena,
         found: &mut Found<'a>,
     ) -> Result<Walk> {
-        if let Some(end) = self.versions_in_memory(&self.open, key, lsn, found) {
-            return Ok(end);
-        }
-        for slot in &self.frozen {
-            if let Some(end) = self.versions_in_memory(slot, key, lsn, found) {
+        self.versions_until(key, lsn, arena, found, &mut |_| false)
+    }
+
+    /// As [`MapVersion::versions`], but it stops behind the layer with the newest version when `is_enough` says so of that.
+    pub(crate) fn versions_until<'a>(
+        &'a self,
+        key: Key,
+        lsn: Lsn,
+        arena: &'a ScratchArena,
+        found: &mut Found<'a>,
+        is_enough: &mut impl FnMut(&PageVersion<'a>) -> bool,
+    ) -> Result<Walk> {
+        let mut stops = |found: &Found<'a>, before: usize| {
+            before == 0 && found.versions.first().is_some_and(&mut *is_enough)
+        };
+        for slot in std::iter::once(&self.open).chain(&self.frozen) {
+            let before = found.versions.len();
+            let end = self.versions_in_memory(slot, key, lsn, found);
+            if stops(found, before) {
+                return Ok(Walk::Older);
+            }
+            if let Some(end) = end {
                 return Ok(end);
             }
         }
-        self.versions_in_files(key, lsn, arena, found)
+        self.versions_in_files(key, lsn, arena, found, &mut stops)
     }
 
     /// Collects what a layer in memory has; how the walk ended, if it ended there.
@@ -165,8 +194,8 @@ impl MapVersion {
         if slot.layer.start_lsn() > lsn {
             return None;
         }
-        let walk = found.collect(LayerRef::Memory(&slot.layer), |versions| {
-            slot.layer.versions(key, lsn, &mut |version| versions.push(version))
+        let walk = found.collect(LayerRef::Memory(&slot.layer), |found| {
+            slot.layer.versions(key, lsn, &mut |version| found.push(version))
         });
         // Planted for the model: the tombstones of frozen layers hide nothing.
         let missed = cfg!(planted_bug = "frozen_tombstones")
@@ -181,20 +210,22 @@ impl MapVersion {
         lsn: Lsn,
         arena: &'a ScratchArena,
         found: &mut Found<'a>,
+        stops: &mut impl FnMut(&Found<'a>, usize) -> bool,
     ) -> Result<Walk> {
         let mut upper = lsn;
         while let Some(hit) = self.coverage.search(key, upper) {
+            let before = found.versions.len();
             let walk = if hit.shared {
                 self.versions_shared(key, upper, hit.floor, arena, found)?
             } else {
                 let file = self.files.get(hit.layer);
-                let walk = found.collect(LayerRef::File(file), |versions| {
-                    let mut out = |version| versions.push(version);
+                let walk = found.collect(LayerRef::File(file), |found| {
+                    let mut out = |version| found.push(version);
                     file.versions(key, upper, hit.floor, arena, &mut out)
                 });
                 found.given(file, walk)?
             };
-            if walk != Walk::Older || !hit.floor.is_valid() {
+            if stops(found, before) || walk != Walk::Older || !hit.floor.is_valid() {
                 return Ok(walk);
             }
             upper = hit.floor.previous();
@@ -204,7 +235,7 @@ impl MapVersion {
 
     /// Of several delta layers that hold versions of the same Lsns: all of them, put in order.
     #[cold]
-    fn versions_shared<'a>(
+    pub(crate) fn versions_shared<'a>(
         &'a self,
         key: Key,
         upper: Lsn,
@@ -216,6 +247,7 @@ impl MapVersion {
         let mut dropped_at: Option<Lsn> = None;
         for index in self.coverage.deltas_at(key, floor) {
             let file = self.files.get(index);
+            found.layers += 1;
             let walk = file.versions(key, upper, floor, arena, &mut |version| {
                 all.push((version, LayerRef::File(file)))
             });
@@ -231,7 +263,7 @@ impl MapVersion {
                 break;
             }
             found.sources.push((found.versions.len(), layer));
-            found.versions.push(version);
+            found.push(version);
             if version.kind.is_base() {
                 return Ok(Walk::Base);
             }

@@ -60,6 +60,10 @@ pub struct Options {
     pub access: AccessMode,
     /// The most that the cache of blocks holds, of all files that are not mapped, in bytes. 64 KiB to 1 TiB; default 256 MiB.
     pub block_cache_max_bytes: u64,
+    /// How much memory pages may take that redo has made and that are kept for the next reads, in bytes. Who gives one timeline's reads
+    /// different [`Redo`](crate::Redo)s must leave it off: a page is found by its key and its newest version, whoever made it.
+    /// 0 to 1 TiB; default 0, none is kept.
+    pub page_cache_max_bytes: u64,
     /// How many layer files are mapped at the most, with [`AccessMode::Mmap`]; those beyond are read as by
     /// [`AccessMode::Pread`]. The kernel has a bound of its own for a process (`vm.max_map_count`, 65,530). 0 to 16 million; default 32,768.
     pub mappings_max: u64,
@@ -177,6 +181,7 @@ impl Default for Options {
             flush_retry_delay_max: Duration::from_secs(10),
             access: AccessMode::default(),
             block_cache_max_bytes: 256 * MIB,
+            page_cache_max_bytes: 0,
             mappings_max: 32 << 10,
             fetch_threads_max: 4,
             open_files_max: 512,
@@ -231,6 +236,7 @@ impl Options {
             first..=3_600_000,
         )?;
         in_range("block_cache_max_bytes", self.block_cache_max_bytes, 64 * KIB..=1024 * GIB)?;
+        in_range("page_cache_max_bytes", self.page_cache_max_bytes, 0..=1024 * GIB)?;
         in_range("mappings_max", self.mappings_max, 0..=16_000_000)?;
         in_range("fetch_threads_max", self.fetch_threads_max, 0..=1024)?;
         in_range("open_files_max", self.open_files_max, 1..=1_000_000)?;
@@ -313,6 +319,7 @@ mod tests {
             Options { flush_retry_delay_max: Duration::MAX, ..good.clone() },
             Options { residency_interval: Duration::from_secs(61), ..good.clone() },
             Options { block_cache_max_bytes: 64 * KIB - 1, ..good.clone() },
+            Options { page_cache_max_bytes: 1025 * GIB, ..good.clone() },
             Options { mappings_max: 16_000_001, ..good.clone() },
             Options { fetch_threads_max: 1025, ..good.clone() },
             Options { open_files_max: 0, ..good.clone() },

@@ -62,8 +62,33 @@ struct Entry {
 struct Held {
     /// Number of the map version, or [`UNPINNED`].
     number: AtomicU64,
-    /// The start of the one layer that a detached version keeps, instead of a whole map version.
-    layer_start: Option<u64>,
+    /// What a detached version keeps, instead of a whole map version.
+    detached: Option<DetachedKeeps>,
+}
+
+/// What a detached version keeps.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DetachedKeeps {
+    /// Where the layer in memory begins, if it is one.
+    pub(crate) layer_start: Option<u64>,
+    /// Names the layer, file or block: its address.
+    pub(crate) what: usize,
+    /// How much memory that takes.
+    pub(crate) pinned_bytes: u64,
+    /// How long the version is.
+    pub(crate) requested_bytes: u64,
+}
+
+/// Detached versions that live, as [`TimelineStats`](crate::TimelineStats) has them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct DetachedStats {
+    /// How many; copies are not counted, nobody knows of them.
+    pub versions: u64,
+    /// How long they are together, in bytes.
+    pub requested_bytes: u64,
+    /// How much memory the layers and blocks take that they keep, each counted once, in bytes.
+    pub pinned_bytes: u64,
 }
 
 /// A registration; its holder takes it out again with [`PinRegistry::remove`].
@@ -100,21 +125,21 @@ impl PinRegistry {
         clock: Clock,
         number: u64,
     ) -> PinHandle {
-        self.insert(kind, caller, clock, Held { number: AtomicU64::new(number), layer_start: None })
+        self.insert(kind, caller, clock, Held { number: AtomicU64::new(number), detached: None })
     }
 
-    /// Of a version that keeps one layer in memory, which begins at `layer_start`; none: one that keeps a file.
+    /// Of a version that keeps one layer or block.
     pub(crate) fn add_detached(
         &self,
         caller: &'static Location<'static>,
         clock: Clock,
-        layer_start: Option<u64>,
+        keeps: DetachedKeeps,
     ) -> PinHandle {
         self.insert(
             PinKind::Detached,
             caller,
             clock,
-            Held { number: AtomicU64::new(UNPINNED), layer_start },
+            Held { number: AtomicU64::new(UNPINNED), detached: Some(keeps) },
         )
     }
 
@@ -136,12 +161,28 @@ impl PinRegistry {
         debug_assert!(removed.is_some(), "a pin is removed once");
     }
 
+    /// What detached versions keep.
+    pub(crate) fn detached(&self) -> DetachedStats {
+        let pins = self.0.lock();
+        let keeps = pins.iter().filter_map(|pin| pin.held.detached);
+        let mut stats = DetachedStats::default();
+        let mut pinned = std::collections::BTreeMap::new();
+        for keeps in keeps {
+            stats.versions += 1;
+            stats.requested_bytes += keeps.requested_bytes;
+            let bytes = pinned.entry(keeps.what).or_insert(0);
+            *bytes = keeps.pinned_bytes.max(*bytes);
+        }
+        stats.pinned_bytes = pinned.values().sum();
+        stats
+    }
+
     /// All pins that hold something, and what each alone keeps of the retired layers.
     pub(crate) fn list(&self, clock: Clock, retired: &[RetiredBytes]) -> Vec<PinInfo> {
         let now = clock.now();
         let pins = self.0.lock();
-        let holds = |held: &Held, layer: &RetiredBytes| match held.layer_start {
-            Some(start) => start == layer.start,
+        let holds = |held: &Held, layer: &RetiredBytes| match held.detached {
+            Some(keeps) => keeps.layer_start == Some(layer.start),
             None => (layer.first_number..=layer.last_number)
                 .contains(&held.number.load(Ordering::Relaxed)),
         };

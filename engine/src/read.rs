@@ -9,14 +9,15 @@
 
 use std::{fmt, ops::Deref, panic::Location, sync::Arc};
 
-use pagestrata_layers::{Key, Kind, Lsn, PageVersion, Walk};
+use pagestrata_layers::{Key, Kind, Lsn, PageVersion, ScratchArena, Walk};
 
 use crate::{
-    DetachedVersion, Error, Fetch, Result, Scratch,
+    DetachedVersion, Error, Fetch, ReadStats, Result, Scratch,
+    detach::Pinned,
     map::{Found, MapVersion},
     pins::{PinHandle, PinKind},
     publish::Cached,
-    scratch::{Parts, with_thread_scratch},
+    scratch::{Parts, stats_of, with_thread_scratch},
     timeline::TimelineShared,
 };
 
@@ -118,7 +119,7 @@ impl<'g> Guard<'g> {
     }
 
     #[inline]
-    fn check(self, lsn: Lsn) -> Result<()> {
+    pub(crate) fn check(self, lsn: Lsn) -> Result<()> {
         let last_record_lsn = self.last_record_lsn();
         if lsn > last_record_lsn {
             return Err(Error::NotYet { lsn, last_record_lsn });
@@ -173,11 +174,11 @@ impl<'g> Guard<'g> {
         self.check(lsn)?;
         let Parts { arena, found, .. } = parts;
         let walk = self.map.versions(key, lsn.min(self.upper), arena, found)?;
-        Ok((Versions { found, timeline: self.timeline }, walk))
+        Ok((Versions { found, arena, timeline: self.timeline }, walk))
     }
 
     #[cold]
-    fn missing_base(self, key: Key, lsn: Lsn, deltas: usize) -> Error {
+    pub(crate) fn missing_base(self, key: Key, lsn: Lsn, deltas: usize) -> Error {
         Error::MissingBase { key, lsn, deltas, visited: self.map.visited(key, lsn) }
     }
 
@@ -203,8 +204,19 @@ impl<'g> Guard<'g> {
         'g: 's,
     {
         self.check(lsn)?;
-        let Parts { arena, found, page } = parts;
-        let walk = self.map.versions(key, lsn.min(self.upper), arena, found)?;
+        let Parts { arena, found, page, cached_page } = parts;
+        let (pages, timeline) = (self.timeline.store.pages.as_ref(), self.timeline.number);
+        // Once the newest version is known, and before older ones are looked for.
+        let mut is_cached = |newest: &PageVersion<'_>| {
+            let pages = pages.filter(|_| newest.kind != Kind::Image);
+            *cached_page = pages.and_then(|pages| pages.get(timeline, key, newest.lsn));
+            cached_page.is_some()
+        };
+        let walk =
+            self.map.versions_until(key, lsn.min(self.upper), arena, found, &mut is_cached)?;
+        if let Some(page) = cached_page {
+            return Ok(Page(page));
+        }
         let (Some(newest), Some(oldest)) = (found.versions.first(), found.versions.last()) else {
             return Err(Error::NoPage { key, lsn });
         };
@@ -218,6 +230,9 @@ impl<'g> Guard<'g> {
         let deltas = &found.versions[..found.versions.len() - usize::from(base.is_some())];
         let done = redo.apply(key, base, &mut deltas.iter().rev().copied(), page);
         done.map_err(|source| Error::Redo { key, lsn, source })?;
+        if let Some(pages) = pages {
+            pages.put(timeline, key, newest.lsn, page);
+        }
         Ok(Page(page))
     }
 
@@ -284,7 +299,7 @@ impl<'g> Guard<'g> {
         Ok(match unsafe { scratch.lend_or_miss(read) }? {
             Ok(found) => Ready::Hit(found),
             Err((missing, scratch)) => {
-                let fetch = Fetch::new(&self.timeline.store, missing, scratch.fetched());
+                let fetch = Fetch::of_missing(&self.timeline.store, missing, scratch.fetched());
                 Ready::Cold(fetch, scratch)
             }
         })
@@ -361,6 +376,15 @@ impl<'g> Guard<'g> {
     pub(crate) fn map(self) -> &'g MapVersion {
         self.map
     }
+
+    pub(crate) fn timeline(self) -> &'g TimelineShared {
+        self.timeline
+    }
+
+    /// It sees nothing above.
+    pub(crate) fn upper(self) -> Lsn {
+        self.upper
+    }
 }
 
 impl fmt::Debug for Guard<'_> {
@@ -422,6 +446,7 @@ pub enum Ready<'s, T> {
 #[derive(Clone, Copy)]
 pub struct Versions<'s> {
     found: &'s Found<'s>,
+    arena: &'s ScratchArena,
     timeline: &'s Arc<TimelineShared>,
 }
 
@@ -439,6 +464,12 @@ impl<'s> Versions<'s> {
         self.found.versions.first().copied()
     }
 
+    /// What the read has done.
+    #[must_use]
+    pub fn stats(&self) -> ReadStats {
+        stats_of(self.arena, self.found, 0)
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -451,8 +482,9 @@ impl<'s> Versions<'s> {
         self.found.versions.is_empty()
     }
 
-    /// Makes the version at `index`, newest first, independent of guard and scratch. It keeps its one layer alive, which
-    /// [`Timeline::pins`](crate::Timeline::pins) shows; a version from a compressed block is copied instead.
+    /// Makes the version at `index`, newest first, independent of guard and scratch. It keeps its one layer alive, or the one
+    /// block of the cache that it lies in, which [`Timeline::pins`](crate::Timeline::pins) shows and
+    /// [`TimelineStats::detached`](crate::TimelineStats::detached) counts; a version from a compressed block is copied instead.
     ///
     /// # Panics
     /// When there is no such version.
@@ -462,7 +494,7 @@ impl<'s> Versions<'s> {
         self.detach_or_copy(index, u64::MAX)
     }
 
-    /// As [`Versions::detach`], but copies the version when its layer would keep more than `max_waste` bytes of memory
+    /// As [`Versions::detach`], but copies the version when its layer or block would keep more than `max_waste` bytes of memory
     /// beside it.
     ///
     /// # Panics
@@ -472,7 +504,8 @@ impl<'s> Versions<'s> {
     pub fn detach_or_copy(&self, index: usize, max_waste: u64) -> DetachedVersion {
         let version = self.found.versions[index];
         let source = self.found.source(index).expect("every version has a layer");
-        DetachedVersion::new(version, source, max_waste, self.timeline, Location::caller())
+        let pinned = Pinned { version, source, block: self.arena.kept_block(version.bytes) };
+        DetachedVersion::new(pinned, max_waste, self.timeline, Location::caller())
     }
 }
 
@@ -488,6 +521,12 @@ impl fmt::Debug for Versions<'_> {
 
 /// A page's bytes: of an image, where it lies, or as redo made them.
 pub struct Page<'s>(&'s [u8]);
+
+impl<'s> Page<'s> {
+    pub(crate) fn new(bytes: &'s [u8]) -> Page<'s> {
+        Page(bytes)
+    }
+}
 
 impl Deref for Page<'_> {
     type Target = [u8];
@@ -516,5 +555,49 @@ pub trait Redo {
         base: Option<&[u8]>,
         deltas: &mut dyn Iterator<Item = PageVersion<'_>>,
         page: &mut Vec<u8>,
-    ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>;
+    ) -> RedoResult<()>;
+
+    /// Makes several pages, for [`Guard::pages`]: `done` is told of each, by its index, once. For who hands pages on to somebody else, who does
+    /// better with many at a time; by default they are made one by one.
+    fn apply_batch(
+        &self,
+        batch: &[Rebuild<'_>],
+        page: &mut Vec<u8>,
+        done: &mut dyn FnMut(usize, RedoResult<&[u8]>),
+    ) {
+        for (index, rebuild) in batch.iter().enumerate() {
+            page.clear();
+            let deltas = &mut rebuild.deltas.iter().copied();
+            match self.apply(rebuild.key, rebuild.base, deltas, page) {
+                Ok(()) => done(index, Ok(page)),
+                Err(error) => done(index, Err(error)),
+            }
+        }
+    }
+}
+
+/// What redo comes to.
+pub type RedoResult<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// A page that is to be made, for [`Redo::apply_batch`].
+#[derive(Clone, Copy, Debug)]
+pub struct Rebuild<'a> {
+    /// Which page.
+    pub key: Key,
+    /// The image that it starts from; without one the first delta is a `will_init`.
+    pub base: Option<&'a [u8]>,
+    /// What is applied to it, oldest first.
+    pub deltas: &'a [PageVersion<'a>],
+}
+
+impl<'a> Rebuild<'a> {
+    /// Of versions from the base on.
+    pub(crate) fn new(key: Key, versions: &'a [PageVersion<'a>]) -> Rebuild<'a> {
+        match versions {
+            [base, deltas @ ..] if base.kind == Kind::Image => {
+                Rebuild { key, base: Some(base.bytes), deltas }
+            }
+            deltas => Rebuild { key, base: None, deltas },
+        }
+    }
 }

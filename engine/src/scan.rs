@@ -19,19 +19,19 @@ impl<'g> Guard<'g> {
         objects: impl RangeBounds<u128>,
         lsn: Lsn,
     ) -> impl Iterator<Item = Result<(Key, Lsn)>> + 'g {
-        let mut pages = Pages {
-            guard: self,
-            lsn,
-            range: key_range(&objects),
-            sources: BinaryHeap::new(),
-            last: None,
-            failed: None,
-        };
+        let mut pages = Pages::new(self, key_range(&objects), lsn);
         match pages.start() {
             Ok(()) => {}
             Err(error) => pages.failed = Some(error),
         }
         pages
+    }
+
+    /// The keys of a range that have versions below or at `lsn`, or close above it.
+    pub(crate) fn candidates(self, range: KeyRange, lsn: Lsn) -> Result<Pages<'g>> {
+        let mut pages = Pages::new(self, (!range.is_empty()).then_some(range), lsn);
+        pages.start()?;
+        Ok(pages)
     }
 }
 
@@ -51,7 +51,8 @@ fn key_range(objects: &impl RangeBounds<u128>) -> Option<KeyRange> {
     (!range.is_empty()).then_some(range)
 }
 
-struct Pages<'g> {
+/// The pages of a range.
+pub(crate) struct Pages<'g> {
     guard: Guard<'g>,
     lsn: Lsn,
     range: Option<KeyRange>,
@@ -91,6 +92,10 @@ impl Ord for Source<'_> {
 }
 
 impl<'g> Pages<'g> {
+    fn new(guard: Guard<'g>, range: Option<KeyRange>, lsn: Lsn) -> Pages<'g> {
+        Pages { guard, lsn, range, sources: BinaryHeap::new(), last: None, failed: None }
+    }
+
     fn start(&mut self) -> Result<()> {
         let Some(range) = self.range else { return Ok(()) };
         // The Lsn is checked once, and with the right error, also where there is nothing.
@@ -128,7 +133,8 @@ impl<'g> Pages<'g> {
         Ok(())
     }
 
-    fn step(&mut self) -> Result<Option<(Key, Lsn)>> {
+    /// The next key that any layer has.
+    pub(crate) fn next_key(&mut self) -> Result<Option<Key>> {
         let Some(range) = self.range else { return Ok(None) };
         while let Some(Reverse(Source { next, keys })) = self.sources.pop() {
             if !range.contains(next) {
@@ -141,8 +147,17 @@ impl<'g> Pages<'g> {
             let is_new = self.last < Some(next);
             self.last = Some(next);
             self.push(keys)?;
-            if is_new && let Some(lsn) = self.guard.newest_lsn(next, self.lsn)? {
-                return Ok(Some((next, lsn)));
+            if is_new {
+                return Ok(Some(next));
+            }
+        }
+        Ok(None)
+    }
+
+    fn step(&mut self) -> Result<Option<(Key, Lsn)>> {
+        while let Some(key) = self.next_key()? {
+            if let Some(lsn) = self.guard.newest_lsn(key, self.lsn)? {
+                return Ok(Some((key, lsn)));
             }
         }
         Ok(None)

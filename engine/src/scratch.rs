@@ -6,10 +6,10 @@
 
 use std::{cell::RefCell, fmt, sync::Arc};
 
-use pagestrata_layers::{PageVersion, ScratchArena, layer_file::Fetched};
+use pagestrata_layers::{BlockCounts, PageVersion, ScratchArena, layer_file::Fetched};
 
 use crate::{
-    Result,
+    ReadStats, Result,
     fetch::Missing,
     map::{Found, LayerRef},
 };
@@ -23,8 +23,14 @@ pub struct Scratch {
     arena: ScratchArena,
     found: Found<'static>,
     page: Vec<u8>,
+    /// A page of the cache that is lent.
+    cached_page: Option<Arc<[u8]>>,
     /// Something was fetched for the last read, which may be tried again.
     has_fetched: bool,
+    /// Of all reads but the last.
+    total: ReadStats,
+    /// Of the last read, or of the one that is tried again.
+    cold_fetches: u64,
 }
 
 /// A scratch made ready for one read.
@@ -32,6 +38,7 @@ pub(crate) struct Parts<'s> {
     pub(crate) arena: &'s ScratchArena,
     pub(crate) found: &'s mut Found<'s>,
     pub(crate) page: &'s mut Vec<u8>,
+    pub(crate) cached_page: &'s mut Option<Arc<[u8]>>,
 }
 
 impl Scratch {
@@ -41,6 +48,18 @@ impl Scratch {
         Scratch::default()
     }
 
+    /// What the last read has done.
+    #[must_use]
+    pub fn last_read(&self) -> ReadStats {
+        stats_of(&self.arena, &self.found, self.cold_fetches)
+    }
+
+    /// What all reads have done that were made with it.
+    #[must_use]
+    pub fn all_reads(&self) -> ReadStats {
+        [self.total, self.last_read()].into_iter().sum()
+    }
+
     pub(crate) fn fetched(&self) -> &Arc<Fetched> {
         self.arena.fetched()
     }
@@ -48,7 +67,7 @@ impl Scratch {
     /// What it takes from the allocator, in bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        let Found { versions, sources, missing: _ } = &self.found;
+        let Found { versions, sources, .. } = &self.found;
         let lists = versions.capacity() * size_of::<PageVersion<'static>>()
             + sources.capacity() * size_of::<(usize, LayerRef<'static>)>();
         self.arena.bytes() + self.page.capacity() + lists
@@ -61,6 +80,7 @@ impl Scratch {
             self.arena.fetched().clear();
         }
         self.arena.set_may_wait(true);
+        self.count_last();
         self.emptied()
     }
 
@@ -75,6 +95,9 @@ impl Scratch {
     ) -> Result<std::result::Result<T, (Missing, &'s mut Scratch)>> {
         let fetched = std::mem::take(&mut self.has_fetched).then(|| self.arena.fetched().clone());
         self.arena.set_may_wait(false);
+        if fetched.is_none() {
+            self.count_last();
+        }
         let this: *mut Scratch = self;
         // SAFETY: the one reference made of `self`, for its whole lifetime. A second one is made only once this one is gone.
         let error = match read(unsafe { &mut *this }.emptied()) {
@@ -90,16 +113,25 @@ impl Scratch {
         match scratch.found.missing.take() {
             Some(missing) => {
                 scratch.has_fetched = true;
+                scratch.cold_fetches += 1;
                 Ok(Err((missing, scratch)))
             }
             None => Err(error),
         }
     }
 
+    /// Adds what the last read has done to the others.
+    #[inline]
+    fn count_last(&mut self) {
+        self.total += self.last_read();
+        self.cold_fetches = 0;
+    }
+
     /// Empties it and lends its parts.
     fn emptied<'s>(&'s mut self) -> Parts<'s> {
         self.arena.reset();
         self.page.clear();
+        self.cached_page = None;
         self.found.clear();
         let found: *mut Found<'static> = &raw mut self.found;
         // SAFETY: the two types differ in a lifetime only, so their layout is the same. The list is empty here, so nothing in
@@ -108,7 +140,8 @@ impl Scratch {
         // this function, which empties it first (versions and layer references have no drop that would look at them), and `lend_or_miss`, which looks
         // at `missing` alone, and that borrows nothing.
         let found: &'s mut Found<'s> = unsafe { &mut *found.cast::<Found<'s>>() };
-        Parts { arena: &self.arena, found, page: &mut self.page }
+        let Scratch { arena, page, cached_page, .. } = self;
+        Parts { arena, found, page, cached_page }
     }
 }
 
@@ -118,6 +151,23 @@ impl fmt::Debug for Scratch {
         f.debug_struct("Scratch")
             .field("memory_bytes", &self.memory_bytes())
             .finish_non_exhaustive()
+    }
+}
+
+/// What a read has done.
+#[inline]
+pub(crate) fn stats_of(arena: &ScratchArena, found: &Found<'_>, cold_fetches: u64) -> ReadStats {
+    let BlockCounts { blocks, block_bytes, read_bytes, inflated_bytes } = arena.counts();
+    ReadStats {
+        reads: u64::from(found.layers > 0),
+        layers: found.layers,
+        versions: found.versions.len() as u64 + found.versions_elsewhere,
+        value_bytes: found.value_bytes,
+        blocks,
+        block_bytes,
+        copied_bytes: read_bytes,
+        inflated_bytes,
+        cold_fetches,
     }
 }
 

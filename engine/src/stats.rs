@@ -3,7 +3,7 @@
 use pagestrata_layers::{Lsn, layer_file::AccessStats};
 use pagestrata_wal::LogStats;
 
-use crate::timeline::TimelineShared;
+use crate::{pins::DetachedStats, timeline::TimelineShared};
 
 /// Memory that a timeline takes from the allocator, in bytes, by what it is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,6 +61,8 @@ pub struct TimelineStats {
     pub layer_files: u64,
     /// The lengths of all layer files, in bytes.
     pub layer_file_bytes: u64,
+    /// Versions that were detached and live still.
+    pub detached: DetachedStats,
     /// Flushing.
     pub flush: FlushStats,
 }
@@ -79,6 +81,8 @@ pub struct StoreStats {
     pub layer_files: u64,
     /// The lengths of all layer files, in bytes.
     pub layer_file_bytes: u64,
+    /// Memory of pages that redo has made and that are kept, in bytes.
+    pub page_cache_bytes: u64,
     /// How layer files are read.
     pub access: AccessStats,
     /// The log.
@@ -89,7 +93,8 @@ impl StoreStats {
     /// All memory that the store takes from the allocator, in bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        self.memory.total_bytes() + self.pool_retained_bytes + self.access.cached_bytes
+        let caches = self.access.cached_bytes + self.page_cache_bytes;
+        self.memory.total_bytes() + self.pool_retained_bytes + caches
     }
 }
 
@@ -114,6 +119,7 @@ impl TimelineStats {
             retired_layers: retired.len() as u64,
             layer_files: map.coverage.len() as u64,
             layer_file_bytes: map.files.iter().map(|file| file.summary().file_len).sum(),
+            detached: timeline.pins.detached(),
             flush: FlushStats {
                 flushes: flush.flushes,
                 flushed_bytes: flush.flushed_bytes,

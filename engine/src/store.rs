@@ -36,6 +36,7 @@ use crate::{
     background::{Wakeup, spawn_threads},
     fetch::Fetchers,
     map::{FileLayer, is_layer_file_name, layer_file_name},
+    page_cache::PageCache,
     recover::replay_log,
     timeline::{Opening, TimelineShared},
 };
@@ -64,6 +65,8 @@ pub(crate) struct StoreShared {
     pub(crate) storage: SharedStorage,
     /// How layer files are read.
     pub(crate) access: Arc<LayerAccess>,
+    /// Pages that redo has made, if these are kept.
+    pub(crate) pages: Option<PageCache>,
     pub(crate) pool: Arc<ChunkPool>,
     /// None once the store is closed: from then on the directory may be another store's.
     manifest: Mutex<Option<Manifest>>,
@@ -192,6 +195,7 @@ impl Store {
             closed: AtomicBool::new(false),
             flusher_panicked: AtomicBool::new(false),
             import_in_doubt: AtomicBool::new(false),
+            pages: PageCache::new(options.page_cache_max_bytes),
             access: LayerAccess::new(storage.clone(), options.of_access()),
             storage,
             options,
@@ -310,6 +314,7 @@ impl Store {
             stats.memory.map_bytes += of.memory.map_bytes;
         }
         stats.access = self.shared.access.stats();
+        stats.page_cache_bytes = self.shared.pages.as_ref().map_or(0, PageCache::bytes);
         stats.log = self.shared.log().stats();
         stats
     }

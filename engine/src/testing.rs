@@ -22,6 +22,7 @@
 
 mod counts;
 mod crash;
+mod evict;
 mod generate;
 mod model;
 mod ops;
@@ -31,6 +32,7 @@ mod unsynced;
 
 pub use counts::Counts;
 pub use crash::{CrashCounts, CrashExplorer, CrashViolation};
+pub use evict::evict_layer_files;
 pub use generate::Size;
 pub use model::{History, Model, Refusal, Stored};
 pub use ops::{

@@ -18,7 +18,7 @@ use pagestrata_layers::{FrozenLayer, Lsn, MemLayer, OpenLayer};
 use parking_lot::{Condvar, Mutex};
 
 use crate::{
-    Background, Error, PinInfo, Reader, Result, Snapshot, TimelineStats, WriteLease,
+    Background, Error, Fetch, Key, PinInfo, Reader, Result, Snapshot, TimelineStats, WriteLease,
     coverage::{CoverageMap, LayerIndex},
     flush::FlushState,
     map::{FileLayer, Files, MapVersion, MemSlot},
@@ -384,6 +384,25 @@ impl Timeline {
         }
         let lsn = lsn.min(committed);
         Ok(Snapshot::new(self.0.published.load(), lsn, self.0.clone(), Location::caller()))
+    }
+
+    /// What brings into memory all that the pages at `lsn` need, as far as a mapping or the cache has room: [`Fetch::start`] it, or
+    /// await it. What is found wrong on the way is its error.
+    ///
+    /// ```
+    /// # use pagestrata::{Key, Lsn, Result, Timeline};
+    /// # fn example(timeline: &Timeline, next: &[Key], lsn: Lsn) -> Result<()> {
+    /// timeline.prefetch(next, lsn)?.start();
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::NotYet`], [`Error::BelowCutoff`]
+    #[track_caller]
+    pub fn prefetch(&self, keys: &[Key], lsn: Lsn) -> Result<Fetch> {
+        let snapshot = self.snapshot_at(lsn)?;
+        Ok(Fetch::of_pages(&self.0.store, snapshot, keys.to_vec(), lsn))
     }
 
     /// Becomes ready once everything up to `lsn` is committed, so that it can be read. Needs no runtime and holds no layer.

@@ -218,6 +218,20 @@ pub struct ScratchArena {
     may_wait: bool,
     /// What was fetched for a read that had to be tried again.
     fetched: Arc<Fetched>,
+    counts: Cell<BlockCounts>,
+}
+
+/// What reads have done with blocks of files.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct BlockCounts {
+    /// Blocks that were used, as often as they were.
+    pub blocks: u64,
+    /// Their payloads as they are stored, in bytes.
+    pub block_bytes: u64,
+    /// What was read from files for them, in bytes.
+    pub read_bytes: u64,
+    /// What was inflated, in bytes.
+    pub inflated_bytes: u64,
 }
 
 impl Default for ScratchArena {
@@ -228,6 +242,7 @@ impl Default for ScratchArena {
             kept: RefCell::default(),
             may_wait: true,
             fetched: Arc::default(),
+            counts: Cell::default(),
         }
     }
 }
@@ -236,10 +251,29 @@ impl ScratchArena {
     /// Empties it.
     #[inline]
     pub fn reset(&mut self) {
+        self.counts.take();
         if self.used.replace(false) {
             self.bump.reset();
             self.kept.get_mut().clear();
         }
+    }
+
+    /// The kept block that these bytes lie in, if they lie in one.
+    #[must_use]
+    pub fn kept_block(&self, bytes: &[u8]) -> Option<Arc<CachedBlock>> {
+        let range = bytes.as_ptr_range();
+        let kept = self.kept.borrow();
+        let lies_in = |block: &&Arc<CachedBlock>| {
+            let own = block.bytes().as_ptr_range();
+            own.start <= range.start && range.end <= own.end
+        };
+        kept.iter().find(lies_in).cloned()
+    }
+
+    /// What reads have done since the last reset.
+    #[must_use]
+    pub fn counts(&self) -> BlockCounts {
+        self.counts.get()
     }
 
     /// Says whether what is read into it may wait for a device; in a new one it may.
@@ -277,8 +311,20 @@ impl ReadSpace for ScratchArena {
         unsafe { &*kept }
     }
 
+    #[inline]
+    fn touched(&self, stored_bytes: usize, read_bytes: usize) {
+        let mut counts = self.counts.get();
+        counts.blocks += 1;
+        counts.block_bytes += stored_bytes as u64;
+        counts.read_bytes += read_bytes as u64;
+        self.counts.set(counts);
+    }
+
     fn space(&self, len: usize) -> Result<&mut [u8]> {
         self.used.set(true);
+        let mut counts = self.counts.get();
+        counts.inflated_bytes += len as u64;
+        self.counts.set(counts);
         self.bump
             .try_alloc_slice_fill_copy(len, 0)
             .map_err(|_| Error::OutOfMemory { what: "an inflated block", bytes: len })

@@ -112,6 +112,7 @@ mod buffers;
 mod chain;
 mod format;
 mod index;
+mod many;
 mod page;
 mod reader;
 mod residency;
@@ -131,7 +132,7 @@ use crate::{Key, KeyRange, Lsn, Result};
 
 pub use crate::compress::Compression;
 pub use access::{AccessMode, AccessOptions, AccessStats, CachedBlock, Fetched, LayerAccess};
-pub use reader::LayerFile;
+pub use reader::{Asked, LayerFile};
 pub use scan::{Keys, Scan};
 pub use source::ReadKind;
 pub use tombstones::Tombstones;
@@ -238,6 +239,12 @@ pub trait ReadSpace {
 
     /// Keeps a block of the cache, as long as the space is borrowed: what was read lies in it.
     fn keep(&self, block: Arc<CachedBlock>) -> &CachedBlock;
+
+    /// Told of each block that a read touches: how long its payload is as stored, and how much was read from the file for it.
+    #[inline]
+    fn touched(&self, stored_bytes: usize, read_bytes: usize) {
+        let _ = (stored_bytes, read_bytes);
+    }
 
     /// `len` bytes of any content, valid as long as the space is borrowed.
     ///

@@ -19,6 +19,8 @@ use std::{fmt, io::IoSlice, path::Path, sync::Arc};
 
 use crate::Result;
 
+#[cfg(any(test, feature = "testing"))]
+pub use mapping::evict;
 pub use mapping::{FileMap, PAGE_BYTES};
 pub use real::RealStorage;
 

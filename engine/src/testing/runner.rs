@@ -62,6 +62,7 @@ impl Setup {
             access: ways[(usize::from(self.access) + opening) % ways.len()],
             block_cache_max_bytes: 64 << 10,
             mappings_max: if self.access < 128 { 2 } else { 1 << 10 },
+            page_cache_max_bytes: if self.access.is_multiple_of(2) { 1 << 12 } else { 0 },
             open_files_max: 1,
             open_layer_size_max_bytes: 64 << 10,
             frozen_layers_max: 1 + usize::from(self.frozen_layers) % 4,

@@ -9,8 +9,8 @@ use super::{
     runner::{Held, Run},
 };
 use crate::{
-    Error, Guard, Key, Kind, Lsn, PageVersion, Reader, Ready, Redo, Scratch, Snapshot, Timeline,
-    VALUE_LEN_MAX, Value, Versions, WriteLease,
+    Error, Guard, Key, KeyRange, Kind, Lsn, Page, PageVersion, Reader, Ready, Redo, Scratch,
+    Snapshot, Timeline, VALUE_LEN_MAX, Value, Versions, WriteLease,
 };
 
 /// How many versions of a snapshot are looked at each time.
@@ -364,30 +364,13 @@ impl<'t> Session<'t> {
         let guard = self.readers[usize::from(reader) % 3].pin();
         let (key, upper) = (key.key(), run.model.last_record());
         let lsn = at.lsn(run.model.start(), upper, &run.model.lsns_of(key));
-        let expected = run.model.history(key, lsn, upper).and_then(|history| {
-            match (history.versions.is_empty(), history.has_base) {
-                (true, _) => Err(Refusal::NoPage),
-                (false, false) => Err(Refusal::MissingBase),
-                (false, true) => Ok(history.versions),
-            }
-        });
-        let page = match &expected {
-            Ok(versions) if versions[0].1.kind == Kind::Image => versions[0].1.bytes.to_vec(),
-            Ok(versions) => {
-                let mut page = Vec::new();
-                for (lsn, stored) in versions.iter().rev() {
-                    add_to_page(
-                        &mut page,
-                        (stored.kind != Kind::Image).then_some(*lsn),
-                        &stored.bytes,
-                    );
-                }
-                page
-            }
-            Err(_) => Vec::new(),
+        let expected = expected_page(&run.model, key, lsn, upper);
+        let (outcome, page) = match expected {
+            Ok(page) => (Ok(()), page),
+            Err(refusal) => (Err(refusal), Vec::new()),
         };
         let found = guard.page(key, lsn, &Append, &mut self.scratch);
-        if let Some(found) = agree(&mut run.counts, found, expected.map(drop)) {
+        if let Some(found) = agree(&mut run.counts, found, outcome) {
             assert!(*found == *page, "another page of {key} at {lsn}");
             run.counts.add("pages");
         }
@@ -469,6 +452,81 @@ impl Redo for Append {
 fn add_to_page(page: &mut Vec<u8>, lsn: Option<Lsn>, bytes: &[u8]) {
     page.extend(lsn.into_iter().flat_map(|lsn| lsn.0.to_le_bytes()));
     page.extend_from_slice(bytes);
+}
+
+/// The page that [`Append`] makes of what the model has.
+fn expected_page(model: &Model, key: Key, lsn: Lsn, upper: Lsn) -> Result<Vec<u8>, Refusal> {
+    let history = model.history(key, lsn, upper)?;
+    let versions = match (history.versions.is_empty(), history.has_base) {
+        (true, _) => return Err(Refusal::NoPage),
+        (false, false) => return Err(Refusal::MissingBase),
+        (false, true) => history.versions,
+    };
+    if versions[0].1.kind == Kind::Image {
+        return Ok(versions[0].1.bytes.to_vec());
+    }
+    let mut page = Vec::new();
+    for (lsn, stored) in versions.iter().rev() {
+        let lsn = (stored.kind != Kind::Image).then_some(*lsn);
+        add_to_page(&mut page, lsn, &stored.bytes);
+    }
+    Ok(page)
+}
+
+/// Reads many pages at once, twice: in the order given, and as a range.
+fn check_pages(
+    guard: Guard<'_>,
+    model: &Model,
+    keys: &[Key],
+    lsn: Lsn,
+    upper: Lsn,
+    scratch: &mut Scratch,
+    counts: &mut Counts,
+) {
+    let mut found: Vec<(Key, Result<Vec<u8>, Error>)> = Vec::new();
+    let mut sink = |key, page: Result<Page<'_>, Error>| {
+        found.push((key, page.map(|page| page.to_vec())));
+    };
+    let outcome = guard.pages(keys, lsn, &Append, scratch, &mut sink);
+    let any = keys.first().copied().unwrap_or(Key::MIN);
+    let refused = match expected_page(model, any, lsn, upper) {
+        Err(refusal @ (Refusal::NotYet | Refusal::BelowCutoff)) => Some(refusal),
+        _ => None,
+    };
+    if agree(counts, outcome, refused.map_or(Ok(()), Err)).is_none() {
+        return;
+    }
+    let mut expected = keys.to_vec();
+    expected.sort_unstable();
+    found.sort_by_key(|(key, _)| *key);
+    assert!(found.iter().map(|(key, _)| *key).eq(expected), "each key as often as it was asked");
+    for (key, page) in found {
+        let expected = expected_page(model, key, lsn, upper);
+        match (page, expected) {
+            (Ok(page), Ok(expected)) => assert!(page == expected, "another page of {key} at {lsn}"),
+            (Err(error), Err(refusal)) => assert_eq!(Refusal::of(&error), Some(refusal)),
+            (page, expected) => panic!("{key} at {lsn}: {page:?} instead of {expected:?}"),
+        }
+        counts.add("pages_of_many");
+    }
+    let plan = guard.explain(keys, lsn).expect("agreed");
+    assert_eq!(plan.keys, keys.len() as u64);
+    counts.max("max_layers_of_many", plan.layers.len() as u64);
+
+    let (Some(&start), Some(&end)) = (keys.iter().min(), keys.iter().max()) else { return };
+    let range = KeyRange { start, end: Some(end) };
+    let mut found = Vec::new();
+    let mut sink = |key, page: Result<Page<'_>, Error>| {
+        found.push((key, page.map(|page| page.to_vec()).map_err(|error| Refusal::of(&error))));
+    };
+    guard.pages_in(range, lsn, &Append, scratch, &mut sink).expect("agreed");
+    found.sort_by_key(|(key, _)| *key);
+    let expected = |key| match expected_page(model, key, lsn, upper) {
+        Err(Refusal::NoPage) => None,
+        page => Some((key, page.map_err(Some))),
+    };
+    let expected = model.keys().into_iter().filter(|key| range.contains(*key)).filter_map(expected);
+    assert!(found.into_iter().eq(expected), "pages from {start} to {end} at {lsn}");
 }
 
 #[track_caller]
@@ -594,6 +652,8 @@ pub(super) fn check_snapshot(
         assert!(matches!(error, Some(Error::NotYet { .. })), "a snapshot sees nothing above it");
     }
     check_scan(guard, model, (0, 0), upper, upper, counts);
+    let some: Vec<Key> = keys.iter().rev().step_by(step).copied().collect();
+    check_pages(guard, model, &some, upper, upper, scratch, counts);
 }
 
 /// All keys and their neighbours, at the last record and at some Lsns of theirs; and a scan of all.
@@ -614,7 +674,10 @@ pub(super) fn check_everything(timeline: &Timeline, model: &Model, counts: &mut 
             check_read(guard, model, upper, next, upper, &mut scratch, counts);
         }
     }
-    for at in [upper, Lsn(upper.0 - (upper.0 - model.start().0) / 2)] {
+    let keys: Vec<Key> =
+        model.keys().into_iter().flat_map(|key| [Some(key), key.next()]).flatten().collect();
+    for at in [upper, Lsn(upper.0 - (upper.0 - model.start().0) / 2), upper.next()] {
+        check_pages(guard, model, &keys, at, upper, &mut scratch, counts);
         check_scan(guard, model, (0, 0), at, upper, counts);
     }
 }

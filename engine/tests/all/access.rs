@@ -133,11 +133,11 @@ fn pages_are_the_same_in_whatever_way_they_are_read() {
         let stats = store.stats().access;
         match access {
             AccessMode::Mmap => {
-                assert_eq!((stats.mappings, stats.blocks_read), (3, 0));
+                assert_eq!((stats.mappings, stats.reads), (3, 0));
                 assert_eq!(fetches, 0, "what was just written is in the page cache");
             }
             _ => {
-                assert!(stats.mappings == 0 && fetches > 0 && stats.blocks_read > 0);
+                assert!(stats.mappings == 0 && fetches > 0 && stats.reads > 0);
                 assert!(stats.cached_bytes <= 1 << 20, "{}", stats.cached_bytes);
             }
         }
@@ -178,7 +178,7 @@ fn files_beyond_the_bound_of_mappings_are_read() {
         assert!(*found == expected(block)[..]);
     }
     let stats = store.stats().access;
-    assert!(stats.mappings == 1 && stats.blocks_read > 0, "{stats:?}");
+    assert!(stats.mappings == 1 && stats.reads > 0, "{stats:?}");
     drop((reader, timeline, store));
 }
 

@@ -3,12 +3,15 @@
 mod access;
 mod crashes;
 mod damage;
+mod delayed;
+mod executor;
 mod faults;
 mod flushing;
 mod imports;
 mod log;
 mod log_damage;
 mod log_room;
+mod many;
 mod model;
 mod scenarios;
 mod store;

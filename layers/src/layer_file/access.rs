@@ -91,8 +91,8 @@ pub struct AccessStats {
     pub mapped_bytes: u64,
     /// What the block cache holds, in bytes.
     pub cached_bytes: u64,
-    /// Blocks that were read into memory.
-    pub blocks_read: u64,
+    /// Reads of files into memory: calls of the operating system.
+    pub reads: u64,
     /// What was read for them, in bytes.
     pub read_bytes: u64,
     /// Whether direct I/O was asked for and refused.
@@ -112,7 +112,7 @@ pub struct LayerAccess {
     files: AtomicU64,
     mappings: AtomicU64,
     mapped_bytes: AtomicU64,
-    blocks_read: AtomicU64,
+    reads: AtomicU64,
     read_bytes: AtomicU64,
     direct_refused: AtomicBool,
 }
@@ -152,7 +152,7 @@ impl LayerAccess {
             files: AtomicU64::new(0),
             mappings: AtomicU64::new(0),
             mapped_bytes: AtomicU64::new(0),
-            blocks_read: AtomicU64::new(0),
+            reads: AtomicU64::new(0),
             read_bytes: AtomicU64::new(0),
             direct_refused: AtomicBool::new(false),
         })
@@ -205,6 +205,12 @@ impl LayerAccess {
         self.watch.look_until_stopped(interval);
     }
 
+    /// Looks once.
+    #[cfg(feature = "testing")]
+    pub fn watch_once(&self) {
+        self.watch.look_again();
+    }
+
     /// Ends [`LayerAccess::watch_until_stopped`].
     pub fn stop(&self) {
         self.watch.stop();
@@ -217,7 +223,7 @@ impl LayerAccess {
             mappings: self.mappings.load(Relaxed),
             mapped_bytes: self.mapped_bytes.load(Relaxed),
             cached_bytes: self.blocks.weight(),
-            blocks_read: self.blocks_read.load(Relaxed),
+            reads: self.reads.load(Relaxed),
             read_bytes: self.read_bytes.load(Relaxed),
             direct_refused: self.direct_refused.load(Relaxed),
         }
@@ -314,9 +320,21 @@ impl CachedFile {
             let (found, expected) = (from + read as u64, offset + len as u64);
             return Err(Error::corrupt(&self.path, found, "file length", expected, found));
         }
-        access.blocks_read.fetch_add(1, Relaxed);
+        access.reads.fetch_add(1, Relaxed);
         access.read_bytes.fetch_add(read as u64, Relaxed);
         Ok(CachedBlock { buffer, start, len })
+    }
+
+    /// A block with these bytes.
+    pub(super) fn copied(&self, bytes: &[u8]) -> CachedBlock {
+        let mut buffer = self.access.buffers.take(bytes.len());
+        buffer.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
+        CachedBlock { buffer, start: 0, len: bytes.len() }
+    }
+
+    /// Puts a block into the cache.
+    pub(super) fn put(&self, offset: u64, block: Arc<CachedBlock>) {
+        self.access.blocks.insert(self.at(offset), block);
     }
 
     /// The first `len` bytes of what was read, in a buffer that has not much more room than that.
@@ -326,9 +344,7 @@ impl CachedFile {
         if len.next_multiple_of(DIRECT_ALIGN) * 4 > kept * 3 {
             return CachedBlock { len, ..read };
         }
-        let mut buffer = self.access.buffers.take(len);
-        buffer.bytes_mut()[..len].copy_from_slice(&read.bytes()[..len]);
-        CachedBlock { buffer, start: 0, len }
+        self.copied(&read.bytes()[..len])
     }
 
     fn open(&self) -> Result<Arc<dyn File>> {

@@ -178,6 +178,7 @@ struct Segment {
 
 impl<'a> Page<'a> {
     /// None if the payload is no page.
+    #[inline]
     pub(super) fn parse(payload: &'a [u8]) -> Option<Page<'a>> {
         let (head, rest) = payload.split_first_chunk::<HEAD_LEN>()?;
         let rows = usize::from(u16::from_le_bytes(array(head, ROWS)));
@@ -196,6 +197,7 @@ impl<'a> Page<'a> {
         })
     }
 
+    #[inline]
     pub(super) fn level(&self) -> u8 {
         self.head[0]
     }
@@ -231,6 +233,7 @@ impl<'a> Page<'a> {
     }
 
     /// Lsn and place of row `index`.
+    #[inline]
     pub(super) fn pair(&self, index: usize) -> Option<(Lsn, Place)> {
         let pair = self.pairs.get(index)?;
         Some((Lsn(u64_at(pair, 0)), Place(u64_at(pair, 8))))
@@ -276,6 +279,7 @@ impl<'a> Page<'a> {
 
     /// In a page above the leaves: which row of the leaf below `row` the key is in, if the leaf is full and its
     /// keys are evenly spaced.
+    #[inline]
     pub(super) fn guess(&self, row: usize, key: Key) -> Option<usize> {
         if !self.segments.is_empty() || row + 1 >= self.rows() {
             return None;
@@ -288,6 +292,7 @@ impl<'a> Page<'a> {
 
     /// Row `row`, if it is what a search finds. Its loads wait for nothing but the guess, where a search's
     /// wait for each other three times.
+    #[inline]
     pub(super) fn hit_at(&self, row: usize, key: Key, lsn: Lsn) -> Option<Hit> {
         let is_it = self.segments.is_empty()
             && self.block(row)? == key.block

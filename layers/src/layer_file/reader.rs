@@ -3,17 +3,19 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::{
     LayerKind, LayerSummary, ReadKind, ReadSpace,
-    access::{CountedMap, Fetched},
+    access::{CachedBlock, CountedMap, Fetched},
     block::{BlockType, Codec},
     chain::Part,
     format::{self, FOOTER_LEN, Footer, HEADER_LEN, array},
     index::HEIGHT_MAX,
     page::{Hit, Page, Place},
-    source::{Block, BlockSource, Blocks, Lent},
+    residency::MappedFile,
+    source::{Block, BlockSource, Blocks, Lent, MappedBlock},
     tombstones,
 };
 use crate::{Error, Key, Lsn, PageVersion, Result, Walk, compress, storage::Storage};
@@ -31,25 +33,172 @@ pub struct LayerFile {
     footer: Footer,
 }
 
+/// The versions of `key` from `lsn` down to `floor`, both inclusive.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// Of which page.
+    pub key: Key,
+    /// From here,
+    pub lsn: Lsn,
+    /// down to here.
+    pub floor: Lsn,
+}
+
+/// What an index says of a key that is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Located {
+    /// Where the versions begin, and the tombstone above which they count.
+    At { part: PartAt, dropped: Option<Lsn> },
+    /// There are none.
+    Ended(Walk),
+}
+
 /// Where a chain part is.
 #[derive(Clone, Copy, Debug)]
-struct PartAt {
+pub(super) struct PartAt {
     /// The offset of the leaf that has its row.
     leaf_offset: u64,
     /// Which row of the leaf.
     row: usize,
     first_lsn: Lsn,
-    place: Place,
+    pub(super) place: Place,
 }
 
-/// A page of the index, checked to be one.
+/// Where the pages of an index come from.
+pub(super) trait IndexPages<'a> {
+    type Page: IndexPage;
+
+    /// The page of the index at `offset`, which has to be of this level.
+    fn page(&mut self, offset: u64, level: u8) -> Result<Self::Page>;
+}
+
+/// A page of the index, wherever it is.
+pub(super) trait IndexPage {
+    fn page(&self) -> Page<'_>;
+}
+
+/// Where the blocks of a read come from.
+pub(super) trait BlocksOf<'a>: IndexPages<'a> {
+    /// Whether it may wait.
+    fn kind(&self) -> ReadKind<'a>;
+
+    /// The inflated payload of the data block at `offset`.
+    fn payload(&mut self, offset: u64) -> Result<&'a [u8]>;
+}
+
+/// Each block as it is needed, by whom nobody counts for.
+pub(super) struct Uncounted<'a, 's>(pub(super) &'a LayerFile, pub(super) ReadKind<'s>);
+
+impl<'a> IndexPages<'a> for Uncounted<'a, '_> {
+    type Page = LentPage<'a>;
+
+    fn page(&mut self, offset: u64, level: u8) -> Result<LentPage<'a>> {
+        let Uncounted(file, kind) = *self;
+        let payload = file.raw_payload(offset, BlockType::Index, kind)?;
+        file.index_page(offset, level, &payload)?;
+        Ok(LentPage(payload))
+    }
+}
+
+/// Each block as it is needed, of a file that is mapped.
+struct Mapped<'a, S> {
+    file: &'a LayerFile,
+    map: &'a MappedFile,
+    space: &'a S,
+}
+
+impl<'a, S: ReadSpace> Mapped<'a, S> {
+    #[inline]
+    fn block(&self, offset: u64, expected: BlockType) -> Result<MappedBlock<'a>> {
+        let LayerFile { blocks, path, .. } = self.file;
+        let block = blocks.mapped_block(self.map, offset, expected, path, self.space.kind())?;
+        self.space.touched(block.stored.len(), 0);
+        Ok(block)
+    }
+}
+
+impl<'a, S: ReadSpace> IndexPages<'a> for Mapped<'a, S> {
+    type Page = Page<'a>;
+
+    #[inline]
+    fn page(&mut self, offset: u64, level: u8) -> Result<Page<'a>> {
+        self.file.index_page(offset, level, self.block(offset, BlockType::Index)?.stored)
+    }
+}
+
+impl<'a, S: ReadSpace> BlocksOf<'a> for Mapped<'a, S> {
+    #[inline]
+    fn kind(&self) -> ReadKind<'a> {
+        self.space.kind()
+    }
+
+    #[inline]
+    fn payload(&mut self, offset: u64) -> Result<&'a [u8]> {
+        let MappedBlock { codec, raw_len, stored } = self.block(offset, BlockType::Data)?;
+        match codec {
+            Codec::Raw => Ok(stored),
+            Codec::Zstd => self.file.inflated(stored, raw_len, offset, self.space),
+        }
+    }
+}
+
+/// Each block as it is needed, wherever it comes from.
+pub(super) struct Plain<'a, S> {
+    pub(super) file: &'a LayerFile,
+    pub(super) space: &'a S,
+}
+
+impl<'a, S: ReadSpace> IndexPages<'a> for Plain<'a, S> {
+    type Page = LentPage<'a>;
+
+    fn page(&mut self, offset: u64, level: u8) -> Result<LentPage<'a>> {
+        let Plain { file, space } = *self;
+        let block = file.blocks.block(offset, BlockType::Index, &file.path, space.kind())?;
+        space.touched(block.stored.len(), block.read_bytes);
+        file.index_page(offset, level, &block.stored)?;
+        Ok(LentPage(block.stored))
+    }
+}
+
+impl<'a, S: ReadSpace> Plain<'a, S> {
+    /// The inflated payload of a data block that was read for this.
+    pub(super) fn payload_of(&self, offset: u64, block: Arc<CachedBlock>) -> Result<&'a [u8]> {
+        let Plain { file, space } = *self;
+        let block = file.blocks.of_cached(offset, BlockType::Data, block, &file.path)?;
+        space.touched(block.stored.len(), block.read_bytes);
+        file.lent(block, offset, space)
+    }
+}
+
+impl<'a, S: ReadSpace> BlocksOf<'a> for Plain<'a, S> {
+    #[inline]
+    fn kind(&self) -> ReadKind<'a> {
+        self.space.kind()
+    }
+
+    #[inline]
+    fn payload(&mut self, offset: u64) -> Result<&'a [u8]> {
+        let Plain { file, space } = *self;
+        let block = file.data_block(offset, space.kind())?;
+        space.touched(block.stored.len(), block.read_bytes);
+        file.lent(block, offset, space)
+    }
+}
+
+/// A page of the index that may be in a block of the cache, checked to be one.
 #[derive(Clone, Debug)]
 pub(super) struct LentPage<'a>(Lent<'a>);
 
-impl LentPage<'_> {
-    #[inline]
-    pub(super) fn page(&self) -> Page<'_> {
+impl IndexPage for LentPage<'_> {
+    fn page(&self) -> Page<'_> {
         Page::parse(&self.0).expect("it was one when it was lent")
+    }
+}
+
+impl IndexPage for Page<'_> {
+    #[inline]
+    fn page(&self) -> Page<'_> {
+        *self
     }
 }
 
@@ -126,7 +275,7 @@ impl LayerFile {
             return damaged("footer's index height");
         }
         if *height > 0 {
-            self.index_page(*root_offset, *height - 1, ReadKind::Wait)?;
+            Uncounted(self, ReadKind::Wait).page(*root_offset, *height - 1)?;
         }
         if summary.tombstones > 0
             && tombstones::section_end(*tombstones_offset, summary.tombstones)
@@ -177,12 +326,21 @@ impl LayerFile {
         self.blocks.fetch(offset, len, into, &self.path)
     }
 
+    /// Has the system forget what it has in memory of the file, if it is mapped.
+    ///
+    /// # Errors
+    /// As [`FileMap::evict`](crate::storage::FileMap::evict).
+    #[cfg(feature = "testing")]
+    pub fn evict(&self) -> std::io::Result<()> {
+        self.blocks.evict(&self.path)
+    }
+
     /// Whether there is a version of `key`. Touches only the index.
     ///
     /// # Errors
     /// [`Error::Corrupt`]
     pub fn contains(&self, key: Key) -> Result<bool> {
-        Ok(self.part_at(key, Lsn::MAX, ReadKind::Wait)?.is_some())
+        Ok(self.part_at(key, Lsn::MAX, &mut Uncounted(self, ReadKind::Wait))?.is_some())
     }
 
     /// Gives `out` the versions of `key` from `lsn` down to `floor`, both inclusive, newest first, up to a base.
@@ -204,27 +362,70 @@ impl LayerFile {
         space: &'a impl ReadSpace,
         out: &mut impl FnMut(PageVersion<'a>),
     ) -> Result<Walk> {
-        let kind = space.kind();
+        let asked = Asked { key, lsn, floor };
+        match self.blocks.mapped() {
+            Some(map) => self.read(&asked, &mut Mapped { file: self, map, space }, out),
+            None => self.read(&asked, &mut Plain { file: self, space }, out),
+        }
+    }
+
+    #[inline]
+    fn read<'a>(
+        &'a self,
+        asked: &Asked,
+        blocks: &mut impl BlocksOf<'a>,
+        out: &mut impl FnMut(PageVersion<'a>),
+    ) -> Result<Walk> {
+        match self.locate(asked, blocks)? {
+            Located::Ended(walk) => Ok(walk),
+            Located::At { part, dropped } => self.walk(asked, part, dropped, blocks, out),
+        }
+    }
+
+    /// Where the walk for `asked` begins, if it does not end before.
+    #[inline]
+    pub(super) fn locate<'a>(
+        &'a self,
+        asked: &Asked,
+        blocks: &mut impl BlocksOf<'a>,
+    ) -> Result<Located> {
+        let &Asked { key, lsn, floor } = asked;
         let dropped = match self.footer.summary.tombstones {
             0 => None,
-            _ => self.newest_tombstone(key, lsn, kind)?.filter(|&dropped| dropped >= floor),
+            _ => self.newest_tombstone(key, lsn, blocks.kind())?.filter(|&lsn| lsn >= floor),
         };
-        let lowest = dropped.unwrap_or(floor);
-        let mut found = self.part_at(key, lsn, kind)?;
-        if found.is_none() && dropped.is_none() && self.is_absence_final(key, lsn, floor) {
-            return Ok(Walk::Dropped);
-        }
-        let mut upper = lsn;
+        Ok(match self.part_at(key, lsn, blocks)? {
+            Some(part) => Located::At { part, dropped },
+            None if dropped.is_some() || self.is_absence_final(key, lsn, floor) => {
+                Located::Ended(Walk::Dropped)
+            }
+            None => Located::Ended(Walk::Older),
+        })
+    }
+
+    /// Gives `out` the versions from a part on, newest first; how it ended.
+    #[inline]
+    pub(super) fn walk<'a>(
+        &'a self,
+        asked: &Asked,
+        first: PartAt,
+        dropped: Option<Lsn>,
+        blocks: &mut impl BlocksOf<'a>,
+        out: &mut impl FnMut(PageVersion<'a>),
+    ) -> Result<Walk> {
+        let end = dropped.map_or(Walk::Older, |_| Walk::Dropped);
+        let lowest = dropped.unwrap_or(asked.floor);
+        let (mut found, mut upper) = (Some(first), asked.lsn);
         while let Some(at) = found {
             let offset = at.place.block_offset();
-            let raw = self.lent(self.data_block(offset, kind)?, offset, space)?;
+            let raw = blocks.payload(offset)?;
             let part = self.part(offset, raw, at.place, at.first_lsn)?;
             for index in (0..part.count_at_or_below(upper)).rev() {
                 let Some(entry) = part.entry(index) else {
                     return Err(self.malformed(offset, "chain part"));
                 };
                 if entry.lsn < lowest {
-                    return Ok(dropped.map_or(Walk::Older, |_| Walk::Dropped));
+                    return Ok(end);
                 }
                 let bytes = part.value(&entry);
                 out(PageVersion { lsn: entry.lsn, kind: entry.kind, bytes });
@@ -234,11 +435,11 @@ impl LayerFile {
             }
             upper = at.first_lsn.previous();
             found = match upper >= lowest {
-                true => self.previous_part(key, &at, kind)?,
+                true => self.previous_part(asked.key, &at, blocks)?,
                 false => None,
             };
         }
-        Ok(dropped.map_or(Walk::Older, |_| Walk::Dropped))
+        Ok(end)
     }
 
     /// Whether a key that is not here did not exist.
@@ -251,8 +452,13 @@ impl LayerFile {
     }
 
     /// The part of `key` with its newest version at or below `lsn`.
-    fn part_at(&self, key: Key, lsn: Lsn, kind: ReadKind<'_>) -> Result<Option<PartAt>> {
-        let Some((leaf_offset, leaf, hit)) = self.search(key, lsn, kind)? else { return Ok(None) };
+    fn part_at<'a>(
+        &'a self,
+        key: Key,
+        lsn: Lsn,
+        pages: &mut impl IndexPages<'a>,
+    ) -> Result<Option<PartAt>> {
+        let Some((leaf_offset, leaf, hit)) = self.search(key, lsn, pages)? else { return Ok(None) };
         match leaf.page().pair(hit.row) {
             Some((first_lsn, place)) if hit.is_of_key => {
                 Ok(Some(PartAt { leaf_offset, row: hit.row, first_lsn, place }))
@@ -262,16 +468,21 @@ impl LayerFile {
     }
 
     /// The part of the same key before this one.
-    fn previous_part(&self, key: Key, from: &PartAt, kind: ReadKind<'_>) -> Result<Option<PartAt>> {
+    fn previous_part<'a>(
+        &'a self,
+        key: Key,
+        from: &PartAt,
+        pages: &mut impl IndexPages<'a>,
+    ) -> Result<Option<PartAt>> {
         if from.row > 0 {
             // Most keys have one part, which the neighbouring row tells without a search.
-            let leaf = self.index_page(from.leaf_offset, 0, kind)?;
+            let leaf = pages.page(from.leaf_offset, 0)?;
             if leaf.page().row(from.row - 1).is_none_or(|row| row.key != key) {
                 return Ok(None);
             }
         }
         // Parts were written in order, so who lies about it is caught here and the walk ends.
-        match self.part_at(key, from.first_lsn.previous(), kind)? {
+        match self.part_at(key, from.first_lsn.previous(), pages)? {
             Some(earlier)
                 if earlier.first_lsn >= from.first_lsn
                     || earlier.place.block_offset() >= from.place.block_offset() =>
@@ -283,16 +494,17 @@ impl LayerFile {
     }
 
     /// The last row at or below (`key`, `lsn`), in its leaf.
-    pub(super) fn search(
-        &self,
+    #[inline]
+    pub(super) fn search<'a, P: IndexPages<'a>>(
+        &'a self,
         key: Key,
         lsn: Lsn,
-        kind: ReadKind<'_>,
-    ) -> Result<Option<(u64, LentPage<'_>, Hit)>> {
+        pages: &mut P,
+    ) -> Result<Option<(u64, P::Page, Hit)>> {
         let mut offset = self.footer.root_offset;
         let mut guess = None;
         for level in (0..self.footer.height).rev() {
-            let lent = self.index_page(offset, level, kind)?;
+            let lent = pages.page(offset, level)?;
             let page = lent.page();
             let guessed = guess.and_then(|row| page.hit_at(row, key, lsn));
             let Some(hit) = guessed.or_else(|| page.search(key, lsn)) else { return Ok(None) };
@@ -310,17 +522,11 @@ impl LayerFile {
         Ok(None)
     }
 
-    /// The page of the index at `offset`, which has to be of this level.
+    /// The page of the index that a block holds, which has to be of this level.
     #[inline]
-    pub(super) fn index_page(
-        &self,
-        offset: u64,
-        level: u8,
-        kind: ReadKind<'_>,
-    ) -> Result<LentPage<'_>> {
-        let bytes = self.raw_payload(offset, BlockType::Index, kind)?;
-        match Page::parse(&bytes) {
-            Some(page) if page.level() == level => Ok(LentPage(bytes)),
+    fn index_page<'a>(&self, offset: u64, level: u8, payload: &'a [u8]) -> Result<Page<'a>> {
+        match Page::parse(payload) {
+            Some(page) if page.level() == level => Ok(page),
             _ => Err(self.malformed(offset, "index block")),
         }
     }
@@ -336,14 +542,14 @@ impl LayerFile {
         Ok(self.blocks.block(offset, block_type, &self.path, kind)?.stored)
     }
 
+    /// A data block as it is stored.
     #[inline]
     pub(super) fn data_block(&self, offset: u64, kind: ReadKind<'_>) -> Result<Block<'_>> {
         self.blocks.block(offset, BlockType::Data, &self.path, kind)
     }
 
     /// The inflated payload of a data block, for as long as the space lives.
-    #[inline]
-    fn lent<'a>(
+    pub(super) fn lent<'a>(
         &self,
         block: Block<'a>,
         offset: u64,
@@ -351,17 +557,25 @@ impl LayerFile {
     ) -> Result<&'a [u8]> {
         match block.codec {
             Codec::Raw => Ok(block.stored.keep(space)),
-            Codec::Zstd => {
-                let raw = space.space(block.raw_len)?;
-                self.inflate(&block, offset, raw)?;
-                Ok(raw)
-            }
+            Codec::Zstd => self.inflated(&block.stored, block.raw_len, offset, space),
         }
     }
 
+    fn inflated<'a>(
+        &self,
+        stored: &[u8],
+        raw_len: usize,
+        offset: u64,
+        space: &'a impl ReadSpace,
+    ) -> Result<&'a [u8]> {
+        let raw = space.space(raw_len)?;
+        self.inflate(stored, offset, raw)?;
+        Ok(raw)
+    }
+
     /// Inflates a compressed block into exactly `raw`.
-    pub(super) fn inflate(&self, block: &Block<'_>, offset: u64, raw: &mut [u8]) -> Result<()> {
-        let sound = compress::inflate(&block.stored, raw)
+    pub(super) fn inflate(&self, stored: &[u8], offset: u64, raw: &mut [u8]) -> Result<()> {
+        let sound = compress::inflate(stored, raw)
             .map_err(|error| Error::io("inflate", &self.path, error))?;
         if sound { Ok(()) } else { Err(self.malformed(offset, "compressed data block")) }
     }

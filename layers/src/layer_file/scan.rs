@@ -3,7 +3,12 @@
 use std::ops::Range;
 
 use super::{
-    LayerFile, ReadKind, ahead::Ahead, block::Codec, page::Row, reader::LentPage, source::Lent,
+    LayerFile, ReadKind,
+    ahead::Ahead,
+    block::Codec,
+    page::Row,
+    reader::{IndexPage, IndexPages, LentPage, Uncounted},
+    source::Lent,
 };
 use crate::{Key, Kind, Lsn, PageVersion, Result};
 
@@ -19,7 +24,7 @@ pub(super) struct Rows<'a> {
 impl<'a> Rows<'a> {
     /// From the first row of the first key at or behind `start`.
     pub(super) fn from(file: &'a LayerFile, start: Key) -> Result<Rows<'a>> {
-        let at = match file.search(start, Lsn::INVALID, ReadKind::Once)? {
+        let at = match file.search(start, Lsn::INVALID, &mut Uncounted(file, ReadKind::Once))? {
             Some((_, page, hit)) => Some((page, hit.row + 1)),
             None => file.leaf_after(None)?.map(|page| (page, 0)),
         };
@@ -67,7 +72,7 @@ impl LayerFile {
         // The next page beside the way down, as far down as there is one.
         let mut beside = None;
         while let (Some((key, lsn)), true) = (row, level > 0) {
-            let lent = self.index_page(offset, level, ReadKind::Once)?;
+            let lent = Uncounted(self, ReadKind::Once).page(offset, level)?;
             let page = lent.page();
             let malformed = || self.malformed(offset, "index block");
             let index = page.search(key, lsn).ok_or_else(malformed)?.row;
@@ -82,7 +87,7 @@ impl LayerFile {
             (offset, level) = found;
         }
         loop {
-            let lent = self.index_page(offset, level, ReadKind::Once)?;
+            let lent = Uncounted(self, ReadKind::Once).page(offset, level)?;
             if level == 0 {
                 return Ok(Some(lent));
             }
@@ -256,7 +261,7 @@ impl Scan<'_> {
             Codec::Raw => Some(block.stored),
             Codec::Zstd => {
                 self.inflated.resize(block.raw_len, 0);
-                self.file.inflate(&block, offset, &mut self.inflated)?;
+                self.file.inflate(&block.stored, offset, &mut self.inflated)?;
                 None
             }
         };

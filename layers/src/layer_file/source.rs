@@ -126,6 +126,16 @@ pub(super) struct Block<'a> {
     pub(super) raw_len: usize,
     /// The payload as stored; of `raw_len` if the codec is [`Codec::Raw`].
     pub(super) stored: Lent<'a>,
+    /// What was read from the file for it: nothing of one that is mapped or was in the cache.
+    pub(super) read_bytes: usize,
+}
+
+/// A verified block of a file that is mapped: as [`Block`], without what costs a warm read time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MappedBlock<'a> {
+    pub(super) codec: Codec,
+    pub(super) raw_len: usize,
+    pub(super) stored: &'a [u8],
 }
 
 /// The blocks of one file. A block is verified when it is touched for the first time, or each time it is read into the cache.
@@ -178,8 +188,16 @@ impl Blocks {
         self.source.len().saturating_sub(FOOTER_LEN as u64)
     }
 
-    /// The block at `offset`.
+    /// The file, if it is mapped.
     #[inline]
+    pub(super) fn mapped(&self) -> Option<&MappedFile> {
+        match &self.source {
+            BlockSource::Mapped(file) => Some(file),
+            BlockSource::Cached(_) => None,
+        }
+    }
+
+    /// The block at `offset`.
     pub(super) fn block(
         &self,
         offset: u64,
@@ -187,36 +205,51 @@ impl Blocks {
         path: &Path,
         kind: ReadKind<'_>,
     ) -> Result<Block<'_>> {
-        let block = match &self.source {
+        match &self.source {
             BlockSource::Mapped(file) => {
-                if let ReadKind::NoWait(_) = kind {
-                    self.check_resident(file, offset, expected)?;
-                }
-                let granule = offset / BLOCK_EXTENT_MIN as u64;
-                let bit = 1 << (granule % u64::from(u64::BITS));
-                let word = self.verified.get((granule / u64::from(u64::BITS)) as usize);
-                if word.is_none_or(|word| word.load(Relaxed) & bit == 0) {
-                    self.verify_mapped(file, offset, expected.name(), path)?;
-                    if let Some(word) = word {
-                        word.fetch_or(bit, Relaxed);
-                    }
-                }
-                let bytes = usize::try_from(offset).ok().and_then(|at| file.bytes().get(at..));
-                bytes.and_then(|bytes| {
-                    let (codec, raw_len, range) = parse(bytes, expected)?;
-                    Some(Block { codec, raw_len, stored: Lent::Mapped(bytes.get(range)?) })
-                })
+                let MappedBlock { codec, raw_len, stored } =
+                    self.mapped_block(file, offset, expected, path, kind)?;
+                Ok(Block { codec, raw_len, stored: Lent::Mapped(stored), read_bytes: 0 })
             }
             BlockSource::Cached(file) => {
-                let block = self.cached(file, offset, Some(expected), path, kind)?;
-                parse(block.bytes(), expected).map(|(codec, raw_len, range)| Block {
-                    codec,
-                    raw_len,
-                    stored: Lent::Kept(block, range),
-                })
+                let (block, read_bytes) = self.cached(file, offset, Some(expected), path, kind)?;
+                let block = self.of_cached(offset, expected, block, path)?;
+                Ok(Block { read_bytes, ..block })
             }
-        };
-        block.ok_or_else(|| self.unsound(offset, expected, path))
+        }
+    }
+
+    /// The block at `offset` of a file that is mapped.
+    #[inline]
+    pub(super) fn mapped_block<'a>(
+        &self,
+        file: &'a MappedFile,
+        offset: u64,
+        expected: BlockType,
+        path: &Path,
+        kind: ReadKind<'_>,
+    ) -> Result<MappedBlock<'a>> {
+        if let ReadKind::NoWait(_) = kind {
+            self.check_resident(file, offset, expected)?;
+        }
+        let granule = offset / BLOCK_EXTENT_MIN as u64;
+        let bit = 1 << (granule % u64::from(u64::BITS));
+        let word = self.verified.get((granule / u64::from(u64::BITS)) as usize);
+        if word.is_none_or(|word| word.load(Relaxed) & bit == 0) {
+            self.verify_mapped(file, offset, expected.name(), path)?;
+            if let Some(word) = word {
+                word.fetch_or(bit, Relaxed);
+            }
+        }
+        let bytes = usize::try_from(offset).ok().and_then(|at| file.bytes().get(at..));
+        let block = bytes.and_then(|bytes| {
+            let (codec, raw_len, range) = parse(bytes, expected)?;
+            Some(MappedBlock { codec, raw_len, stored: bytes.get(range)? })
+        });
+        match block {
+            Some(block) => Ok(block),
+            None => Err(self.unsound(offset, expected, path)),
+        }
     }
 
     /// That the block at `offset` can be touched without waiting for a device.
@@ -240,7 +273,7 @@ impl Blocks {
         Error::NotResident { offset, len: len as usize }
     }
 
-    /// The verified bytes of the block at `offset`, with its header.
+    /// The verified bytes of the block at `offset`, with its header, and how many were read for it.
     fn cached(
         &self,
         file: &CachedFile,
@@ -248,16 +281,22 @@ impl Blocks {
         expected: Option<BlockType>,
         path: &Path,
         kind: ReadKind<'_>,
-    ) -> Result<Arc<CachedBlock>> {
-        let load = || self.load(file, offset, expected, path).map(Arc::new);
-        match kind {
+    ) -> Result<(Arc<CachedBlock>, usize)> {
+        let mut read_bytes = 0;
+        let load = || {
+            let block = self.load(file, offset, expected, path)?;
+            read_bytes = block.bytes().len();
+            Ok(Arc::new(block))
+        };
+        let block = match kind {
             ReadKind::Wait => file.get_or_load(offset, load),
             ReadKind::NoWait(fetched) => {
                 let found = file.get(offset).or_else(|| fetched.get(file, offset));
                 found.ok_or_else(|| self.not_resident(offset, expected))
             }
             ReadKind::Once => file.get(offset).map_or_else(load, Ok),
-        }
+        }?;
+        Ok((block, read_bytes))
     }
 
     /// Reads the block at `offset` and verifies it.
@@ -301,6 +340,74 @@ impl Blocks {
         }
     }
 
+    #[cfg(feature = "testing")]
+    pub(super) fn evict(&self, path: &Path) -> std::io::Result<()> {
+        match &self.source {
+            BlockSource::Mapped(file) => file.map().evict(path, 0, file.bytes().len()),
+            BlockSource::Cached(file) => {
+                let len = usize::try_from(file.len()).unwrap_or(usize::MAX);
+                crate::storage::evict(path, 0, len)
+            }
+        }
+    }
+
+    /// A block of this file that was read before.
+    pub(super) fn of_cached(
+        &self,
+        offset: u64,
+        expected: BlockType,
+        block: Arc<CachedBlock>,
+        path: &Path,
+    ) -> Result<Block<'_>> {
+        let (read_bytes, parsed) = (block.bytes().len(), parse(block.bytes(), expected));
+        let (codec, raw_len, range) = parsed.ok_or_else(|| self.unsound(offset, expected, path))?;
+        Ok(Block { codec, raw_len, stored: Lent::Kept(block, range), read_bytes })
+    }
+
+    /// Before the data blocks at these offsets, in order, are needed: has the system read those that are not in memory of a mapped file;
+    /// else reads those that are not in the cache, with one read where they lie together. What cannot be read so is not returned: who needs it will
+    /// see.
+    pub(super) fn read_together(&self, offsets: &[u64]) -> Vec<(u64, Arc<CachedBlock>)> {
+        let mut read = Vec::new();
+        match &self.source {
+            BlockSource::Mapped(file) => {
+                for run in runs(offsets) {
+                    let (start, len) = self.bytes_of(run);
+                    if !file.is_resident(start, len) {
+                        file.map().read_ahead(start, len);
+                    }
+                }
+            }
+            BlockSource::Cached(file) => {
+                let missing: Vec<u64> =
+                    offsets.iter().copied().filter(|&offset| file.get(offset).is_none()).collect();
+                for run in runs(&missing).filter(|run| run.len() > 1) {
+                    let (start, len) = self.bytes_of(run);
+                    let Ok(bytes) = file.read(start, len) else { continue };
+                    read.extend(run.iter().filter_map(|&offset| {
+                        let bytes = bytes.bytes().get((offset - start) as usize..)?;
+                        let header = BlockHeader::parse(bytes.first_chunk()?);
+                        let bytes = bytes.get(..header.extent())?;
+                        if self.seal.mismatch(offset, bytes).is_some() {
+                            return None;
+                        }
+                        let block = Arc::new(file.copied(bytes));
+                        file.put(offset, block.clone());
+                        Some((offset, block))
+                    }));
+                }
+            }
+        }
+        read
+    }
+
+    /// Where the blocks of a run begin, and how many bytes they have at the most, as far as is known.
+    fn bytes_of(&self, run: &[u64]) -> (u64, usize) {
+        let (start, last) = (run[0], run[run.len() - 1]);
+        let end = (last + DATA_GUESS as u64).min(self.source.len());
+        (start, end.saturating_sub(start) as usize)
+    }
+
     /// Waits until bytes that [`Error::NotResident`] has named are in memory; a block that is cached is put among `into` too, so that it is
     /// there when the read is tried again, whatever the cache makes of it.
     pub(super) fn fetch(&self, offset: u64, len: usize, into: &Fetched, path: &Path) -> Result<()> {
@@ -309,7 +416,7 @@ impl Blocks {
                 file.populate(offset, len).map_err(|error| Error::io("read", path, error))
             }
             BlockSource::Cached(file) => {
-                let block = self.cached(file, offset, None, path, ReadKind::Wait)?;
+                let (block, _) = self.cached(file, offset, None, path, ReadKind::Wait)?;
                 into.put(file, offset, block);
                 Ok(())
             }
@@ -366,6 +473,23 @@ impl Blocks {
             Some(crcs) => Err(wrong_checksum(crcs, offset, what, path)),
         }
     }
+}
+
+/// Offsets of data blocks, in order, cut into runs that are worth one read.
+fn runs(offsets: &[u64]) -> impl Iterator<Item = &[u64]> {
+    /// The length of a read from where on another one costs hardly anything.
+    const RUN_MAX_BYTES: u64 = 1 << 20;
+    let mut rest = offsets;
+    std::iter::from_fn(move || {
+        let &first = rest.first()?;
+        let follows = |pair: &[u64]| {
+            pair[1] - pair[0] <= 2 * DATA_GUESS as u64 && pair[1] - first < RUN_MAX_BYTES
+        };
+        let len = 1 + rest.windows(2).take_while(|pair| follows(pair)).count();
+        let (run, further) = rest.split_at(len);
+        rest = further;
+        Some(run)
+    })
 }
 
 /// The header and all bytes of the block at `offset` of a file's bytes, verified or not.

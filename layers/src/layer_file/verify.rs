@@ -8,6 +8,7 @@ use super::{
     block::{BlockType, Codec},
     format::HEADER_LEN,
     page::Row,
+    reader::{IndexPage, IndexPages, Uncounted},
     scan::Rows,
 };
 use crate::{Key, Lsn, Result};
@@ -139,7 +140,7 @@ impl LayerFile {
             Codec::Raw => inflated.extend_from_slice(&block.stored),
             Codec::Zstd => {
                 inflated.resize(block.raw_len, 0);
-                self.inflate(&block, offset, inflated)?;
+                self.inflate(&block.stored, offset, inflated)?;
             }
         }
         Ok(block.raw_len)
@@ -201,7 +202,7 @@ impl LayerFile {
         promised: Option<(Key, Lsn)>,
         pages_left: &mut u64,
     ) -> Result<()> {
-        let lent = self.index_page(offset, level, ReadKind::Once)?;
+        let lent = Uncounted(self, ReadKind::Once).page(offset, level)?;
         let page = lent.page();
         let first = page.row(0).map(|row| (row.key, row.lsn));
         // The bound keeps pages that are promised many times from being visited as often.

@@ -103,22 +103,12 @@ impl FileMap {
     /// Has the system forget these bytes for sure, for tests: nothing shows them when the page cache is asked to let them go.
     ///
     /// # Errors
-    /// When the file at `path`, which is the one that is mapped, cannot be opened.
+    /// As [`evict`].
     #[cfg(any(test, feature = "testing"))]
     pub fn evict(&self, path: &Path, offset: u64, len: usize) -> io::Result<()> {
-        use std::os::fd::AsRawFd;
         // A change of nothing: the mapping shows a file, which has these bytes still.
         self.advise(offset, len, libc::MADV_DONTNEED)?;
-        let file = fs::File::open(path)?;
-        let range = i64::try_from(offset).and_then(|offset| Ok((offset, i64::try_from(len)?)));
-        let (offset, len) = range.map_err(io::Error::other)?;
-        // SAFETY: an advice on an open file.
-        match unsafe {
-            libc::posix_fadvise(file.as_raw_fd(), offset, len, libc::POSIX_FADV_DONTNEED)
-        } {
-            0 => Ok(()),
-            error => Err(io::Error::from_raw_os_error(error)),
-        }
+        evict(path, offset, len)
     }
 
     /// Advises on all pages that hold some of these bytes.
@@ -143,6 +133,23 @@ impl FileMap {
             Bytes::Owned(bytes) => bytes,
             Bytes::Shared(bytes) => bytes,
         }
+    }
+}
+
+/// Has the page cache let go of these bytes of a file, as far as no mapping shows them.
+///
+/// # Errors
+/// When it cannot be opened, or the advice is not taken.
+#[cfg(any(test, feature = "testing"))]
+pub fn evict(path: &Path, offset: u64, len: usize) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let file = fs::File::open(path)?;
+    let range = i64::try_from(offset).and_then(|offset| Ok((offset, i64::try_from(len)?)));
+    let (offset, len) = range.map_err(io::Error::other)?;
+    // SAFETY: an advice on an open file.
+    match unsafe { libc::posix_fadvise(file.as_raw_fd(), offset, len, libc::POSIX_FADV_DONTNEED) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
     }
 }
 

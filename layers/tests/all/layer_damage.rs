@@ -100,8 +100,11 @@ impl Written {
             Err(error) => return Some(error),
         };
         let read = self.model.check_all(&file).err();
+        let is_small = self.bytes.len() <= SMALL;
+        let read_at_once = is_small.then(|| self.model.check_many(&file).err()).flatten();
         let verified = file.verify().err();
         assert!(read.is_none() || verified.is_some(), "what cannot be read is verified: {read:?}");
+        assert!(read_at_once.is_none() || read.is_some(), "{read_at_once:?}");
         verified
     }
 

@@ -142,6 +142,9 @@ proptest! {
             if model.versions.len() < 5_000 {
                 model.check_all(&file).unwrap();
             }
+            if model.versions.len() < 500 {
+                model.check_many(&file).unwrap();
+            }
             let report = file.verify().unwrap();
             prop_assert_eq!(report.value_bytes, summary.value_bytes);
         }

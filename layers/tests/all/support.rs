@@ -11,8 +11,9 @@ use std::{
 use pagestrata_layers::{
     Error, Key, KeyRange, Lsn, PageVersion, Result, ScratchArena, Value, Walk,
     layer_file::{
-        AccessMode, AccessOptions, CachedBlock, Compression, LayerAccess, LayerFile, LayerId,
-        LayerKind, LayerSummary, LayerWriter, ReadKind, ReadSpace, Tombstone, WriterOptions,
+        AccessMode, AccessOptions, Asked, CachedBlock, Compression, LayerAccess, LayerFile,
+        LayerId, LayerKind, LayerSummary, LayerWriter, ReadKind, ReadSpace, Tombstone,
+        WriterOptions,
     },
     storage::{SharedStorage, Storage},
 };
@@ -160,6 +161,44 @@ impl Model {
         let (expected, expected_walk) = self.read(key, lsn, floor);
         assert_eq!(walk, expected_walk, "{key} from {lsn} to {floor}");
         assert!(same(&found, &expected), "{key} from {lsn} to {floor}");
+    }
+
+    /// All keys at once, also such that are not there, and each twice. What does not fail has to be right; the first error, if any.
+    pub(crate) fn check_many(&self, file: &LayerFile) -> Result<()> {
+        let mut asked = Vec::new();
+        for &(key, lsn) in self.versions.keys() {
+            for key in [Some(key), key.next()].into_iter().flatten() {
+                asked.extend([Asked { key, lsn, floor: Lsn(0) }; 2]);
+            }
+        }
+        asked.sort_unstable_by_key(|asked| asked.key);
+        let space = LeakySpace::default();
+        let (mut found, mut ended) = (vec![Vec::new(); asked.len()], Vec::new());
+        file.versions_of_many(
+            &asked,
+            &space,
+            &mut |at, version| found[at].push(version),
+            &mut |at, walk| ended.push((at, walk)),
+        );
+        assert!(ended.iter().map(|(at, _)| *at).eq(0..asked.len()), "each ends once");
+        let mut failed = Ok(());
+        for (at, walk) in ended {
+            let Asked { key, lsn, floor } = asked[at];
+            match walk {
+                Err(error) => failed = failed.and(Err(error)),
+                Ok(walk) => {
+                    let (expected, expected_walk) = self.read(key, lsn, floor);
+                    let complete = file.summary().kind == LayerKind::Image { complete: true };
+                    let expected_walk = match (complete, expected.is_empty()) {
+                        (true, true) => Walk::Dropped,
+                        _ => expected_walk,
+                    };
+                    assert_eq!(walk, expected_walk, "{key} from {lsn} among many");
+                    assert!(same(&found[at], &expected), "{key} from {lsn} among many");
+                }
+            }
+        }
+        failed
     }
 
     /// Everything that there is to read, in every way. The first error, if any; wrong answers panic.

@@ -1,0 +1,43 @@
+//! [`PageCache`]: pages that redo has made, kept for the next reads of them. Off unless it is asked for.
+
+use std::sync::Arc;
+
+use pagestrata_layers::{Key, Lsn};
+use quick_cache::{Weighter, sync::Cache};
+
+/// Pages by timeline, key, and the Lsn of the newest version that was applied: at every Lsn from there up to the next version the page
+/// is the same.
+pub(crate) struct PageCache(Cache<Name, Arc<[u8]>, ByBytes>);
+
+type Name = (u64, Key, Lsn);
+
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<Name, Arc<[u8]>> for ByBytes {
+    fn weight(&self, _: &Name, page: &Arc<[u8]>) -> u64 {
+        // The counts before the bytes, and the entry in the cache.
+        (page.len() + 2 * size_of::<usize>() + size_of::<(Name, Arc<[u8]>)>()) as u64
+    }
+}
+
+impl PageCache {
+    /// One of at most so many bytes; none of zero.
+    pub(crate) fn new(max_bytes: u64) -> Option<PageCache> {
+        const PAGE_GUESS: u64 = 8 << 10;
+        let pages = usize::try_from(max_bytes / PAGE_GUESS).unwrap_or(usize::MAX);
+        (max_bytes > 0).then(|| PageCache(Cache::with_weighter(pages.max(16), max_bytes, ByBytes)))
+    }
+
+    pub(crate) fn get(&self, timeline: u64, key: Key, newest: Lsn) -> Option<Arc<[u8]>> {
+        self.0.get(&(timeline, key, newest))
+    }
+
+    pub(crate) fn put(&self, timeline: u64, key: Key, newest: Lsn, page: &[u8]) {
+        self.0.insert((timeline, key, newest), page.into());
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.weight()
+    }
+}
