@@ -11,6 +11,7 @@ pub mod allocations;
 pub mod chains;
 pub mod machine;
 pub mod measure;
+pub mod normalisers;
 pub mod random;
 pub mod reference;
 pub mod report;

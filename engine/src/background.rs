@@ -129,7 +129,9 @@ impl StoreShared {
                 && let Err(error) = log.sync()
             {
                 // Everybody who writes is told, and `stats` tells too.
+                #[cfg(feature = "tracing")]
                 tracing::error!(%error, "the log cannot be synced: the store is read-only");
+                drop(error);
                 return;
             }
         }

@@ -23,7 +23,7 @@ use crate::Guard;
 /// again; it may need more then, as many times as an index has levels and a page has layers.
 ///
 /// Ways to have it done: [`Fetch::run_blocking`] on a thread that may wait; awaiting it, on any executor, while a thread of
-/// the store waits (with [`Background::Callers`] the first poll does it, and blocks); [`Fetch::start`], which does not wait at all; or reading
+/// the store waits (with [`Background::Callers`], and once the store is closed, the first poll does it, and blocks); [`Fetch::start`], which does not wait at all; or reading
 /// [`Fetch::extents`] by other means, where the files are mapped.
 #[must_use = "nothing is fetched unless it is run or awaited"]
 pub struct Fetch(State);
@@ -78,7 +78,10 @@ impl Job {
 
 /// A fetch that some thread does.
 #[derive(Default)]
-struct Running(Mutex<Progress>);
+struct Running {
+    progress: Mutex<Progress>,
+    ended: Condvar,
+}
 
 #[derive(Default)]
 struct Progress {
@@ -87,13 +90,30 @@ struct Progress {
 }
 
 impl Running {
-    fn end(&self, outcome: Result<()>) {
-        let mut progress = self.0.lock();
-        progress.outcome = Some(outcome);
+    /// Does the job, and tells who waits what came of it.
+    fn run(&self, job: Job) {
+        // A panic would be a defect; whoever waits is told, and this thread goes on for the others.
+        let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| job.run()));
+        let panicked = |_| Err(Error::Thread(io::Error::other("a fetch panicked")));
+        // Before it is told: a store that is closed then finds nothing of it.
+        drop(job);
+        let mut progress = self.progress.lock();
+        progress.outcome = Some(outcome.unwrap_or_else(panicked));
         let waker = progress.waker.take();
         drop(progress);
+        self.ended.notify_all();
         if let Some(waker) = waker {
             waker.wake();
+        }
+    }
+
+    fn wait(&self) -> Result<()> {
+        let mut progress = self.progress.lock();
+        loop {
+            match progress.outcome.take() {
+                Some(outcome) => return outcome,
+                None => self.ended.wait(&mut progress),
+            }
         }
     }
 }
@@ -128,15 +148,15 @@ impl Fetch {
         }
     }
 
-    /// Fetches it on this thread, which waits for the device.
+    /// Fetches it on this thread, which waits for the device, or for the thread of the store that has begun to.
     ///
     /// # Errors
     /// [`Error::Layers`]: the file is damaged, shorter than it was, or cannot be read.
     pub fn run_blocking(self) -> Result<()> {
         match self.0 {
             State::New(job) => job.run(),
-            // Started before: the read will tell what came of it.
-            State::Running(_) | State::Told => Ok(()),
+            State::Running(running) => running.wait(),
+            State::Told => Ok(()),
         }
     }
 
@@ -151,7 +171,7 @@ impl Fetch {
         };
         let store = job.store.clone();
         if let Err(job) = store.fetchers.submit(job, running.clone()) {
-            running.end(job.run());
+            running.run(job);
         }
     }
 }
@@ -162,7 +182,7 @@ impl Future for Fetch {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
         self.start();
         let State::Running(running) = &self.0 else { panic!("polled after it was ready") };
-        let mut progress = running.0.lock();
+        let mut progress = running.progress.lock();
         let Some(outcome) = progress.outcome.take() else {
             progress.waker = Some(context.waker().clone());
             return Poll::Pending;
@@ -237,12 +257,7 @@ impl Queue {
         loop {
             if let Some((job, running)) = state.jobs.pop_front() {
                 drop(state);
-                // A panic would be a defect; this thread goes on for the others.
-                let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| job.run()));
-                let panicked = |_| Err(Error::Thread(io::Error::other("a fetch panicked")));
-                // Before it is told: a store that is closed then finds nothing of it.
-                drop(job);
-                running.end(outcome.unwrap_or_else(panicked));
+                running.run(job);
                 state = self.state.lock();
                 continue;
             }

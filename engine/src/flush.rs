@@ -140,6 +140,7 @@ impl TimelineShared {
                 Some(Duration::ZERO)
             }
             Err(error) => {
+                #[cfg(feature = "tracing")]
                 tracing::warn!(timeline = %self.name, %error, "flush failed");
                 let options = &self.store.options;
                 let mut state = self.flush.lock();

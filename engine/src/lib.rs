@@ -63,6 +63,8 @@ mod pins;
 mod plan;
 mod publish;
 mod read;
+#[cfg(feature = "metrics")]
+mod recorded;
 mod recover;
 mod scan;
 mod scratch;

@@ -42,6 +42,24 @@ impl<'g> Guard<'g> {
     ///     Ok(sum)
     /// }
     /// ```
+    ///
+    /// A page is lent for the call of `sink` alone:
+    ///
+    /// ```compile_fail,E0521
+    /// # use pagestrata::{Guard, Key, Lsn, Redo, Scratch};
+    /// # fn read(guard: Guard<'_>, keys: &[Key], lsn: Lsn, redo: &dyn Redo, scratch: &mut Scratch) {
+    /// let mut pages = Vec::new();
+    /// guard.pages(keys, lsn, redo, scratch, &mut |_, page| pages.push(page)).unwrap();
+    /// # }
+    /// ```
+    ///
+    /// ```
+    /// # use pagestrata::{Guard, Key, Lsn, Redo, Scratch};
+    /// # fn read(guard: Guard<'_>, keys: &[Key], lsn: Lsn, redo: &dyn Redo, scratch: &mut Scratch) {
+    /// let mut pages = Vec::new();
+    /// guard.pages(keys, lsn, redo, scratch, &mut |_, page| pages.push(page.unwrap().to_vec())).unwrap();
+    /// # }
+    /// ```
     pub fn pages(
         self,
         keys: &[Key],
@@ -51,8 +69,12 @@ impl<'g> Guard<'g> {
         sink: &mut dyn FnMut(Key, Result<Page<'_>>),
     ) -> Result<()> {
         self.check(lsn)?;
-        for keys in keys.chunks(KEYS_AT_ONCE) {
-            let parts = scratch.parts();
+        if let [key] = *keys {
+            sink(key, self.page(key, lsn, redo, scratch));
+            return Ok(());
+        }
+        for (n, keys) in keys.chunks(KEYS_AT_ONCE).enumerate() {
+            let parts = if n == 0 { scratch.parts() } else { scratch.more_parts() };
             let mut many = Many::new(self.map(), keys, lsn.min(self.upper()), parts.arena);
             many.run(None, &mut |batch| {
                 self.rebuild(batch, lsn, redo, parts.page, sink);

@@ -9,7 +9,7 @@ mod files;
 use std::sync::Arc;
 
 use pagestrata_layers::{
-    Key, Lsn, MemLayer, PageVersion, Result as LayersResult, ScratchArena, Walk,
+    BlockCounts, Key, Lsn, MemLayer, PageVersion, Result as LayersResult, ScratchArena, Walk,
     layer_file::{LayerKind, LayerSummary, ReadSpace},
 };
 
@@ -57,6 +57,8 @@ pub(crate) struct Found<'a> {
     pub(crate) layers: u64,
     /// The lengths of all values.
     pub(crate) value_bytes: u64,
+    /// What was done with blocks, once the read is over.
+    pub(crate) counts: BlockCounts,
     /// How many versions a read of many pages has found, which keeps its own list.
     pub(crate) versions_elsewhere: u64,
 }

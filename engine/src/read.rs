@@ -9,7 +9,7 @@
 
 use std::{fmt, ops::Deref, panic::Location, sync::Arc};
 
-use pagestrata_layers::{Key, Kind, Lsn, PageVersion, ScratchArena, Walk};
+use pagestrata_layers::{KeptBlocks, Key, Kind, Lsn, PageVersion, Walk};
 
 use crate::{
     DetachedVersion, Error, Fetch, ReadStats, Result, Scratch,
@@ -174,7 +174,8 @@ impl<'g> Guard<'g> {
         self.check(lsn)?;
         let Parts { arena, found, .. } = parts;
         let walk = self.map.versions(key, lsn.min(self.upper), arena, found)?;
-        Ok((Versions { found, arena, timeline: self.timeline }, walk))
+        found.counts = arena.counts();
+        Ok((Versions { found, kept: arena.kept(), timeline: self.timeline }, walk))
     }
 
     #[cold]
@@ -307,6 +308,32 @@ impl<'g> Guard<'g> {
 
     /// As [`Guard::page`], for a task: where it has to wait for a device, a thread of the store does.
     ///
+    /// ```compile_fail,E0505
+    /// # use pagestrata::{Key, Redo, Result, Scratch, Snapshot};
+    /// async fn read(snapshot: Snapshot, key: Key, redo: &(dyn Redo + Sync)) -> Result<usize> {
+    ///     let mut scratch = Scratch::new();
+    ///     let page = snapshot.guard().page_async(key, snapshot.lsn(), redo, &mut scratch).await?;
+    ///     drop(snapshot); // would take away what the page borrows
+    ///     Ok(page.len())
+    /// }
+    /// ```
+    ///
+    /// ```
+    /// # use pagestrata::{Key, Redo, Result, Scratch, Snapshot};
+    /// async fn read(snapshot: Snapshot, key: Key, redo: &(dyn Redo + Sync)) -> Result<usize> {
+    ///     let mut scratch = Scratch::new();
+    ///     let page = snapshot.guard().page_async(key, snapshot.lsn(), redo, &mut scratch).await?;
+    ///     tokio::task::yield_now().await; // held across an await
+    ///     let len = page.len();
+    ///     drop(snapshot);
+    ///     Ok(len)
+    /// }
+    /// fn is_send<T: Send>(_: T) {}
+    /// # fn example(snapshot: Snapshot, key: Key, redo: &(dyn Redo + Sync)) {
+    /// is_send(read(snapshot, key, redo));
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As [`Guard::page`].
     pub async fn page_async<'s>(
@@ -396,6 +423,24 @@ impl fmt::Debug for Guard<'_> {
 }
 
 /// What a read that may not wait has come to.
+///
+/// ```compile_fail,E0499
+/// # use pagestrata::{Guard, Key, Lsn, Ready, Scratch};
+/// # fn read(guard: Guard<'_>, key: Key, lsn: Lsn, scratch: &mut Scratch) {
+/// let first = guard.try_versions(key, lsn, scratch).unwrap();
+/// let second = guard.try_versions(key, lsn, scratch).unwrap(); // the same scratch
+/// if let Ready::Hit(versions) = first { versions.len(); }
+/// # }
+/// ```
+///
+/// ```
+/// # use pagestrata::{Guard, Key, Lsn, Ready, Scratch};
+/// # fn read(guard: Guard<'_>, key: Key, lsn: Lsn, scratch: &mut Scratch) {
+/// let first = guard.try_versions(key, lsn, scratch).unwrap();
+/// if let Ready::Hit(versions) = first { versions.len(); }
+/// let second = guard.try_versions(key, lsn, scratch).unwrap();
+/// # }
+/// ```
 #[derive(Debug)]
 pub enum Ready<'s, T> {
     /// Everything was in memory.
@@ -446,7 +491,7 @@ pub enum Ready<'s, T> {
 #[derive(Clone, Copy)]
 pub struct Versions<'s> {
     found: &'s Found<'s>,
-    arena: &'s ScratchArena,
+    kept: &'s KeptBlocks,
     timeline: &'s Arc<TimelineShared>,
 }
 
@@ -467,7 +512,7 @@ impl<'s> Versions<'s> {
     /// What the read has done.
     #[must_use]
     pub fn stats(&self) -> ReadStats {
-        stats_of(self.arena, self.found, 0)
+        stats_of(self.found.counts, self.found, 0)
     }
 
     /// How many there are.
@@ -504,7 +549,7 @@ impl<'s> Versions<'s> {
     pub fn detach_or_copy(&self, index: usize, max_waste: u64) -> DetachedVersion {
         let version = self.found.versions[index];
         let source = self.found.source(index).expect("every version has a layer");
-        let pinned = Pinned { version, source, block: self.arena.kept_block(version.bytes) };
+        let pinned = Pinned { version, source, block: self.kept.block_of(version.bytes) };
         DetachedVersion::new(pinned, max_waste, self.timeline, Location::caller())
     }
 }

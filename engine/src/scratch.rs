@@ -16,6 +16,17 @@ use crate::{
 
 /// Working memory of reads: one per thread or task, used again and again.
 ///
+/// ```
+/// fn may_be_sent<T: Send>() {}
+/// fn may_be_shared<T: Send + Sync>() {}
+/// may_be_sent::<pagestrata::Scratch>();
+/// may_be_shared::<pagestrata::Versions<'_>>(); // what reads lend
+/// may_be_shared::<pagestrata::Page<'_>>();
+/// may_be_shared::<pagestrata::Guard<'_>>();
+/// may_be_shared::<pagestrata::DetachedVersion>();
+/// may_be_sent::<pagestrata::Fetch>();
+/// ```
+///
 /// What a read returns is borrowed from the scratch as well as from the guard, so one scratch serves one read at a time:
 /// the borrow checker sees to it.
 #[derive(Default)]
@@ -25,12 +36,16 @@ pub struct Scratch {
     page: Vec<u8>,
     /// A page of the cache that is lent.
     cached_page: Option<Arc<[u8]>>,
-    /// Something was fetched for the last read, which may be tried again.
+    /// The next read may be the last one tried again.
+    is_retried: bool,
+    /// The arena may have what was fetched for the last read.
     has_fetched: bool,
     /// Of all reads but the last.
     total: ReadStats,
     /// Of the last read, or of the one that is tried again.
     cold_fetches: u64,
+    /// Of the parts of the last read that came before its last one.
+    carried: ReadStats,
 }
 
 /// A scratch made ready for one read.
@@ -48,10 +63,20 @@ impl Scratch {
         Scratch::default()
     }
 
+    /// An empty one that takes no more than this for inflated blocks, in bytes: a read that needs more fails, with
+    /// [`LayersError::OutOfMemory`](crate::LayersError::OutOfMemory).
+    #[must_use]
+    pub fn with_limit(max_bytes: usize) -> Scratch {
+        let mut scratch = Scratch::default();
+        scratch.arena.set_limit(max_bytes);
+        scratch
+    }
+
     /// What the last read has done.
     #[must_use]
     pub fn last_read(&self) -> ReadStats {
-        stats_of(&self.arena, &self.found, self.cold_fetches)
+        let last = stats_of(self.arena.counts(), &self.found, self.cold_fetches);
+        [self.carried, last].into_iter().sum()
     }
 
     /// What all reads have done that were made with it.
@@ -64,23 +89,22 @@ impl Scratch {
         self.arena.fetched()
     }
 
-    /// What it takes from the allocator, in bytes.
+    /// What it takes from the allocator and keeps of caches, in bytes: what a read was lent stays until the next one.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         let Found { versions, sources, .. } = &self.found;
         let lists = versions.capacity() * size_of::<PageVersion<'static>>()
             + sources.capacity() * size_of::<(usize, LayerRef<'static>)>();
-        self.arena.bytes() + self.page.capacity() + lists
+        let cached_page = self.cached_page.as_ref().map_or(0, |page| page.len());
+        self.arena.bytes() + self.page.capacity() + cached_page + lists
     }
 
     /// Empties it and lends its parts, for a read that may wait.
     #[inline]
     pub(crate) fn parts<'s>(&'s mut self) -> Parts<'s> {
-        if std::mem::take(&mut self.has_fetched) {
-            self.arena.fetched().clear();
-        }
+        self.is_retried = false;
+        self.begin();
         self.arena.set_may_wait(true);
-        self.count_last();
         self.emptied()
     }
 
@@ -93,26 +117,22 @@ impl Scratch {
         &'s mut self,
         read: impl FnOnce(Parts<'s>) -> Result<T>,
     ) -> Result<std::result::Result<T, (Missing, &'s mut Scratch)>> {
-        let fetched = std::mem::take(&mut self.has_fetched).then(|| self.arena.fetched().clone());
-        self.arena.set_may_wait(false);
-        if fetched.is_none() {
-            self.count_last();
+        // A read that is tried again finds what was fetched for it; no other does.
+        if !std::mem::take(&mut self.is_retried) {
+            self.begin();
         }
+        self.arena.set_may_wait(false);
         let this: *mut Scratch = self;
         // SAFETY: the one reference made of `self`, for its whole lifetime. A second one is made only once this one is gone.
         let error = match read(unsafe { &mut *this }.emptied()) {
-            Ok(found) => {
-                // What was read has counts of its own.
-                fetched.inspect(|fetched| fetched.clear());
-                return Ok(Ok(found));
-            }
+            Ok(found) => return Ok(Ok(found)),
             Err(error) => error,
         };
         // SAFETY: the read has failed and by contract nothing of the parts is left.
         let scratch = unsafe { &mut *this };
         match scratch.found.missing.take() {
             Some(missing) => {
-                scratch.has_fetched = true;
+                (scratch.is_retried, scratch.has_fetched) = (true, true);
                 scratch.cold_fetches += 1;
                 Ok(Err((missing, scratch)))
             }
@@ -120,11 +140,31 @@ impl Scratch {
         }
     }
 
-    /// Adds what the last read has done to the others.
+    /// As [`Scratch::parts`], for the next part of the same read.
+    pub(crate) fn more_parts<'s>(&'s mut self) -> Parts<'s> {
+        self.carried = ReadStats { reads: 0, ..self.last_read() };
+        self.emptied()
+    }
+
+    /// Lets go of all that the last read has borrowed, and of memory that was an exception: nobody is going to look at it.
+    fn let_go(&mut self) {
+        const KEPT_BYTES: usize = 1 << 20;
+        self.begin();
+        let _ = self.emptied();
+        if self.memory_bytes() > KEPT_BYTES {
+            *self = Scratch::default();
+        }
+    }
+
+    /// Before a read that is not the last one tried again: adds what that has done to the others, and lets go of what was fetched for it.
     #[inline]
-    fn count_last(&mut self) {
+    fn begin(&mut self) {
+        if std::mem::take(&mut self.has_fetched) {
+            self.arena.forget_fetched();
+        }
         self.total += self.last_read();
         self.cold_fetches = 0;
+        self.carried = ReadStats::default();
     }
 
     /// Empties it and lends its parts.
@@ -156,8 +196,8 @@ impl fmt::Debug for Scratch {
 
 /// What a read has done.
 #[inline]
-pub(crate) fn stats_of(arena: &ScratchArena, found: &Found<'_>, cold_fetches: u64) -> ReadStats {
-    let BlockCounts { blocks, block_bytes, read_bytes, inflated_bytes } = arena.counts();
+pub(crate) fn stats_of(counts: BlockCounts, found: &Found<'_>, cold_fetches: u64) -> ReadStats {
+    let BlockCounts { blocks, block_bytes, read_bytes, inflated_bytes } = counts;
     ReadStats {
         reads: u64::from(found.layers > 0),
         layers: found.layers,
@@ -177,7 +217,11 @@ pub(crate) fn with_thread_scratch<R>(read: impl FnOnce(&mut Scratch) -> R) -> R 
         static SCRATCH: RefCell<Scratch> = RefCell::default();
     }
     SCRATCH.with(|scratch| match scratch.try_borrow_mut() {
-        Ok(mut scratch) => read(&mut scratch),
+        Ok(mut scratch) => {
+            let outcome = read(&mut scratch);
+            scratch.let_go();
+            outcome
+        }
         Err(_) => read(&mut Scratch::new()),
     })
 }

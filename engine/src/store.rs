@@ -370,6 +370,7 @@ impl Store {
         shared.access.stop();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
+                #[cfg(feature = "tracing")]
                 tracing::error!("a background thread of the store panicked");
             }
         }

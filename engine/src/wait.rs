@@ -64,28 +64,34 @@ impl Waiters {
     }
 
     fn enter(&self, id: &mut Option<u64>, lsn: Lsn, waker: &Waker) {
+        let waker = waker.clone();
         let mut list = self.list.lock();
-        self.remove(&mut list, *id);
+        let old = self.remove(&mut list, *id);
         list.next_id += 1;
         *id = Some(list.next_id);
-        let entry = (list.next_id, lsn, waker.clone());
+        let entry = (list.next_id, lsn, waker);
         list.waiting.push(entry);
         self.set_lowest(&list);
         drop(list);
+        // Only now: a waker may be the last to know of a task that waits here too.
+        drop(old);
         fence(Ordering::SeqCst);
     }
 
     fn leave(&self, id: Option<u64>) {
         if id.is_some() {
-            self.remove(&mut self.list.lock(), id);
+            let mut list = self.list.lock();
+            let old = self.remove(&mut list, id);
+            drop(list);
+            drop(old);
         }
     }
 
-    fn remove(&self, list: &mut List, id: Option<u64>) {
-        if let Some(at) = list.waiting.iter().position(|(other, ..)| Some(*other) == id) {
-            list.waiting.swap_remove(at);
-            self.set_lowest(list);
-        }
+    fn remove(&self, list: &mut List, id: Option<u64>) -> Option<Waker> {
+        let at = list.waiting.iter().position(|(other, ..)| Some(*other) == id)?;
+        let (.., waker) = list.waiting.swap_remove(at);
+        self.set_lowest(list);
+        Some(waker)
     }
 }
 

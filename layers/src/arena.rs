@@ -14,7 +14,7 @@
 
 use std::{
     alloc::Layout,
-    cell::{Cell, RefCell},
+    cell::Cell,
     ptr::NonNull,
     sync::{
         Arc,
@@ -212,13 +212,30 @@ pub struct ScratchArena {
     bump: Bump,
     /// Whether anything is in it: most reads inflate nothing.
     used: Cell<bool>,
-    /// Blocks of the cache that something was lent from.
-    kept: RefCell<Vec<Arc<CachedBlock>>>,
+    kept: KeptBlocks,
     /// Whether what is read into it may wait for a device.
     may_wait: bool,
     /// What was fetched for a read that had to be tried again.
     fetched: Arc<Fetched>,
     counts: Cell<BlockCounts>,
+}
+
+/// Blocks of the cache that something was lent from. Its lock is one thread's alone, but what was lent may go to other threads, which
+/// [detach](KeptBlocks::block_of) it.
+#[derive(Debug, Default)]
+pub struct KeptBlocks(Mutex<Vec<Arc<CachedBlock>>>);
+
+impl KeptBlocks {
+    /// The block that these bytes lie in, if they lie in one.
+    #[must_use]
+    pub fn block_of(&self, bytes: &[u8]) -> Option<Arc<CachedBlock>> {
+        let range = bytes.as_ptr_range();
+        let lies_in = |block: &&Arc<CachedBlock>| {
+            let own = block.bytes().as_ptr_range();
+            own.start <= range.start && range.end <= own.end
+        };
+        self.0.lock().iter().find(lies_in).cloned()
+    }
 }
 
 /// What reads have done with blocks of files.
@@ -239,7 +256,7 @@ impl Default for ScratchArena {
         ScratchArena {
             bump: Bump::new(),
             used: Cell::new(false),
-            kept: RefCell::default(),
+            kept: KeptBlocks::default(),
             may_wait: true,
             fetched: Arc::default(),
             counts: Cell::default(),
@@ -254,20 +271,19 @@ impl ScratchArena {
         self.counts.take();
         if self.used.replace(false) {
             self.bump.reset();
-            self.kept.get_mut().clear();
+            self.kept.0.get_mut().clear();
         }
     }
 
-    /// The kept block that these bytes lie in, if they lie in one.
+    /// The blocks that something was lent from since the last reset.
     #[must_use]
-    pub fn kept_block(&self, bytes: &[u8]) -> Option<Arc<CachedBlock>> {
-        let range = bytes.as_ptr_range();
-        let kept = self.kept.borrow();
-        let lies_in = |block: &&Arc<CachedBlock>| {
-            let own = block.bytes().as_ptr_range();
-            own.start <= range.start && range.end <= own.end
-        };
-        kept.iter().find(lies_in).cloned()
+    pub fn kept(&self) -> &KeptBlocks {
+        &self.kept
+    }
+
+    /// Has no more than this for inflated blocks, in bytes; a read that needs more fails.
+    pub fn set_limit(&mut self, max_bytes: usize) {
+        self.bump.set_allocation_limit(Some(max_bytes));
     }
 
     /// What reads have done since the last reset.
@@ -287,10 +303,22 @@ impl ScratchArena {
         &self.fetched
     }
 
-    /// What it takes from the allocator, in bytes.
+    /// Lets go of what was fetched: the read is over.
+    pub fn forget_fetched(&mut self) {
+        match Arc::get_mut(&mut self.fetched) {
+            Some(fetched) if fetched.is_empty() => {}
+            Some(fetched) => *fetched = Fetched::default(),
+            // A fetch that nobody waited for may put its block there still.
+            None => self.fetched = Arc::default(),
+        }
+    }
+
+    /// What it takes from the allocator and keeps of the cache, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.bump.allocated_bytes_including_metadata()
+        let kept = self.kept.0.lock();
+        let kept: usize = kept.iter().map(|block| block.memory_bytes() as usize).sum();
+        self.bump.allocated_bytes_including_metadata() + kept + self.fetched.bytes()
     }
 }
 
@@ -305,7 +333,7 @@ impl ReadSpace for ScratchArena {
     fn keep(&self, block: Arc<CachedBlock>) -> &CachedBlock {
         self.used.set(true);
         let kept = Arc::as_ptr(&block);
-        self.kept.borrow_mut().push(block);
+        self.kept.0.lock().push(block);
         // SAFETY: the block lies in an allocation of its own, which the count in `kept` keeps until `reset`, and that needs the arena
         // by `&mut`: not while what is returned borrows it. Nobody has a block by `&mut` once it is counted.
         unsafe { &*kept }

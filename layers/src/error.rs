@@ -135,6 +135,11 @@ impl fmt::Display for Corruption {
 impl std::error::Error for Corruption {}
 
 impl Error {
+    /// Whether the operating system says that it does not do such a thing.
+    pub(crate) fn is_invalid_input(&self) -> bool {
+        matches!(self, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::InvalidInput)
+    }
+
     /// An [`Error::Io`].
     pub fn io(operation: &'static str, path: &Path, source: io::Error) -> Error {
         Error::Io { operation, path: path.to_owned(), source }

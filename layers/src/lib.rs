@@ -18,7 +18,7 @@ pub mod storage;
 pub mod testing;
 mod value;
 
-pub use arena::{BlockCounts, ChunkPool, ScratchArena};
+pub use arena::{BlockCounts, ChunkPool, KeptBlocks, ScratchArena};
 pub use error::{Corruption, Error, Result};
 pub use key::{Key, KeyRange};
 pub use lsn::{Lsn, ParseLsnError};

@@ -9,14 +9,13 @@ mod flush;
 mod freeze;
 mod ingest;
 mod lookup;
-mod normalisers;
 mod put;
 mod threads;
 
-use normalisers::Normalisers;
 use pagestrata_benches::{
     allocations::{Counting, keep_freed_memory},
     measure::Run,
+    normalisers::Normalisers,
     report::Report,
 };
 

@@ -28,14 +28,14 @@ use pagestrata::{
     Snapshot, Store, Timeline,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream, tcp::OwnedWriteHalf},
-    sync::{Semaphore, mpsc, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     task::JoinSet,
 };
 
 use frame::{Request, Status, encode_response};
-use metrics::Metrics;
+use metrics::{InFlight, Metrics};
 
 /// Serves the pages of a store over TCP.
 #[derive(Parser)]
@@ -147,7 +147,11 @@ async fn serve(args: &Args, store: &Store, metrics: Arc<Metrics>) -> Result<(), 
     loop {
         tokio::select! {
             accepted = requests.accept() => {
-                let (stream, _) = accepted?;
+                let Ok((stream, _)) = accepted else {
+                    // No room for another connection, most likely.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                };
                 stream.set_nodelay(true)?;
                 let connection = Connection {
                     timeline: timeline.clone(),
@@ -158,8 +162,9 @@ async fn serve(args: &Args, store: &Store, metrics: Arc<Metrics>) -> Result<(), 
                 connections.spawn(connection.serve(stream, stopped.clone()));
             }
             accepted = pages.accept() => {
-                let text = metrics.page(store);
-                tokio::spawn(metrics::answer(accepted?.0, text));
+                if let Ok((stream, _)) = accepted {
+                    tokio::spawn(metrics::answer(stream, metrics.page(store)));
+                }
             }
             Some(ended) = connections.join_next() => {
                 if let Ok(Err(error)) = ended {
@@ -174,9 +179,19 @@ async fn serve(args: &Args, store: &Store, metrics: Arc<Metrics>) -> Result<(), 
     }
     println!("stopping: {} requests are under way", metrics.in_flight.load(Relaxed));
     stop.send_replace(true);
-    while connections.join_next().await.is_some() {}
+    let ended = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(PATIENCE, ended).await.is_err() {
+        println!("{} connections do not take their answers", connections.len());
+        connections.shutdown().await;
+    }
     Ok(())
 }
+
+/// How long somebody is waited for: who is to take an answer, who is to write an Lsn.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// An answer and what its request has taken, which goes when it is written.
+type Answer = (Vec<u8>, OwnedSemaphorePermit, InFlight);
 
 struct Connection {
     timeline: Timeline,
@@ -200,17 +215,22 @@ impl Connection {
         let (mut scratch, mut snapshot) = (Scratch::new(), self.timeline.snapshot());
         let mut counted = ReadStats::default();
         loop {
-            let mut bytes = [0; Request::LEN];
+            // Waiting here loses nothing of a request that has come in part.
             tokio::select! {
-                read = input.read_exact(&mut bytes) => match read {
-                    Ok(_) => {}
-                    Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => break,
-                    Err(error) => return Err(error.into()),
+                filled = input.fill_buf() => if filled?.is_empty() {
+                    break;
                 },
                 _ = stopped.changed() => break,
+                // Who asks for nothing holds no layer that others have done with.
+                () = tokio::time::sleep(Duration::from_secs(1)) => {
+                    snapshot = self.timeline.snapshot();
+                    continue;
+                }
             }
+            let mut bytes = [0; Request::LEN];
+            input.read_exact(&mut bytes).await?;
             let permit = self.in_flight.clone().acquire_owned().await?;
-            self.metrics.begin();
+            let in_flight = self.metrics.begin();
             let request = Request::decode(&bytes);
             let newest = self.timeline.last_record_lsn();
             let lsn = if request.lsn.is_valid() { request.lsn } else { newest };
@@ -223,22 +243,18 @@ impl Connection {
                 None => {
                     self.metrics.cold.fetch_add(1, Relaxed);
                     let (timeline, snapshot) = (self.timeline.clone(), snapshot.clone());
-                    let (metrics, answers) = (self.metrics.clone(), answers.clone());
+                    let answers = answers.clone();
                     tokio::spawn(async move {
                         let answer = answer_later(&request, lsn, &timeline, snapshot).await;
                         // Fails when the client is gone.
-                        let _ = answers.send(answer).await;
-                        metrics.end();
-                        drop(permit);
+                        let _ = answers.send((answer, permit, in_flight)).await;
                     });
                     continue;
                 }
             };
-            answers.send(answer).await?;
-            self.metrics.end();
+            answers.send((answer, permit, in_flight)).await?;
             let all = scratch.all_reads();
             self.metrics.add_reads(&all, &std::mem::replace(&mut counted, all));
-            drop(permit);
         }
         // All tasks have one of their own: the writer ends behind the last answer.
         drop(answers);
@@ -276,7 +292,6 @@ async fn answer_later(
     timeline: &Timeline,
     mut snapshot: Snapshot,
 ) -> Vec<u8> {
-    const PATIENCE: Duration = Duration::from_secs(5);
     if lsn > snapshot.lsn() {
         // An Lsn that never comes is answered too.
         let _ = tokio::time::timeout(PATIENCE, timeline.wait_for(lsn)).await;
@@ -300,11 +315,13 @@ fn encode(id: u64, page: Result<impl std::ops::Deref<Target = [u8]>, Error>) -> 
 /// Writes answers, as many at a time as there are.
 async fn write_answers(
     mut output: OwnedWriteHalf,
-    mut answers: mpsc::Receiver<Vec<u8>>,
+    mut answers: mpsc::Receiver<Answer>,
 ) -> std::io::Result<()> {
-    let mut waiting = Vec::new();
+    let (mut waiting, mut bytes) = (Vec::new(), Vec::new());
     while answers.recv_many(&mut waiting, 64).await > 0 {
-        output.write_all(&waiting.concat()).await?;
+        bytes.clear();
+        waiting.iter().for_each(|(answer, ..)| bytes.extend_from_slice(answer));
+        output.write_all(&bytes).await?;
         waiting.clear();
     }
     Ok(())

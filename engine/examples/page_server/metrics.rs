@@ -4,7 +4,7 @@ use std::{
     fmt::Write,
     fs,
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
@@ -38,13 +38,11 @@ impl Metrics {
         workers.push(format!("/proc/{}/stat", task.display()));
     }
 
-    pub(crate) fn begin(&self) {
+    /// Counts a request, which is under way until what is returned goes.
+    pub(crate) fn begin(self: &Arc<Self>) -> InFlight {
         self.requests.fetch_add(1, Relaxed);
         self.in_flight.fetch_add(1, Relaxed);
-    }
-
-    pub(crate) fn end(&self) {
-        self.in_flight.fetch_sub(1, Relaxed);
+        InFlight(self.clone())
     }
 
     /// Adds what the reads of a connection have done since `before`.
@@ -80,6 +78,15 @@ impl Metrics {
             writeln!(page, "pagestrata_{name} {value}").expect("a string takes all");
         }
         page
+    }
+}
+
+/// A request that is under way.
+pub(crate) struct InFlight(Arc<Metrics>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Relaxed);
     }
 }
 

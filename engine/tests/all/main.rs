@@ -14,5 +14,6 @@ mod log_room;
 mod many;
 mod model;
 mod scenarios;
+mod soak;
 mod store;
 mod support;

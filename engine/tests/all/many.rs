@@ -254,6 +254,13 @@ fn more_keys_than_are_read_at_once_are_all_delivered() {
         reader.pin().pages_in(range, Lsn(2), &Append::default(), &mut scratch, &mut sink).unwrap();
         assert_eq!(sum, u64::from(COUNT) * u64::from(COUNT - 1) / 2);
         assert_eq!(scratch.all_reads().versions, u64::from(COUNT - 1));
+        let keys: Vec<Key> = (0..COUNT).map(key).collect();
+        let (mut scratch, mut count) = (Scratch::new(), 0);
+        let mut sink = |_, page: Result<Page<'_>, Error>| count += u32::from(page.is_ok());
+        reader.pin().pages(&keys, Lsn(2), &Append::default(), &mut scratch, &mut sink).unwrap();
+        let stats = scratch.last_read();
+        assert_eq!((count, stats.reads, stats.versions), (COUNT, 1, u64::from(COUNT)));
+        assert_eq!(scratch.all_reads(), stats);
     }
 }
 

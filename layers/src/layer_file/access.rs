@@ -38,11 +38,17 @@ use super::ReadKind;
 
 const SECTOR: u64 = DIRECT_ALIGN as u64;
 
+/// How many files were given a number: of all stores of this process, because a scratch that serves several of them tells blocks by it.
+static FILES: AtomicU64 = AtomicU64::new(0);
+
 /// How layer files are read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum AccessMode {
     /// Mapped: values are borrowed from the operating system's page cache.
+    ///
+    /// What is in memory the system tells only to who may write to a file (`can_do_mincore` in Linux's `mm/mincore.c`): a process that may
+    /// not is told that everything is, and then its reads that may not wait do wait.
     #[default]
     Mmap,
     /// Read, block by block, into a cache of the store's own.
@@ -108,8 +114,6 @@ pub struct LayerAccess {
     open_files: Cache<u64, Arc<dyn File>>,
     buffers: Arc<Buffers>,
     watch: Arc<Watch>,
-    /// How many files were given a number.
-    files: AtomicU64,
     mappings: AtomicU64,
     mapped_bytes: AtomicU64,
     reads: AtomicU64,
@@ -117,7 +121,7 @@ pub struct LayerAccess {
     direct_refused: AtomicBool,
 }
 
-/// Where a block is, among all files of a store.
+/// Where a block is, among all files of this process.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct BlockAt {
     file: u64,
@@ -149,7 +153,6 @@ impl LayerAccess {
             open_files: Cache::new(options.open_files_max.max(1)),
             buffers: Arc::default(),
             watch: Arc::default(),
-            files: AtomicU64::new(0),
             mappings: AtomicU64::new(0),
             mapped_bytes: AtomicU64::new(0),
             reads: AtomicU64::new(0),
@@ -188,7 +191,7 @@ impl LayerAccess {
             };
             BlockSource::Mapped(CountedMap { file, _counted: Some(counted) })
         } else {
-            let number = self.files.fetch_add(1, Relaxed);
+            let number = FILES.fetch_add(1, Relaxed);
             BlockSource::Cached(CachedFile {
                 access: self.clone(),
                 path: path.to_owned(),
@@ -307,14 +310,25 @@ impl CachedFile {
     /// Reads `len` bytes, which are within the file as it was when it was opened.
     pub(super) fn read(&self, offset: u64, len: usize) -> Result<CachedBlock> {
         let access = &*self.access;
-        let file = access.open_files.get_or_insert_with(&self.number, || self.open())?;
-        let is_direct = access.options.mode == AccessMode::Direct;
-        let (from, to) = match is_direct {
-            true => (offset / SECTOR * SECTOR, (offset + len as u64).next_multiple_of(SECTOR)),
-            false => (offset, offset + len as u64),
+        // Whole sectors, which direct I/O asks for.
+        let (from, to) = match access.options.mode {
+            AccessMode::Direct => {
+                (offset / SECTOR * SECTOR, (offset + len as u64).next_multiple_of(SECTOR))
+            }
+            _ => (offset, offset + len as u64),
         };
         let mut buffer = access.buffers.take((to - from) as usize);
-        let read = file.read_up_to(from, &mut buffer.bytes_mut()[..(to - from) as usize])?;
+        let into = &mut buffer.bytes_mut()[..(to - from) as usize];
+        let file = access.open_files.get_or_insert_with(&self.number, || self.open())?;
+        let read = match file.read_up_to(from, into) {
+            // Some file systems refuse direct I/O only now.
+            Err(error) if error.is_invalid_input() && !access.direct_refused.load(Relaxed) => {
+                access.direct_refused.store(true, Relaxed);
+                access.open_files.clear();
+                self.open()?.read_up_to(from, into)
+            }
+            read => read,
+        }?;
         let start = (offset - from) as usize;
         if read < start + len {
             let (found, expected) = (from + read as u64, offset + len as u64);
@@ -349,13 +363,19 @@ impl CachedFile {
 
     fn open(&self) -> Result<Arc<dyn File>> {
         let access = &*self.access;
-        if access.options.mode == AccessMode::Direct {
+        if access.options.mode == AccessMode::Direct && !access.direct_refused.load(Relaxed) {
             if let Some(file) = access.storage.open_direct(&self.path)? {
                 return Ok(file.into());
             }
             access.direct_refused.store(true, Relaxed);
         }
         Ok(access.storage.open(&self.path)?.into())
+    }
+}
+
+impl Drop for CachedFile {
+    fn drop(&mut self) {
+        self.access.open_files.remove(&self.number);
     }
 }
 
@@ -373,9 +393,14 @@ impl Fetched {
         self.0.lock().push((file.at(offset), block));
     }
 
-    /// Lets go of them.
-    pub fn clear(&self) {
-        self.0.lock().clear();
+    /// What they take, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.lock().iter().map(|(_, block)| block.memory_bytes() as usize).sum()
+    }
+
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.lock().is_empty()
     }
 }
 

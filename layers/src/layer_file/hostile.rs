@@ -318,3 +318,32 @@ fn the_helpers_make_sound_files() {
     assert_eq!(footer.blocks, blocks_of(&bytes).len() as u64);
     assert_eq!(format::VERSION, 1);
 }
+
+#[test]
+fn a_block_beyond_the_file_is_an_error_and_not_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("layer");
+    let rows = [(0, 1, Place::new((1 << 30) + 4096, 0)), (1, 1, Place::new(FIRST, 0))];
+    let blocks = [page(FIRST, 0, &rows)];
+    std::fs::write(&path, file_of(&blocks, |footer| footer.root_offset = FIRST)).unwrap();
+    let file = LayerFile::open(&crate::storage::RealStorage, &path, None).unwrap();
+    let mut space = crate::ScratchArena::default();
+    for may_wait in [true, false] {
+        space.set_may_wait(may_wait);
+        for block in [0, 1] {
+            let read = file.versions(Key::new(0, block), Lsn(9), Lsn(0), &space, &mut |_| ());
+            assert!(matches!(read, Err(Error::Corrupt(_))), "{read:?}");
+        }
+        let asked = [0, 1].map(|block| super::Asked {
+            key: Key::new(0, block),
+            lsn: Lsn(9),
+            floor: Lsn(0),
+        });
+        let mut ended = 0;
+        file.versions_of_many(&asked, &space, &mut |_, _| (), &mut |_, walk| {
+            assert!(matches!(walk, Err(Error::Corrupt(_))), "{walk:?}");
+            ended += 1;
+        });
+        assert_eq!(ended, 2);
+    }
+}

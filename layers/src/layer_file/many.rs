@@ -7,7 +7,7 @@ use super::{
     LayerFile, ReadKind, ReadSpace,
     access::CachedBlock,
     index::HEIGHT_MAX,
-    reader::{Asked, BlocksOf, IndexPages, LentPage, Located, Plain},
+    reader::{Asked, BlocksOf, IndexPages, LentPage, Located, Mapped, Plain},
 };
 use crate::{PageVersion, Result, Walk};
 
@@ -24,11 +24,55 @@ impl LayerFile {
         out: &mut impl FnMut(usize, PageVersion<'a>),
         ended: &mut impl FnMut(usize, Result<Walk>),
     ) {
-        let mut visit = Visit::new(self, space);
+        match self.blocks().mapped() {
+            Some(map) => {
+                let blocks = Mapped { file: self, map, space };
+                self.visit(
+                    asked,
+                    blocks,
+                    |_, offsets| drop(self.blocks().read_together(offsets)),
+                    out,
+                    ended,
+                );
+            }
+            None => {
+                let blocks = Together { plain: Plain { file: self, space }, blocks: Vec::new() };
+                let read = |blocks: &mut Together<'_, _>, offsets: &[u64]| {
+                    blocks.blocks = self.blocks().read_together(offsets);
+                };
+                self.visit(asked, blocks, read, out, ended);
+            }
+        }
+    }
+
+    /// Where each key's versions are, then the blocks of all, with `read_together`, then the versions.
+    fn visit<'a, B: BlocksOf<'a>>(
+        &'a self,
+        asked: &[Asked],
+        blocks: B,
+        read_together: impl FnOnce(&mut B, &[u64]),
+        out: &mut impl FnMut(usize, PageVersion<'a>),
+        ended: &mut impl FnMut(usize, Result<Walk>),
+    ) {
+        let mut visit = Visit {
+            blocks,
+            pages: [const { None }; HEIGHT_MAX],
+            recent: [None; RECENT],
+            next_recent: 0,
+        };
         let located: Vec<Result<Located>> =
             asked.iter().map(|asked| self.locate(asked, &mut visit)).collect();
         if let ReadKind::Wait = visit.kind() {
-            visit.read_together(&located);
+            let offset = |located: &Result<Located>| match located {
+                Ok(Located::At { part, .. }) => Some(part.place.block_offset()),
+                _ => None,
+            };
+            let mut offsets: Vec<u64> = located.iter().filter_map(offset).collect();
+            offsets.sort_unstable();
+            offsets.dedup();
+            if offsets.len() > 1 {
+                read_together(&mut visit.blocks, &offsets);
+            }
         }
         for (index, (asked, located)) in asked.iter().zip(located).enumerate() {
             let walk = located.and_then(|located| match located {
@@ -42,55 +86,55 @@ impl LayerFile {
     }
 }
 
-/// The blocks of a file, with those in mind that are likely to be needed again.
-struct Visit<'a, S> {
+/// The blocks of a file that is not mapped, some of which were read before they are needed.
+struct Together<'a, S> {
     plain: Plain<'a, S>,
-    /// The page of each level that was used last.
-    pages: [Option<(u64, LentPage<'a>)>; HEIGHT_MAX],
-    /// The payloads that were used last.
-    recent: [Option<(u64, &'a [u8])>; RECENT],
-    next_recent: usize,
-    /// Blocks that were read before they are needed, in order of their offsets.
-    together: Vec<(u64, Arc<CachedBlock>)>,
+    /// In order of their offsets.
+    blocks: Vec<(u64, Arc<CachedBlock>)>,
 }
 
-impl<'a, S: ReadSpace> Visit<'a, S> {
-    fn new(file: &'a LayerFile, space: &'a S) -> Visit<'a, S> {
-        Visit {
-            plain: Plain { file, space },
-            pages: [const { None }; HEIGHT_MAX],
-            recent: [None; RECENT],
-            next_recent: 0,
-            together: Vec::new(),
-        }
-    }
-
-    /// Reads the blocks where these begin, as far as they are not in memory, with as few reads as it takes.
-    fn read_together(&mut self, located: &[Result<Located>]) {
-        let offset = |located: &Result<Located>| match located {
-            Ok(Located::At { part, .. }) => Some(part.place.block_offset()),
-            _ => None,
-        };
-        let mut offsets: Vec<u64> = located.iter().filter_map(offset).collect();
-        offsets.sort_unstable();
-        offsets.dedup();
-        if offsets.len() > 1 {
-            self.together = self.plain.file.blocks().read_together(&offsets);
-        }
-    }
-}
-
-impl<'a, S: ReadSpace> IndexPages<'a> for Visit<'a, S> {
+impl<'a, S: ReadSpace> IndexPages<'a> for Together<'a, S> {
     type Page = LentPage<'a>;
 
     fn page(&mut self, offset: u64, level: u8) -> Result<LentPage<'a>> {
+        self.plain.page(offset, level)
+    }
+}
+
+impl<'a, S: ReadSpace> BlocksOf<'a> for Together<'a, S> {
+    fn kind(&self) -> ReadKind<'a> {
+        self.plain.kind()
+    }
+
+    fn payload(&mut self, offset: u64) -> Result<&'a [u8]> {
+        match self.blocks.binary_search_by_key(&offset, |(at, _)| *at) {
+            Ok(found) => self.plain.payload_of(offset, self.blocks[found].1.clone()),
+            Err(_) => self.plain.payload(offset),
+        }
+    }
+}
+
+/// The blocks of a file, with those in mind that are likely to be needed again.
+struct Visit<'a, B: BlocksOf<'a>> {
+    blocks: B,
+    /// The page of each level that was used last.
+    pages: [Option<(u64, B::Page)>; HEIGHT_MAX],
+    /// The payloads that were used last.
+    recent: [Option<(u64, &'a [u8])>; RECENT],
+    next_recent: usize,
+}
+
+impl<'a, B: BlocksOf<'a>> IndexPages<'a> for Visit<'a, B> {
+    type Page = B::Page;
+
+    fn page(&mut self, offset: u64, level: u8) -> Result<B::Page> {
         let last = self.pages.get_mut(usize::from(level));
         if let Some(Some((at, page))) = &last
             && *at == offset
         {
             return Ok(page.clone());
         }
-        let page = self.plain.page(offset, level)?;
+        let page = self.blocks.page(offset, level)?;
         if let Some(last) = last {
             *last = Some((offset, page.clone()));
         }
@@ -98,19 +142,16 @@ impl<'a, S: ReadSpace> IndexPages<'a> for Visit<'a, S> {
     }
 }
 
-impl<'a, S: ReadSpace> BlocksOf<'a> for Visit<'a, S> {
+impl<'a, B: BlocksOf<'a>> BlocksOf<'a> for Visit<'a, B> {
     fn kind(&self) -> ReadKind<'a> {
-        self.plain.kind()
+        self.blocks.kind()
     }
 
     fn payload(&mut self, offset: u64) -> Result<&'a [u8]> {
         if let Some((_, payload)) = self.recent.iter().flatten().find(|(at, _)| *at == offset) {
             return Ok(payload);
         }
-        let payload = match self.together.binary_search_by_key(&offset, |(at, _)| *at) {
-            Ok(found) => self.plain.payload_of(offset, self.together[found].1.clone())?,
-            Err(_) => self.plain.payload(offset)?,
-        };
+        let payload = self.blocks.payload(offset)?;
         self.recent[self.next_recent % RECENT] = Some((offset, payload));
         self.next_recent += 1;
         Ok(payload)

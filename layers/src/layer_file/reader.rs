@@ -66,7 +66,7 @@ pub(super) struct PartAt {
 
 /// Where the pages of an index come from.
 pub(super) trait IndexPages<'a> {
-    type Page: IndexPage;
+    type Page: IndexPage + Clone;
 
     /// The page of the index at `offset`, which has to be of this level.
     fn page(&mut self, offset: u64, level: u8) -> Result<Self::Page>;
@@ -101,10 +101,10 @@ impl<'a> IndexPages<'a> for Uncounted<'a, '_> {
 }
 
 /// Each block as it is needed, of a file that is mapped.
-struct Mapped<'a, S> {
-    file: &'a LayerFile,
-    map: &'a MappedFile,
-    space: &'a S,
+pub(super) struct Mapped<'a, S> {
+    pub(super) file: &'a LayerFile,
+    pub(super) map: &'a MappedFile,
+    pub(super) space: &'a S,
 }
 
 impl<'a, S: ReadSpace> Mapped<'a, S> {

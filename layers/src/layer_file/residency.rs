@@ -9,7 +9,11 @@ use std::{
     ops::Range,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+            fence,
+        },
     },
     time::Duration,
 };
@@ -44,7 +48,7 @@ impl MappedFile {
         let words = map.bytes().len().div_ceil(PAGE_BYTES).div_ceil(PAGES_A_WORD);
         let resident = (0..words).map(|_| AtomicU64::new(0)).collect();
         let file = Arc::new(MappedFile { map, resident, watch: Some(watch.clone()) });
-        watch.state.lock().files.push(Arc::downgrade(&file));
+        watch.add(&file);
         file
     }
 
@@ -98,7 +102,9 @@ impl MappedFile {
             }
             if let (Some(word), Some(watch)) = (self.resident.get(word), &self.watch) {
                 word.fetch_or(mask, Relaxed);
-                watch.wake();
+                watch.wake_or(|| {
+                    word.fetch_and(!mask, Relaxed);
+                });
             }
         }
         true
@@ -136,7 +142,10 @@ fn pages_of(offset: u64, len: usize) -> Range<usize> {
 /// The words that have the bits of these pages, each with a mask of them.
 #[inline]
 fn words_of(pages: Range<usize>) -> impl Iterator<Item = (usize, u64)> {
-    let words = pages.start / PAGES_A_WORD..pages.end.div_ceil(PAGES_A_WORD);
+    let words = match pages.is_empty() {
+        true => 0..0,
+        false => pages.start / PAGES_A_WORD..pages.end.div_ceil(PAGES_A_WORD),
+    };
     words.map(move |word| {
         let first = pages.start.saturating_sub(word * PAGES_A_WORD);
         let end = (pages.end - word * PAGES_A_WORD).min(PAGES_A_WORD);
@@ -145,10 +154,15 @@ fn words_of(pages: Range<usize>) -> impl Iterator<Item = (usize, u64)> {
 }
 
 /// All files of which something is remembered, for the thread that looks again in intervals.
+///
+/// Who remembers something sets its bit and then looks whether the thread is awake; the thread says that it is not and then looks at
+/// the bits. Each puts a fence between the two, so one of them sees the other: no bit is set that nobody looks at again.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
-    /// Something is remembered, and the thread is awake.
+    /// The thread is going to look at all that was remembered before this was seen.
     is_awake: AtomicBool,
+    /// Nobody looks any more, and nothing is remembered.
+    is_stopped: AtomicBool,
     state: Mutex<WatchState>,
     changed: Condvar,
 }
@@ -156,12 +170,27 @@ pub(super) struct Watch {
 #[derive(Debug, Default)]
 struct WatchState {
     files: Vec<Weak<MappedFile>>,
+    /// Those that are gone are taken out when there are so many.
+    prune_at: usize,
     stop: bool,
 }
 
 impl Watch {
-    #[inline]
-    fn wake(&self) {
+    fn add(&self, file: &Arc<MappedFile>) {
+        let mut state = self.state.lock();
+        if state.files.len() >= state.prune_at {
+            state.files.retain(|file| file.strong_count() > 0);
+            state.prune_at = (2 * state.files.len()).max(64);
+        }
+        state.files.push(Arc::downgrade(file));
+    }
+
+    /// Something was remembered: has the thread look at it, or has it forgotten where there is none any more.
+    fn wake_or(&self, forget: impl FnOnce()) {
+        fence(SeqCst);
+        if self.is_stopped.load(Relaxed) {
+            return forget();
+        }
         if !self.is_awake.load(Relaxed) {
             // Under the lock, so that whoever is about to sleep sees it.
             let _state = self.state.lock();
@@ -170,8 +199,7 @@ impl Watch {
         }
     }
 
-    /// Looks at all files now; whether anything is remembered still.
-    pub(super) fn look_again(&self) -> bool {
+    fn files(&self) -> Vec<Arc<MappedFile>> {
         let mut files = Vec::new();
         self.state.lock().files.retain(|file| match file.upgrade() {
             Some(file) => {
@@ -180,30 +208,43 @@ impl Watch {
             }
             None => false,
         });
-        files.iter().fold(false, |remembers, file| file.look_again() | remembers)
+        files
+    }
+
+    /// Looks at all files now; whether anything is remembered still.
+    pub(super) fn look_again(&self) -> bool {
+        self.files().iter().fold(false, |remembers, file| file.look_again() | remembers)
     }
 
     /// Looks again each `interval` as long as anything is remembered, until it is stopped.
     pub(super) fn look_until_stopped(&self, interval: Duration) {
         let mut state = self.state.lock();
         while !state.stop {
-            if self.is_awake.load(Relaxed) {
-                self.changed.wait_for(&mut state, interval);
-                drop(state);
-                let remembers = self.look_again();
-                state = self.state.lock();
-                if !remembers {
-                    self.is_awake.store(false, Relaxed);
-                }
-            } else {
+            if !self.is_awake.load(Relaxed) {
                 self.changed.wait(&mut state);
+                continue;
+            }
+            self.changed.wait_for(&mut state, interval);
+            self.is_awake.store(false, Relaxed);
+            drop(state);
+            fence(SeqCst);
+            let remembers = self.look_again();
+            state = self.state.lock();
+            if remembers {
+                self.is_awake.store(true, Relaxed);
             }
         }
     }
 
+    /// Ends that, and forgets everything: from here on each read asks.
     pub(super) fn stop(&self) {
         self.state.lock().stop = true;
         self.changed.notify_all();
+        self.is_stopped.store(true, Relaxed);
+        fence(SeqCst);
+        for file in self.files() {
+            file.resident.iter().for_each(|word| word.store(0, Relaxed));
+        }
     }
 }
 
@@ -220,6 +261,8 @@ mod tests {
             (63 * 4096, 8192, vec![(0, 1 << 63), (1, 1)]),
             (64 * 4096, 64 * 4096, vec![(1, u64::MAX)]),
             (1, 129 * 4096, vec![(0, u64::MAX), (1, u64::MAX), (2, 0b11)]),
+            (4096, 0, vec![]),
+            (64 * 4096, 0, vec![]),
         ] {
             let found: Vec<_> = words_of(pages_of(offset, len)).collect();
             assert_eq!(found, expected, "{offset} {len}");
@@ -287,5 +330,64 @@ mod tests {
             assert!(!file.is_resident(0, 1));
             watch.stop();
         });
+    }
+
+    fn one_page(path: &std::path::Path, watch: &Arc<Watch>) -> Arc<MappedFile> {
+        let file = crate::storage::Storage::open(&crate::storage::RealStorage, path).unwrap();
+        MappedFile::watched(file.map().unwrap(), watch)
+    }
+
+    #[test]
+    fn whatever_is_remembered_is_looked_at_again() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, [7; PAGE_BYTES]).unwrap();
+        let watch = Arc::new(Watch::default());
+        std::thread::scope(|scope| {
+            scope.spawn(|| watch.look_until_stopped(Duration::from_micros(20)));
+            for n in 0..30_000 {
+                let before = one_page(&path, &watch);
+                before.populate(0, 1).unwrap();
+                let file = one_page(&path, &watch);
+                assert!(before.is_resident(0, 1));
+                // The thread is going to find nothing of this one, and to sleep.
+                drop(before);
+                (0..n % 6000).for_each(|_| std::hint::spin_loop());
+                assert!(file.is_resident(0, 1));
+                // The thread is awake, or looks just now and says so then.
+                let mut looks = 0;
+                while !watch.is_awake.load(Relaxed) && file.remembers(&(0..1)) {
+                    looks += 1;
+                    assert!(looks < 10_000_000, "nobody is going to look again, after {n} rounds");
+                    std::thread::yield_now();
+                }
+            }
+            watch.stop();
+        });
+    }
+
+    #[test]
+    fn a_watch_that_was_stopped_remembers_nothing() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, [7; PAGE_BYTES]).unwrap();
+        let watch = Arc::new(Watch::default());
+        let file = one_page(&path, &watch);
+        assert!(file.is_resident(0, 1) && file.remembers(&(0..1)));
+        watch.stop();
+        assert!(!file.remembers(&(0..1)));
+        assert!(file.is_resident(0, 1) && !file.remembers(&(0..1)), "each read asks");
+    }
+
+    #[test]
+    fn files_that_are_gone_are_not_kept_in_mind() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, [7; PAGE_BYTES]).unwrap();
+        let watch = Arc::new(Watch::default());
+        (0..1000).for_each(|_| drop(one_page(&path, &watch)));
+        assert!(watch.state.lock().files.len() <= 64);
+        let kept: Vec<_> = (0..200).map(|_| one_page(&path, &watch)).collect();
+        assert_eq!(watch.files().len(), kept.len());
     }
 }

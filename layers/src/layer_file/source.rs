@@ -258,8 +258,11 @@ impl Blocks {
             true => Ok(()),
             false => Err(Error::NotResident { offset, len }),
         };
+        // What is not in the file at all, or no block, is told by the verification.
+        if offset >= self.source.len() {
+            return Ok(());
+        }
         check(BLOCK_HEADER_LEN).map_err(|_| self.not_resident(offset, Some(expected)))?;
-        // What is not a block at all is told by the verification.
         match extent_in(file.bytes(), offset, self.end()) {
             Some((_, bytes)) => check(bytes.len()),
             None => Ok(()),
@@ -290,10 +293,13 @@ impl Blocks {
         };
         let block = match kind {
             ReadKind::Wait => file.get_or_load(offset, load),
-            ReadKind::NoWait(fetched) => {
-                let found = file.get(offset).or_else(|| fetched.get(file, offset));
-                found.ok_or_else(|| self.not_resident(offset, expected))
-            }
+            ReadKind::NoWait(fetched) => match fetched.get(file, offset) {
+                Some(block) => {
+                    read_bytes = block.bytes().len();
+                    Ok(block)
+                }
+                None => file.get(offset).ok_or_else(|| self.not_resident(offset, expected)),
+            },
             ReadKind::Once => file.get(offset).map_or_else(load, Ok),
         }?;
         Ok((block, read_bytes))

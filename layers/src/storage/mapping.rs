@@ -1,7 +1,11 @@
 //! [`FileMap`]: a file's bytes as memory. The one place that maps files, and one of the few with `unsafe`.
 #![allow(unsafe_code)]
 
-use std::{fs, io, path::Path, sync::Arc};
+use std::{
+    fs, io,
+    path::Path,
+    sync::{Arc, OnceLock},
+};
 
 use crate::{Error, Result};
 
@@ -62,16 +66,31 @@ impl FileMap {
         let count = map.len().div_ceil(PAGE_BYTES).saturating_sub(first).min(pages.len());
         let (asked, beyond) = pages.split_at_mut(count);
         beyond.fill(0);
-        if count == 0 {
-            return;
+        let larger = kernel_page_bytes() / PAGE_BYTES;
+        if larger > 1 {
+            // One of the kernel's for some of ours.
+            let mut page = [0];
+            for (at, asked) in (first..).zip(asked) {
+                self.ask(at / larger * larger, kernel_page_bytes(), &mut page);
+                *asked = page[0];
+            }
+        } else if count > 0 {
+            self.ask(first, count * PAGE_BYTES, asked);
         }
-        // SAFETY: these pages are pages of the mapping, and `asked` has a byte for each.
+    }
+
+    /// Asks for pages of the kernel's size, from page number `first` on, which has to begin one.
+    fn ask(&self, first: usize, len: usize, pages: &mut [u8]) {
+        let Bytes::Mapped(map) = &self.0 else { return };
+        assert!(first * PAGE_BYTES < map.len() && len <= pages.len() * kernel_page_bytes());
+        // SAFETY: nothing is written but a byte for each page of the kernel's, and `pages` has these; addresses that are not mapped are
+        // an error.
         let failed = unsafe {
             let start = map.as_ptr().wrapping_add(first * PAGE_BYTES);
-            libc::mincore(start.cast_mut().cast(), count * PAGE_BYTES, asked.as_mut_ptr())
+            libc::mincore(start.cast_mut().cast(), len, pages.as_mut_ptr())
         };
         // The other bits are reserved.
-        asked.iter_mut().for_each(|page| *page = if failed == 0 { *page & 1 } else { 0 });
+        pages.iter_mut().for_each(|page| *page = if failed == 0 { *page & 1 } else { 0 });
     }
 
     /// Waits until these bytes are in memory, without touching them: where the file is shorter, or the device fails, it is an
@@ -114,7 +133,8 @@ impl FileMap {
     /// Advises on all pages that hold some of these bytes.
     fn advise(&self, offset: u64, len: usize, advice: libc::c_int) -> io::Result<()> {
         let Bytes::Mapped(map) = &self.0 else { return Ok(()) };
-        let first = offset / PAGE_BYTES as u64 * PAGE_BYTES as u64;
+        let page = kernel_page_bytes() as u64;
+        let first = offset / page * page;
         let end = offset.saturating_add(len as u64).min(map.len() as u64);
         let Some(len) = end.checked_sub(first).filter(|&len| len > 0) else { return Ok(()) };
         // SAFETY: the range lies in the mapping, and none of the advices given here changes what its bytes are.
@@ -134,6 +154,16 @@ impl FileMap {
             Bytes::Shared(bytes) => bytes,
         }
     }
+}
+
+/// The size of the kernel's pages, which is ours or a multiple of it.
+fn kernel_page_bytes() -> usize {
+    static BYTES: OnceLock<usize> = OnceLock::new();
+    *BYTES.get_or_init(|| {
+        // SAFETY: asks for a number.
+        let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        usize::try_from(bytes).unwrap_or(PAGE_BYTES).max(PAGE_BYTES)
+    })
 }
 
 /// Has the page cache let go of these bytes of a file, as far as no mapping shows them.
