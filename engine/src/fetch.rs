@@ -7,11 +7,14 @@ use std::{
     io,
     panic::AssertUnwindSafe,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     task::{Context, Poll, Waker},
 };
 
-use pagestrata_layers::layer_file::Fetched;
+use pagestrata_layers::{layer_file::Fetched, storage::major_faults_of_thread};
 use parking_lot::{Condvar, Mutex};
 
 use crate::{Background, Error, Key, Lsn, Result, Snapshot, map::FileLayer, store::StoreShared};
@@ -205,6 +208,8 @@ pub(crate) struct Fetchers(Arc<Queue>);
 
 #[derive(Default)]
 struct Queue {
+    /// How often its threads had to wait for a device inside a memory access: it is what they are for.
+    major_faults: AtomicU64,
     state: Mutex<QueueState>,
     changed: Condvar,
 }
@@ -244,6 +249,11 @@ impl Fetchers {
         Ok(())
     }
 
+    /// How often its threads had to wait for a device inside a memory access.
+    pub(crate) fn major_faults(&self) -> u64 {
+        self.0.major_faults.load(Relaxed)
+    }
+
     /// Lets the threads end once they have done what there is to do.
     pub(crate) fn stop(&self) {
         self.0.state.lock().stop = true;
@@ -257,7 +267,9 @@ impl Queue {
         loop {
             if let Some((job, running)) = state.jobs.pop_front() {
                 drop(state);
+                let before = major_faults_of_thread();
                 running.run(job);
+                self.major_faults.fetch_add(major_faults_of_thread() - before, Relaxed);
                 state = self.state.lock();
                 continue;
             }

@@ -97,7 +97,7 @@ pub use read::{Guard, Page, Reader, Ready, Rebuild, Redo, RedoResult, Versions};
 pub use recover::OpenProgress;
 pub use scratch::Scratch;
 pub use snapshot::Snapshot;
-pub use stats::{FlushStats, MemoryStats, StoreStats, TimelineStats};
+pub use stats::{FlushStats, MajorFaults, MemoryStats, StoreStats, TimelineStats};
 pub use store::{CloseReport, OpenReport, Store};
 pub use timeline::Timeline;
 pub use wait::Reached;

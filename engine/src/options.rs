@@ -74,7 +74,7 @@ pub struct Options {
     pub open_files_max: u64,
     /// How long what was found in memory of a mapped file is taken to be there still, by reads that may not wait
     /// ([`Guard::try_page`](crate::Guard::try_page)). When memory is short the system may take it away meanwhile, and such a read then waits after
-    /// all. Zero, or [`Background::Callers`]: each such read asks the system, which takes longer than the rest of it.
+    /// all. Where very much is remembered it may take longer, so that looking takes no more than a twentieth of a core. Zero, or [`Background::Callers`]: each such read asks the system, which takes longer than the rest of it.
     /// To 1 min; default 50 ms.
     pub residency_interval: Duration,
     /// What a commit that was acknowledged survives. Default: [`Durability::Synced`].

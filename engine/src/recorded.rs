@@ -36,6 +36,7 @@ impl StoreStats {
             ("pagestrata_block_cache_bytes", self.access.cached_bytes),
             ("pagestrata_page_cache_bytes", self.page_cache_bytes),
             ("pagestrata_file_reads", self.access.reads),
+            ("pagestrata_unexpected_major_faults", self.major_faults.unexpected()),
         ];
         for (name, value) in gauges {
             gauge!(name).set(value as f64);

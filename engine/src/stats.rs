@@ -85,8 +85,29 @@ pub struct StoreStats {
     pub page_cache_bytes: u64,
     /// How layer files are read.
     pub access: AccessStats,
+    /// Waits for devices inside memory accesses.
+    pub major_faults: MajorFaults,
     /// The log.
     pub log: LogStats,
+}
+
+/// How often threads had to wait for a device inside a memory access, where nothing says so and nobody expects it (`getrusage(2)`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct MajorFaults {
+    /// All threads of the process since the store was opened, whatever they have touched.
+    pub process: u64,
+    /// Of these, the threads of the store that fetch: it is what they are for.
+    pub fetching: u64,
+}
+
+impl MajorFaults {
+    /// All but those that were meant to be: reads that wait, what was in memory when a read that may not wait looked and gone when it touched
+    /// it, and whatever else the process maps.
+    #[must_use]
+    pub fn unexpected(&self) -> u64 {
+        self.process.saturating_sub(self.fetching)
+    }
 }
 
 impl StoreStats {

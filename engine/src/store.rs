@@ -26,13 +26,13 @@ use pagestrata_layers::{
         CURRENT_NAME, Manifest,
         edit::{Edit, State, TIMELINE_NAME_LEN_MAX, TimelineState},
     },
-    storage::{Lock, RealStorage, SharedStorage, Storage},
+    storage::{Lock, RealStorage, SharedStorage, Storage, major_faults_of_process},
 };
 use pagestrata_wal::{Log, Replayed};
 use parking_lot::Mutex;
 
 use crate::{
-    Error, LayersError, OpenProgress, Options, PinInfo, Result, StoreStats, Timeline,
+    Error, LayersError, MajorFaults, OpenProgress, Options, PinInfo, Result, StoreStats, Timeline,
     background::{Wakeup, spawn_threads},
     fetch::Fetchers,
     map::{FileLayer, is_layer_file_name, layer_file_name},
@@ -85,6 +85,8 @@ pub(crate) struct StoreShared {
     pub(crate) reclaimer: Wakeup,
     pub(crate) logger: Wakeup,
     pub(crate) fetchers: Fetchers,
+    /// Those of the process when the store was opened.
+    major_faults_before: u64,
     closed: AtomicBool,
     /// Nobody flushes any more. Ordered by the lock of `timelines`.
     pub(crate) flusher_panicked: AtomicBool,
@@ -192,6 +194,7 @@ impl Store {
             reclaimer: Wakeup::default(),
             logger: Wakeup::default(),
             fetchers: Fetchers::default(),
+            major_faults_before: major_faults_of_process(),
             closed: AtomicBool::new(false),
             flusher_panicked: AtomicBool::new(false),
             import_in_doubt: AtomicBool::new(false),
@@ -314,6 +317,10 @@ impl Store {
             stats.memory.map_bytes += of.memory.map_bytes;
         }
         stats.access = self.shared.access.stats();
+        stats.major_faults = MajorFaults {
+            process: major_faults_of_process().saturating_sub(self.shared.major_faults_before),
+            fetching: self.shared.fetchers.major_faults(),
+        };
         stats.page_cache_bytes = self.shared.pages.as_ref().map_or(0, PageCache::bytes);
         stats.log = self.shared.log().stats();
         stats

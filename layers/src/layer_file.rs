@@ -111,6 +111,7 @@ mod block;
 mod buffers;
 mod chain;
 mod format;
+mod handshake;
 mod index;
 mod many;
 mod page;

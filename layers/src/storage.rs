@@ -21,7 +21,7 @@ use crate::Result;
 
 #[cfg(any(test, feature = "testing"))]
 pub use mapping::evict;
-pub use mapping::{FileMap, PAGE_BYTES};
+pub use mapping::{FileMap, PAGE_BYTES, major_faults_of_process, major_faults_of_thread};
 pub use real::RealStorage;
 
 /// What reads past the page cache are aligned to, offset, length and memory, in bytes: no device that is in use needs more.

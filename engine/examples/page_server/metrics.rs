@@ -74,6 +74,8 @@ impl Metrics {
             ("store_mapped_bytes", stats.access.mapped_bytes),
             ("store_cached_bytes", stats.access.cached_bytes),
             ("store_file_reads_total", stats.access.reads),
+            ("fetching_major_faults_total", stats.major_faults.fetching),
+            ("process_major_faults_total", stats.major_faults.process),
         ] {
             writeln!(page, "pagestrata_{name} {value}").expect("a string takes all");
         }

@@ -170,6 +170,8 @@ fn a_cold_mapping_stops_no_thread_that_asked_not_to_wait() {
         }
         assert_eq!(major_faults() - before, 0);
     }
+    let faults = store.stats().major_faults;
+    assert!(faults.fetching > 0 && faults.process >= faults.fetching, "{faults:?}");
     let all = scratch.all_reads();
     // A block of 16 KiB has four pages, and in each round each block is missing once.
     assert!(all.cold_fetches >= u64::from(PAGES / 5) * 3, "{all:?}");

@@ -3,6 +3,7 @@
 
 use std::{
     fs, io,
+    mem::MaybeUninit,
     path::Path,
     sync::{Arc, OnceLock},
 };
@@ -154,6 +155,28 @@ impl FileMap {
             Bytes::Shared(bytes) => bytes,
         }
     }
+}
+
+/// How often this process, all of its threads, had to wait for a device inside a memory access since it began.
+#[must_use]
+pub fn major_faults_of_process() -> u64 {
+    major_faults(libc::RUSAGE_SELF)
+}
+
+/// The same of this thread.
+#[must_use]
+pub fn major_faults_of_thread() -> u64 {
+    major_faults(libc::RUSAGE_THREAD)
+}
+
+fn major_faults(who: libc::c_int) -> u64 {
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the call fills in one structure, for which all zeros are a value too.
+    let usage = unsafe {
+        libc::getrusage(who, usage.as_mut_ptr());
+        usage.assume_init()
+    };
+    u64::try_from(usage.ru_majflt).unwrap_or(0)
 }
 
 /// The size of the kernel's pages, which is ours or a multiple of it.
