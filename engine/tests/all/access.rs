@@ -14,6 +14,8 @@ use pagestrata::{
     Store, Timeline, Value,
 };
 
+use crate::support::Append;
+
 const PAGES: u32 = 400;
 const PAGE_LEN: usize = 8192;
 const WAYS: [AccessMode; 3] = [AccessMode::Mmap, AccessMode::Pread, AccessMode::Direct];
@@ -55,23 +57,6 @@ fn open(dir: &Path, options: Options) -> (Store, Timeline) {
     let (store, _) = Store::open(dir, options).unwrap();
     let timeline = store.timeline("main").unwrap();
     (store, timeline)
-}
-
-/// Puts the deltas behind the base.
-struct Append;
-
-impl Redo for Append {
-    fn apply(
-        &self,
-        _: Key,
-        base: Option<&[u8]>,
-        deltas: &mut dyn Iterator<Item = PageVersion<'_>>,
-        page: &mut Vec<u8>,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        page.extend_from_slice(base.unwrap_or_default());
-        deltas.for_each(|delta| page.extend_from_slice(delta.bytes));
-        Ok(())
-    }
 }
 
 fn expected(block: u32) -> Vec<u8> {

@@ -10,29 +10,14 @@ use std::{
 };
 
 use pagestrata::{
-    AccessMode, Durability, Key, Lsn, Options, PageVersion, Ready, Redo, RedoResult, Scratch,
-    Snapshot, Store, Value, testing::evict_layer_files,
+    AccessMode, Durability, Key, Lsn, Options, Ready, Scratch, Snapshot, Store, Value,
+    testing::evict_layer_files,
 };
 use tokio::{runtime::Builder, task::JoinSet};
 
+use crate::support::Append;
+
 const PAGES: u32 = 500;
-
-/// The base and all deltas, one behind the other.
-struct Append;
-
-impl Redo for Append {
-    fn apply(
-        &self,
-        _: Key,
-        base: Option<&[u8]>,
-        deltas: &mut dyn Iterator<Item = PageVersion<'_>>,
-        page: &mut Vec<u8>,
-    ) -> RedoResult<()> {
-        page.extend_from_slice(base.unwrap_or_default());
-        deltas.for_each(|delta| page.extend_from_slice(delta.bytes));
-        Ok(())
-    }
-}
 
 fn key(block: u32) -> Key {
     Key::new(1, block)

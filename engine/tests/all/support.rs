@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use pagestrata::{Key, Lsn, Options, Store, Timeline, Value, testing::SimulatedStorage};
+use pagestrata::{
+    Key, Lsn, Options, PageVersion, Redo, RedoResult, Store, Timeline, Value,
+    testing::SimulatedStorage,
+};
 
 pub(crate) fn open(dir: &Path) -> Store {
     Store::open(dir, Options::default()).unwrap().0
@@ -54,5 +57,22 @@ impl LayersAway {
 pub(crate) fn eventually(mut done: impl FnMut() -> bool) {
     while !done() {
         std::thread::yield_now();
+    }
+}
+
+/// The base and all deltas, one behind the other.
+pub(crate) struct Append;
+
+impl Redo for Append {
+    fn apply(
+        &self,
+        _: Key,
+        base: Option<&[u8]>,
+        deltas: &mut dyn Iterator<Item = PageVersion<'_>>,
+        page: &mut Vec<u8>,
+    ) -> RedoResult<()> {
+        page.extend_from_slice(base.unwrap_or_default());
+        deltas.for_each(|delta| page.extend_from_slice(delta.bytes));
+        Ok(())
     }
 }
