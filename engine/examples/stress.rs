@@ -1,11 +1,12 @@
 //! One writer at full speed, readers that hold what they read and look at every byte again.
 //!
 //! ```text
-//! cargo run --release -p pagestrata --example stress -- [SECONDS [READERS [COMPRESSION]]]      5, 4, none (or zstd)
+//! cargo run --release -p pagestrata --example stress -- [SECONDS [READERS [COMPRESSION [ACCESS]]]]
+//! # 5, 4, none (or zstd), mmap (or pread, direct)
 //! ```
 //!
 //! Small layers, rolled every 2 MiB, flushed and retired behind the readers' backs. Every value can be checked from its key,
-//! its Lsn and its own bytes. A plain `main`, so that the sanitizers see nothing but the engine (60 s each; a compressed run too):
+//! its Lsn and its own bytes. A plain `main`, so that the sanitizers see nothing but the engine (60 s each; compressed runs too, and one for each kind of access):
 //!
 //! ```text
 //! export TARGET=x86_64-unknown-linux-gnu
@@ -34,8 +35,8 @@ use std::{
 };
 
 use pagestrata::{
-    Compression, DetachedVersion, Guard, Key, Kind, Lsn, Options, PageVersion, Scratch, Snapshot,
-    Store, Timeline, Value, Versions,
+    AccessMode, Compression, DetachedVersion, Guard, Key, Kind, Lsn, Options, PageVersion, Ready,
+    Scratch, Snapshot, Store, Timeline, Value, Versions,
     testing::{KeyChoice, UnsyncedStorage, fill_value},
 };
 
@@ -150,6 +151,19 @@ fn write(store: &Store, timeline: &Timeline, stop: &AtomicBool, until: Instant) 
 /// A page version that is held, and of which key it is.
 type Kept = (Key, DetachedVersion);
 
+/// Reads without waiting, and fetches what was not in memory.
+fn fetched<'s>(guard: Guard<'s>, key: Key, lsn: Lsn, mut scratch: &'s mut Scratch) -> Versions<'s> {
+    loop {
+        match guard.try_versions(key, lsn, scratch).expect("sound") {
+            Ready::Hit(versions) => return versions,
+            Ready::Cold(fetch, again) => {
+                fetch.run_blocking().expect("sound");
+                scratch = again;
+            }
+        }
+    }
+}
+
 fn read_once(
     guard: Guard<'_>,
     random: &mut fastrand::Rng,
@@ -160,7 +174,10 @@ fn read_once(
     let last = guard.last_record_lsn();
     let lsn = if random.bool() { last } else { Lsn(random.u64(100..=last.0.max(100))).min(last) };
     let key = key(random);
-    let versions = guard.versions(key, lsn, scratch).expect("sound");
+    let versions = match random.bool() {
+        true => guard.versions(key, lsn, scratch).expect("sound"),
+        false => fetched(guard, key, lsn, scratch),
+    };
     check_all(key, lsn, &versions, done);
     if random.u8(..100) == 0 && !versions.is_empty() {
         let index = random.usize(..versions.len());
@@ -231,7 +248,7 @@ struct Wrote {
 /// Until the time is over, or its files take as much as they may.
 fn one_store(
     readers: u64,
-    compression: Compression,
+    (compression, access): (Compression, AccessMode),
     until: Instant,
     wrote: &mut Wrote,
     done: &Done,
@@ -241,6 +258,9 @@ fn one_store(
         open_layer_size_max_bytes: 2 << 20,
         pool_retained_max_bytes: 4 << 20,
         compression,
+        access,
+        // Less than there is to read.
+        block_cache_max_bytes: 8 << 20,
         ..Options::default()
     };
     let (store, _) =
@@ -287,10 +307,15 @@ fn main() {
         Some("zstd") => Compression::Zstd { level: 1 },
         _ => Compression::None,
     };
+    let access = match arguments.next().as_deref() {
+        Some("pread") => AccessMode::Pread,
+        Some("direct") => AccessMode::Direct,
+        _ => AccessMode::Mmap,
+    };
     let until = Instant::now() + Duration::from_secs(seconds);
     let (mut wrote, done) = (Wrote::default(), Done::default());
     while Instant::now() < until {
-        one_store(readers, compression, until, &mut wrote, &done);
+        one_store(readers, (compression, access), until, &mut wrote, &done);
     }
     let Wrote { values, bytes, flushes, files, verified } = wrote;
     println!(

@@ -18,7 +18,7 @@ use crate::{
     Error, Guard, Page, PlannedLayer, ReadPlan, Rebuild, Redo, Result, Scratch,
     coverage::{Hit, LayerIndex},
     map::{Found, MapVersion, MemSlot},
-    scratch::with_thread_scratch,
+    scratch::{Parts, with_thread_scratch},
 };
 
 /// So many keys share what is read for them; a longer list is read in parts, so that what they need in memory is bounded.
@@ -73,16 +73,9 @@ impl<'g> Guard<'g> {
             sink(key, self.page(key, lsn, redo, scratch));
             return Ok(());
         }
-        for (n, keys) in keys.chunks(KEYS_AT_ONCE).enumerate() {
-            let parts = if n == 0 { scratch.parts() } else { scratch.more_parts() };
-            let mut many = Many::new(self.map(), keys, lsn.min(self.upper()), parts.arena);
-            many.run(None, &mut |batch| {
-                self.rebuild(batch, lsn, redo, parts.page, sink);
-            });
-            parts.found.layers = many.layers;
-            parts.found.value_bytes = many.value_bytes();
-            parts.found.versions_elsewhere = many.entries.0.len() as u64;
-        }
+        self.walk_many(keys, lsn, scratch, None, &mut |batch, page| {
+            self.rebuild(batch, lsn, redo, page, sink);
+        });
         Ok(())
     }
 
@@ -128,11 +121,7 @@ impl<'g> Guard<'g> {
         self.check(lsn)?;
         let mut plan = ReadPlan { keys: keys.len() as u64, ..ReadPlan::default() };
         with_thread_scratch(|scratch| {
-            for keys in keys.chunks(KEYS_AT_ONCE) {
-                let parts = scratch.parts();
-                let mut many = Many::new(self.map(), keys, lsn.min(self.upper()), parts.arena);
-                many.run(Some(&mut plan), &mut |_| ());
-            }
+            self.walk_many(keys, lsn, scratch, Some(&mut plan), &mut |_, _| ());
         });
         Ok(plan)
     }
@@ -142,17 +131,33 @@ impl<'g> Guard<'g> {
         self.check(lsn)?;
         let mut failed = None;
         with_thread_scratch(|scratch| {
-            for keys in keys.chunks(KEYS_AT_ONCE) {
-                let parts = scratch.parts();
-                let mut many = Many::new(self.map(), keys, lsn.min(self.upper()), parts.arena);
-                many.run(None, &mut |batch| {
-                    for ended in batch.ended.drain(..) {
-                        failed = failed.take().or(ended.walk.err());
-                    }
-                });
-            }
+            self.walk_many(keys, lsn, scratch, None, &mut |batch, _| {
+                for ended in batch.ended.drain(..) {
+                    failed = failed.take().or(ended.walk.err());
+                }
+            });
         });
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Walks for all keys, in parts, and hands on those whose walks end in each layer, with room for a page.
+    fn walk_many(
+        self,
+        keys: &[Key],
+        lsn: Lsn,
+        scratch: &mut Scratch,
+        mut plan: Option<&mut ReadPlan>,
+        deliver: &mut dyn FnMut(&mut Batch<'_, '_>, &mut Vec<u8>),
+    ) {
+        for (n, keys) in keys.chunks(KEYS_AT_ONCE).enumerate() {
+            let Parts { arena, found, page, .. } =
+                if n == 0 { scratch.parts() } else { scratch.more_parts() };
+            let mut many = Many::new(self.map(), keys, lsn.min(self.upper()), arena);
+            many.run(plan.as_deref_mut(), &mut |batch| deliver(batch, page));
+            found.layers = many.layers;
+            found.value_bytes = many.value_bytes();
+            found.versions_elsewhere = many.entries.0.len() as u64;
+        }
     }
 
     /// Gives the pages whose walk has ended to the sink.
@@ -224,7 +229,6 @@ struct Pending {
 }
 
 /// The versions of all keys.
-#[derive(Default)]
 struct Entries<'a>(Vec<(PageVersion<'a>, Option<u32>)>);
 
 impl<'a> Entries<'a> {

@@ -5,6 +5,7 @@
 //! next older one, so a read goes through them in that order and meets versions newest first.
 
 mod files;
+mod hints;
 
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use pagestrata_layers::{
 };
 
 pub(crate) use files::{FileLayer, Files, is_layer_file_name, layer_file_name};
+use hints::Hints;
 
 use crate::{
     LayersError, Result,
@@ -171,6 +173,7 @@ impl MapVersion {
         let mut stops = |found: &Found<'a>, before: usize| {
             before == 0 && found.versions.first().is_some_and(&mut *is_enough)
         };
+        let hints = Hints::of_leaves(self, key, lsn, arena);
         for slot in std::iter::once(&self.open).chain(&self.frozen) {
             let before = found.versions.len();
             let end = self.versions_in_memory(slot, key, lsn, found);
@@ -181,6 +184,7 @@ impl MapVersion {
                 return Ok(end);
             }
         }
+        hints.ask_for_parts(key);
         self.versions_in_files(key, lsn, arena, found, &mut stops)
     }
 

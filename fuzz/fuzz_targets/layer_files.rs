@@ -16,11 +16,15 @@ use pagestrata::{
 };
 use pagestrata_layers::{
     Key, KeyRange, Kind, Lsn, ScratchArena, Walk,
-    layer_file::{Compression, LayerFile, LayerId, LayerWriter, Tombstone, WriterOptions},
+    layer_file::{
+        AccessMode, AccessOptions, Asked, Compression, LayerAccess, LayerFile, LayerId,
+        LayerWriter, Tombstone, WriterOptions,
+    },
 };
 
 #[derive(Debug, Arbitrary)]
 struct Input {
+    access: u8,
     compressed: bool,
     block_size: u8,
     image_layer: Option<bool>,
@@ -89,6 +93,17 @@ impl Input {
         let kind =
             self.image_layer.map_or(LayerKind::Delta, |complete| LayerKind::Image { complete });
         Content { kind, versions, tombstones }
+    }
+
+    /// In one of the ways that there are, with a cache that holds next to nothing.
+    fn open(&self, storage: &SimulatedStorage) -> Result<LayerFile, LayersError> {
+        let mode = match self.access % 3 {
+            0 => AccessMode::Mmap,
+            1 => AccessMode::Pread,
+            _ => AccessMode::Direct,
+        };
+        let options = AccessOptions { mode, cache_max_bytes: 64 << 10, ..AccessOptions::default() };
+        LayerAccess::new(storage.shared(), options).open(Path::new(PATH), None)
     }
 
     fn damage(&self, bytes: &mut Vec<u8>) {
@@ -183,6 +198,7 @@ impl Content {
                 .iter()
                 .map(|tombstone| Key { object: tombstone.object, block: tombstone.first_block }),
         );
+        let mut all = Vec::new();
         for &key in asked.iter().take(60) {
             let lsns: Vec<_> = self
                 .versions
@@ -193,11 +209,15 @@ impl Content {
             for (lsn, floor) in
                 [(1 << 20, 0), (middle, 0), (middle.saturating_sub(1), 0), (1 << 20, middle)]
             {
-                or_fail(self.read_one(file, key, Lsn(lsn), Lsn(floor), &space));
+                let asked = Asked { key, lsn: Lsn(lsn), floor: Lsn(floor) };
+                or_fail(self.read_one(file, asked, &space));
                 space.reset();
+                all.push(asked);
             }
             or_fail(file.contains(key).map(|found| assert_eq!(found, !lsns.is_empty())));
         }
+        or_fail(self.read_many(file, &all, &space));
+        space.reset();
         or_fail((|| {
             let keys = file.keys_from(Key::MIN)?.collect::<Result<Vec<_>, _>>()?;
             assert!(keys.into_iter().eq(self.keys()));
@@ -226,17 +246,45 @@ impl Content {
     fn read_one(
         &self,
         file: &LayerFile,
-        key: Key,
-        lsn: Lsn,
-        floor: Lsn,
+        asked: Asked,
         space: &ScratchArena,
     ) -> Result<(), LayersError> {
-        let mut found = Vec::new();
+        let (Asked { key, lsn, floor }, mut found) = (asked, Vec::new());
         let walk = file.versions(key, lsn, floor, space, &mut |version| found.push(version))?;
-        let expected = self.find(key, lsn, floor);
-        assert_eq!(walk, expected.1, "{key} from {lsn} to {floor}");
-        assert!(found == expected.0, "{key} from {lsn} to {floor}: other versions");
+        self.check(asked, &found, walk);
         Ok(())
+    }
+
+    /// All at once; the first error, if any, when all that were read have been looked at.
+    fn read_many(
+        &self,
+        file: &LayerFile,
+        asked: &[Asked],
+        space: &ScratchArena,
+    ) -> Result<(), LayersError> {
+        let mut found = vec![Vec::new(); asked.len()];
+        let mut ended: Vec<_> = asked.iter().map(|_| None).collect();
+        let out = &mut |index: usize, version| found[index].push(version);
+        file.versions_of_many(asked, space, out, &mut |index, walk| {
+            assert!(ended[index].replace(walk).is_none(), "ended twice");
+        });
+        let mut failed = Ok(());
+        for ((asked, found), walk) in asked.iter().zip(&found).zip(ended) {
+            match walk.expect("each ends") {
+                Ok(walk) => self.check(*asked, found, walk),
+                Err(error) => {
+                    check_error(&error);
+                    failed = Err(error);
+                }
+            }
+        }
+        failed
+    }
+
+    fn check(&self, asked: Asked, found: &[PageVersion<'_>], walk: Walk) {
+        let expected = self.find(asked.key, asked.lsn, asked.floor);
+        assert_eq!(walk, expected.1, "{asked:?}");
+        assert!(found == expected.0, "{asked:?}: other versions");
     }
 }
 
@@ -257,12 +305,12 @@ fuzz_target!(|input: Input| {
     storage.create_dir(Path::new(DIR)).unwrap();
     content.write(&storage, &input);
     let path = Path::new(PATH);
-    let file = LayerFile::open(&storage, path, None).unwrap();
+    let file = input.open(&storage).unwrap();
     content.read_back(&file).unwrap();
     let sound = storage.files().remove(path).unwrap();
     storage.change(path, |bytes| input.damage(bytes));
     let damaged = storage.files().remove(path).unwrap() != sound;
-    match LayerFile::open(&storage, path, None) {
+    match input.open(&storage) {
         Ok(file) => {
             let read = content.read_back(&file);
             let verified = file.verify();

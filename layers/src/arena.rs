@@ -306,7 +306,6 @@ impl ScratchArena {
     /// Lets go of what was fetched: the read is over.
     pub fn forget_fetched(&mut self) {
         match Arc::get_mut(&mut self.fetched) {
-            Some(fetched) if fetched.is_empty() => {}
             Some(fetched) => *fetched = Fetched::default(),
             // A fetch that nobody waited for may put its block there still.
             None => self.fetched = Arc::default(),

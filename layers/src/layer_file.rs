@@ -112,6 +112,7 @@ mod buffers;
 mod chain;
 mod format;
 mod handshake;
+mod hints;
 mod index;
 mod many;
 mod page;
@@ -133,6 +134,7 @@ use crate::{Key, KeyRange, Lsn, Result};
 
 pub use crate::compress::Compression;
 pub use access::{AccessMode, AccessOptions, AccessStats, CachedBlock, Fetched, LayerAccess};
+pub use hints::LeafHint;
 pub use reader::{Asked, LayerFile};
 pub use scan::{Keys, Scan};
 pub use source::ReadKind;

@@ -13,6 +13,7 @@ pub mod layer_file;
 mod lsn;
 pub mod manifest;
 mod mem_layer;
+mod prefetch;
 pub mod storage;
 #[cfg(feature = "testing")]
 pub mod testing;

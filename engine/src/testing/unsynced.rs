@@ -30,6 +30,10 @@ impl Storage for UnsyncedStorage {
         Ok(Box::new(UnsyncedFile(RealStorage.open(path)?)))
     }
 
+    fn open_direct(&self, path: &Path) -> Result<Option<Box<dyn File>>> {
+        Ok(RealStorage.open_direct(path)?.map(|file| Box::new(UnsyncedFile(file)) as Box<dyn File>))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         RealStorage.rename(from, to)
     }

@@ -1,5 +1,5 @@
 //! Damaged files: every bit of each file of a small store flipped, every file cut to every length, random bits of a larger
-//! store. Opening, reading or verifying says so, with file and offset; what is read nevertheless is as it was; nothing panics.
+//! store, read in every way that there is. Opening, reading or verifying says so, with file and offset; what is read nevertheless is as it was; nothing panics.
 //!
 //! That the tests see damage that gets through is shown by planting a bug:
 //!
@@ -13,7 +13,8 @@ use std::{
 };
 
 use pagestrata::{
-    Compression, Durability, Error, Key, Kind, LayersError, Lsn, Options, Scratch, Store, Value,
+    AccessMode, Compression, Durability, Error, Key, Kind, LayersError, Lsn, Options, Scratch,
+    Store, Value,
     testing::{SimulatedStorage, fill_value},
 };
 
@@ -24,6 +25,7 @@ type Files = BTreeMap<PathBuf, Vec<u8>>;
 type Expected = Vec<(Key, Lsn, Vec<(Lsn, Kind, Vec<u8>)>)>;
 
 const DIR: &str = "store";
+const WAYS: [AccessMode; 3] = [AccessMode::Mmap, AccessMode::Pread, AccessMode::Direct];
 
 /// How damage came to light.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,11 +117,11 @@ fn examine(
     damaged: Files,
     files: &Files,
     expected: &Expected,
-    compression: Compression,
+    options: Options,
     what: &str,
 ) -> Seen {
     let storage = SimulatedStorage::of_files(damaged);
-    let store = match Store::open_with(storage.shared(), DIR, options(compression)) {
+    let store = match Store::open_with(storage.shared(), DIR, options) {
         Ok((store, _)) => store,
         Err(error) => {
             check_error(&error, files, what);
@@ -176,13 +178,18 @@ fn every_bit_and_every_length_of_a_small_store() {
         let (mut flips, mut cuts) = ([0_u64; 3], 0);
         for bit in 0..bytes.len() * 8 {
             let damaged = with_changed(&files, path, |bytes| bytes[bit / 8] ^= 1 << (bit % 8));
-            let what = format!("{name}, bit {bit}");
-            flips[examine(damaged, &files, &expected, compression, &what) as usize] += 1;
+            let seen = WAYS.map(|access| {
+                let options = Options { access, ..options(compression) };
+                let what = format!("{name}, bit {bit}, {access:?}");
+                examine(damaged.clone(), &files, &expected, options, &what)
+            });
+            assert_eq!(seen, [seen[0]; 3], "{name}, bit {bit}");
+            flips[seen[0] as usize] += 1;
         }
         for len in 0..bytes.len() {
             let damaged = with_changed(&files, path, |bytes| bytes.truncate(len));
             let what = format!("{name}, cut to {len}");
-            let seen = examine(damaged, &files, &expected, compression, &what);
+            let seen = examine(damaged, &files, &expected, options(compression), &what);
             assert_eq!(seen, Seen::Open, "{what}");
             cuts += 1;
         }
@@ -199,8 +206,9 @@ fn every_bit_and_every_length_of_a_small_store() {
         let [open, read, verify] = flips;
         let detected: u64 = flips.iter().sum();
         println!(
-            "{name}: {} flips, {detected} detected (open {open}, read {read}, verify {verify}); {cuts} cuts, {cuts} detected",
-            bytes.len() * 8
+            "{name}: {} flips, each read in {} ways, {detected} detected (open {open}, read {read}, verify {verify}); {cuts} cuts, {cuts} detected",
+            bytes.len() * 8,
+            WAYS.len()
         );
     }
 }
@@ -215,7 +223,8 @@ fn random_bits_of_a_larger_store() {
         let (files, expected) = store_of(2500, compression);
         let total: usize = files.values().map(Vec::len).sum();
         let mut seen = [0_u64; 3];
-        for _ in 0..FLIPS {
+        for flip in 0..FLIPS {
+            let access = WAYS[flip as usize % WAYS.len()];
             let (mut at, mut paths) = (random.usize(..total), files.iter());
             let path = loop {
                 let (path, bytes) = paths.next().unwrap();
@@ -226,8 +235,10 @@ fn random_bits_of_a_larger_store() {
             };
             let bit = random.u8(..8);
             let damaged = with_changed(&files, path, |bytes| bytes[at] ^= 1 << bit);
-            let what = format!("seed {seed:#X}, {}, byte {at}, bit {bit}", path.display());
-            seen[examine(damaged, &files, &expected, compression, &what) as usize] += 1;
+            let path = path.display();
+            let what = format!("seed {seed:#X}, {path}, byte {at}, bit {bit}, {access:?}");
+            let options = Options { access, ..options(compression) };
+            seen[examine(damaged, &files, &expected, options, &what) as usize] += 1;
         }
         let [open, read, verify] = seen;
         println!(

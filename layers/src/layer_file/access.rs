@@ -321,8 +321,8 @@ impl CachedFile {
         let into = &mut buffer.bytes_mut()[..(to - from) as usize];
         let file = access.open_files.get_or_insert_with(&self.number, || self.open())?;
         let read = match file.read_up_to(from, into) {
-            // Some file systems refuse direct I/O only now.
-            Err(error) if error.is_invalid_input() && !access.direct_refused.load(Relaxed) => {
+            // Some file systems refuse direct I/O only now; others may be told so at the same time.
+            Err(error) if error.is_invalid_input() && access.options.mode == AccessMode::Direct => {
                 access.direct_refused.store(true, Relaxed);
                 access.open_files.clear();
                 self.open()?.read_up_to(from, into)
@@ -396,11 +396,6 @@ impl Fetched {
     /// What they take, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.0.lock().iter().map(|(_, block)| block.memory_bytes() as usize).sum()
-    }
-
-    /// Whether there is none.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.lock().is_empty()
     }
 }
 

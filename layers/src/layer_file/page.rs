@@ -302,6 +302,12 @@ impl<'a> Page<'a> {
         is_it.then_some(Hit { row, is_of_key: true })
     }
 
+    /// Where a full page of one object has block number and pair of this row, from the start of the payload.
+    pub(super) fn offsets_of_row(row: usize) -> [usize; 2] {
+        let pairs = HEAD_LEN + WINDOW_LEN * FULL_ROWS.div_ceil(WINDOW_ROWS);
+        [HEAD_LEN + 4 * row, pairs + PAIR_LEN * row]
+    }
+
     /// How many of all rows have a block number of at most `block`, in a page of one object.
     fn count_at_or_below(&self, block: u32) -> usize {
         let fences = self.head.last_chunk().expect("the head ends with the fences");

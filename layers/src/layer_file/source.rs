@@ -232,9 +232,8 @@ impl Blocks {
         if let ReadKind::NoWait(_) = kind {
             self.check_resident(file, offset, expected)?;
         }
-        let granule = offset / BLOCK_EXTENT_MIN as u64;
-        let bit = 1 << (granule % u64::from(u64::BITS));
-        let word = self.verified.get((granule / u64::from(u64::BITS)) as usize);
+        let (word, bit) = verified_at(offset);
+        let word = self.verified.get(word);
         if word.is_none_or(|word| word.load(Relaxed) & bit == 0) {
             self.verify_mapped(file, offset, expected.name(), path)?;
             if let Some(word) = word {
@@ -249,6 +248,25 @@ impl Blocks {
         match block {
             Some(block) => Ok(block),
             None => Err(self.unsound(offset, expected, path)),
+        }
+    }
+
+    /// The payload of a block that is not compressed, if it was verified before, and so is most likely in memory.
+    #[inline]
+    pub(super) fn verified_payload<'a>(
+        &self,
+        file: &'a MappedFile,
+        offset: u64,
+        expected: BlockType,
+    ) -> Option<&'a [u8]> {
+        let (word, bit) = verified_at(offset);
+        if self.verified.get(word)?.load(Relaxed) & bit == 0 {
+            return None;
+        }
+        let bytes = file.bytes().get(usize::try_from(offset).ok()?..)?;
+        match parse(bytes, expected)? {
+            (Codec::Raw, _, range) => bytes.get(range),
+            (Codec::Zstd, ..) => None,
         }
     }
 
@@ -479,6 +497,13 @@ impl Blocks {
             Some(crcs) => Err(wrong_checksum(crcs, offset, what, path)),
         }
     }
+}
+
+/// The word that says whether the block at `offset` is verified, and its bit there.
+#[inline]
+fn verified_at(offset: u64) -> (usize, u64) {
+    let granule = offset / BLOCK_EXTENT_MIN as u64;
+    ((granule / u64::from(u64::BITS)) as usize, 1 << (granule % u64::from(u64::BITS)))
 }
 
 /// Offsets of data blocks, in order, cut into runs that are worth one read.

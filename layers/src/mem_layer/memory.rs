@@ -29,6 +29,7 @@ use parking_lot::Mutex;
 use crate::{
     Error, Result,
     arena::{CHUNK_ALIGN, CHUNK_SPAN_BYTES, Chunk, ChunkPool},
+    prefetch::prefetch,
 };
 
 /// How many chunks a space may have: 8 GiB less the small first ones.
@@ -267,18 +268,6 @@ impl Space {
 pub(super) fn prefetch_whole<T: Node>(node: &T) {
     let address = ptr::from_ref(node).cast::<u8>();
     (0..size_of::<T>()).step_by(64).for_each(|offset| prefetch(address.wrapping_add(offset)));
-}
-
-/// A hint: no memory is accessed as far as the program can see, so any address will do.
-#[inline]
-fn prefetch(address: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: SSE is part of x86-64, and a prefetch of any address, mapped or not, has no effect but on caches.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
 }
 
 impl Drop for Space {

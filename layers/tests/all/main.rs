@@ -1,5 +1,6 @@
 //! Integration tests of the ground floor.
 
+mod direct_refused;
 mod layer_damage;
 mod layer_golden;
 mod layer_memory;
