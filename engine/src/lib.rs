@@ -87,13 +87,13 @@ pub use layers::{DamagedFile, LayerInfo, VerifyReport, verify_files};
 pub use options::{AccessMode, Background, Clock, Compression, Durability, Options};
 pub use pagestrata_layers::layer_file::{AccessStats, LayerKind};
 pub use pagestrata_layers::{
-    Error as LayersError, Key, KeyRange, Kind, Lsn, PageVersion, ParseLsnError, VALUE_LEN_MAX,
-    Value, storage,
+    Error as LayersError, Key, KeyRange, Kind, Lsn, PageVersion, ParseLsnError, Rebuild, Redo,
+    RedoResult, VALUE_LEN_MAX, Value, storage,
 };
 pub use pagestrata_wal::LogStats;
 pub use pins::{DetachedStats, PinInfo, PinKind};
 pub use plan::{PlannedLayer, ReadPlan, ReadStats};
-pub use read::{Guard, Page, Reader, Ready, Rebuild, Redo, RedoResult, Versions};
+pub use read::{Guard, Page, Reader, Ready, Versions};
 pub use recover::OpenProgress;
 pub use scratch::Scratch;
 pub use snapshot::Snapshot;

@@ -14,6 +14,7 @@ mod lsn;
 pub mod manifest;
 mod mem_layer;
 mod prefetch;
+mod redo;
 pub mod storage;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -24,4 +25,5 @@ pub use error::{Corruption, Error, Result};
 pub use key::{Key, KeyRange};
 pub use lsn::{Lsn, ParseLsnError};
 pub use mem_layer::{FrozenLayer, MemLayer, OpenLayer, SortedVersions};
+pub use redo::{Rebuild, Redo, RedoResult};
 pub use value::{Kind, PageVersion, VALUE_LEN_MAX, Value, Walk};

@@ -3,21 +3,26 @@
 //! | the record has | the timeline gets, at the record's end |
 //! |---|---|
 //! | an image that redo restores | an image |
-//! | another block reference, or an implied change of a visibility map page | a delta, the whole record |
-//! | a truncation, or drops | tombstones; they come first, a map page's change after them |
-//! | a database that is dropped | a tombstone for each fork of it that has pages |
-//! | a database that is copied by files | for each page of the source: its image, or else a will_init delta, this record |
-//!
-//! A page of a copied database whose source has to be redone is a delta that needs nothing older *of its own*: its redo is
-//! a read of the source's page just before this record, which names the source.
+//! | another block reference, or an implied change of a visibility map page | a delta, the whole record; with will_init if the page was not there before |
+//! | a block behind the end of its fork, a new fork | the fork's size |
+//! | a truncation, or drops | tombstones and sizes; they come first, a map page's change after them |
+//! | a database that is dropped | tombstones for each fork of it |
+//! | a database that is copied by files | each page of the source, as an image |
 
-use pagestrata::{Key, Kind, Lsn, Reader, Scratch, Timeline, Value, WriteLease};
+use std::collections::HashSet;
+
+use pagestrata::{Key, Lsn, Reader, Scratch, Timeline, Value, WriteLease};
 use pagestrata_postgres::{
-    Error as PostgresError, Fork, PageVersions, Record, RelFork, RelationEvent, relation_events,
+    Error as PostgresError, Fork, PageRedo, PageVersions, Record, RelFork, RelPage, RelationEvent,
+    is_known, relation_events,
 };
 use serde::Serialize;
 
-use crate::Result;
+use crate::{
+    Result,
+    consistency::{Consistency, ConsistencyTally},
+    sizes::{Sizes, forks_at, objects, size_key, size_value},
+};
 
 /// What went into a timeline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -30,16 +35,60 @@ pub struct Applied {
     pub deltas: u64,
     /// Bytes of images and deltas.
     pub value_bytes: u64,
+    /// Changes of a fork's size.
+    pub sizes: u64,
     /// Tombstones: ranges of blocks that are gone.
     pub drops: u64,
+    /// Images that are only there for checking, compared with redo; none unless that was asked for.
+    pub checked: ConsistencyTally,
 }
 
 /// Applies records, one after the other.
 pub(crate) struct Applier {
     versions: PageVersions,
+    redo: PageRedo,
+    applied: Applied,
+    store: Known,
+    consistency: Option<Consistency>,
+}
+
+/// What is in the timeline already, as far as that is known.
+struct Known {
+    timeline: Timeline,
     reader: Reader,
     scratch: Scratch,
-    applied: Applied,
+    sizes: Sizes,
+    /// Pages of the smaller forks that have a version to start from.
+    based: HashSet<Key>,
+}
+
+impl Known {
+    /// Whether the page was never written; it is there from now on.
+    fn is_fresh(&mut self, page: RelPage) -> Result<bool> {
+        let RelPage { rel, block } = page;
+        let blocks = self.sizes.get(rel, &mut self.reader, &mut self.scratch)?.unwrap_or(0);
+        if block >= blocks {
+            self.sizes.set(rel, block.saturating_add(1));
+        }
+        if rel.fork == Fork::Main {
+            return Ok(block >= blocks);
+        }
+        // A map can have holes, and a record that clears a bit does not say that it makes the page.
+        if !self.based.insert(page.key()) {
+            return Ok(false);
+        }
+        if block >= blocks {
+            return Ok(true);
+        }
+        let guard = self.reader.pin();
+        let versions = guard.history(page.key(), guard.last_record_lsn(), &mut self.scratch)?;
+        Ok(versions.is_empty())
+    }
+
+    /// Blocks from here on are gone.
+    fn cut(&mut self, rel: RelFork, first_block: u32) {
+        self.based.retain(|key| key.object != rel.object() || key.block < first_block);
+    }
 }
 
 /// A lease and where a record puts things.
@@ -47,6 +96,7 @@ struct Target<'a, 't> {
     lease: &'a mut WriteLease<'t>,
     end: Lsn,
     applied: &'a mut Applied,
+    known: &'a mut Known,
 }
 
 impl Target<'_, '_> {
@@ -60,20 +110,102 @@ impl Target<'_, '_> {
         Ok(())
     }
 
-    fn drop_blocks(&mut self, rel: RelFork, first_block: u32) -> Result<()> {
-        self.lease.drop_blocks(rel.object(), first_block, self.end)?;
+    /// A page's version, with will_init where nothing older is there.
+    fn put_page(&mut self, key: Key, value: Value<'_>) -> Result<()> {
+        let is_fresh = self.known.is_fresh(RelPage::from_key(key)?)?;
+        self.put(
+            key,
+            match value {
+                Value::Delta { bytes, .. } if is_fresh => Value::Delta { bytes, will_init: true },
+                value => value,
+            },
+        )
+    }
+
+    fn drop_blocks(&mut self, object: u128, first_block: u32) -> Result<()> {
+        self.lease.drop_blocks(object, first_block, self.end)?;
         self.applied.drops += 1;
+        Ok(())
+    }
+
+    fn drop_fork(&mut self, rel: RelFork) -> Result<()> {
+        let Known { reader, scratch, sizes, .. } = &mut *self.known;
+        if sizes.get(rel, reader, scratch)?.is_none() {
+            return Ok(());
+        }
+        sizes.remove(rel);
+        self.known.cut(rel, 0);
+        self.drop_blocks(rel.object(), 0)?;
+        self.drop_blocks(size_key(rel).object, 0)
+    }
+
+    fn truncate(&mut self, rel: RelFork, first_block: u32) -> Result<()> {
+        let Known { reader, scratch, sizes, .. } = &mut *self.known;
+        match sizes.get(rel, reader, scratch)? {
+            Some(blocks) if first_block < blocks => sizes.set(rel, first_block),
+            _ => return Ok(()),
+        }
+        self.known.cut(rel, first_block);
+        self.drop_blocks(rel.object(), first_block)
+    }
+
+    fn create(&mut self, rel: RelFork) -> Result<()> {
+        let Known { reader, scratch, sizes, .. } = &mut *self.known;
+        if sizes.get(rel, reader, scratch)?.is_none() {
+            sizes.set(rel, 0);
+        }
+        Ok(())
+    }
+
+    fn drop_database(&mut self, tablespace: u32, database: u32) -> Result<()> {
+        let Known { reader, scratch, .. } = &mut *self.known;
+        let guard = reader.pin();
+        let forks =
+            forks_at(guard, objects(tablespace, database), guard.last_record_lsn(), scratch)?;
+        forks.into_keys().try_for_each(|rel| self.drop_fork(rel))
+    }
+
+    /// Databases are (tablespace, database).
+    fn copy_database(&mut self, from: (u32, u32), to: (u32, u32), redo: &PageRedo) -> Result<()> {
+        let copied = |rel: RelFork| RelFork { tablespace: to.0, database: to.1, ..rel };
+        let snapshot = self.known.timeline.snapshot();
+        let (guard, lsn, mut scratch) = (snapshot.guard(), snapshot.lsn(), Scratch::new());
+        for (rel, blocks) in forks_at(guard, objects(from.0, from.1), lsn, &mut scratch)? {
+            self.known.sizes.set(copied(rel), blocks);
+        }
+        for page in guard.scan(objects(from.0, from.1), lsn) {
+            let (key, _) = page?;
+            let rel = copied(RelFork::from_object(key.object)?);
+            let page = guard.page(key, lsn, redo, &mut scratch)?;
+            self.put(rel.key(key.block), Value::Image(&page))?;
+        }
+        Ok(())
+    }
+
+    fn put_sizes(&mut self) -> Result<()> {
+        for (rel, blocks) in self.known.sizes.take_changed() {
+            self.lease.put(size_key(rel), self.end, Value::Image(&size_value(blocks)))?;
+            self.applied.sizes += 1;
+        }
         Ok(())
     }
 }
 
 impl Applier {
-    pub(crate) fn new(timeline: &Timeline) -> Applier {
+    /// With `checks`, redo of each record is compared with the images that it has for checking.
+    pub(crate) fn new(timeline: &Timeline, redo: PageRedo, checks: bool) -> Applier {
         Applier {
             versions: PageVersions::new(),
-            reader: timeline.reader(),
-            scratch: Scratch::new(),
+            redo,
             applied: Applied::default(),
+            store: Known {
+                timeline: timeline.clone(),
+                reader: timeline.reader(),
+                scratch: Scratch::new(),
+                sizes: Sizes::default(),
+                based: HashSet::new(),
+            },
+            consistency: checks.then(|| Consistency::new(timeline, redo)),
         }
     }
 
@@ -83,16 +215,16 @@ impl Applier {
 
     /// Puts what the record does, and commits it. Everything before it is committed.
     pub(crate) fn apply(&mut self, lease: &mut WriteLease<'_>, record: &Record<'_>) -> Result<()> {
-        let Applier { versions, reader, scratch, applied } = self;
+        let Applier { versions, redo, applied, store, consistency } = self;
         let before = *applied;
         let end = record.end();
-        let mut target = Target { lease, end, applied };
+        let mut target = Target { lease, end, applied, known: store };
         relation_events(record, |event| match event {
-            RelationEvent::Created { .. } => Ok(()),
-            RelationEvent::Truncated { rel, first_block } => target.drop_blocks(rel, first_block),
-            RelationEvent::Dropped { rel } => target.drop_blocks(rel, 0),
+            RelationEvent::Created { rel } => target.create(rel),
+            RelationEvent::Truncated { rel, first_block } => target.truncate(rel, first_block),
+            RelationEvent::Dropped { rel } => target.drop_fork(rel),
             RelationEvent::DatabaseDropped { database, tablespace } => {
-                drop_database(reader, &mut target, tablespace, database)
+                target.drop_database(tablespace, database)
             }
             RelationEvent::DatabaseCopied {
                 database,
@@ -100,81 +232,41 @@ impl Applier {
                 source_database,
                 source_tablespace,
             } => {
-                let source = (source_tablespace, source_database);
-                let copy = Copy { source, to: (tablespace, database), record };
-                copy_database(reader, scratch, &mut target, &copy)
+                let from = (source_tablespace, source_database);
+                target.copy_database(from, (tablespace, database), redo)
             }
         })?;
-        versions.versions(record, |key, value| target.put(key, value))?;
-        versions.implied(record, |key, value| target.put(key, value))?;
+        versions.versions(record, |key, value| target.put_page(key, value))?;
+        versions.implied(record, |key, value| target.put_page(key, value))?;
+        target.put_sizes()?;
         let changed = *applied != before;
         applied.records += 1;
         if changed {
             lease.commit(end)?.wait()?;
         }
+        if let Some(consistency) = consistency {
+            consistency.check(record, &mut applied.checked)?;
+        }
         Ok(())
     }
 }
 
-/// Does everything that can fail about a record itself, and puts nothing.
+/// Does everything that can fail about a record itself, and puts nothing. A record that redo does not know is refused unless that `is_allowed`.
 pub(crate) fn dry_run(
     versions: &mut PageVersions,
     record: &Record<'_>,
+    is_allowed: bool,
 ) -> std::result::Result<(), PostgresError> {
     relation_events(record, |_| Ok::<_, PostgresError>(()))?;
     versions.versions(record, |_, _| Ok::<_, PostgresError>(()))?;
-    versions.implied(record, |_, _| Ok(()))
-}
-
-/// The objects of a database's relations in a tablespace.
-fn objects(tablespace: u32, database: u32) -> std::ops::Range<u128> {
-    let first = RelFork { tablespace, database, relation: 0, fork: Fork::Main }.object();
-    let last = RelFork { tablespace, database, relation: u32::MAX, fork: Fork::Init }.object();
-    first..last + 1
-}
-
-fn drop_database(
-    reader: &mut Reader,
-    target: &mut Target<'_, '_>,
-    tablespace: u32,
-    database: u32,
-) -> Result<()> {
-    let guard = reader.pin();
-    let mut last = None;
-    for page in guard.scan(objects(tablespace, database), guard.last_record_lsn()) {
-        let (key, _) = page?;
-        if last.replace(key.object) != Some(key.object) {
-            target.drop_blocks(RelFork::from_object(key.object)?, 0)?;
+    versions.implied(record, |_, _| Ok::<_, PostgresError>(()))?;
+    let manager = record.manager();
+    let unknown = record.blocks().find(|block| block.applied_image().is_none());
+    match unknown.filter(|_| !is_allowed && !is_known(manager)) {
+        None => Ok(()),
+        Some(block) => {
+            let page = RelPage { rel: block.rel, block: block.block };
+            Err(PostgresError::UnknownRedo { manager, lsn: record.lsn(), page })
         }
     }
-    Ok(())
-}
-
-/// A copy of a database's files; databases are (tablespace, database).
-struct Copy<'r> {
-    source: (u32, u32),
-    to: (u32, u32),
-    record: &'r Record<'r>,
-}
-
-fn copy_database(
-    reader: &mut Reader,
-    scratch: &mut Scratch,
-    target: &mut Target<'_, '_>,
-    copy: &Copy<'_>,
-) -> Result<()> {
-    let guard = reader.pin();
-    let lsn = guard.last_record_lsn();
-    for page in guard.scan(objects(copy.source.0, copy.source.1), lsn) {
-        let (key, _) = page?;
-        let rel = RelFork::from_object(key.object)?;
-        let copied = RelFork { tablespace: copy.to.0, database: copy.to.1, ..rel };
-        let versions = guard.history(key, lsn, scratch)?;
-        let value = match versions.newest() {
-            Some(newest) if newest.kind == Kind::Image => Value::Image(newest.bytes),
-            _ => Value::Delta { bytes: copy.record.raw(), will_init: true },
-        };
-        target.put(copied.key(key.block), value)?;
-    }
-    Ok(())
 }

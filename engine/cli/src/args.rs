@@ -4,15 +4,18 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use pagestrata::Lsn;
-use pagestrata_postgres::RelPage;
+use pagestrata_postgres::{
+    RelPage,
+    live::{ConnectionInfo, SlotName},
+};
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  failed: bad input, damage, a store in use, an error of the operating system
+  1  failed: bad input, pages that differ (diff), damage, a store in use, an error of the operating system
   2  wrong arguments
   3  not found: no such store, timeline, file or page, or an Lsn outside of the history
-  4  get: the page has to be redone from records, which this command cannot do
+  4  get: a record of the page cannot be redone here
   5  ingest: the log ends in a torn record; everything before it was ingested
 
 An LSN is written as PostgreSQL does, such as 0/AAF2A0.
@@ -62,6 +65,39 @@ pub enum Command {
         /// Stop behind the last record that ends at or before this
         #[arg(long, value_name = "LSN", value_parser = parse_lsn)]
         to: Option<Lsn>,
+        /// Compare redo with each image that a record has for that (wal_consistency_checking), and stop at the first difference
+        #[arg(long)]
+        check: bool,
+        /// Keep records of access methods that cannot be redone here, instead of refusing them; get fails on their pages
+        #[arg(long)]
+        allow_unknown_redo: bool,
+    },
+    /// Follow a running server: ingest its log as it is written, until SIGINT or SIGTERM
+    Follow {
+        /// Which timeline of which store
+        #[command(flatten)]
+        target: Target,
+        /// The server: key=value pairs, as libpq has them (host, port, user, password, application_name); a password also from PGPASSWORD
+        #[arg(long, value_name = "CONNINFO")]
+        conninfo: ConnectionInfo,
+        /// The physical replication slot that makes the server keep its log for this
+        #[arg(long, value_name = "NAME")]
+        slot: Option<SlotName>,
+        /// Create the slot if it is not there
+        #[arg(long, requires = "slot")]
+        create_slot: bool,
+        /// Stop behind the first record that ends here or behind
+        #[arg(long, value_name = "LSN", value_parser = parse_lsn)]
+        until: Option<Lsn>,
+        /// How often what came is made durable and the server told of it, in seconds
+        #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+        flush_interval: u64,
+        /// How often lag and rate are printed, in seconds
+        #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+        report_interval: u64,
+        /// Keep records of access methods that cannot be redone here, instead of refusing them
+        #[arg(long)]
+        allow_unknown_redo: bool,
     },
     /// Write a page as it was at an Lsn to stdout
     Get {
@@ -96,6 +132,41 @@ pub enum Command {
         /// At which Lsn
         #[arg(long, value_name = "LSN", value_parser = parse_lsn)]
         lsn: Lsn,
+    },
+    /// List the records that make a page, oldest first, from its base
+    Explain {
+        /// Which timeline of which store
+        #[command(flatten)]
+        target: Target,
+        /// Which page
+        key: RelPage,
+        /// At which Lsn [default: the last record's]
+        #[arg(long, value_name = "LSN", value_parser = parse_lsn)]
+        lsn: Option<Lsn>,
+    },
+    /// Write all relation files of the data directory as they were at an Lsn
+    Restore {
+        /// Which timeline of which store
+        #[command(flatten)]
+        target: Target,
+        /// At which Lsn
+        #[arg(long, value_name = "LSN", value_parser = parse_lsn)]
+        lsn: Lsn,
+        /// A directory that is not there yet, or empty
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Compare all pages at an Lsn with the files of a data directory
+    Diff {
+        /// Which timeline of which store
+        #[command(flatten)]
+        target: Target,
+        /// At which Lsn
+        #[arg(long, value_name = "LSN", value_parser = parse_lsn)]
+        lsn: Lsn,
+        /// The data directory of a server that was shut down, or a copy of it
+        #[arg(long, value_name = "DIR")]
+        base: PathBuf,
     },
     /// List the layer files
     Layers {

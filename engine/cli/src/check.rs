@@ -1,18 +1,20 @@
 //! Checks what a timeline returns against the oracles of its capture.
 //!
-//! A page whose newest version is an image is compared byte by byte, through a hash. One whose newest version is a delta
-//! has to be redone first, which is not this crate's business: of that, kind, length and record are compared.
+//! Pages are compared byte by byte, through a hash, as redo makes them; of the versions of the log, kind, length and record too.
 
 use std::fmt;
 
-use pagestrata::{Guard, Key, Kind, PageVersion, Scratch};
-use pagestrata_postgres::{BaseBackup, PAGE_SIZE, Page, decode_record, restore_image};
+use pagestrata::{Guard, Key, Kind, Lsn, PageVersion, Redo, Scratch, Versions};
+use pagestrata_postgres::{
+    BaseBackup, PAGE_SIZE, Page, PageRedo, RelPage, decode_record, restore_image,
+};
 
 use crate::{
     Result,
-    oracle::{Expected, Hashed, Reference, raw16},
+    oracle::{Expected, Hashed, Reference, Sized, raw16},
     output::sha256_hex,
     pages::key_name,
+    sizes::blocks_at,
 };
 
 /// How many of how many checks held.
@@ -60,15 +62,6 @@ pub struct ReferenceTallies {
     pub checking_images: Tally,
 }
 
-/// What the pages of a list were compared with.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PageTallies {
-    /// Pages whose newest version is an image, or that were never written and are zeros.
-    pub images: Tally,
-    /// Pages that have to be redone first: not compared.
-    pub need_redo: u64,
-}
-
 /// Checks that each block reference is its page's newest version at the record's end.
 ///
 /// # Errors
@@ -91,7 +84,8 @@ pub fn references(guard: Guard<'_>, references: &[Reference]) -> Result<Referenc
             Expected::Delta { will_init, length, prev, image_sha256 } => {
                 let record = newest.and_then(|newest| decode_record(newest.bytes, *end).ok());
                 let good = newest.is_some_and(|newest| {
-                    newest.kind == Kind::Delta { will_init: *will_init }
+                    // A page that is not there before needs nothing older, whatever the record says.
+                    matches!(newest.kind, Kind::Delta { will_init: found } if found >= *will_init)
                         && newest.bytes.len() == *length
                 }) && record.is_some_and(|record| record.prev() == *prev);
                 tallies.deltas.add(good, failure);
@@ -124,24 +118,80 @@ fn checking_image(key: Key, version: &PageVersion<'_>) -> Option<String> {
 
 /// Checks pages against their hashes, each at its Lsn.
 ///
+/// A page's versions are read at each of its Lsns; redo goes on from the page at the Lsn before, as far as the same versions are below.
+///
 /// # Errors
 /// What reading fails with.
-pub fn hashed_pages(guard: Guard<'_>, pages: &[Hashed]) -> Result<PageTallies> {
-    let (mut tallies, mut scratch) = (PageTallies::default(), Scratch::new());
-    let of_zeros = raw16(&[0; PAGE_SIZE]);
-    for Hashed { key, lsn, raw16: expected } in pages {
-        let versions = guard.history(*key, *lsn, &mut scratch)?;
-        let failure =
-            || format!("{} at {lsn}: expected {expected}, found {versions:?}", key_name(*key));
-        match versions.newest() {
-            None => tallies.images.add(*expected == of_zeros, failure),
-            Some(newest) if newest.kind == Kind::Image => {
-                tallies.images.add(raw16(newest.bytes) == *expected, failure);
+pub fn hashed_pages(guard: Guard<'_>, pages: &[Hashed], redo: &PageRedo) -> Result<Tally> {
+    let (mut tally, mut scratch) = (Tally::default(), Scratch::new());
+    let mut sorted: Vec<&Hashed> = pages.iter().collect();
+    sorted.sort_by_key(|hashed| (hashed.key, hashed.lsn));
+    let mut made = Made::default();
+    for Hashed { key, lsn, raw16: expected } in sorted {
+        let page = RelPage::from_key(*key)?;
+        let found = match blocks_at(guard, page.rel, *lsn, &mut scratch)? {
+            Some(blocks) if page.block < blocks => {
+                let versions = guard.history(*key, *lsn, &mut scratch)?;
+                match made.go_to(*key, &versions, redo) {
+                    Ok(bytes) => raw16(bytes),
+                    Err(error) => error.to_string(),
+                }
             }
-            Some(_) => tallies.need_redo += 1,
-        }
+            blocks => format!("{blocks:?} blocks"),
+        };
+        tally.add(found == *expected, || {
+            format!("{page} at {lsn}: expected {expected}, found {found}")
+        });
     }
-    Ok(tallies)
+    Ok(tally)
+}
+
+/// A page as it was at an Lsn.
+#[derive(Default)]
+struct Made {
+    at: Option<(Key, Lsn)>,
+    bytes: Vec<u8>,
+}
+
+impl Made {
+    fn go_to(
+        &mut self,
+        key: Key,
+        versions: &Versions<'_>,
+        redo: &PageRedo,
+    ) -> std::result::Result<&[u8], Box<dyn std::error::Error + Send + Sync>> {
+        let above = self.at.filter(|(of, _)| *of == key).map(|(_, lsn)| lsn);
+        let base = versions.newest_first().next_back().filter(|base| base.kind.is_base());
+        // From the page before, unless there is a newer base.
+        let from = above.filter(|above| base.is_none_or(|base| base.lsn <= *above));
+        let before = from.map(|_| std::mem::take(&mut self.bytes));
+        self.bytes.clear();
+        self.at = None;
+        let base = before
+            .as_deref()
+            .or_else(|| base.filter(|base| base.kind == Kind::Image).map(|base| base.bytes));
+        let is_delta = |found: &PageVersion<'_>| found.kind != Kind::Image;
+        let is_new = |found: &PageVersion<'_>| from.is_none_or(|from| found.lsn > from);
+        let mut deltas = versions.newest_first().rev().filter(is_delta).filter(is_new);
+        redo.apply(key, base, &mut deltas, &mut self.bytes)?;
+        self.at = versions.newest().map(|newest| (key, newest.lsn));
+        Ok(&self.bytes)
+    }
+}
+
+/// Checks how many blocks forks have, each at its Lsn; none: it is gone.
+///
+/// # Errors
+/// What reading fails with.
+pub fn sizes(guard: Guard<'_>, sizes: &[Sized]) -> Result<Tally> {
+    let (mut tally, mut scratch) = (Tally::default(), Scratch::new());
+    for Sized { rel, lsn, blocks } in sizes {
+        let found = blocks_at(guard, *rel, *lsn, &mut scratch)?;
+        tally.add(found == *blocks, || {
+            format!("{rel} at {lsn}: expected {blocks:?}, found {found:?}")
+        });
+    }
+    Ok(tally)
 }
 
 /// Checks that the pages of a base are images at its checkpoint.

@@ -4,7 +4,9 @@ use std::{io, path::PathBuf, process::ExitCode};
 
 use pagestrata::Lsn;
 use pagestrata_layers::Error as LayersError;
-use pagestrata_postgres::{Error as PostgresError, RelPage};
+use pagestrata_postgres::{Error as PostgresError, RelFork, RelPage, live::Error as LiveError};
+
+use crate::Inconsistency;
 
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -21,7 +23,7 @@ pub enum ExitStatus {
     Usage = 2,
     /// 3: no such store, timeline, file or page, or an Lsn outside of the history.
     NotFound = 3,
-    /// 4: the page has to be redone from records.
+    /// 4: a record of the page cannot be redone.
     NeedsRedo = 4,
     /// 5: the log ends in a torn record; everything before it was ingested.
     Torn = 5,
@@ -59,6 +61,12 @@ pub enum Error {
     Interrupted {
         /// What went wrong.
         source: Box<Error>,
+    },
+    /// SIGINT and SIGTERM cannot be caught.
+    #[error("cannot catch signals: {reason}")]
+    Signals {
+        /// Why.
+        reason: String,
     },
     /// Stdout cannot be written to.
     #[error("cannot write to stdout: {0}")]
@@ -117,6 +125,34 @@ pub enum Error {
         /// Where the timeline ends.
         last_record_lsn: Lsn,
     },
+    /// A server that is followed.
+    #[error("{0}")]
+    Live(#[from] LiveError),
+    /// The server is that of another cluster, or on another timeline.
+    #[error(
+        "timeline {timeline:?} holds the cluster {} on its timeline {}, the server is {} on {}; follow the one, or import the other into another --timeline",
+        .expected.0, .expected.1, .found.0, .found.1
+    )]
+    OtherSystem {
+        /// Which timeline.
+        timeline: String,
+        /// System identifier and timeline of the log, as they were imported.
+        expected: (u64, u32),
+        /// Those of the server.
+        found: (u64, u32),
+    },
+    /// The server was promoted, or is a standby of one that was.
+    #[error(
+        "the server's timeline {timeline} ended at {at}, and {next} goes on there: only one is followed; import a base of the new one"
+    )]
+    WalTimelineEnded {
+        /// The timeline that was followed.
+        timeline: u32,
+        /// The next one.
+        next: u32,
+        /// Where.
+        at: Lsn,
+    },
     /// The log is of another timeline of the cluster.
     #[error("{}: the log is of PostgreSQL timeline {found}, the base is of timeline {expected}; supply the log of that timeline", .dir.display())]
     WalTimeline {
@@ -128,27 +164,30 @@ pub enum Error {
         found: u32,
     },
     /// There is no such page.
-    #[error(
-        "no page {page} at {lsn}: it was not written yet, or dropped; scan lists the pages that there are"
-    )]
+    #[error("no page {page} at {lsn}: {why}; scan lists the pages that there are")]
     NoPage {
         /// Which page.
         page: RelPage,
         /// At which Lsn.
         lsn: Lsn,
+        /// Why not.
+        why: String,
     },
-    /// The page's newest version is not an image.
+    /// What is kept as a fork's size is none.
     #[error(
-        "page {page} at {lsn} {what}; versions lists them, and an image of the page is returned as it is"
+        "size of {rel} at {lsn}: expected 4 bytes, found {found}; use the pagestrata that wrote it"
     )]
-    NeedsRedo {
-        /// Which page.
-        page: RelPage,
-        /// At which Lsn.
+    Size {
+        /// Which fork.
+        rel: RelFork,
+        /// Of which Lsn.
         lsn: Lsn,
-        /// Which records, over what.
-        what: String,
+        /// How many bytes there are.
+        found: usize,
     },
+    /// Redo made another page than PostgreSQL. The records before it, and itself, are in the timeline.
+    #[error("{0}; this is a defect of pagestrata: please report it with the record")]
+    Inconsistent(Box<Inconsistency>),
     /// Layer files are not what was written.
     #[error(
         "{damaged} of {files} layer files damaged, {first}; restore them from a copy of the store"
@@ -199,7 +238,7 @@ impl Error {
     pub fn exit_status(&self) -> ExitStatus {
         use pagestrata::Error as E;
         match self {
-            Error::NeedsRedo { .. } => ExitStatus::NeedsRedo,
+            Error::Engine(E::Redo { .. }) => ExitStatus::NeedsRedo,
             Error::NoPage { .. }
             | Error::Engine(
                 E::NoStore { .. }
@@ -272,6 +311,9 @@ fn postgres_advice(error: &PostgresError) -> &'static str {
         PostgresError::SegmentName { .. } => "; take it away",
         PostgresError::OtherVersion { .. } => "; only PostgreSQL 15 is read",
         PostgresError::Start { .. } => "; supply the segment that it is in, or mend --from",
+        PostgresError::UnknownRedo { .. } => {
+            "; --allow-unknown-redo keeps such records as they are"
+        }
         PostgresError::EndsBefore { .. } => "; supply the missing segments",
         _ => "",
     }

@@ -7,12 +7,12 @@
 //! |---|---|
 //! | object | 2^127: objects of relations are below 2^104 |
 //! | block | 0 |
-//! | value | JSON, an object with the fields of [`Identity`] and `"version": 1` |
+//! | value | JSON, an object with the fields of [`Identity`] and `"version": 2` |
 
 use std::ops::RangeTo;
 
 use pagestrata::{Key, Kind, Lsn, Scratch, Timeline};
-use pagestrata_postgres::ControlFile;
+use pagestrata_postgres::{ControlFile, PageRedo, RedoSettings};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
@@ -22,7 +22,7 @@ pub const IDENTITY_KEY: Key = Key::new(1 << 127, 0);
 /// The objects that relations can have.
 pub(crate) const RELATIONS: RangeTo<u128> = ..1 << 104;
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Which cluster a timeline holds, and from where on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +37,10 @@ pub struct Identity {
     pub wal_segment_size: u32,
     /// The Lsn of the base's checkpoint: the images of the import are at it, and the log is read from it.
     pub checkpoint: u64,
+    /// Whether the cluster's pages have checksums on disk.
+    pub data_checksums: bool,
+    /// Whether the cluster logs hint bits: it has data checksums, or `wal_log_hints` is on.
+    pub logs_hints: bool,
 }
 
 impl Identity {
@@ -49,6 +53,8 @@ impl Identity {
             wal_timeline: control.timeline,
             wal_segment_size: control.wal_segment_size,
             checkpoint: control.checkpoint.0,
+            data_checksums: control.data_checksums,
+            logs_hints: control.data_checksums || control.wal_log_hints,
         }
     }
 
@@ -56,6 +62,21 @@ impl Identity {
     #[must_use]
     pub fn checkpoint(&self) -> Lsn {
         Lsn(self.checkpoint)
+    }
+
+    /// What makes its pages of records.
+    #[must_use]
+    pub fn redo(&self) -> PageRedo {
+        PageRedo::new(RedoSettings { logs_hints: self.logs_hints })
+    }
+
+    /// What makes the pages of a timeline.
+    ///
+    /// # Errors
+    /// [`Error::NoBase`], and as [`Identity::read`].
+    pub fn redo_of(timeline: &Timeline) -> Result<PageRedo> {
+        let no_base = || Error::NoBase { timeline: timeline.name().to_owned() };
+        Ok(Identity::read(timeline)?.ok_or_else(no_base)?.redo())
     }
 
     /// The value that is put under [`IDENTITY_KEY`].

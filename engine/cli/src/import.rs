@@ -1,4 +1,4 @@
-//! Import: the pages of a cold base backup become images at the Lsn of its checkpoint.
+//! Import: the pages of a cold base backup become images at the Lsn of its checkpoint, and beside them the sizes of its forks.
 
 use std::{fmt, path::Path};
 
@@ -10,6 +10,7 @@ use crate::{
     Error, Progress, Result,
     identity::{IDENTITY_KEY, Identity},
     output::{as_text, size},
+    sizes::{size_key, size_value},
     stores::{options, storage},
 };
 
@@ -102,6 +103,9 @@ fn import_pages(timeline: &Timeline, base: &BaseBackup) -> Result<ImportReport> 
         import.put(key, page)?;
         count += 1;
         progress.at(count * PAGE_SIZE as u64);
+    }
+    for (rel, blocks) in base.forks() {
+        import.put(size_key(rel), &size_value(blocks))?;
     }
     import.put(IDENTITY_KEY, &identity.to_bytes())?;
     let done = import.finish()?;

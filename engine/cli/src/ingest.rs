@@ -36,6 +36,18 @@ pub struct Log<'a> {
     pub from: Option<Lsn>,
     /// Where to stop; none: where the log ends.
     pub to: Option<Lsn>,
+    /// Compare redo with the images that records have for checking.
+    pub checks: bool,
+    /// Keep records that nobody here knows how to redo; else they are refused.
+    pub allows_unknown_redo: bool,
+}
+
+impl<'a> Log<'a> {
+    /// All of it, from where the timeline ends.
+    #[must_use]
+    pub fn of(dir: &'a Path) -> Log<'a> {
+        Log { dir, from: None, to: None, checks: false, allows_unknown_redo: false }
+    }
 }
 
 /// A log that was read to its end and is good.
@@ -44,6 +56,7 @@ pub struct Checked {
     dir: PathBuf,
     identity: Identity,
     from: Lsn,
+    checks: bool,
     /// The timeline's last record.
     last_record_lsn: Lsn,
     /// The end of the last record that is to be ingested.
@@ -87,18 +100,26 @@ pub struct IngestReport {
 impl fmt::Display for IngestReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let IngestReport { timeline, from, to, applied, wal_bytes, seconds, .. } = self;
-        let Applied { records, images, deltas, drops, .. } = applied;
+        let Applied { records, images, deltas, sizes, drops, checked, .. } = applied;
         if *records == 0 {
             return write!(f, "nothing to ingest: timeline {timeline:?} has everything up to {to}");
         }
         write!(
             f,
             "ingested {records} records ({} of log) from {from} to {to} into timeline {timeline:?} in {seconds:.2} s: \
-             {images} images, {deltas} deltas, {drops} drops; {} layers, {}",
+             {images} images, {deltas} deltas, {sizes} sizes, {drops} drops; {} layers, {}",
             size(*wal_bytes),
             self.layers,
             size(self.layer_bytes)
-        )
+        )?;
+        match checked.images {
+            0 => Ok(()),
+            images => write!(
+                f,
+                "\nredo made what {images} images for checking say, {} of them without any masking",
+                checked.exact
+            ),
+        }
     }
 }
 
@@ -128,6 +149,7 @@ pub fn check(timeline: &Timeline, log: &Log<'_>) -> Result<Checked> {
         dir: log.dir.to_owned(),
         identity,
         from,
+        checks: log.checks,
         last_record_lsn,
         end: last_record_lsn,
         torn_at: None,
@@ -142,7 +164,7 @@ pub fn check(timeline: &Timeline, log: &Log<'_>) -> Result<Checked> {
         let good_until = Some(reader.position()).filter(|lsn| *lsn > last_record_lsn);
         let wrong = |source| Error::Wal { source, good_until };
         let Some(record) = reader.next_record().map_err(wrong)? else { break };
-        dry_run(&mut versions, &record).map_err(wrong)?;
+        dry_run(&mut versions, &record, log.allows_unknown_redo).map_err(wrong)?;
         checked.records += u64::from(record.end() > last_record_lsn);
         progress.at(record.end().0 - from.0);
     }
@@ -166,10 +188,10 @@ pub fn apply(timeline: &Timeline, checked: &Checked) -> Result<Applied> {
 }
 
 fn apply_records(timeline: &Timeline, checked: &Checked) -> Result<Applied> {
-    let Checked { dir, identity, from, last_record_lsn, end, .. } = checked;
+    let Checked { dir, identity, from, checks, last_record_lsn, end, .. } = checked;
     let mut reader = open(identity, dir, *from, Some(*end))?;
     let mut progress = Progress::of("ingesting", end.0 - from.0);
-    let mut applier = Applier::new(timeline);
+    let mut applier = Applier::new(timeline, identity.redo(), *checks);
     let mut lease = timeline.write_lease()?;
     while let Some(record) = reader.next_record()? {
         if record.end() > *last_record_lsn {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! args -> run -> import, ingest (check, apply)      -> the engine's write lease
+//!             -> follow                             -> the same, from a running server
 //!             -> pages, layers, verify              -> the engine's guard
 //!             -> demo: sample -> import, ingest -> check against its oracle
 //! run -> Output: lines for people, or JSON; Progress: stderr, only on a terminal
@@ -15,8 +16,10 @@
 mod apply;
 pub mod args;
 pub mod check;
+mod consistency;
 mod demo;
 mod error;
+pub mod follow;
 pub mod identity;
 pub mod import;
 pub mod ingest;
@@ -26,14 +29,18 @@ mod output;
 mod pages;
 mod progress;
 mod record_name;
+pub mod restore;
 mod run;
 pub mod sample;
+pub mod sizes;
 mod stores;
 mod verify;
 
 pub use apply::Applied;
+pub use consistency::{ConsistencyTally, Inconsistency};
 pub use error::{Error, ExitStatus, Result};
 pub use output::Output;
+pub use pages::page_at;
 pub use progress::Progress;
 pub use run::run;
 pub use stores::{open_existing, storage};

@@ -60,6 +60,17 @@ pub struct Hashed {
     pub raw16: String,
 }
 
+/// A fork's size.
+#[derive(Clone, Debug)]
+pub struct Sized {
+    /// Which fork.
+    pub rel: RelFork,
+    /// At which Lsn.
+    pub lsn: Lsn,
+    /// How many blocks; none: it is gone.
+    pub blocks: Option<u32>,
+}
+
 #[derive(Deserialize)]
 struct RecordLine {
     end: String,
@@ -142,6 +153,26 @@ pub fn versions(text: &str) -> Result<Vec<Hashed>> {
     lines.map(|line| hashed(line).ok_or_else(|| wrong("the list of versions", line))).collect()
 }
 
+/// Reads the `N` lines of `*.versions.txt`: `N end_lsn spc db rel fork nblocks`, -1 for a fork that is gone. The free space maps, which are not
+/// logged, are left out.
+///
+/// # Errors
+/// [`Error::Capture`] for a line of another form.
+pub fn sizes(text: &str) -> Result<Vec<Sized>> {
+    let lines = text.lines().filter(|line| line.starts_with("N "));
+    let sized = |line: &str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        let ["N", lsn, place @ .., blocks] = &words[..] else { return None };
+        let key = place_key(&[place, &["0"]].concat())?;
+        let rel = RelFork::from_object(key.object).ok()?;
+        let blocks: i64 = blocks.parse().ok()?;
+        Some(Sized { rel, lsn: lsn.parse().ok()?, blocks: u32::try_from(blocks).ok() })
+    };
+    let all: Result<Vec<Sized>> =
+        lines.map(|line| sized(line).ok_or_else(|| wrong("the list of versions", line))).collect();
+    Ok(all?.into_iter().filter(|sized| sized.rel.fork != Fork::Fsm).collect())
+}
+
 /// Reads a manifest; the free space maps, which are not logged, and forks without a block are left out.
 ///
 /// # Errors
@@ -164,6 +195,19 @@ pub fn manifest(text: &str, lsn: Lsn) -> Result<Vec<Hashed>> {
         }
     }
     Ok(pages)
+}
+
+/// How many blocks the forks of a manifest have, the free space maps left out; those that are empty are listed in some manifests only, and left out here.
+///
+/// # Errors
+/// As [`manifest`].
+pub fn manifest_sizes(text: &str, lsn: Lsn) -> Result<Vec<Sized>> {
+    let mut blocks = std::collections::BTreeMap::new();
+    for Hashed { key, .. } in manifest(text, lsn)? {
+        let size = blocks.entry(RelFork::from_object(key.object)?).or_insert(0);
+        *size = key.block.saturating_add(1).max(*size);
+    }
+    Ok(blocks.into_iter().map(|(rel, blocks)| Sized { rel, lsn, blocks: Some(blocks) }).collect())
 }
 
 /// Tablespace, database, relation, fork and block, as numbers.

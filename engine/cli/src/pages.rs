@@ -6,19 +6,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use pagestrata::{Guard, Key, Kind, Lsn, PageVersion, Scratch, Timeline, Versions};
-use pagestrata_postgres::{RelPage, decode_record};
+use pagestrata::{Guard, Key, Kind, Lsn, PageVersion, Scratch, Timeline};
+use pagestrata_postgres::{
+    Error as PostgresError, PAGE_SIZE, Page as PageBytes, PageRedo, RelPage, decode_record,
+};
 use serde::Serialize;
 
 use crate::{
     Error, Output, Result,
-    identity::RELATIONS,
-    output::{as_text, sha256_hex},
+    identity::{Identity, RELATIONS},
+    output::{as_text, as_text_or_null, sha256_hex},
     record_name::record_name,
+    sizes::blocks_at,
 };
-
-/// How many records an error names.
-const NAMED_RECORDS_MAX: usize = 3;
 
 /// A version of a page.
 #[derive(Debug, Serialize)]
@@ -54,8 +54,8 @@ struct PageReport {
     key: RelPage,
     #[serde(serialize_with = "as_text")]
     lsn: Lsn,
-    #[serde(serialize_with = "as_text")]
-    version_lsn: Lsn,
+    #[serde(serialize_with = "as_text_or_null")]
+    version_lsn: Option<Lsn>,
     length: usize,
     sha256: String,
     file: Option<PathBuf>,
@@ -64,7 +64,11 @@ struct PageReport {
 impl fmt::Display for PageReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let PageReport { key, lsn, version_lsn, length, sha256, .. } = self;
-        write!(f, "{key} at {lsn}: the image at {version_lsn}, {length} bytes, sha256 {sha256}")
+        match version_lsn {
+            Some(version) => write!(f, "{key} at {lsn}: as of {version}")?,
+            None => write!(f, "{key} at {lsn}: never written")?,
+        }
+        write!(f, ", {length} bytes, sha256 {sha256}")
     }
 }
 
@@ -100,7 +104,7 @@ pub(crate) fn key_name(key: Key) -> String {
     RelPage::from_key(key).map_or_else(|_| key.to_string(), |page| page.to_string())
 }
 
-/// `get`: the page, if its newest version is an image.
+/// `get`: the page.
 pub(crate) fn get<W: Write>(
     timeline: &Timeline,
     page: RelPage,
@@ -108,13 +112,14 @@ pub(crate) fn get<W: Write>(
     file: Option<&Path>,
     output: &mut Output<W>,
 ) -> Result<()> {
+    let redo = Identity::redo_of(timeline)?;
     let (mut reader, mut scratch) = (timeline.reader(), Scratch::new());
-    let image = image_at(reader.pin(), page, lsn, &mut scratch)?;
+    let (bytes, version_lsn) = page_at(reader.pin(), page, lsn, &redo, &mut scratch)?;
     if let Some(path) = file {
         let write = |source| Error::File { operation: "write", path: path.to_owned(), source };
-        std::fs::write(path, image.bytes).map_err(write)?;
+        std::fs::write(path, &bytes[..]).map_err(write)?;
     } else if !output.is_json() {
-        return output.bytes(image.bytes);
+        return output.bytes(&bytes[..]);
     }
     if !output.is_json() {
         return Ok(());
@@ -122,54 +127,40 @@ pub(crate) fn get<W: Write>(
     output.result(&PageReport {
         key: page,
         lsn,
-        version_lsn: image.lsn,
-        length: image.bytes.len(),
-        sha256: sha256_hex(image.bytes),
+        version_lsn,
+        length: bytes.len(),
+        sha256: sha256_hex(&bytes[..]),
         file: file.map(Path::to_owned),
     })
 }
 
-/// The newest version of a page, which has to be an image.
+/// A page, and the Lsn of its newest version; none: it was never written and is zeros.
 ///
 /// # Errors
-/// [`Error::NoPage`], [`Error::NeedsRedo`], and what reading fails with.
-pub(crate) fn image_at<'s, 'g: 's>(
-    guard: Guard<'g>,
+/// [`Error::NoPage`] for one that is not in its fork at that Lsn, and what reading and redo fail with.
+pub fn page_at(
+    guard: Guard<'_>,
     page: RelPage,
     lsn: Lsn,
-    scratch: &'s mut Scratch,
-) -> Result<PageVersion<'s>> {
-    let versions = guard.history(page.key(), lsn, scratch)?;
-    match versions.newest() {
-        None => Err(Error::NoPage { page, lsn }),
-        Some(newest) if newest.kind == Kind::Image => Ok(newest),
-        Some(_) => Err(Error::NeedsRedo { page, lsn, what: redo_needed(&versions) }),
+    redo: &PageRedo,
+    scratch: &mut Scratch,
+) -> Result<(Box<PageBytes>, Option<Lsn>)> {
+    let no_page = |why: String| Error::NoPage { page, lsn, why };
+    let blocks = blocks_at(guard, page.rel, lsn, scratch)?;
+    let blocks = blocks.ok_or_else(|| no_page(format!("no {} then", page.rel)))?;
+    if page.block >= blocks {
+        return Err(no_page(format!("{} has {blocks} blocks then", page.rel)));
     }
-}
-
-/// Says which records have to be applied to what.
-fn redo_needed(versions: &Versions<'_>) -> String {
-    let oldest = versions.newest_first().next_back();
-    let base = match oldest {
-        Some(oldest) if oldest.kind == Kind::Image => format!("over the image at {}", oldest.lsn),
-        Some(oldest) if oldest.kind.is_base() => "from a fresh page".to_owned(),
-        _ => "with no base below".to_owned(),
-    };
-    let is_delta = |version: &PageVersion<'_>| version.kind != Kind::Image;
-    let count = versions.newest_first().filter(is_delta).count();
-    let named = versions.newest_first().rev().filter(is_delta).take(NAMED_RECORDS_MAX);
-    let mut named: Vec<_> = named
-        .map(|version| {
-            let name = decode_record(version.bytes, version.lsn)
-                .map_or_else(|_| "no record".to_owned(), |record| record_name(&record));
-            format!("{name} at {}", version.lsn)
-        })
-        .collect();
-    if count > named.len() {
-        named.push("...".to_owned());
+    let version_lsn = guard.history(page.key(), lsn, scratch)?.newest().map(|newest| newest.lsn);
+    let mut bytes = Box::new([0; PAGE_SIZE]);
+    if version_lsn.is_some() {
+        let found = guard.page(page.key(), lsn, redo, scratch)?;
+        let found: &PageBytes = found[..]
+            .try_into()
+            .map_err(|_| PostgresError::BaseLength { page, found: found.len() })?;
+        *bytes = *found;
     }
-    let records = if count == 1 { "record" } else { "records" };
-    format!("needs redo of {count} {records} ({}) {base}", named.join(", "))
+    Ok((bytes, version_lsn))
 }
 
 /// `versions`: from the newest to the base.
@@ -184,7 +175,7 @@ pub(crate) fn versions<W: Write>(
     let lsn = lsn.unwrap_or_else(|| guard.last_record_lsn());
     let versions = guard.history(page.key(), lsn, &mut scratch)?;
     let Some(oldest) = versions.newest_first().next_back() else {
-        return Err(Error::NoPage { page, lsn });
+        return Err(Error::NoPage { page, lsn, why: "it was not written, or dropped".to_owned() });
     };
     for version in versions.newest_first() {
         output.result(&VersionLine::of(&version))?;
@@ -197,6 +188,76 @@ pub(crate) fn versions<W: Write>(
             "pagestrata: note: no base below {}: redo starts from a page of zeros",
             oldest.lsn
         );
+    }
+    Ok(())
+}
+
+/// A version of a page, with what it does.
+#[derive(Debug, Serialize)]
+struct ExplainLine {
+    #[serde(serialize_with = "as_text")]
+    lsn: Lsn,
+    record: String,
+    xid: Option<u32>,
+    /// The record's references that name the page; none for one that changes it without.
+    blocks: Vec<u8>,
+    will_init: bool,
+    length: usize,
+}
+
+impl ExplainLine {
+    fn of(page: RelPage, version: &PageVersion<'_>) -> ExplainLine {
+        let PageVersion { lsn, kind, bytes } = *version;
+        let mut line = ExplainLine {
+            lsn,
+            record: "image".to_owned(),
+            xid: None,
+            blocks: Vec::new(),
+            will_init: kind == Kind::Delta { will_init: true },
+            length: bytes.len(),
+        };
+        if kind != Kind::Image {
+            match decode_record(bytes, lsn) {
+                Ok(record) => {
+                    let named = record.blocks().filter(|block| block.key() == page.key());
+                    line.blocks = named.map(|block| block.id).collect();
+                    line.xid = Some(record.xid());
+                    line.record = record_name(&record);
+                }
+                Err(error) => line.record = error.to_string(),
+            }
+        }
+        line
+    }
+}
+
+impl fmt::Display for ExplainLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ExplainLine { lsn, record, xid, blocks, will_init, length } = self;
+        write!(f, "{lsn} {record} {length}")?;
+        if let Some(xid) = xid {
+            write!(f, " xid {xid} blocks {blocks:?}")?;
+        }
+        if *will_init { write!(f, " will_init") } else { Ok(()) }
+    }
+}
+
+/// `explain`: what makes the page, oldest first.
+pub(crate) fn explain<W: Write>(
+    timeline: &Timeline,
+    page: RelPage,
+    lsn: Option<Lsn>,
+    output: &mut Output<W>,
+) -> Result<()> {
+    let (mut reader, mut scratch) = (timeline.reader(), Scratch::new());
+    let guard = reader.pin();
+    let lsn = lsn.unwrap_or_else(|| guard.last_record_lsn());
+    let versions = guard.history(page.key(), lsn, &mut scratch)?;
+    if versions.is_empty() {
+        return Err(Error::NoPage { page, lsn, why: "it was not written, or dropped".to_owned() });
+    }
+    for version in versions.newest_first().rev() {
+        output.result(&ExplainLine::of(page, &version))?;
     }
     Ok(())
 }

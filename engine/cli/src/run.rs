@@ -1,14 +1,22 @@
 //! From the arguments to the functions that do it.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use pagestrata_postgres::live::ConnectionInfo;
 
 use crate::{
-    ExitStatus, Output, Result,
+    Error, ExitStatus, Output, Result,
     args::{Command, Target},
     demo,
+    follow::{Follow, follow},
     import::{import, open_base},
     ingest::{Log, ingest},
     layers, pages,
+    restore::{DiffReport, diff, restore},
     stores::open_existing,
     verify::verify,
 };
@@ -23,11 +31,39 @@ pub fn run<W: Write>(command: Command, output: &mut Output<W>) -> Result<ExitSta
         Command::Import { target, base } => {
             let base = open_base(&base)?;
             let (store, report) = import(&target.store, &target.timeline, &base)?;
-            store.close(std::time::Duration::ZERO)?;
+            store.close(Duration::ZERO)?;
             output.result(&report)?;
         }
-        Command::Ingest { target, wal, from, to } => {
-            return run_ingest(&target, &Log { dir: &wal, from, to }, output);
+        Command::Ingest { target, wal, from, to, check, allow_unknown_redo } => {
+            let allows_unknown_redo = allow_unknown_redo;
+            let log = Log { dir: &wal, from, to, checks: check, allows_unknown_redo };
+            return run_ingest(&target, &log, output);
+        }
+        Command::Follow {
+            target,
+            conninfo,
+            slot,
+            create_slot,
+            until,
+            flush_interval,
+            report_interval,
+            allow_unknown_redo,
+        } => {
+            let how = Follow {
+                info: with_password(conninfo),
+                slot,
+                creates_slot: create_slot,
+                until,
+                flush_interval: Duration::from_secs(flush_interval),
+                report_interval: Duration::from_secs(report_interval),
+                allows_unknown_redo: allow_unknown_redo,
+            };
+            let (store, timeline) = open_existing(&target.store, &target.timeline)?;
+            let followed = follow(&timeline, &how, stop_signal()?, output);
+            drop(timeline);
+            let closed = store.close(Duration::ZERO);
+            followed?;
+            closed?;
         }
         Command::Get { target, key, lsn, output: file } => {
             let (_store, timeline) = open_existing(&target.store, &target.timeline)?;
@@ -41,6 +77,22 @@ pub fn run<W: Write>(command: Command, output: &mut Output<W>) -> Result<ExitSta
             let (_store, timeline) = open_existing(&target.store, &target.timeline)?;
             pages::scan(&timeline, lsn, output)?;
         }
+        Command::Explain { target, key, lsn } => {
+            let (_store, timeline) = open_existing(&target.store, &target.timeline)?;
+            pages::explain(&timeline, key, lsn, output)?;
+        }
+        Command::Restore { target, lsn, out } => {
+            let (_store, timeline) = open_existing(&target.store, &target.timeline)?;
+            restore(&timeline, lsn, &out, output)?;
+        }
+        Command::Diff { target, lsn, base } => {
+            let (_store, timeline) = open_existing(&target.store, &target.timeline)?;
+            let DiffReport { different, sizes_different, .. } =
+                diff(&timeline, lsn, &base, output)?;
+            if different + sizes_different > 0 {
+                return Ok(ExitStatus::Failed);
+            }
+        }
         Command::Layers { target } => {
             let (_store, timeline) = open_existing(&target.store, &target.timeline)?;
             layers::layers(&timeline, output)?;
@@ -51,6 +103,26 @@ pub fn run<W: Write>(command: Command, output: &mut Output<W>) -> Result<ExitSta
     Ok(ExitStatus::Done)
 }
 
+/// With what the environment has, unless it has one.
+fn with_password(info: ConnectionInfo) -> ConnectionInfo {
+    match std::env::var("PGPASSWORD") {
+        Ok(password) if !info.has_password() => info.with_password(password),
+        _ => info,
+    }
+}
+
+/// Set by SIGINT and SIGTERM; the next one ends the process.
+fn stop_signal() -> Result<&'static AtomicBool> {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(ExitStatus::Failed as i32);
+        }
+    })
+    .map_err(|error| Error::Signals { reason: error.to_string() })?;
+    Ok(&STOP)
+}
+
 fn run_ingest<W: Write>(
     target: &Target,
     log: &Log<'_>,
@@ -58,7 +130,7 @@ fn run_ingest<W: Write>(
 ) -> Result<ExitStatus> {
     let (store, timeline) = open_existing(&target.store, &target.timeline)?;
     let report = ingest(&timeline, log)?;
-    store.close(std::time::Duration::ZERO)?;
+    store.close(Duration::ZERO)?;
     output.result(&report)?;
     let Some(at) = report.torn_at else { return Ok(ExitStatus::Done) };
     output.flush()?;

@@ -4,24 +4,8 @@
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 work="$1"
-bin="$(pg_config --bindir)"
-mkdir -p "$work" && chown postgres "$work" && cd "$work"
-as() { su postgres -c "PATH=$bin:\$PATH; cd $work; $*"; }
-sql() { printf '%s\n' "$1" | as "psql -qAtX -v ON_ERROR_STOP=1 -h $work postgres"; }
-start() { as "pg_ctl -w -D $1 -l $1.log -o '-k $work -c listen_addresses=' start" >/dev/null; }
-stop() { as "pg_ctl -w -D $1 -m fast stop" >/dev/null; }
-
-as "initdb -D data --wal-segsize=1 --data-checksums --no-sync --locale=C -U postgres" >/dev/null
-cat >> data/postgresql.conf <<'CONF'
-autovacuum = off
-wal_level = logical
-fsync = off
-checkpoint_timeout = 1h
-max_wal_size = 1GB
-wal_keep_size = 1GB
-max_prepared_transactions = 4
-bgwriter_lru_maxpages = 0
-CONF
+. "$here/../captures/cluster.sh"
+init_cluster
 start data
 sql "create table account(id int primary key, branch int, balance int, filler char(60)) with (fillfactor = 80);
      insert into account select i, i % 7, 0, '' from generate_series(1, 4000) i;
@@ -32,8 +16,7 @@ sql "create table account(id int primary key, branch int, balance int, filler ch
      create table emptied(a int, b text); insert into emptied select i, repeat('x', 200) from generate_series(1, 500) i;
      vacuum; select pg_replication_origin_create('elsewhere');"
 stop data
-cp -a data base
-as "pg_controldata -D base" > controldata.base
+copy_cold
 
 start data
 cat > load.sql <<'LOAD'
@@ -71,37 +54,15 @@ as "pgbench -n -h $work -f load.sql -c 2 -t 300 --random-seed=16 postgres" >/dev
 stop data
 as "pg_controldata -D data" > controldata.final
 
-# PostgreSQL's own recovery to two Lsns, as the oracle of whole pages.
-# The state is "all records with end <= Lsn"; a restartpoint at shutdown writes the pages, so a checkpoint record has to
-# lie between the base and the Lsn.
-recover() { # Lsn: the end of a record that is not the last
-    rm -rf recovered && cp -a base recovered && rm -rf recovered/pg_wal/0* && touch recovered/recovery.signal
-    cat >> recovered/postgresql.conf <<CONF
-restore_command = 'cp $work/data/pg_wal/%f %p'
-recovery_target_lsn = '$1'
-recovery_target_inclusive = off
-recovery_target_action = shutdown
-hot_standby = off
-wal_compression = off
-CONF
-    chown -R postgres recovered
-    su postgres -c "$bin/postgres -D $work/recovered -k $work -c listen_addresses= " >recovered.log 2>&1 || true
-    grep -q "recovery stopping before WAL location (LSN) \"$1\"" recovered.log
-    python3 "$here/oracle.py" manifest recovered > "@${1/\//_}.manifest.tsv"
-}
-start_lsn="$(sed -n 's/^Latest checkpoint location: *//p' controldata.base)"
+start_lsn="$(base_lsn)"
 python3 "$here/oracle.py" wal data/pg_wal "$start_lsn" > oracle.jsonl
 python3 "$here/oracle.py" compare oracle.jsonl <(as "pg_waldump -b -p data/pg_wal -s $start_lsn" 2>/dev/null)
 python3 "$here/oracle.py" images oracle.jsonl data/pg_wal > versions.txt
 middle="$(python3 "$here/oracle.py" end-before oracle.jsonl "$(cat middle)")"
 last="$(python3 "$here/oracle.py" last-start oracle.jsonl)"
-recover "$middle"; recover "$last"
+for lsn in "$middle" "$last"; do recover "$lsn" "@${lsn/\//_}.manifest.tsv"; done
 
-# Pack: one database and the shared relations are enough for a page server; no pg_xact and the like.
-rm -rf pack && mkdir -p pack/base/base pack/wal
-cp -a base/PG_VERSION base/global pack/base/ && cp -a base/base/5 pack/base/base/
-rm -f pack/base/base/5/pg_internal.init
-cp data/pg_wal/0* pack/wal/
+rm -rf pack && pack pack
 { echo "name=sample"; echo "A_checkpoint=$start_lsn"; echo "B_shutdown_checkpoint=$last"; echo "segsize_mb=1"; echo "middle=$middle"; } > sample.env
 tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C pack -cf - base wal | zstd -q -19 --zstd=wlog=23 -f -o "$here/sample.tar.zst"
 rm -f "$here"/sample@*

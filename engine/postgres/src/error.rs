@@ -7,6 +7,8 @@ use std::{
 
 use pagestrata_layers::Lsn;
 
+use crate::{ManagerId, RelPage};
+
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -102,6 +104,34 @@ pub enum Error {
         to: Lsn,
         /// How far it goes.
         end: Lsn,
+    },
+    /// A piece of the log that does not start where the one before ended. Nothing of it was taken.
+    #[error("WAL stream: expected the bytes at {expected}, found {len} bytes at {found}")]
+    Discontinuous {
+        /// Where the one before ended.
+        expected: Lsn,
+        /// Where this one starts.
+        found: Lsn,
+        /// Bytes of it.
+        len: usize,
+    },
+    /// Nobody here knows how to redo a record on a page.
+    #[error("{lsn}: redo of {manager} is not known here, and this record changes page {page}")]
+    UnknownRedo {
+        /// Whose record it is.
+        manager: ManagerId,
+        /// The record's start.
+        lsn: Lsn,
+        /// A page that it changes.
+        page: RelPage,
+    },
+    /// What a page is to be made from is no page.
+    #[error("base of page {page}: expected 8192 bytes, found {found}")]
+    BaseLength {
+        /// Which page.
+        page: RelPage,
+        /// Bytes of the base.
+        found: usize,
     },
     /// A key's object is not a relation fork.
     #[error(

@@ -1,14 +1,16 @@
 //! PostgreSQL 15 WAL and base backups as page versions.
 //!
 //! ```text
-//! WAL segments -> WalReader -> Record -> PageVersions -> (Key, Value) at the record's end Lsn
-//!                                    \-> relation_events -> ranges of blocks that are gone
+//! WAL segments   -> WalReader     -> Record -> PageVersions -> (Key, Value) at the record's end Lsn
+//! pieces of them -> StreamDecoder -> Record \-> relation_events -> ranges of blocks that are gone
 //! base backup  -> BaseBackup -> (Key, image) at the checkpoint Lsn that ControlFile names
+//! running server -> live::Replication (feature `live`) -> pieces of segments
+//! image, deltas -> PageRedo -> the page as PostgreSQL's recovery leaves it
 //! ```
 //!
-//! Nothing here knows the engine: keys, Lsns, values and the storage trait come from the ground floor, and the caller puts
-//! what is yielded wherever it wants. Redo of the deltas is the caller's, too; a delta is the whole record, and
-//! [`decode_record`] reads it again.
+//! Nothing here knows the engine: keys, Lsns, values, redo and the storage trait come from the ground floor, and the caller puts
+//! what is yielded wherever it wants. A delta is the whole record: [`PageRedo`] applies it, and [`decode_record`] reads it
+//! again for whoever wants to look.
 //!
 //! **Invariants:** no byte of input can cause a panic, and no length is used before it is checked. What is not
 //! understood is an error that says where; the log is never silently shorter than what lies in the directory
@@ -22,31 +24,41 @@
 mod backup;
 mod block;
 mod bytes;
+mod checksum;
 mod control;
 mod error;
 mod events;
 mod image;
+#[cfg(feature = "live")]
+pub mod live;
 mod pages;
 mod pglz;
 mod reader;
 mod record;
+mod records;
+mod redo;
 mod rel;
 mod segments;
 mod start;
+mod stream;
 mod survey;
 mod versions;
 pub mod visibility_map;
 
 pub use backup::{BaseBackup, BasePages, RelationFile};
 pub use block::{BlockImage, BlockRef, Blocks, Compression};
+pub use checksum::{page_checksum, stamp_checksum};
 pub use control::ControlFile;
 pub use error::{Error, LogCorruption, Result};
 pub use events::{RelationEvent, relation_events};
 pub use image::{ImageDecoder, PAGE_SIZE, Page, restore_image, stamp_lsn};
+pub use pages::LogIdentity;
 pub use pglz::decompress as pglz_decompress;
 pub use reader::WalReader;
 pub use record::{ManagerId, Record, decode_record};
+pub use redo::{PageRedo, RedoError, RedoSettings, is_known, manager_of, mask_page, redo};
 pub use rel::{Fork, ParseRelPageError, RelFork, RelPage, page_key};
 pub use start::first_record;
+pub use stream::StreamDecoder;
 pub use survey::WalEnd;
 pub use versions::PageVersions;

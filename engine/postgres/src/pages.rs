@@ -91,11 +91,32 @@ impl fmt::Display for PageState {
 
 /// What all pages of a log have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct LogIdentity {
-    pub(crate) system_id: u64,
-    pub(crate) timeline: u32,
-    /// A power of two, in bytes.
-    pub(crate) segment_size: u64,
+pub struct LogIdentity {
+    /// The cluster that it is of.
+    pub system_id: u64,
+    /// The timeline.
+    pub timeline: u32,
+    /// Bytes of a segment: a power of two, 1 MiB to 1 GiB.
+    pub segment_size: u64,
+}
+
+impl LogIdentity {
+    /// The start of the segment of `lsn`.
+    #[inline]
+    pub(crate) fn segment_start(&self, lsn: u64) -> u64 {
+        lsn & !(self.segment_size - 1)
+    }
+
+    /// The segment behind that of `lsn`.
+    #[inline]
+    pub(crate) fn segment_end(&self, lsn: u64) -> u64 {
+        self.segment_start(lsn).saturating_add(self.segment_size)
+    }
+}
+
+/// Whether a server makes segments of this many bytes.
+pub(crate) fn is_segment_size(size: u64) -> bool {
+    size.is_power_of_two() && (1 << 20..=1 << 30).contains(&size)
 }
 
 /// The system identifier and segment size in the long header of a segment's first page.
@@ -123,7 +144,7 @@ pub(crate) fn read_long_header(bytes: &[u8], lsn: Lsn, path: &Path) -> Result<(u
     let system_id = cursor.u64().unwrap_or_default();
     let segment_size = u64::from(cursor.u32().unwrap_or_default());
     let page_size = u64::from(cursor.u32().unwrap_or_default());
-    if !segment_size.is_power_of_two() || !(1 << 20..=1 << 30).contains(&segment_size) {
+    if !is_segment_size(segment_size) {
         return wrong("segment size", "a power of two, 1 MiB to 1 GiB", segment_size.to_string());
     }
     if page_size != LOG_PAGE {

@@ -49,6 +49,20 @@ impl ManagerId {
     pub const HEAP: ManagerId = ManagerId(10);
     /// B-tree indexes.
     pub const BTREE: ManagerId = ManagerId(11);
+    /// Hash indexes.
+    pub const HASH: ManagerId = ManagerId(12);
+    /// Inverted indexes.
+    pub const GIN: ManagerId = ManagerId(13);
+    /// Generalized search trees.
+    pub const GIST: ManagerId = ManagerId(14);
+    /// Sequences.
+    pub const SEQUENCE: ManagerId = ManagerId(15);
+    /// Space-partitioned trees.
+    pub const SPGIST: ManagerId = ManagerId(16);
+    /// Block range indexes.
+    pub const BRIN: ManagerId = ManagerId(17);
+    /// Pieces of pages, of extensions.
+    pub const GENERIC: ManagerId = ManagerId(20);
 
     const NAMES: [&'static str; 22] = [
         "XLOG",
@@ -274,6 +288,16 @@ pub fn decode_record(bytes: &[u8], end: Lsn) -> Result<Record<'_>> {
     if stored != computed {
         let (computed, stored) = (format!("{computed:#010X}"), format!("{stored:#010X}"));
         return Err(Error::corrupt(end, "record checksum", computed, stored));
+    }
+    read_record(bytes, end)
+}
+
+/// As [`decode_record`], of bytes whose checksum somebody else has seen to.
+#[inline]
+pub(crate) fn read_record(bytes: &[u8], end: Lsn) -> Result<Record<'_>> {
+    if bytes.len() < HEADER_LEN {
+        let expected = format_args!("{HEADER_LEN} bytes or more").to_string();
+        return Err(Error::corrupt(end, "record", expected, bytes.len()));
     }
     let layout = Layout::read(bytes, end).map_err(Error::Corrupt)?;
     Ok(Record::new(Lsn::INVALID, end, bytes, layout))

@@ -16,6 +16,7 @@ use pagestrata_layers::{
 use crate::{
     Error, Result,
     pages::{LOG_PAGE, LogIdentity, PageState, read_header, read_long_header},
+    records::LogPages,
 };
 
 /// Bytes of a window: small enough to stay in a core's cache between the read and the decoding.
@@ -73,9 +74,14 @@ fn names(storage: &SharedStorage, dir: &Path) -> Result<Vec<SegmentName>> {
     Ok(names.iter().filter_map(|name| SegmentName::parse(name)).collect())
 }
 
-fn path_of(dir: &Path, timeline: u32, number: u64, segment_size: u64) -> PathBuf {
+/// The name of a segment.
+pub(crate) fn name_of(timeline: u32, number: u64, segment_size: u64) -> String {
     let per_upper = (1 << 32) / segment_size;
-    dir.join(format!("{timeline:08X}{:08X}{:08X}", number / per_upper, number % per_upper))
+    format!("{timeline:08X}{:08X}{:08X}", number / per_upper, number % per_upper)
+}
+
+fn path_of(dir: &Path, timeline: u32, number: u64, segment_size: u64) -> PathBuf {
+    dir.join(name_of(timeline, number, segment_size))
 }
 
 impl Segments {
@@ -118,10 +124,6 @@ impl Segments {
         &self.dir
     }
 
-    pub(crate) fn log(&self) -> &LogIdentity {
-        &self.log
-    }
-
     /// Follows this timeline from now on.
     pub(crate) fn set_timeline(&mut self, timeline: u32) {
         self.log.timeline = timeline;
@@ -160,53 +162,22 @@ impl Segments {
         Ok(ids)
     }
 
-    /// The file that `lsn` is in, whether it is there or not.
-    pub(crate) fn path(&self, lsn: u64) -> PathBuf {
-        self.path_of(SegmentId { number: lsn / self.log.segment_size, timeline: self.log.timeline })
-    }
-
     pub(crate) fn path_of(&self, id: SegmentId) -> PathBuf {
         path_of(&self.dir, id.timeline, id.number, self.log.segment_size)
     }
 
     pub(crate) fn segment_start(&self, lsn: u64) -> u64 {
-        lsn & !(self.log.segment_size - 1)
+        self.log.segment_start(lsn)
     }
 
     /// The segment behind that of `lsn`.
     pub(crate) fn segment_end(&self, lsn: u64) -> u64 {
-        self.segment_start(lsn).saturating_add(self.log.segment_size)
+        self.log.segment_end(lsn)
     }
 
     /// Whether the file that `lsn` is in is there.
     pub(crate) fn is_there(&self, lsn: u64) -> Result<bool> {
         Ok(self.storage.exists(&self.path(lsn))?)
-    }
-
-    /// What is where the page of address `page` should be.
-    pub(crate) fn page(&mut self, page: u64) -> Result<PageState> {
-        debug_assert!(page.is_multiple_of(LOG_PAGE));
-        self.fill(page)?;
-        let path = self.open.as_ref().map_or(Path::new(""), |open| &open.path);
-        read_header(self.in_window(page), Lsn(page), &self.log, path)
-    }
-
-    /// The bytes from `lsn` to the end of its page; fewer where the file ends before.
-    #[inline]
-    pub(crate) fn rest_of_page(&mut self, lsn: u64) -> Result<&[u8]> {
-        if !(self.window_start..self.window_end).contains(&lsn) {
-            self.fill(lsn)?;
-        }
-        Ok(self.in_window(lsn))
-    }
-
-    /// As [`Segments::rest_of_page`], of a page that was looked at last.
-    #[inline]
-    pub(crate) fn in_window(&self, lsn: u64) -> &[u8] {
-        let page_end = (lsn | (LOG_PAGE - 1)).saturating_sub(self.window_start).saturating_add(1);
-        let end = page_end.min(self.window_end - self.window_start) as usize;
-        let start = lsn.saturating_sub(self.window_start) as usize;
-        self.window.get(start..end).unwrap_or_default()
     }
 
     /// Moves the window so that it has `lsn`, as far as the file does.
@@ -250,6 +221,43 @@ impl Segments {
         };
         self.open = Some(OpenSegment { number, path, file });
         Ok(())
+    }
+}
+
+impl LogPages for Segments {
+    fn log(&self) -> &LogIdentity {
+        &self.log
+    }
+
+    fn page(&mut self, page: u64) -> Result<PageState> {
+        debug_assert!(page.is_multiple_of(LOG_PAGE));
+        self.fill(page)?;
+        let path = self.open.as_ref().map_or(Path::new(""), |open| &open.path);
+        read_header(self.in_window(page), Lsn(page), &self.log, path)
+    }
+
+    #[inline]
+    fn rest_of_page(&mut self, lsn: u64) -> Result<&[u8]> {
+        if !(self.window_start..self.window_end).contains(&lsn) {
+            self.fill(lsn)?;
+        }
+        Ok(self.in_window(lsn))
+    }
+
+    #[inline]
+    fn in_window(&self, lsn: u64) -> &[u8] {
+        let page_end = (lsn | (LOG_PAGE - 1)).saturating_sub(self.window_start).saturating_add(1);
+        let end = page_end.min(self.window_end - self.window_start) as usize;
+        let start = lsn.saturating_sub(self.window_start) as usize;
+        self.window.get(start..end).unwrap_or_default()
+    }
+
+    fn path(&self, lsn: u64) -> PathBuf {
+        self.path_of(SegmentId { number: lsn / self.log.segment_size, timeline: self.log.timeline })
+    }
+
+    fn place(&self) -> PathBuf {
+        self.dir.clone()
     }
 }
 

@@ -11,13 +11,13 @@ use crate::{
     Error, Result,
     bytes::u32_at,
     pages::{LOG_PAGE, PageHeader, PageState},
-    reader::{align, page_of},
     record::{self, HEADER_LEN},
+    records::{LogPages, align, page_of},
     segments::Segments,
 };
 
-fn cannot_start(segments: &Segments, from: Lsn, reason: impl Into<String>) -> Error {
-    Error::Start { dir: segments.dir().to_owned(), from, reason: reason.into() }
+pub(crate) fn cannot_start(pages: &impl LogPages, from: Lsn, reason: impl Into<String>) -> Error {
+    Error::Start { dir: pages.place(), from, reason: reason.into() }
 }
 
 /// Settles timeline and cluster by the segment that `from` is in.
@@ -60,44 +60,77 @@ pub(crate) fn enter_segment(
 /// Checks that a record starts, or would start, at `from`: records are counted from the first on its page.
 pub(crate) fn check_start(segments: &mut Segments, from: Lsn) -> Result<()> {
     let page = page_of(from.0);
-    let start = match segments.page(page)? {
-        PageState::Valid(header) if from.0 == page && !header.continues => return Ok(()),
-        PageState::Valid(header) => count_records(segments, page, header, from)?,
-        PageState::Damaged { what, expected, found } => {
-            let error = Error::corrupt(Lsn(page), what, expected, found);
-            return Err(error.in_segment(&segments.path(page)));
-        }
+    match segments.page(page)? {
         // All before the edge has been read, and nothing is behind it: the end of a log can be opened again.
-        other if from.0 == page => match segments.page(page - LOG_PAGE)? {
-            PageState::Valid(header) => count_records(segments, page - LOG_PAGE, header, from)?,
-            _ if page == segments.segment_start(page) => from.0,
-            _ => return Err(cannot_start(segments, from, format!("there is {other}"))),
-        },
-        other => return Err(cannot_start(segments, from, format!("there is {other}"))),
-    };
-    if start == from.0 {
-        return Ok(());
+        PageState::Absent | PageState::Unwritten | PageState::Recycled(_) if from.0 == page => {
+            match segments.page(page - LOG_PAGE)? {
+                PageState::Valid(header) => {
+                    check_count(segments, page - LOG_PAGE, header, from).map(|_| ())
+                }
+                _ if page == segments.segment_start(page) => Ok(()),
+                other => Err(cannot_start(segments, from, format!("there is {other}"))),
+            }
+        }
+        state => check_page(segments, page, state, from).map(|_| ()),
     }
-    let reason = format!("no record starts there, the next does at {} or behind", Lsn(start));
-    Err(cannot_start(segments, from, reason))
 }
 
-/// The first place at or behind `from` where a record starts or ends, as far as the page says.
-fn count_records(segments: &Segments, page: u64, header: PageHeader, from: Lsn) -> Result<u64> {
+/// As [`check_start`], with what is where `from`'s page should be. Returns the start of the record that ends at `from`,
+/// if it is on the page.
+pub(crate) fn check_page(
+    pages: &impl LogPages,
+    page: u64,
+    state: PageState,
+    from: Lsn,
+) -> Result<Option<Lsn>> {
+    match state {
+        PageState::Valid(header) if from.0 == page && !header.continues => Ok(None),
+        PageState::Valid(header) => check_count(pages, page, header, from),
+        PageState::Damaged { what, expected, found } => {
+            let error = Error::corrupt(Lsn(page), what, expected, found);
+            Err(error.in_segment(&pages.path(page)))
+        }
+        other => Err(cannot_start(pages, from, format!("there is {other}"))),
+    }
+}
+
+fn check_count(
+    pages: &impl LogPages,
+    page: u64,
+    header: PageHeader,
+    from: Lsn,
+) -> Result<Option<Lsn>> {
+    let (start, last) = count_records(pages, page, header, from)?;
+    if start == from.0 {
+        return Ok(last.map(Lsn));
+    }
+    let reason = format!("no record starts there, the next does at {} or behind", Lsn(start));
+    Err(cannot_start(pages, from, reason))
+}
+
+/// The first place at or behind `from` where a record starts or ends, as far as the page says, and the start of the
+/// record before it on the page.
+fn count_records(
+    pages: &impl LogPages,
+    page: u64,
+    header: PageHeader,
+    from: Lsn,
+) -> Result<(u64, Option<u64>)> {
     let rest = if header.continues { align(u64::from(header.remaining)) } else { 0 };
-    let mut start = page + header.len + rest;
+    let (mut start, mut last) = (page + header.len + rest, None);
     while start < from.0 && page_of(start) == page {
-        let bytes = segments.in_window(start);
+        let bytes = pages.in_window(start);
         let len = u32_at(bytes, 0).unwrap_or_default();
         if len < HEADER_LEN as u32 {
             let reason = format!("the log ends before, at {}", Lsn(start));
-            return Err(cannot_start(segments, from, reason));
+            return Err(cannot_start(pages, from, reason));
         }
+        last = Some(start);
         let end = start + align(u64::from(len));
         let switch = bytes.len() >= HEADER_LEN && record::is_switch(bytes);
-        start = if switch { segments.segment_end(start) } else { end };
+        start = if switch { pages.log().segment_end(start) } else { end };
     }
-    Ok(start)
+    Ok((start, last))
 }
 
 /// Where the first record starts that is whole in the log in `dir`.
@@ -117,7 +150,7 @@ pub fn first_record(storage: SharedStorage, dir: &Path) -> Result<Lsn> {
             PageState::Valid(header) => header,
             other => return Err(cannot_start(&segments, Lsn(page), format!("there is {other}"))),
         };
-        let first = count_records(&segments, page, header, Lsn(page))?;
+        let (first, _) = count_records(&segments, page, header, Lsn(page))?;
         if page_of(first) == page {
             return Ok(Lsn(first));
         }

@@ -17,6 +17,7 @@ use crate::{
     bytes::{u32_at, u64_at},
     pages::{LOG_PAGE, PageState},
     record::{self, HEADER_LEN, RECORD_LEN_MAX},
+    records::LogPages,
     segments::{SegmentId, Segments},
 };
 

@@ -3,6 +3,7 @@
 //! | the record has for the page | the version is |
 //! |---|---|
 //! | an image that redo restores | the image: 8192 bytes, restored and stamped with the record's end |
+//! | one that redo restores and then changes | a delta: the whole record, with will_init |
 //! | anything else, with or without an image for checking | a delta: the whole record, with the reference's will_init |
 //!
 //! All versions of a record are at its end Lsn, and a key has one version at an Lsn. A record that names a page twice
@@ -16,6 +17,7 @@ use crate::{
     block::BlockRef,
     image::{ImageDecoder, PAGE_SIZE, Page, stamp_lsn},
     record::Record,
+    redo::changes_restored,
     visibility_map,
 };
 
@@ -62,7 +64,7 @@ impl PageVersions {
                 }
             }
             match block.applied_image() {
-                Some(image) if !repeated => {
+                Some(image) if !repeated && !changes_restored(record, &block) => {
                     self.images.restore(&image, &mut self.page)?;
                     stamp_lsn(&mut self.page, record.end());
                     put(key, Value::Image(&self.page[..]))?;

@@ -67,6 +67,16 @@ impl MapChange {
     }
 }
 
+/// Sets bits of a heap page on its map page; whether that changed anything (`visibilitymap_set`).
+pub(crate) fn set_bits(page: &mut Page, heap_block: u32, bits: u8) -> bool {
+    let bit = heap_block % HEAP_BLOCKS_PER_PAGE;
+    let (byte, shift) = (BITS_START + bit as usize / 4, bit % 4 * 2);
+    let bits = bits & (VISIBLE | FROZEN);
+    let is_changed = page[byte] >> shift & (VISIBLE | FROZEN) != bits;
+    page[byte] |= bits << shift;
+    is_changed
+}
+
 /// The first map page that goes when a relation is cut to `heap_blocks` blocks.
 #[must_use]
 pub const fn first_block_gone(heap_blocks: u32) -> u32 {

@@ -11,11 +11,12 @@ use std::{
 
 use pagestrata::{Lsn, Timeline};
 use pagestrata_cli::{
-    check::{self, PageTallies, Tally},
+    check::{self, Tally},
+    identity::Identity,
     import::{import, open_base},
     ingest::{self, Log},
     open_existing,
-    oracle::{self, Expected, Hashed, Reference},
+    oracle::{self, Expected, Hashed, Reference, Sized},
     sample,
 };
 use pagestrata_postgres::BaseBackup;
@@ -36,6 +37,7 @@ struct Oracles {
     records: u64,
     references: Vec<Reference>,
     versions: Option<Vec<Hashed>>,
+    sizes: Vec<Sized>,
     manifests: Vec<Hashed>,
 }
 
@@ -56,14 +58,17 @@ impl Capture {
     fn oracles(&self) -> Oracles {
         let oracle = self.text(".oracle.jsonl.zst").expect("an oracle");
         let (records, references) = oracle::references(&oracle).unwrap();
-        let versions = self.text(".versions.txt.zst").map(|text| oracle::versions(&text).unwrap());
-        let manifests = self.manifests();
-        Oracles { records, references, versions, manifests }
+        let list = self.text(".versions.txt.zst");
+        let versions = list.as_ref().map(|text| oracle::versions(text).unwrap());
+        let mut sizes = list.map_or_else(Vec::new, |text| oracle::sizes(&text).unwrap());
+        let (manifests, recovered) = self.manifests();
+        sizes.extend(recovered);
+        Oracles { records, references, versions, sizes, manifests }
     }
 
-    fn manifests(&self) -> Vec<Hashed> {
+    fn manifests(&self) -> (Vec<Hashed>, Vec<Sized>) {
         let prefix = format!("{}@", self.stem.file_name().unwrap().to_str().unwrap());
-        let mut pages = Vec::new();
+        let (mut pages, mut sizes) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(self.stem.parent().unwrap()).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
             let lsn = name.strip_prefix(&prefix).and_then(|rest| rest.split_once('.'));
@@ -71,10 +76,11 @@ impl Capture {
                 let text = self.text(&format!("@{lsn}.{suffix}")).unwrap();
                 let lsn: Lsn = lsn.replace('_', "/").parse().unwrap();
                 pages.extend(oracle::manifest(&text, lsn).unwrap());
+                sizes.extend(oracle::manifest_sizes(&text, lsn).unwrap());
             }
         }
         assert!(!pages.is_empty());
-        pages
+        (pages, sizes)
     }
 }
 
@@ -83,9 +89,9 @@ fn assert_all(tally: &Tally) {
     assert!(tally.all_good(), "{tally}: {}", tally.first_failure.as_deref().unwrap_or_default());
 }
 
-fn assert_pages(tallies: &PageTallies) -> String {
-    assert_all(&tallies.images);
-    format!("{} ({} need redo)", tallies.images, tallies.need_redo)
+fn assert_pages(tally: &Tally) -> String {
+    assert_all(tally);
+    tally.to_string()
 }
 
 /// Compares the base and every block reference of the log; returns what was compared.
@@ -108,12 +114,14 @@ fn compare(timeline: &Timeline, base: &BaseBackup, oracles: &Oracles) -> String 
 fn compare_lists(timeline: &Timeline, oracles: &Oracles) -> String {
     let mut reader = timeline.reader();
     let guard = reader.pin();
+    let redo = Identity::redo_of(timeline).unwrap();
     let versions = oracles.versions.as_ref().map_or_else(
         || "no list".to_owned(),
-        |versions| assert_pages(&check::hashed_pages(guard, versions).unwrap()),
+        |versions| assert_pages(&check::hashed_pages(guard, versions, &redo).unwrap()),
     );
-    let manifests = assert_pages(&check::hashed_pages(guard, &oracles.manifests).unwrap());
-    format!("listed versions {versions}, recovered pages {manifests}")
+    let sizes = assert_pages(&check::sizes(guard, &oracles.sizes).unwrap());
+    let manifests = assert_pages(&check::hashed_pages(guard, &oracles.manifests, &redo).unwrap());
+    format!("listed versions {versions}, sizes {sizes}, recovered pages {manifests}")
 }
 
 fn check_capture(capture: &Capture) {
@@ -128,26 +136,29 @@ fn check_capture(capture: &Capture) {
 
     let (store, _) = import(&store_dir, "main", &base).unwrap();
     let timeline = store.timeline("main").unwrap();
-    let checked = ingest::check(&timeline, &Log { dir: &wal, from: None, to: None }).unwrap();
+    let checked = ingest::check(&timeline, &Log::of(&wal)).unwrap();
     let applied = ingest::apply(&timeline, &checked).unwrap();
     assert_eq!(applied.records, oracles.records);
     assert_eq!((checked.torn_at, timeline.last_record_lsn()), (None, checked.end));
-    let in_memory = compare(&timeline, &base, &oracles);
+    let compare_all = |timeline: &Timeline| {
+        let references = compare(timeline, &base, &oracles);
+        format!("{references}; {}", compare_lists(timeline, &oracles))
+    };
+    let in_memory = compare_all(&timeline);
     assert_eq!(timeline.flush().unwrap(), checked.end);
-    let flushed = compare(&timeline, &base, &oracles);
+    let flushed = compare_all(&timeline);
     drop(timeline);
     store.close(Duration::ZERO).unwrap();
 
     let (_store, timeline) = open_existing(&store_dir, "main").unwrap();
-    let reopened = compare(&timeline, &base, &oracles);
-    let lists = compare_lists(&timeline, &oracles);
-    let again = ingest::ingest(&timeline, &Log { dir: &wal, from: None, to: None }).unwrap();
+    let reopened = compare_all(&timeline);
+    let again = ingest::ingest(&timeline, &Log::of(&wal)).unwrap();
     assert_eq!(again.applied.records, 0);
     let name = &capture.name;
     println!("{name}: records {0} of {0}; in memory: {in_memory}", applied.records);
     println!("{name}: flushed: {flushed}");
     println!(
-        "{name}: reopened: {reopened}; {lists}; {prepared:.1?} to unpack, {:.1?} in all",
+        "{name}: reopened: {reopened}; {prepared:.1?} to unpack, {:.1?} in all",
         began.elapsed()
     );
 }
@@ -181,9 +192,9 @@ fn planted_differences_are_found() {
     let (store, _) = import(&dir.path().join("store"), "main", &base).unwrap();
     let timeline = store.timeline("main").unwrap();
     let wal = dir.path().join("wal");
-    ingest::ingest(&timeline, &Log { dir: &wal, from: None, to: None }).unwrap();
+    ingest::ingest(&timeline, &Log::of(&wal)).unwrap();
     let mut oracles = capture.oracles();
-    let (mut images, mut deltas) = (0, 0);
+    let (mut images, mut deltas, mut is_planted) = (0, 0, false);
     for Reference { end, expected, .. } in &mut oracles.references {
         match expected {
             Expected::Image { pd_lsn, .. } => {
@@ -198,8 +209,11 @@ fn planted_differences_are_found() {
                 deltas += 1;
                 match deltas {
                     1 => *length += 1,
-                    2 => *will_init = !*will_init,
-                    3 => prev.0 -= 8,
+                    2 => prev.0 -= 8,
+                    _ if !*will_init && !is_planted => {
+                        *will_init = true;
+                        is_planted = true;
+                    }
                     _ => {}
                 }
             }
@@ -210,6 +224,10 @@ fn planted_differences_are_found() {
     let found = check::references(reader.pin(), &oracles.references).unwrap();
     assert_eq!((found.images.checked - found.images.good, found.images.checked), (2, images));
     assert_eq!((found.deltas.checked - found.deltas.good, found.deltas.checked), (3, deltas));
-    let pages = check::hashed_pages(reader.pin(), &oracles.manifests).unwrap();
-    assert_eq!(pages.images.checked - pages.images.good, 1);
+    let redo = Identity::redo_of(&timeline).unwrap();
+    let pages = check::hashed_pages(reader.pin(), &oracles.manifests, &redo).unwrap();
+    assert_eq!(pages.checked - pages.good, 1);
+    oracles.sizes[0].blocks = Some(1 << 20);
+    let sizes = check::sizes(reader.pin(), &oracles.sizes).unwrap();
+    assert_eq!(sizes.checked - sizes.good, 1);
 }

@@ -6,8 +6,8 @@ use pagestrata::{Lsn, Value};
 use sha2::{Digest, Sha256};
 
 use crate::support::{
-    BASE_PAGES, BEGIN, END, RECORDS, command, contents, files, imported, ingested, put, run,
-    sample_copy,
+    BASE_PAGES, BEGIN, END, RECORDS, command, contents, files, imported, ingested, put, put_size,
+    run, sample_copy,
 };
 
 /// A page of the sample that has an image here, with deltas before and behind.
@@ -17,6 +17,8 @@ const IMAGE: &str = "0/D6BA98";
 const MIDDLE: Lsn = Lsn(0xD197E0);
 /// How many deltas are behind [`IMAGE`].
 const DELTAS: usize = 19;
+/// The number of blocks of its fork.
+const BLOCKS: u32 = 67;
 /// The first image of [`PAGE`] in the log.
 const FIRST_IMAGE: &str = "0/AB0E48";
 /// Where the record starts and ends that copies a database by files.
@@ -62,7 +64,7 @@ fn import_and_ingest_report_what_they_did() {
     assert_eq!(import[0]["timeline"], "main");
     let ingest = run(dir.path(), "ingest --store {}/store --wal {}/wal --json").good().json();
     for (field, expected) in
-        [("records", RECORDS), ("images", 493), ("deltas", 14332), ("drops", 38)]
+        [("records", RECORDS), ("images", 493), ("deltas", 14332), ("drops", 26), ("sizes", 28)]
     {
         assert_eq!(ingest[0][field], expected, "{field}");
     }
@@ -105,7 +107,7 @@ fn an_ingest_goes_on_where_the_last_one_ended() {
 }
 
 #[test]
-fn get_returns_images_and_names_the_redo_of_others() {
+fn get_returns_pages_as_they_were() {
     let dir = ingested();
     let get = format!("get --store {{}}/store {PAGE} --lsn");
     let image = run(dir.path(), &format!("{get} {IMAGE}")).good();
@@ -118,16 +120,22 @@ fn get_returns_images_and_names_the_redo_of_others() {
     let base = run(dir.path(), &format!("{get} {BEGIN}")).good();
     let file = fs::read(dir.path().join("base/base/5/16384")).unwrap();
     assert_eq!(base.stdout, file[44 * 8192..45 * 8192]);
-    run(dir.path(), &format!("{get} {END}")).failed(
-        4,
-        &[
-            &format!("needs redo of {DELTAS} records (Heap2/PRUNE at 0/D6BAD8, "),
-            &format!("over the image at {IMAGE}"),
-        ],
-    );
+    let last = run(dir.path(), &format!("{get} {END} -o {{}}/page --json")).good().json();
+    let page = fs::read(dir.path().join("page")).unwrap();
+    let half = |at: usize| u64::from(u32::from_le_bytes(page[at..at + 4].try_into().unwrap()));
+    let stamped = Lsn(half(0) << 32 | half(4));
+    assert_eq!((page.len(), last[0]["version_lsn"].as_str()), (8192, Some(&*stamped.to_string())));
+    assert!(stamped > IMAGE.parse().unwrap(), "redone");
     run(dir.path(), &format!("{get} {FIRST_IMAGE}")).good();
-    run(dir.path(), &format!("get --store {{}}/store 1663/5/16384/main/99999 --lsn {END}"))
-        .failed(3, &["no page 1663/5/16384/main/99999 at"]);
+    run(dir.path(), &format!("get --store {{}}/store 1663/5/16384/main/{BLOCKS} --lsn {END}"))
+        .failed(3, &[&format!("has {BLOCKS} blocks then")]);
+    let last = format!("get --store {{}}/store 1663/5/16384/main/{} --lsn {END}", BLOCKS - 1);
+    run(dir.path(), &last).good();
+    run(dir.path(), &format!("get --store {{}}/store 1663/5/99999/main/0 --lsn {END}"))
+        .failed(3, &["no page 1663/5/99999/main/0 at", "no 1663/5/99999/main then"]);
+    let lsn = Lsn(END.0 + 8);
+    put(dir.path(), &[(PAGE, lsn, Value::Delta { bytes: b"no record", will_init: false })]);
+    run(dir.path(), &format!("{get} {lsn}")).failed(4, &["corrupt record"]);
 }
 
 #[test]
@@ -155,9 +163,8 @@ fn versions_without_a_base_are_listed_with_a_note() {
     let listed = run(dir.path(), "versions --store {}/store 1663/5/99999/vm/0");
     assert_eq!(listed.text(), format!("{lsn} delta 5 {}\n", hash(b"clear")));
     listed.failed(0, &[&format!("note: no base below {lsn}")]);
-    let redo = format!("needs redo of 1 record (no record at {lsn}) with no base below");
     run(dir.path(), &format!("get --store {{}}/store 1663/5/99999/vm/0 --lsn {lsn}"))
-        .failed(4, &[&redo]);
+        .failed(3, &["no 1663/5/99999/vm then"]);
 }
 
 /// The sample copies a database by files and drops it; its source is not in the base, so this puts pages there.
@@ -165,16 +172,23 @@ fn versions_without_a_base_are_listed_with_a_note() {
 fn a_copied_database_has_the_pages_of_its_source() {
     let dir = imported();
     run(dir.path(), &format!("ingest --store {{}}/store --wal {{}}/wal --to {COPY}")).good();
-    let (image, change) =
-        (Value::Image(&[7; 8192]), Value::Delta { bytes: b"change", will_init: false });
+    let (image, nothing) =
+        (Value::Image(&[7; 8192]), Value::Delta { bytes: b"", will_init: false });
     let source = [
         ("1663/1/100/main/0", Lsn(COPY.0 + 1), image),
         ("1663/1/100/main/1", Lsn(COPY.0 + 2), image),
-        ("1663/1/100/main/1", Lsn(COPY.0 + 3), change),
+        ("1663/1/100/main/1", Lsn(COPY.0 + 3), nothing),
         ("1663/1/4294967295/init/3", Lsn(COPY.0 + 4), image),
         ("1663/2/100/main/0", Lsn(COPY.0 + 5), image),
     ];
     put(dir.path(), &source);
+    for (rel, lsn, blocks) in [
+        ("1663/1/100/main", COPY.0 + 6, 3_u32),
+        ("1663/1/4294967295/init", COPY.0 + 7, 4),
+        ("1663/2/100/main", COPY.0 + 8, 1),
+    ] {
+        put_size(dir.path(), rel, Lsn(lsn), blocks);
+    }
     let copy = format!("--from {COPY} --to {COPIED}");
     run(dir.path(), &format!("ingest --store {{}}/store --wal {{}}/wal {copy}")).good();
     let pages = |lsn: Lsn| -> Vec<serde_json::Value> {
@@ -183,13 +197,14 @@ fn a_copied_database_has_the_pages_of_its_source() {
     };
     let copied = pages(COPIED);
     let kinds: Vec<_> = copied.iter().map(|line| line["kind"].as_str().unwrap()).collect();
-    assert_eq!(kinds, ["image", "delta", "image"]);
+    assert_eq!(kinds, ["image", "image", "image"]);
     let keys: Vec<_> = copied.iter().map(|line| line["key"].as_str().unwrap()).collect();
     let get = |key: &str| run(dir.path(), &format!("get --store {{}}/store {key} --lsn {COPIED}"));
     assert_eq!(get(keys[0]).good().stdout, [7; 8192]);
-    let redo =
-        format!("needs redo of 1 record (Database/CREATE_FILE_COPY at {COPIED}) from a fresh page");
-    get(keys[1]).failed(4, &[&redo]);
+    assert_eq!(get(keys[1]).good().stdout, [7; 8192]);
+    let gap = keys[1].replace("main/1", "main/2");
+    assert_eq!(get(&gap).good().stdout, [0; 8192], "in the fork, and never written");
+    get(&gap.replace("main/2", "main/3")).failed(3, &["has 3 blocks then"]);
     assert!(keys[2].ends_with("/4294967295/init/3"), "{keys:?}");
     run(dir.path(), "ingest --store {}/store --wal {}/wal").good();
     assert_eq!(pages(END).len(), 0, "the copy is dropped");

@@ -4,4 +4,8 @@
 mod bad_input;
 mod captures;
 mod commands;
+mod follow;
+mod restore;
+#[path = "../../../postgres/tests/all/live/server.rs"]
+mod server;
 mod support;

@@ -8,8 +8,8 @@ use std::{
     time::Duration,
 };
 
-use pagestrata::{Lsn, Value};
-use pagestrata_postgres::RelPage;
+use pagestrata::{Key, Lsn, Value};
+use pagestrata_postgres::{RelFork, RelPage};
 
 /// Where the sample's base ends: the checkpoint in its control file.
 pub(crate) const BEGIN: Lsn = Lsn(0xAAF2A0);
@@ -77,12 +77,26 @@ pub(crate) fn run(dir: &Path, arguments: &str) -> Ran {
     Ran::of(output)
 }
 
-/// Puts values into `store` in `dir`, past the command, and flushes them.
+/// Puts versions of pages into `store` in `dir`, past the command, and flushes them.
 pub(crate) fn put(dir: &Path, values: &[(&str, Lsn, Value<'_>)]) {
+    let key = |page: &str| page.parse::<RelPage>().unwrap().key();
+    let values: Vec<_> =
+        values.iter().map(|(page, lsn, value)| (key(page), *lsn, *value)).collect();
+    put_values(dir, &values);
+}
+
+/// Puts the size of a fork, as [`put`] puts pages.
+pub(crate) fn put_size(dir: &Path, rel: &str, lsn: Lsn, blocks: u32) {
+    let rel: RelFork = rel.parse().unwrap();
+    let key = Key::new(1 << 126 | rel.object(), 0);
+    put_values(dir, &[(key, lsn, Value::Image(&blocks.to_le_bytes()))]);
+}
+
+fn put_values(dir: &Path, values: &[(Key, Lsn, Value<'_>)]) {
     let (store, timeline) = pagestrata_cli::open_existing(&dir.join("store"), "main").unwrap();
     let mut lease = timeline.write_lease().unwrap();
-    for (page, lsn, value) in values {
-        lease.put(page.parse::<RelPage>().unwrap().key(), *lsn, *value).unwrap();
+    for (key, lsn, value) in values {
+        lease.put(*key, *lsn, *value).unwrap();
         lease.commit(*lsn).unwrap().wait().unwrap();
     }
     drop(lease);

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fs::File,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
@@ -21,10 +21,12 @@ pub(crate) fn storage() -> SharedStorage {
 
 /// A capture, unpacked as far as the tests need it.
 pub(crate) struct Capture {
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     /// Files beside the archive start with this.
     stem: PathBuf,
-    unpacked: tempfile::TempDir,
+    /// Where `base` and `wal` are.
+    dir: PathBuf,
+    _unpacked: Option<tempfile::TempDir>,
     env: HashMap<String, String>,
 }
 
@@ -49,12 +51,26 @@ pub(crate) fn all() -> &'static [Capture] {
     })
 }
 
+/// What `captures/make.sh` made, where there is any: each directory in `PAGESTRATA_MADE_CAPTURES`.
+pub(crate) fn made() -> Vec<Capture> {
+    let Some(dir) = std::env::var_os("PAGESTRATA_MADE_CAPTURES") else {
+        println!("PAGESTRATA_MADE_CAPTURES is not set: no captures of captures/make.sh are read");
+        return Vec::new();
+    };
+    println!("captures of captures/make.sh are read from {}", Path::new(&dir).display());
+    let dirs = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path());
+    let mut dirs: Vec<PathBuf> = dirs.filter(|path| path.join("capture.env").exists()).collect();
+    dirs.sort();
+    assert!(!dirs.is_empty(), "no captures in {}", Path::new(&dir).display());
+    dirs.into_iter().map(Capture::made).collect()
+}
+
 /// The sample alone, for tests that damage it.
 pub(crate) fn sample() -> &'static Capture {
     &all()[0]
 }
 
-fn open_zstd(path: &Path) -> impl std::io::Read + use<> {
+fn open_zstd(path: &Path) -> impl Read + use<> {
     let file = File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let mut decoder = zstd::Decoder::new(file).unwrap();
     decoder.window_log_max(27).unwrap();
@@ -62,10 +78,10 @@ fn open_zstd(path: &Path) -> impl std::io::Read + use<> {
 }
 
 impl Capture {
-    fn unpack(name: &'static str, stem: PathBuf) -> Capture {
+    fn unpack(name: &str, stem: PathBuf) -> Capture {
         let unpacked = tempfile::tempdir().unwrap();
-        let beside = |suffix: &str| PathBuf::from(format!("{}{suffix}", stem.display()));
-        let mut archive = tar::Archive::new(open_zstd(&beside(".tar.zst")));
+        let archive = PathBuf::from(format!("{}.tar.zst", stem.display()));
+        let mut archive = tar::Archive::new(open_zstd(&archive));
         for entry in archive.entries().unwrap() {
             let mut entry = entry.unwrap();
             let path = entry.path().unwrap().into_owned();
@@ -74,19 +90,34 @@ impl Capture {
                 entry.unpack_in(unpacked.path()).unwrap();
             }
         }
-        let env = std::fs::read_to_string(beside(".env")).unwrap();
+        let dir = unpacked.path().to_owned();
+        Capture::of(name.to_owned(), stem, dir, Some(unpacked))
+    }
+
+    fn made(dir: PathBuf) -> Capture {
+        let name = dir.file_name().unwrap().to_string_lossy().into_owned();
+        Capture::of(name, dir.join("capture"), dir, None)
+    }
+
+    fn of(
+        name: String,
+        stem: PathBuf,
+        dir: PathBuf,
+        unpacked: Option<tempfile::TempDir>,
+    ) -> Capture {
+        let env = std::fs::read_to_string(format!("{}.env", stem.display())).unwrap();
         let env =
             env.lines().flat_map(|line| line.split(' ')).filter_map(|word| word.split_once('='));
         let env = env.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-        Capture { name, stem, unpacked, env }
+        Capture { name, stem, dir, _unpacked: unpacked, env }
     }
 
     pub(crate) fn base(&self) -> PathBuf {
-        self.unpacked.path().join("base")
+        self.dir.join("base")
     }
 
     pub(crate) fn wal(&self) -> PathBuf {
-        self.unpacked.path().join("wal")
+        self.dir.join("wal")
     }
 
     pub(crate) fn env(&self, key: &str) -> &str {
@@ -102,14 +133,34 @@ impl Capture {
         ControlFile::read(&RealStorage, &self.base()).unwrap()
     }
 
+    /// The Lsns up to which PostgreSQL itself has recovered it.
+    pub(crate) fn manifest_lsns(&self) -> Vec<Lsn> {
+        let name = self.stem.file_name().unwrap().to_string_lossy().into_owned();
+        let names = std::fs::read_dir(self.stem.parent().unwrap()).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let lsn = |file: String| {
+            let lsn = file.strip_prefix(&name)?.strip_prefix('@')?;
+            let lsn = lsn.strip_suffix(".zst").unwrap_or(lsn);
+            let lsn = lsn.strip_suffix(".manifest.tsv")?.replace('_', "/");
+            Some(lsn.parse().unwrap())
+        };
+        names.filter_map(lsn).collect()
+    }
+
     pub(crate) fn reader(&self) -> WalReader {
         let system_id = Some(self.control().system_id);
         WalReader::open(storage(), &self.wal(), self.start(), None, system_id).unwrap()
     }
 
-    /// The lines of a packed text beside the archive; none if there is no such text.
+    /// The lines of a text beside the archive, which is packed or, where `captures/make.sh` made it, plain; none if there is no such text.
     pub(crate) fn lines(&self, suffix: &str) -> Option<impl Iterator<Item = String> + use<>> {
         let path = PathBuf::from(format!("{}{suffix}", self.stem.display()));
-        path.exists().then(|| BufReader::new(open_zstd(&path)).lines().map(Result::unwrap))
+        let plain = path.with_extension("");
+        let text: Box<dyn Read> = match (path.exists(), plain.exists()) {
+            (true, _) => Box::new(open_zstd(&path)),
+            (false, true) => Box::new(File::open(&plain).unwrap()),
+            (false, false) => return None,
+        };
+        Some(BufReader::new(text).lines().map(Result::unwrap))
     }
 }

@@ -1,0 +1,123 @@
+//! `follow` against a real server: killed, started again, and in the end every page equals the server's files.
+
+use std::{
+    path::Path,
+    process::{Child, Stdio},
+    thread,
+    time::Duration,
+};
+
+use pagestrata_postgres::{BaseBackup, Fork, RelPage, mask_page};
+
+use crate::{
+    server::PostgresServer,
+    support::{command, copy_dir, run},
+};
+
+const SETTINGS: &str = "autovacuum = off\nfsync = off\nwal_keep_size = 1GB\nmax_wal_size = 1GB";
+
+/// The follower's own process, ended without a warning.
+struct Follower(Child);
+
+impl Follower {
+    fn start(dir: &Path, conninfo: &str) -> Follower {
+        let store = dir.join("store");
+        let follow = [
+            "follow",
+            "--store",
+            store.to_str().unwrap(),
+            "--conninfo",
+            conninfo,
+            "--slot",
+            "pages",
+            "--create-slot",
+            "--flush-interval",
+            "1",
+        ];
+        let child = command().args(follow).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        Follower(child.unwrap())
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_followed_server_has_the_same_pages() {
+    let Some(server) = PostgresServer::start(SETTINGS) else {
+        println!("PostgreSQL 15's server programs are not here: nothing is followed");
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    server.sql("create table counter(id int primary key, n int)\ninsert into counter select i, 0 from generate_series(1, 500) i;");
+    server.ctl("stop -m fast");
+    copy_dir(&server.data(), &dir.path().join("base"));
+    run(dir.path(), "import --store {}/store --base {}/base").good();
+    server.ctl("start");
+    let conninfo = server.conninfo(server.socket_dir(), "user=postgres");
+    for round in 0..3 {
+        let _follower = Follower::start(dir.path(), &conninfo);
+        for _ in 0..10 {
+            server.sql(
+                "update counter set n = n + 1 where id % 3 = 0\n\
+                 insert into counter select i, 0 from generate_series((select max(id) + 1 from counter), (select max(id) + 200 from counter)) i;",
+            );
+        }
+        if round == 1 {
+            server.ctl("restart -m fast");
+        }
+        server.sql("vacuum counter\ndelete from counter where id % 7 = 0\nvacuum counter");
+        thread::sleep(Duration::from_millis(300));
+    }
+    let end = server.sql("checkpoint\nselect pg_current_wal_insert_lsn()");
+    let follow = format!(
+        "follow --store {{}}/store --slot pages --until {} --conninfo",
+        end.trim().lines().last().unwrap()
+    );
+    let mut arguments: Vec<String> = follow
+        .split(' ')
+        .map(|argument| argument.replace("{}", dir.path().to_str().unwrap()))
+        .collect();
+    arguments.push(conninfo);
+    let output = command().args(&arguments).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    server.ctl("stop -m fast");
+    let (same, pages) = compare(dir.path(), &server.data());
+    println!("{same} of {pages} pages equal the server's files");
+    assert!(same == pages && pages > 900);
+}
+
+/// How many of the server's pages are in the store, but for what may differ between a server and its standby.
+fn compare(dir: &Path, data: &Path) -> (u64, u64) {
+    let (_store, timeline) = pagestrata_cli::open_existing(&dir.join("store"), "main").unwrap();
+    let redo = pagestrata_cli::identity::Identity::redo_of(&timeline).unwrap();
+    let files = BaseBackup::open(pagestrata_cli::storage(), data).unwrap();
+    let (mut reader, mut scratch) = (timeline.reader(), pagestrata::Scratch::new());
+    let (guard, lsn) = (reader.pin(), timeline.last_record_lsn());
+    let (mut pages, mut same, mut all) = (files.pages(), 0, 0);
+    while let Some((key, bytes)) = pages.next_page().unwrap() {
+        let of = RelPage::from_key(key).unwrap();
+        if of.rel.fork == Fork::Fsm {
+            continue;
+        }
+        all += 1;
+        let (found, _) = pagestrata_cli::page_at(guard, of, lsn, &redo, &mut scratch).unwrap();
+        let (mut found, mut expected) = (*found, bytes.try_into().unwrap());
+        let is_btree = found[16..18] == 8176_u16.to_le_bytes();
+        let manager = match is_btree {
+            true => pagestrata_postgres::ManagerId::BTREE,
+            false => pagestrata_postgres::ManagerId::HEAP,
+        };
+        mask_page(manager, of.block, &mut found);
+        mask_page(manager, of.block, &mut expected);
+        match found == expected {
+            true => same += 1,
+            false => println!("{of} is different"),
+        }
+    }
+    (same, all)
+}

@@ -1,0 +1,358 @@
+//! [`Connection`]: a session of a replication client, in which one command follows the other.
+
+use std::{
+    fmt,
+    str::FromStr,
+    time::{Duration, Instant},
+};
+
+use pagestrata_layers::Lsn;
+use postgres_protocol::message::frontend;
+
+use super::{
+    ConnectionInfo, Error, Replication, Result, Timing,
+    login::log_in,
+    message::{self, Malformed},
+    wire::{Frame, Wire},
+};
+use crate::{LogIdentity, pages::is_segment_size};
+
+/// How long a server may take to answer a command.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// No command here has an answer of more rows.
+const ROWS_MAX: usize = 4;
+
+/// A connection that is logged in and has not begun to stream. One thread's.
+#[derive(Debug)]
+pub struct Connection {
+    wire: Wire,
+    server_version: String,
+}
+
+/// What a server says about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Its log: cluster, timeline now, size of a segment.
+    pub log: LogIdentity,
+    /// Up to here its log is flushed now; of a standby, replayed.
+    pub flushed: Lsn,
+}
+
+/// A replication slot: what makes a server keep its log until it was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// The log is kept from here on; none if nothing is kept for the slot yet.
+    pub restart_lsn: Option<Lsn>,
+    /// The timeline of that position.
+    pub restart_timeline: Option<u32>,
+}
+
+/// How long a slot stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifetime {
+    /// Until it is dropped.
+    Permanent,
+    /// Until the connection ends.
+    Temporary,
+}
+
+/// A name that a slot can have: 1 to 63 of a to z, 0 to 9 and underscore.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotName(String);
+
+impl FromStr for SlotName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<SlotName> {
+        let is_good = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_');
+        if !(1..=63).contains(&text.len()) || !text.bytes().all(is_good) {
+            return Err(Error::SlotName { found: text.to_owned() });
+        }
+        Ok(SlotName(text.to_owned()))
+    }
+}
+
+impl fmt::Display for SlotName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+type Row = Vec<Option<String>>;
+
+impl Connection {
+    /// Connects and logs in.
+    ///
+    /// # Errors
+    /// [`Error::Connect`], [`Error::Authentication`], [`Error::Server`]; [`Error::OtherServer`] if it is not PostgreSQL 15.
+    pub fn open(info: &ConnectionInfo) -> Result<Connection> {
+        let mut wire = Wire::connect(info)?;
+        let welcome = log_in(&mut wire, info, ANSWER_TIMEOUT)?;
+        let connection = Connection { wire, server_version: welcome.server_version };
+        let version = &connection.server_version;
+        let major = version.split(|c: char| !c.is_ascii_digit()).next();
+        match major {
+            Some("15") => Ok(connection),
+            _ => Err(connection.other_server("version", "PostgreSQL 15", version.clone())),
+        }
+    }
+
+    /// The version that the server states.
+    #[must_use]
+    pub fn server_version(&self) -> &str {
+        &self.server_version
+    }
+
+    /// Which cluster and timeline it is, and how far its log goes (IDENTIFY_SYSTEM).
+    ///
+    /// # Errors
+    /// [`Error::OtherServer`] if its pages or segments have sizes that cannot be read here.
+    pub fn identify(&mut self) -> Result<Server> {
+        let row = self.one_row("identifying the server", "IDENTIFY_SYSTEM")?;
+        let system_id = self.column(&row, 0, "system identifier")?;
+        let timeline = self.column(&row, 1, "timeline")?;
+        let flushed = self.column(&row, 2, "position")?;
+        for (name, found) in [
+            ("block_size", self.show("block_size")?),
+            ("wal_block_size", self.show("wal_block_size")?),
+        ] {
+            if found != "8192" {
+                return Err(self.other_server(name, "8192", found));
+            }
+        }
+        let stated = self.show("wal_segment_size")?;
+        let segment_size = bytes_of(&stated).filter(|size| is_segment_size(*size));
+        let Some(segment_size) = segment_size else {
+            let expected = "a power of two, 1MB to 1GB";
+            return Err(self.other_server("wal_segment_size", expected, stated));
+        };
+        Ok(Server { log: LogIdentity { system_id, timeline, segment_size }, flushed })
+    }
+
+    /// The value of a setting, as the server writes it (SHOW).
+    ///
+    /// # Errors
+    /// [`Error::Server`] if there is no such setting.
+    pub fn show(&mut self, setting: &str) -> Result<String> {
+        let row = self.one_row("asking for a setting", &format!("SHOW {}", quoted(setting)))?;
+        self.column(&row, 0, "setting")
+    }
+
+    /// A physical slot; none if there is none of this name (READ_REPLICATION_SLOT).
+    ///
+    /// # Errors
+    /// [`Error::Server`] for a logical slot.
+    pub fn slot(&mut self, name: &SlotName) -> Result<Option<Slot>> {
+        let command = format!("READ_REPLICATION_SLOT {}", quoted(&name.0));
+        let row = self.one_row("reading a slot", &command)?;
+        if row.first().is_none_or(Option::is_none) {
+            return Ok(None);
+        }
+        let has = |index: usize| row.get(index).is_some_and(Option::is_some);
+        let restart_lsn =
+            if has(1) { Some(self.column(&row, 1, "position of the slot")?) } else { None };
+        let restart_timeline =
+            if has(2) { Some(self.column(&row, 2, "timeline of the slot")?) } else { None };
+        Ok(Some(Slot { restart_lsn, restart_timeline }))
+    }
+
+    /// Creates a physical slot that keeps the log from now on, from the last checkpoint's start (CREATE_REPLICATION_SLOT).
+    ///
+    /// # Errors
+    /// [`Error::Server`] with code 42710 if there is one of this name.
+    pub fn create_slot(&mut self, name: &SlotName, lifetime: Lifetime) -> Result<()> {
+        let temporary = match lifetime {
+            Lifetime::Permanent => "",
+            Lifetime::Temporary => " TEMPORARY",
+        };
+        let name = quoted(&name.0);
+        let command = format!("CREATE_REPLICATION_SLOT {name}{temporary} PHYSICAL RESERVE_WAL");
+        self.query("creating a slot", &command).map(|_| ())
+    }
+
+    /// Drops a slot that nobody uses (DROP_REPLICATION_SLOT).
+    ///
+    /// # Errors
+    /// [`Error::Server`] if there is none of this name, or somebody uses it.
+    pub fn drop_slot(&mut self, name: &SlotName) -> Result<()> {
+        let command = format!("DROP_REPLICATION_SLOT {}", quoted(&name.0));
+        self.query("dropping a slot", &command).map(|_| ())
+    }
+
+    /// Has the server stream its log from `from` on (START_REPLICATION): [`crate::StreamDecoder::stream_from`].
+    ///
+    /// # Errors
+    /// [`Error::Server`] if the slot is in use (55006) or the timeline is not the server's; [`Error::TimelineEnded`]. That it
+    /// no longer has the log from there on (58P01), or not yet, is said by the first [`Replication::next_event`].
+    pub fn start(
+        mut self,
+        slot: Option<&SlotName>,
+        timeline: u32,
+        from: Lsn,
+        timing: Timing,
+    ) -> Result<Replication> {
+        let slot = slot.map_or_else(String::new, |slot| format!("SLOT {} ", quoted(&slot.0)));
+        self.wire.doing = "starting replication";
+        let command = format!("START_REPLICATION {slot}PHYSICAL {from} TIMELINE {timeline}");
+        self.wire.send(|out| frontend::query(&command, out))?;
+        let frame = self.wire.expect(ANSWER_TIMEOUT)?;
+        match frame.tag {
+            message::COPY_BOTH => Ok(Replication::new(self.wire, timing)),
+            message::ROW_DESCRIPTION => {
+                let (next, at) = end_of_timeline(&mut self.wire)?;
+                Err(Error::TimelineEnded { to: self.wire.to().to_owned(), timeline, next, at })
+            }
+            _ => Err(self.wire.unexpected(&frame, "CopyBothResponse")),
+        }
+    }
+
+    /// Ends the session.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the server is gone already.
+    pub fn close(mut self) -> Result<()> {
+        self.wire.doing = "closing the connection";
+        terminate(&mut self.wire)
+    }
+
+    fn query(&mut self, doing: &'static str, command: &str) -> Result<Vec<Row>> {
+        self.wire.doing = doing;
+        self.wire.send(|out| frontend::query(command, out))?;
+        rows(&mut self.wire)
+    }
+
+    fn one_row(&mut self, doing: &'static str, command: &str) -> Result<Row> {
+        let rows = self.query(doing, command)?;
+        let count = rows.len();
+        match <[Row; 1]>::try_from(rows) {
+            Ok([row]) => Ok(row),
+            Err(_) => Err(self.malformed("answer", "one row", format!("{count} rows"))),
+        }
+    }
+
+    fn column<T: FromStr>(&self, row: &Row, index: usize, what: &str) -> Result<T> {
+        column(&self.wire, row, index, what)
+    }
+
+    fn malformed(&self, what: &str, expected: &str, found: String) -> Error {
+        malformed(&self.wire, what, expected, found)
+    }
+
+    fn other_server(&self, what: &'static str, expected: &'static str, found: String) -> Error {
+        Error::OtherServer { to: self.wire.to().to_owned(), what, expected, found }
+    }
+}
+
+fn malformed(wire: &Wire, what: &str, expected: &str, found: String) -> Error {
+    wire.protocol(Malformed { what: what.to_owned(), expected: expected.to_owned(), found })
+}
+
+fn column<T: FromStr>(wire: &Wire, row: &Row, index: usize, what: &str) -> Result<T> {
+    let found = row.get(index).and_then(Option::as_deref);
+    found.and_then(|text| text.parse().ok()).ok_or_else(|| {
+        malformed(wire, what, "one that can be read", format!("{:?}", found.unwrap_or("none")))
+    })
+}
+
+/// A name in a command.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Bytes of a size such as `16MB`.
+fn bytes_of(size: &str) -> Option<u64> {
+    let digits = size.find(|c: char| !c.is_ascii_digit()).unwrap_or(size.len());
+    let (number, unit) = size.split_at(digits);
+    let shift = match unit {
+        "" | "B" => 0,
+        "kB" => 10,
+        "MB" => 20,
+        "GB" => 30,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+/// Reads the rest of a command's answer, up to where the server is ready for the next one.
+fn rows(wire: &mut Wire) -> Result<Vec<Row>> {
+    let deadline = Instant::now() + ANSWER_TIMEOUT;
+    let mut rows = Vec::new();
+    let mut refused = None;
+    loop {
+        let Some(frame) = wire.receive(deadline)? else {
+            return Err(wire.silent(ANSWER_TIMEOUT));
+        };
+        match frame.tag {
+            message::ROW if rows.len() < ROWS_MAX => rows.push(read_row(wire, &frame)?),
+            message::ROW_DESCRIPTION
+            | message::COMPLETE
+            | message::PARAMETER
+            | message::NOTICE
+            | message::NOTIFICATION => {}
+            message::ERROR => {
+                let error = wire.refused(&frame);
+                // A fatal one is the last thing that a server says.
+                let is_last =
+                    !matches!(&error, Error::Server { error, .. } if error.severity == "ERROR");
+                if is_last {
+                    return Err(error);
+                }
+                refused = Some(error);
+            }
+            message::READY => return refused.map_or(Ok(rows), Err),
+            _ => return Err(wire.unexpected(&frame, "the answer to a command")),
+        }
+    }
+}
+
+fn read_row(wire: &Wire, frame: &Frame) -> Result<Row> {
+    wire.body(frame).row().map_err(|malformed| wire.protocol(malformed))
+}
+
+/// Reads which timeline follows, and from where on, which a server says at the end of one.
+pub(super) fn end_of_timeline(wire: &mut Wire) -> Result<(u32, Lsn)> {
+    match &*rows(wire)? {
+        [row] => {
+            let next = column(wire, row, 0, "next timeline")?;
+            Ok((next, column(wire, row, 1, "start of the next timeline")?))
+        }
+        rows => {
+            Err(malformed(wire, "end of the timeline", "one row", format!("{} rows", rows.len())))
+        }
+    }
+}
+
+pub(super) fn terminate(wire: &mut Wire) -> Result<()> {
+    wire.send(|out| {
+        frontend::terminate(out);
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, size) in [
+            ("16MB", Some(16 << 20)),
+            ("1GB", Some(1 << 30)),
+            ("1024kB", Some(1 << 20)),
+            ("512", Some(512)),
+            ("MB", None),
+            ("1 MB", None),
+            ("99999999999999999GB", None),
+        ] {
+            assert_eq!(bytes_of(text), size, "{text}");
+        }
+    }
+
+    #[test]
+    fn slot_names_are_those_that_a_server_takes() {
+        assert!("pagestrata_1".parse::<SlotName>().is_ok());
+        for name in ["", "A", "a-b", "a\"b", "a b", &"a".repeat(64)] {
+            assert!(name.parse::<SlotName>().is_err(), "{name:?}");
+        }
+    }
+}

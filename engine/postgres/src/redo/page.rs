@@ -1,0 +1,608 @@
+//! [`PageMut`]: a page and what `storage/page/bufpage.c` does with it.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 0..8 | `pd_lsn`, upper half first |
+//! | 8..10 | `pd_checksum`, which redo leaves alone |
+//! | 10..12 | `pd_flags`: 1 has free line pointers, 2 full, 4 all visible |
+//! | 12..18 | `pd_lower`, `pd_upper`, `pd_special` |
+//! | 18..20 | page size and version of the layout |
+//! | 20..24 | `pd_prune_xid` |
+//! | 24.. | line pointers, 4 bytes each: 15 bits offset, 2 bits state, 15 bits length |
+//!
+//! **Invariants:** nothing is read or written outside the page, whatever it says of itself. What makes no sense is a
+//! [`Problem`], and the page's bytes are then unspecified.
+
+use pagestrata_layers::Lsn;
+
+use super::Problem;
+use crate::{PAGE_SIZE, Page, bytes::u16_at, stamp_lsn};
+
+/// Bytes of a page's header.
+pub(crate) const HEADER_LEN: usize = 24;
+/// Bytes of a line pointer.
+pub(crate) const ITEM_ID_LEN: usize = 4;
+const FLAGS: usize = 10;
+const LOWER: usize = 12;
+const UPPER: usize = 14;
+const SPECIAL: usize = 16;
+const VERSION: usize = 18;
+const PRUNE_XID: usize = 20;
+/// Page size and layout version 4.
+const SIZE_AND_VERSION: u16 = PAGE_SIZE as u16 | 4;
+
+pub(crate) const HAS_FREE_LINES: u16 = 1;
+pub(crate) const ALL_VISIBLE: u16 = 4;
+
+pub(crate) type Checked<T> = Result<T, Problem>;
+
+/// The state of a line pointer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ItemState {
+    Unused = 0,
+    Normal = 1,
+    Redirect = 2,
+    Dead = 3,
+}
+
+/// A line pointer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ItemId(u32);
+
+impl ItemId {
+    pub(crate) const UNUSED: ItemId = ItemId(0);
+    pub(crate) const DEAD: ItemId = ItemId((ItemState::Dead as u32) << 15);
+
+    pub(crate) const fn normal(offset: usize, len: usize) -> ItemId {
+        ItemId(offset as u32 | (ItemState::Normal as u32) << 15 | (len as u32) << 17)
+    }
+
+    pub(crate) const fn redirect(to: u16) -> ItemId {
+        ItemId(to as u32 | (ItemState::Redirect as u32) << 15)
+    }
+
+    #[inline]
+    pub(crate) const fn offset(self) -> usize {
+        (self.0 & 0x7FFF) as usize
+    }
+
+    #[inline]
+    pub(crate) const fn len(self) -> usize {
+        (self.0 >> 17) as usize
+    }
+
+    #[inline]
+    pub(crate) const fn state(self) -> ItemState {
+        match self.0 >> 15 & 3 {
+            0 => ItemState::Unused,
+            1 => ItemState::Normal,
+            2 => ItemState::Redirect,
+            _ => ItemState::Dead,
+        }
+    }
+
+    /// Whether the item has bytes on the page (`ItemIdHasStorage`).
+    #[inline]
+    pub(crate) const fn has_storage(self) -> bool {
+        self.len() != 0
+    }
+
+    /// The same pointer with another place (`lp_off`).
+    pub(crate) const fn at(self, offset: usize) -> ItemId {
+        ItemId(self.0 & !0x7FFF | offset as u32)
+    }
+
+    /// The same place and length, unused.
+    pub(crate) const fn unused(self) -> ItemId {
+        ItemId(self.0 & !(3 << 15))
+    }
+
+    /// The same pointer with another length (`lp_len`).
+    pub(crate) const fn of_len(self, len: usize) -> ItemId {
+        ItemId(self.0 & 0x1_FFFF | (len as u32) << 17)
+    }
+}
+
+/// Up to the next multiple of 8 (`MAXALIGN`).
+#[inline]
+pub(crate) const fn max_align(len: usize) -> usize {
+    len.next_multiple_of(8)
+}
+
+/// A page that is changed.
+#[derive(Debug)]
+pub(crate) struct PageMut<'p>(pub(crate) &'p mut Page);
+
+impl PageMut<'_> {
+    #[inline]
+    fn field(&self, at: usize) -> usize {
+        usize::from(self.u16(at))
+    }
+
+    #[inline]
+    pub(crate) fn u16(&self, at: usize) -> u16 {
+        u16::from_le_bytes([self.0[at], self.0[at + 1]])
+    }
+
+    #[inline]
+    pub(crate) fn set_u16(&mut self, at: usize, value: u16) {
+        self.0[at..at + 2].copy_from_slice(&value.to_le_bytes());
+    }
+
+    #[inline]
+    pub(crate) fn u32(&self, at: usize) -> u32 {
+        u32::from_le_bytes([self.0[at], self.0[at + 1], self.0[at + 2], self.0[at + 3]])
+    }
+
+    #[inline]
+    pub(crate) fn set_u32(&mut self, at: usize, value: u32) {
+        self.0[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    }
+
+    /// `pd_lsn`: the end of the record that changed it last.
+    #[inline]
+    pub(crate) fn lsn(&self) -> Lsn {
+        Lsn(u64::from(self.u32(0)) << 32 | u64::from(self.u32(4)))
+    }
+
+    /// Stamps it (`PageSetLSN`).
+    #[inline]
+    pub(crate) fn set_lsn(&mut self, end: Lsn) {
+        self.set_u32(0, (end.0 >> 32) as u32);
+        self.set_u32(4, end.0 as u32);
+    }
+
+    /// Stamps it unless it was never initialised, as images are.
+    pub(crate) fn stamp(&mut self, end: Lsn) {
+        stamp_lsn(self.0, end);
+    }
+
+    /// Whether it was never initialised (`PageIsNew`).
+    #[inline]
+    pub(crate) fn is_new(&self) -> bool {
+        self.upper() == 0
+    }
+
+    #[inline]
+    pub(crate) fn lower(&self) -> usize {
+        self.field(LOWER)
+    }
+
+    #[inline]
+    pub(crate) fn set_lower(&mut self, lower: usize) {
+        self.set_u16(LOWER, lower as u16);
+    }
+
+    #[inline]
+    pub(crate) fn upper(&self) -> usize {
+        self.field(UPPER)
+    }
+
+    #[inline]
+    pub(crate) fn set_upper(&mut self, upper: usize) {
+        self.set_u16(UPPER, upper as u16);
+    }
+
+    #[inline]
+    pub(crate) fn special(&self) -> usize {
+        self.field(SPECIAL)
+    }
+
+    #[inline]
+    pub(crate) fn flags(&self) -> u16 {
+        self.u16(FLAGS)
+    }
+
+    #[inline]
+    pub(crate) fn set_flag(&mut self, flag: u16, is_set: bool) {
+        let flags = if is_set { self.flags() | flag } else { self.flags() & !flag };
+        self.set_u16(FLAGS, flags);
+    }
+
+    /// Keeps the oldest transaction that left something to prune (`PageSetPrunable`).
+    #[inline]
+    pub(crate) fn set_prunable(&mut self, xid: u32) {
+        if cfg!(planted_bug = "redo_no_prune_xid") {
+            return;
+        }
+        let old = self.u32(PRUNE_XID);
+        if old == 0 || precedes(xid, old) {
+            self.set_u32(PRUNE_XID, xid);
+        }
+    }
+
+    /// An empty page with so much room at its end (`PageInit`).
+    pub(crate) fn init(&mut self, special_len: usize) {
+        let special = PAGE_SIZE - max_align(special_len);
+        self.0.fill(0);
+        self.set_lower(HEADER_LEN);
+        self.set_upper(special);
+        self.set_u16(SPECIAL, special as u16);
+        self.set_u16(VERSION, SIZE_AND_VERSION);
+    }
+
+    /// The special space, if the page says of it what its access method writes.
+    pub(crate) fn special_space(&mut self, len: usize) -> Checked<&mut [u8]> {
+        let special = self.special();
+        if special < HEADER_LEN || special != PAGE_SIZE - max_align(len) {
+            return Err(Problem::new("pd_special", PAGE_SIZE - max_align(len), special));
+        }
+        Ok(&mut self.0[special..special + len])
+    }
+
+    /// Number of line pointers (`PageGetMaxOffsetNumber`).
+    #[inline]
+    pub(crate) fn items(&self) -> u16 {
+        let len = self.lower().min(PAGE_SIZE).saturating_sub(HEADER_LEN);
+        (len / ITEM_ID_LEN) as u16
+    }
+
+    /// Line pointer `number`, which has to be there: from 1 on.
+    #[inline]
+    pub(crate) fn item_id(&self, number: u16) -> Checked<ItemId> {
+        if number == 0 || number > self.items() {
+            return Err(Problem::new(
+                "line pointer",
+                format_args!("1 to {}", self.items()),
+                number,
+            ));
+        }
+        Ok(self.item_id_at(usize::from(number) - 1))
+    }
+
+    #[inline]
+    fn item_id_at(&self, index: usize) -> ItemId {
+        ItemId(self.u32(HEADER_LEN + index * ITEM_ID_LEN))
+    }
+
+    #[inline]
+    fn set_item_id_at(&mut self, index: usize, id: ItemId) {
+        self.set_u32(HEADER_LEN + index * ITEM_ID_LEN, id.0);
+    }
+
+    #[inline]
+    pub(crate) fn set_item_id(&mut self, number: u16, id: ItemId) -> Checked<()> {
+        self.item_id(number)?;
+        self.set_item_id_at(usize::from(number) - 1, id);
+        Ok(())
+    }
+
+    /// Where a line pointer's bytes are, if they are on the page, behind its line pointers.
+    #[inline]
+    fn range_of(&self, id: ItemId) -> Checked<std::ops::Range<usize>> {
+        let range = id.offset()..id.offset() + id.len();
+        if range.start < self.lower().max(HEADER_LEN) || range.end > PAGE_SIZE {
+            let expected = format_args!("between {} and {PAGE_SIZE}", self.lower());
+            return Err(Problem::new("place of an item", expected, format_args!("{range:?}")));
+        }
+        Ok(range)
+    }
+
+    /// The bytes of a normal item of at least `len_min` bytes.
+    #[inline]
+    pub(crate) fn item_range(
+        &self,
+        number: u16,
+        len_min: usize,
+    ) -> Checked<std::ops::Range<usize>> {
+        let id = self.item_id(number)?;
+        if id.state() != ItemState::Normal || id.len() < len_min {
+            let expected = format_args!("normal, {len_min} bytes or more");
+            let found = format_args!("{:?}, {} bytes", id.state(), id.len());
+            return Err(Problem::new("line pointer's item", expected, found));
+        }
+        self.range_of(id)
+    }
+
+    /// The bytes of an item that may be dead, as those of an index may.
+    pub(crate) fn stored_range(
+        &self,
+        number: u16,
+        len_min: usize,
+    ) -> Checked<std::ops::Range<usize>> {
+        let id = self.item_id(number)?;
+        if !id.has_storage() || id.len() < len_min {
+            let expected = format_args!("{len_min} bytes or more");
+            return Err(Problem::new("length of an item", expected, id.len()));
+        }
+        self.range_of(id)
+    }
+
+    #[inline]
+    pub(crate) fn item(&self, number: u16, len_min: usize) -> Checked<&[u8]> {
+        let range = self.item_range(number, len_min)?;
+        Ok(&self.0[range])
+    }
+
+    #[inline]
+    pub(crate) fn item_mut(&mut self, number: u16, len_min: usize) -> Checked<&mut [u8]> {
+        let range = self.item_range(number, len_min)?;
+        Ok(&mut self.0[range])
+    }
+
+    /// That the header's fields are in order, so that what is between them can be moved.
+    #[inline]
+    pub(crate) fn check_header(&self) -> Checked<()> {
+        let (lower, upper, special) = (self.lower(), self.upper(), self.special());
+        if HEADER_LEN <= lower && lower <= upper && upper <= special && special <= PAGE_SIZE {
+            return Ok(());
+        }
+        let found = format_args!("{lower}, {upper}, {special}");
+        Err(Problem::new("pd_lower, pd_upper, pd_special", "24 to 8192, in order", found))
+    }
+
+    /// Room for an item of `len` bytes under a line pointer that is unused, or the next one (`PageAddItemExtended` with
+    /// `PAI_OVERWRITE`): where it starts. The caller fills it; the padding behind it keeps what was there.
+    #[inline]
+    pub(crate) fn add_item(&mut self, number: u16, len: usize) -> Checked<usize> {
+        self.check_header()?;
+        let next = self.items() + 1;
+        let mut lower = self.lower();
+        if number == 0 || number > next {
+            return Err(Problem::new("new line pointer", format_args!("1 to {next}"), number));
+        }
+        if number == next {
+            lower += ITEM_ID_LEN;
+        } else {
+            let id = self.item_id_at(usize::from(number) - 1);
+            if id.state() != ItemState::Unused || id.has_storage() {
+                return Err(Problem::new("new line pointer", "an unused one", number));
+            }
+        }
+        self.add_at(number, len, lower)
+    }
+
+    /// An item in front of the one that has this number now, or behind the last (`PageAddItem` without `overwrite`).
+    pub(crate) fn insert_item(&mut self, number: u16, item: &[u8]) -> Checked<()> {
+        self.check_header()?;
+        let len = item.len();
+        let next = self.items() + 1;
+        if number == 0 || number > next {
+            return Err(Problem::new("new line pointer", format_args!("1 to {next}"), number));
+        }
+        let lower = self.lower() + ITEM_ID_LEN;
+        if lower + max_align(len) > self.upper() {
+            return Err(self.no_room(len));
+        }
+        let start = HEADER_LEN + (usize::from(number) - 1) * ITEM_ID_LEN;
+        self.0.copy_within(start..lower - ITEM_ID_LEN, start + ITEM_ID_LEN);
+        let at = self.add_at(number, len, lower)?;
+        self.0[at..at + len].copy_from_slice(item);
+        Ok(())
+    }
+
+    /// An item behind the last.
+    pub(crate) fn push_item(&mut self, item: &[u8]) -> Checked<()> {
+        self.insert_item(self.items() + 1, item)
+    }
+
+    #[cold]
+    fn no_room(&self, len: usize) -> Problem {
+        let room = self.upper().saturating_sub(self.lower());
+        Problem::new("room for an item", format_args!("{len} bytes"), room)
+    }
+
+    #[inline]
+    fn add_at(&mut self, number: u16, len: usize, lower: usize) -> Checked<usize> {
+        let upper = self.upper().checked_sub(max_align(len)).filter(|upper| lower <= *upper);
+        let upper = upper.ok_or_else(|| self.no_room(len))?;
+        self.set_item_id_at(usize::from(number) - 1, ItemId::normal(upper, len));
+        self.set_lower(lower);
+        self.set_upper(upper);
+        Ok(upper)
+    }
+
+    /// Takes an item and its line pointer away and moves what was below it up (`PageIndexTupleDelete`).
+    pub(crate) fn delete_item(&mut self, number: u16) -> Checked<()> {
+        self.check_header()?;
+        let id = self.index_item(number)?;
+        let (offset, len, upper) = (id.offset(), max_align(id.len()), self.upper());
+        let start = HEADER_LEN + (usize::from(number) - 1) * ITEM_ID_LEN;
+        let lower = self.lower();
+        self.0.copy_within(start + ITEM_ID_LEN..lower, start);
+        self.set_lower(lower - ITEM_ID_LEN);
+        self.0.copy_within(upper..offset, upper + len);
+        self.set_upper(upper + len);
+        self.move_items(offset, len as isize);
+        Ok(())
+    }
+
+    /// Takes an item away, but its line pointer only if it is the last, so that others keep their numbers (`PageIndexTupleDeleteNoCompact`).
+    pub(crate) fn delete_item_in_place(&mut self, number: u16) -> Checked<()> {
+        self.check_header()?;
+        let id = self.index_item(number)?;
+        let (offset, len, upper) = (id.offset(), max_align(id.len()), self.upper());
+        if number < self.items() {
+            self.set_item_id(number, ItemId::UNUSED)?;
+        } else {
+            self.set_lower(self.lower() - ITEM_ID_LEN);
+        }
+        self.0.copy_within(upper..offset, upper + len);
+        self.set_upper(upper + len);
+        self.move_items(offset, len as isize);
+        Ok(())
+    }
+
+    /// The line pointer of an item of an index, which lies where it should.
+    fn index_item(&self, number: u16) -> Checked<ItemId> {
+        let id = self.item_id(number)?;
+        let (offset, end) = (id.offset(), id.offset() + max_align(id.len()));
+        if offset < self.upper() || end > self.special() || offset != max_align(offset) {
+            let expected = format_args!("{} to {}, aligned", self.upper(), self.special());
+            return Err(Problem::new(
+                "place of an item",
+                expected,
+                format_args!("{offset}..{end}"),
+            ));
+        }
+        Ok(id)
+    }
+
+    /// Line pointers of what lies at `offset` or below, whose bytes were moved by so much.
+    fn move_items(&mut self, offset: usize, by: isize) {
+        for index in 0..usize::from(self.items()) {
+            let id = self.item_id_at(index);
+            if id.has_storage() && id.offset() <= offset {
+                self.set_item_id_at(index, id.at(id.offset().wrapping_add_signed(by) & 0x7FFF));
+            }
+        }
+    }
+
+    /// Takes items away, given by their numbers in ascending order (`PageIndexMultiDelete`).
+    pub(crate) fn delete_items(&mut self, numbers: &[[u8; 2]]) -> Checked<()> {
+        // Which of the two ways leaves another order of the items behind.
+        if numbers.len() <= 2 {
+            return numbers
+                .iter()
+                .rev()
+                .try_for_each(|number| self.delete_item(u16::from_le_bytes(*number)));
+        }
+        self.check_header()?;
+        let (mut numbers, mut kept) = (numbers.iter().map(|number| u16::from_le_bytes(*number)), 0);
+        let mut next = numbers.next();
+        for number in 1..=self.items() {
+            if next == Some(number) {
+                next = numbers.next();
+                continue;
+            }
+            let id = self.index_item(number)?;
+            self.set_item_id_at(kept, id);
+            kept += 1;
+        }
+        if let Some(number) = next {
+            let expected = format_args!("at most {}, ascending", self.items());
+            return Err(Problem::new("number of a deleted item", expected, number));
+        }
+        self.set_lower(HEADER_LEN + kept * ITEM_ID_LEN);
+        self.compact()
+    }
+
+    /// Writes another item over one, in its place as far as the end of it goes (`PageIndexTupleOverwrite`).
+    pub(crate) fn overwrite_item(&mut self, number: u16, item: &[u8]) -> Checked<()> {
+        self.check_header()?;
+        let id = self.index_item(number)?;
+        let (offset, upper) = (id.offset(), self.upper());
+        let (old_len, new_len) = (max_align(id.len()), max_align(item.len()));
+        if new_len > old_len + (upper - self.lower()) {
+            return Err(self.no_room(item.len()));
+        }
+        let by = old_len as isize - new_len as isize;
+        if by != 0 {
+            let to = upper.wrapping_add_signed(by);
+            self.0.copy_within(upper..offset, to);
+            self.set_upper(to);
+            self.move_items(offset, by);
+        }
+        let at = offset.wrapping_add_signed(by);
+        self.set_item_id_at(usize::from(number) - 1, id.at(at).of_len(item.len()));
+        self.0[at..at + item.len()].copy_from_slice(item);
+        Ok(())
+    }
+
+    /// Packs the items towards the end in the order of their line pointers, and cuts off unused line pointers at the end
+    /// (`PageRepairFragmentation`). The hole keeps its old bytes.
+    pub(crate) fn repair_fragmentation(&mut self) -> Checked<()> {
+        self.check_header()?;
+        let items = usize::from(self.items());
+        let (mut last_used, mut unused) = (0, 0);
+        for index in 0..items {
+            if self.item_id_at(index).state() == ItemState::Unused {
+                self.set_item_id_at(index, ItemId::UNUSED);
+                unused += 1;
+            } else {
+                last_used = index + 1;
+            }
+        }
+        self.compact()?;
+        if cfg!(planted_bug = "redo_hole_zeroed") {
+            let hole = self.lower()..self.upper();
+            self.0[hole].fill(0);
+        }
+        let cut = items - last_used;
+        self.set_lower(self.lower() - cut * ITEM_ID_LEN);
+        self.set_flag(HAS_FREE_LINES, unused > cut);
+        Ok(())
+    }
+
+    /// Puts the items one below the other from the special space down, in the order of their line pointers (`compactify_tuples`).
+    pub(crate) fn compact(&mut self) -> Checked<()> {
+        let (items, upper, special) = (usize::from(self.items()), self.upper(), self.special());
+        // Where each already lies below the one before it, every move is upwards and takes nothing that is still needed.
+        let (mut total, mut below, mut is_in_order) = (0, special, true);
+        for index in 0..items {
+            let id = self.item_id_at(index);
+            if !id.has_storage() {
+                continue;
+            }
+            let (offset, len) = (id.offset(), max_align(id.len()));
+            if offset < upper || offset >= special {
+                let expected = format_args!("{upper} to {special}");
+                return Err(Problem::new("place of an item", expected, offset));
+            }
+            is_in_order &= offset + len <= below;
+            below = offset;
+            total += len;
+        }
+        let room = special - self.lower();
+        if total > room {
+            return Err(Problem::new("length of all items", format_args!("at most {room}"), total));
+        }
+        let copy = if is_in_order { None } else { Some(*self.0) };
+        let mut to = special;
+        for index in 0..items {
+            let id = self.item_id_at(index);
+            if !id.has_storage() {
+                continue;
+            }
+            let from = id.offset()..(id.offset() + max_align(id.len())).min(PAGE_SIZE);
+            to -= max_align(id.len());
+            if to == id.offset() {
+                continue;
+            }
+            match &copy {
+                None => self.0.copy_within(from, to),
+                Some(copy) => self.0[to..to + from.len()].copy_from_slice(&copy[from]),
+            }
+            self.set_item_id_at(index, id.at(to));
+        }
+        self.set_upper(to);
+        Ok(())
+    }
+
+    /// Cuts off unused line pointers at the end, but for the first one (`PageTruncateLinePointerArray`).
+    pub(crate) fn truncate_line_pointers(&mut self) -> Checked<()> {
+        self.check_header()?;
+        let is_unused =
+            |page: &Self, index: usize| page.item_id_at(index).state() == ItemState::Unused;
+        let mut items = usize::from(self.items());
+        while items > 1 && is_unused(self, items - 1) {
+            items -= 1;
+        }
+        self.set_lower(HEADER_LEN + items * ITEM_ID_LEN);
+        let has_free = (0..items).any(|index| is_unused(self, index));
+        self.set_flag(HAS_FREE_LINES, has_free);
+        Ok(())
+    }
+}
+
+/// Whether one transaction is older than the other: modulo 2^32, but for the first three, which are older than all
+/// (`TransactionIdPrecedes`).
+pub(crate) fn precedes(xid: u32, other: u32) -> bool {
+    const FIRST_NORMAL: u32 = 3;
+    if xid < FIRST_NORMAL || other < FIRST_NORMAL {
+        return xid < other;
+    }
+    (xid.wrapping_sub(other) as i32) < 0
+}
+
+/// The number at `at` of some data of a record.
+#[inline]
+pub(crate) fn u16_of(data: &[u8], at: usize) -> Checked<u16> {
+    u16_at(data, at).ok_or_else(|| short(data))
+}
+
+/// Data that ends too early.
+#[cold]
+pub(crate) fn short(data: &[u8]) -> Problem {
+    Problem::new("data of the record", "more of it", format_args!("{} bytes", data.len()))
+}

@@ -1,0 +1,296 @@
+//! The decoder of a stream against the reader of files: the same log, in pieces of any size, started anywhere.
+
+use std::{fs::File, os::unix::fs::FileExt, path::Path};
+
+use pagestrata_layers::Lsn;
+use pagestrata_postgres::{Error, LogIdentity, Record, StreamDecoder, WalReader};
+
+use crate::{
+    captures::{self, Capture},
+    fuzzed::Random,
+    layout::{self, PAGE, Sink},
+};
+
+/// A record, as far as it is compared: start, end, checksum, length.
+pub(crate) type Seen = (u64, u64, [u8; 4], usize);
+
+pub(crate) fn seen(record: &Record<'_>) -> Seen {
+    let raw = record.raw();
+    (record.lsn().0, record.end().0, raw[20..24].try_into().unwrap(), raw.len())
+}
+
+pub(crate) fn all_of(reader: &mut WalReader) -> Vec<Seen> {
+    let mut records = Vec::new();
+    while let Some(record) = reader.next_record().unwrap() {
+        records.push(seen(&record));
+    }
+    records
+}
+
+pub(crate) fn identity(reader: &WalReader) -> LogIdentity {
+    LogIdentity {
+        system_id: reader.system_id(),
+        timeline: reader.timeline(),
+        segment_size: reader.segment_size(),
+    }
+}
+
+/// Takes all records that are there.
+fn drain(decoder: &mut StreamDecoder, records: &mut Vec<Seen>) -> Result<(), Error> {
+    while let Some(record) = decoder.next_record()? {
+        records.push(seen(&record));
+    }
+    Ok(())
+}
+
+/// The segment files of a directory, as the bytes that a server sends.
+struct Sent<'a> {
+    dir: &'a Path,
+    log: LogIdentity,
+    open: Option<(u64, File)>,
+}
+
+impl Sent<'_> {
+    fn bytes(&mut self, from: u64, len: u64) -> Vec<u8> {
+        let LogIdentity { timeline, segment_size, .. } = self.log;
+        let number = from / segment_size;
+        if self.open.as_ref().is_none_or(|(open, _)| *open != number) {
+            let per_upper = (1 << 32) / segment_size;
+            let (upper, lower) = (number / per_upper, number % per_upper);
+            let path = self.dir.join(format!("{timeline:08X}{upper:08X}{lower:08X}"));
+            self.open = Some((number, File::open(path).unwrap()));
+        }
+        let mut bytes = vec![0; len.min(segment_size - from % segment_size) as usize];
+        self.open.as_ref().unwrap().1.read_exact_at(&mut bytes, from % segment_size).unwrap();
+        bytes
+    }
+}
+
+fn compare(capture: &Capture, random: &mut Random) {
+    let mut reader = capture.reader();
+    let log = identity(&reader);
+    let expected = all_of(&mut reader);
+    let end = reader.position().0;
+    for len_max in [200, 20_000, 400_000] {
+        let dir = capture.wal();
+        let mut sent = Sent { dir: &dir, log, open: None };
+        let mut decoder = StreamDecoder::new(log, capture.start()).unwrap();
+        let mut records = Vec::new();
+        let mut restarts = 0;
+        assert_eq!(decoder.received(), decoder.stream_from());
+        while decoder.received().0 < end {
+            let from = decoder.received();
+            let len = (1 + random.below(len_max)).min(end - from.0);
+            decoder.push(from, &sent.bytes(from.0, len)).unwrap();
+            drain(&mut decoder, &mut records).unwrap();
+            if random.below(2 * end / len_max) < 20 {
+                restarts += 1;
+                if restarts % 2 == 0 {
+                    decoder.restart();
+                } else {
+                    decoder = StreamDecoder::new(log, decoder.position()).unwrap();
+                }
+            }
+        }
+        assert!(restarts > 0);
+        assert_eq!(decoder.position().0, end, "{}", capture.name);
+        assert!(records == expected, "{}: records differ", capture.name);
+    }
+}
+
+#[test]
+fn captures_are_read_as_from_files() {
+    let mut random = Random(0x9E37_79B9_7F4A_7C15);
+    for capture in captures::all() {
+        compare(capture, &mut random);
+    }
+}
+
+/// Reading starts at every record's start and end, and nowhere else.
+#[test]
+fn reading_starts_between_records_only() {
+    let capture = captures::sample();
+    let mut reader = capture.reader();
+    let log = identity(&reader);
+    let expected = all_of(&mut reader);
+    let dir = capture.wal();
+    let mut sent = Sent { dir: &dir, log, open: None };
+    for (index, window) in expected.windows(3).enumerate().step_by(37) {
+        let places = [(window[0].1, true), (window[1].0, true), (window[1].0 + 8, false)];
+        for (from, is_good) in places {
+            let mut decoder = StreamDecoder::new(log, Lsn(from)).unwrap();
+            let start = decoder.stream_from();
+            let result = decoder
+                .push(start, &sent.bytes(start.0, 3 * PAGE))
+                .and_then(|()| decoder.next_record().map(|record| record.map(|r| seen(&r))));
+            match result {
+                Ok(first) if is_good => assert!(first.is_none_or(|first| first == window[1])),
+                Ok(first) => panic!("record {index} from {}: {first:?}", Lsn(from)),
+                // At a page's edge, where the page goes on with a record: that is no end of one.
+                Err(Error::Start { .. } | Error::Corrupt(_)) if !is_good => {}
+                Err(error) => panic!("record {index} from {}: {error}", Lsn(from)),
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Bytes(Vec<u8>);
+
+const SEGMENT: u64 = 1 << 20;
+
+impl Sink for Bytes {
+    fn write(&mut self, lsn: u64, bytes: &[u8]) {
+        let start = (lsn - SEGMENT) as usize;
+        self.0.resize(self.0.len().max(start + bytes.len()), 0);
+        self.0[start..start + bytes.len()].copy_from_slice(bytes);
+    }
+}
+
+fn empty_log() -> layout::Log<Bytes> {
+    layout::Log::new(Bytes::default(), SEGMENT, SEGMENT)
+}
+
+const LOG: LogIdentity = LogIdentity { system_id: 77, timeline: 1, segment_size: SEGMENT };
+
+/// What is read from `bytes`, sent in pieces of `len`.
+fn read(bytes: &[u8], from: u64, len: usize) -> (Vec<Seen>, Result<Lsn, Error>) {
+    let mut decoder = StreamDecoder::new(LOG, Lsn(from)).unwrap();
+    let mut records = Vec::new();
+    for piece in bytes[(decoder.stream_from().0 - SEGMENT) as usize..].chunks(len) {
+        decoder.push(decoder.received(), piece).unwrap();
+        if let Err(error) = drain(&mut decoder, &mut records) {
+            return (records, Err(error));
+        }
+    }
+    (records, Ok(decoder.position()))
+}
+
+#[test]
+fn switches_long_records_and_edges_arrive_byte_by_byte() {
+    let mut log = empty_log();
+    let mut starts = vec![log.append(21, 0, b"first")];
+    for behind in (0..=72).step_by(8) {
+        let start = if log.next.is_multiple_of(PAGE) { log.next + 24 } else { log.next };
+        let main = vec![7; (PAGE - start % PAGE - behind - 29) as usize];
+        starts.push(log.append(21, 0, &main));
+        starts.push(log.append(21, 0, &[1; 100]));
+    }
+    starts.push(log.append_body(0, 0x40, &[]));
+    log.next = 2 * SEGMENT;
+    starts.push(log.append(21, 0, &vec![2; 1 << 20]));
+    starts.push(log.append(21, 0, b"last"));
+    for len in [1, 7, 8191, 8192, 8193, 4 << 20] {
+        let (records, end) = read(&log.sink.0, starts[0], len);
+        assert_eq!(records.iter().map(|record| record.0).collect::<Vec<_>>(), starts);
+        assert_eq!(end.unwrap(), Lsn(log.next));
+        let switch = records[records.len() - 3];
+        assert_eq!(switch.1, 2 * SEGMENT);
+        for record in records {
+            let (rest, end) = read(&log.sink.0, record.1, len.max(7));
+            assert_eq!(end.unwrap(), Lsn(log.next), "from {}", Lsn(record.1));
+            assert_eq!(rest.len(), starts.iter().filter(|start| **start >= record.1).count());
+        }
+    }
+}
+
+#[test]
+fn a_record_given_up_after_a_crash_is_passed_over() {
+    for is_honest in [true, false] {
+        let mut log = empty_log();
+        let first = log.append(21, 0, b"first");
+        let (prev, torn) = (log.prev, log.next);
+        log.append(21, 0, &vec![9; 20_000]);
+        let page = torn.next_multiple_of(PAGE) + PAGE;
+        log.sink.0.truncate((page - SEGMENT) as usize);
+        (log.prev, log.next) = (prev, log.page(page, 8, 0));
+        let mut body = vec![255, 16];
+        body.extend((torn + if is_honest { 0 } else { 8 }).to_le_bytes());
+        body.extend([0; 8]);
+        let replaced = log.append_body(0, 0xD0, &body);
+        log.append(21, 0, b"on");
+        for len in [1, 100, 1 << 20] {
+            let (records, end) = read(&log.sink.0, first, len);
+            if is_honest {
+                assert_eq!((records.len(), records[1].0), (3, replaced));
+                assert_eq!(end.unwrap(), Lsn(log.next));
+            } else {
+                assert_eq!(records.len(), 1);
+                assert!(matches!(end, Err(Error::Corrupt(_))));
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_not_this_log_is_refused() {
+    let mut log = empty_log();
+    let first = log.append(21, 0, b"first");
+    for _ in 0..500 {
+        log.append(21, 0, &[3; 100]);
+    }
+    let good = &log.sink.0;
+    let error_of = |bytes: &[u8], from| read(bytes, from, 999).1.unwrap_err();
+    let damaged = |at: usize| {
+        let mut bytes = good.clone();
+        bytes[at] ^= 1;
+        error_of(&bytes, first)
+    };
+    assert!(matches!(damaged(4), Error::OtherTimeline { .. }));
+    assert!(matches!(damaged(24), Error::OtherCluster { .. }));
+    let error = damaged(9000).to_string();
+    assert!(error.starts_with("000000010000000000000001: corrupt record checksum"), "{error}");
+    assert!(matches!(damaged(8192 + 9), Error::Corrupt(_)), "another address");
+    let mut zeros = good.clone();
+    zeros[20_000..].fill(0);
+    assert!(matches!(error_of(&zeros, first), Error::Corrupt(_)));
+
+    let mut decoder = StreamDecoder::new(LOG, Lsn(first)).unwrap();
+    for lsn in [SEGMENT + 1, SEGMENT - 1, u64::MAX] {
+        let error = decoder.push(Lsn(lsn), b"piece").unwrap_err();
+        assert!(matches!(error, Error::Discontinuous { .. }), "{error}");
+    }
+    for from in [0, u64::MAX, 0xFFFF_FFFF << 32] {
+        assert!(matches!(StreamDecoder::new(LOG, Lsn(from)), Err(Error::Start { .. })));
+    }
+    for segment_size in [0, 1, 3 << 20, 2 << 30] {
+        let log = LogIdentity { segment_size, ..LOG };
+        assert!(matches!(StreamDecoder::new(log, Lsn(first)), Err(Error::Corrupt(_))));
+    }
+}
+
+/// After a restart the next record has to follow the last one, although that one is not sent again.
+#[test]
+fn another_log_of_the_same_cluster_is_refused_after_a_restart() {
+    let mut random = Random(0xD1B5_4A32_D192_ED03);
+    let (mut log, mut other) = (empty_log(), empty_log());
+    let first = log.append(21, 0, b"first");
+    log.append(21, 0, &[1; 64]);
+    other.append(21, 0, b"first, longer");
+    other.append(21, 0, &[1; 56]);
+    assert_eq!(log.next, other.next);
+    assert_ne!(log.prev, other.prev);
+    let from = log.next;
+    log.append(21, 0, &[1; 64]);
+    other.append(21, 0, &[1; 64]);
+    let mut decoder = StreamDecoder::new(LOG, Lsn(first)).unwrap();
+    let mut records = Vec::new();
+    let len = (from - SEGMENT) as usize;
+    decoder.push(decoder.received(), &log.sink.0[..len]).unwrap();
+    drain(&mut decoder, &mut records).unwrap();
+    assert_eq!(decoder.position(), Lsn(from));
+    decoder.restart();
+    decoder.push(decoder.received(), &other.sink.0).unwrap();
+    assert!(matches!(decoder.next_record(), Err(Error::Corrupt(_))));
+    decoder.push(decoder.received(), &log.sink.0).unwrap();
+    assert!(decoder.next_record().unwrap().is_some());
+
+    for _ in 0..2_000 {
+        let mut bytes = log.sink.0.clone();
+        for _ in 0..=random.below(4) {
+            let at = random.below(bytes.len() as u64) as usize;
+            bytes[at] = random.next() as u8;
+        }
+        let _ = read(&bytes, first, 1 + random.below(300) as usize);
+    }
+}
