@@ -5,6 +5,8 @@
 //! and readable. A file that was durable by then is taken up by the next try, which must not make the layer twice: whether
 //! the manifest names it is not known. Of any other file nothing stays, and the next try begins anew.
 
+mod chains;
+
 use std::{sync::Arc, time::Duration};
 
 use pagestrata_layers::{
@@ -14,6 +16,9 @@ use pagestrata_layers::{
 };
 
 use parking_lot::MutexGuard;
+
+pub(crate) use chains::SharedRedo;
+use chains::{ChainCutter, PageCounts};
 
 use crate::{
     Background, Error, LayersError, Result,
@@ -34,6 +39,8 @@ pub(crate) struct FlushState {
     /// How many flushes and how many bytes of layer files there were since the store was opened.
     pub(crate) flushes: u64,
     pub(crate) flushed_bytes: u64,
+    /// Pages that they made to cut long chains.
+    pub(crate) pages: PageCounts,
     /// What a failed try has left for the next one.
     durable: Option<Durable>,
     /// The store is closing: nobody flushes any more.
@@ -46,6 +53,7 @@ struct Durable {
     /// The layer that it was made of.
     of: Arc<MemLayer>,
     record: LayerRecord,
+    pages: PageCounts,
     /// Its edit was tried: whether the manifest names it is not known.
     in_doubt: bool,
 }
@@ -126,7 +134,7 @@ impl TimelineShared {
             Some(cause) => Err(Error::ReadOnly { cause }),
         };
         let again = match flushed {
-            Ok(bytes) => {
+            Ok((bytes, pages)) => {
                 // The map version that was loaded above is let go of by now; this layer's count is the next.
                 drop(layer);
                 match self.store.options.background {
@@ -137,6 +145,7 @@ impl TimelineShared {
                 (state.failures, state.last_error) = (0, None);
                 state.flushes += 1;
                 state.flushed_bytes += bytes;
+                state.pages.add(pages);
                 Some(Duration::ZERO)
             }
             Err(error) => {
@@ -157,8 +166,8 @@ impl TimelineShared {
         again
     }
 
-    /// Returns the length of the layer file.
-    fn flush_layer(&self, layer: &Arc<MemLayer>) -> Result<u64> {
+    /// Returns the length of the layer file, and which pages are in it.
+    fn flush_layer(&self, layer: &Arc<MemLayer>) -> Result<(u64, PageCounts)> {
         let lsn = layer.committed_lsn();
         let advance = Edit::DiskConsistent { timeline: self.number, lsn };
         let log_start = self.store.log_start_after(self.number, lsn);
@@ -170,14 +179,14 @@ impl TimelineShared {
             self.store.append_edits(&edits(None))?;
             self.publish_flushed(lsn.next(), None);
             self.store.free_log(log_start, self.number, lsn);
-            return Ok(0);
+            return Ok((0, PageCounts::default()));
         }
         let left = self.flush.lock().durable.take().filter(|left| Arc::ptr_eq(&left.of, layer));
         let mut durable = match left {
             Some(left) => left,
             None => {
-                let record = self.write_layer(layer)?;
-                Durable { of: layer.clone(), record, in_doubt: false }
+                let (record, pages) = self.write_layer(layer)?;
+                Durable { of: layer.clone(), record, pages, in_doubt: false }
             }
         };
         let record = durable.record.clone();
@@ -195,7 +204,7 @@ impl TimelineShared {
             Ok(file) => {
                 self.publish_flushed(lsn.next(), Some(file));
                 self.store.free_log(log_start, self.number, lsn);
-                Ok(file_len)
+                Ok((file_len, durable.pages))
             }
             Err(error) => {
                 self.leave(durable, &error);
@@ -216,17 +225,27 @@ impl TimelineShared {
         }
     }
 
-    /// Writes a layer file, durably under its name: one pass over the sorted versions, in the writer's fixed memory.
-    fn write_layer(&self, layer: &MemLayer) -> Result<LayerRecord> {
+    /// Writes a layer file, durably under its name: one pass over the sorted versions, in the writer's fixed memory. Pages of long chains
+    /// are made on the way.
+    fn write_layer(&self, layer: &MemLayer) -> Result<(LayerRecord, PageCounts)> {
         let mut file = NewLayer::create(self, LayerKind::Delta)?;
         let mut keys: Option<(Key, Key)> = None;
+        let tombstones = layer.tombstones();
+        let mut cutter = ChainCutter::new(self, &tombstones);
         for (key, version) in layer.sorted_from(Key::MIN) {
-            file.put(key, version.lsn, version.value())?;
+            let page = match &mut cutter {
+                Some(cutter) => cutter.page_after(key, version),
+                None => None,
+            };
+            match page {
+                Some(page) => file.put_with_page(key, version.lsn, version.value(), page)?,
+                None => file.put(key, version.lsn, version.value())?,
+            }
             keys = Some((keys.map_or(key, |(first, _)| first), key));
         }
-        let tombstones = layer.tombstones();
+        let pages = cutter.map(|cutter| cutter.counts()).unwrap_or_default();
         let lsn_range = layer.start_lsn()..layer.committed_lsn().next();
-        file.finish(key_range(keys, &tombstones), lsn_range, &tombstones)
+        Ok((file.finish(key_range(keys, &tombstones), lsn_range, &tombstones)?, pages))
     }
 }
 

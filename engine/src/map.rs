@@ -7,10 +7,10 @@
 mod files;
 mod hints;
 
-use std::sync::Arc;
+use std::{cmp::Reverse, sync::Arc};
 
 use pagestrata_layers::{
-    BlockCounts, Key, Lsn, MemLayer, PageVersion, Result as LayersResult, ScratchArena, Walk,
+    BlockCounts, Key, Kind, Lsn, MemLayer, PageVersion, Result as LayersResult, ScratchArena, Walk,
     layer_file::{LayerKind, LayerSummary, ReadSpace},
 };
 
@@ -262,7 +262,10 @@ impl MapVersion {
                 dropped_at = dropped_at.max(found.given(file, newest)?);
             }
         }
-        all.sort_unstable_by_key(|(version, _)| std::cmp::Reverse(version.lsn));
+        // A page before the delta that leads to it.
+        all.sort_unstable_by_key(|(version, _)| {
+            (Reverse(version.lsn), version.kind != Kind::Image)
+        });
         all.dedup_by_key(|(version, _)| version.lsn);
         for (version, layer) in all {
             if dropped_at.is_some_and(|dropped_at| version.lsn < dropped_at) {

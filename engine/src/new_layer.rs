@@ -37,6 +37,18 @@ impl<'t> NewLayer<'t> {
         Ok(self.writer.as_mut().expect("not finished").put(key, lsn, value)?)
     }
 
+    /// Adds a delta and the page that it leads to.
+    pub(crate) fn put_with_page(
+        &mut self,
+        key: Key,
+        lsn: Lsn,
+        delta: Value<'_>,
+        page: &[u8],
+    ) -> Result<()> {
+        let writer = self.writer.as_mut().expect("not finished");
+        Ok(writer.put_with_page(key, lsn, delta, page)?)
+    }
+
     /// The length of the file so far, in bytes.
     pub(crate) fn file_len(&self) -> u64 {
         self.writer.as_ref().map_or(0, LayerWriter::file_len)

@@ -51,6 +51,11 @@ pub struct Options {
     pub compression: Compression,
     /// An import starts another image layer at this size, in bytes of values. 1 MiB to 16 GiB; default 256 MiB.
     pub image_layer_size_max_bytes: u64,
+    /// How many deltas a read of a page may have to apply of layers that were flushed: where a chain is longer a flush makes the page and
+    /// writes it beside its newest delta, again and again in a chain that goes on. Deltas of layers in memory come on top. For timelines that
+    /// were given a [`Redo`](crate::Redo) for it ([`Timeline::set_flush_redo`](crate::Timeline::set_flush_redo)). A flush then also looks how long the chains
+    /// in older layers are of the pages that it writes deltas of. Default 0: no bound, and no page is made.
+    pub deltas_per_page_max: u32,
     /// How long a failed flush waits before it is tried again: this long at first, then twice as long each time, up
     /// to [`Options::flush_retry_delay_max`]. 1 ms to 1 min; default 100 ms.
     pub flush_retry_delay: Duration,
@@ -177,6 +182,7 @@ impl Default for Options {
             block_size_target_bytes: 16 << 10,
             compression: Compression::None,
             image_layer_size_max_bytes: 256 * MIB,
+            deltas_per_page_max: 0,
             flush_retry_delay: Duration::from_millis(100),
             flush_retry_delay_max: Duration::from_secs(10),
             access: AccessMode::default(),

@@ -35,6 +35,10 @@ pub struct FlushStats {
     pub flushes: u64,
     /// The lengths of the layer files they made, in bytes.
     pub flushed_bytes: u64,
+    /// Pages that they made to cut long chains ([`Options::deltas_per_page_max`](crate::Options::deltas_per_page_max)).
+    pub pages_made: u64,
+    /// How often that failed, because a chain could not be read or redo failed: it was left as long as it is.
+    pub pages_failed: u64,
     /// Tries that failed since the last one that did not.
     pub failures: u32,
     /// Why the last try failed, if it did.
@@ -144,6 +148,8 @@ impl TimelineStats {
             flush: FlushStats {
                 flushes: flush.flushes,
                 flushed_bytes: flush.flushed_bytes,
+                pages_made: flush.pages.made,
+                pages_failed: flush.pages.failed,
                 failures: flush.failures,
                 last_error: flush.last_error.clone(),
             },

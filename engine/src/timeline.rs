@@ -18,9 +18,10 @@ use pagestrata_layers::{FrozenLayer, Lsn, MemLayer, OpenLayer};
 use parking_lot::{Condvar, Mutex};
 
 use crate::{
-    Background, Error, Fetch, Key, PinInfo, Reader, Result, Snapshot, TimelineStats, WriteLease,
+    Background, Error, Fetch, Key, PinInfo, Reader, Redo, Result, Snapshot, TimelineStats,
+    WriteLease,
     coverage::{CoverageMap, LayerIndex},
-    flush::FlushState,
+    flush::{FlushState, SharedRedo},
     map::{FileLayer, Files, MapVersion, MemSlot},
     options::Clock,
     pins::{PinRegistry, RetiredBytes},
@@ -53,6 +54,8 @@ pub(crate) struct TimelineShared {
     /// Held by whoever publishes.
     pub(crate) edits: Mutex<Edits>,
     pub(crate) flush: Mutex<FlushState>,
+    /// What makes pages of long chains when they are flushed.
+    pub(crate) flush_redo: Mutex<Option<SharedRedo>>,
     /// Held by whoever flushes a layer: one at a time.
     pub(crate) flushing: Mutex<()>,
     /// A flush ended, well or not.
@@ -144,6 +147,7 @@ impl TimelineShared {
             leased: AtomicBool::new(false),
             edits: Mutex::new(edits),
             flush: Mutex::default(),
+            flush_redo: Mutex::default(),
             flushing: Mutex::default(),
             flush_ended: Condvar::new(),
             last_record_lsn: AtomicU64::new(disk_consistent_lsn.0),
@@ -438,6 +442,13 @@ impl Timeline {
     pub fn flush(&self) -> Result<Lsn> {
         self.0.store.check_open()?;
         self.0.flush_now()
+    }
+
+    /// Gives flushes what makes pages of deltas, so that they can cut long chains
+    /// ([`Options::deltas_per_page_max`](crate::Options::deltas_per_page_max)); without it they cut none. It is called on the thread that
+    /// flushes.
+    pub fn set_flush_redo(&self, redo: Arc<dyn Redo + Send + Sync>) {
+        *self.0.flush_redo.lock() = Some(redo);
     }
 
     /// The last committed Lsn; before anything was put, the start.

@@ -5,7 +5,7 @@ how long the lists are; the rest is from a generator with a fixed seed."""
 import pathlib
 import random
 
-KINDS = {"engine_model": 2, "layer_files": 1, "log_reader": 6, "manifest_reader": 3, "pg_wal": 4}
+KINDS = {"engine_model": 2, "layer_files": 1, "log_reader": 6, "manifest_reader": 3, "pg_wal": 4, "pg_redo": 3}
 
 here = pathlib.Path(__file__).parent
 for target, kinds in KINDS.items():

@@ -7,20 +7,22 @@
 //! | a block behind the end of its fork, a new fork | the fork's size |
 //! | a truncation, or drops | tombstones and sizes; they come first, a map page's change after them |
 //! | a database that is dropped | tombstones for each fork of it |
-//! | a database that is copied by files | each page of the source, as an image |
+//! | a database that is copied by files | tombstones for what is in its place, and each page of the source, as an image |
+//! | the end of the backup that is the base | the identity, now consistent |
 
 use std::collections::HashSet;
 
 use pagestrata::{Key, Lsn, Reader, Scratch, Timeline, Value, WriteLease};
 use pagestrata_postgres::{
     Error as PostgresError, Fork, PageRedo, PageVersions, Record, RelFork, RelPage, RelationEvent,
-    is_known, relation_events,
+    backup_ended_by, is_known, relation_events,
 };
 use serde::Serialize;
 
 use crate::{
     Result,
     consistency::{Consistency, ConsistencyTally},
+    identity::{IDENTITY_KEY, Identity},
     sizes::{Sizes, forks_at, objects, size_key, size_value},
 };
 
@@ -46,6 +48,7 @@ pub struct Applied {
 /// Applies records, one after the other.
 pub(crate) struct Applier {
     versions: PageVersions,
+    identity: Identity,
     redo: PageRedo,
     applied: Applied,
     store: Known,
@@ -167,6 +170,8 @@ impl Target<'_, '_> {
 
     /// Databases are (tablespace, database).
     fn copy_database(&mut self, from: (u32, u32), to: (u32, u32), redo: &PageRedo) -> Result<()> {
+        // A backup may have files of the copy already, of later.
+        self.drop_database(to.0, to.1)?;
         let copied = |rel: RelFork| RelFork { tablespace: to.0, database: to.1, ..rel };
         let snapshot = self.known.timeline.snapshot();
         let (guard, lsn, mut scratch) = (snapshot.guard(), snapshot.lsn(), Scratch::new());
@@ -182,6 +187,15 @@ impl Target<'_, '_> {
         Ok(())
     }
 
+    /// From here on the pages are those of one Lsn, if this is the end of the backup that the base is.
+    fn end_backup(&mut self, start: Lsn, identity: &mut Identity) -> Result<()> {
+        if identity.is_consistent || identity.start_lsn() != start {
+            return Ok(());
+        }
+        identity.is_consistent = true;
+        self.put(IDENTITY_KEY, Value::Image(&identity.to_bytes()))
+    }
+
     fn put_sizes(&mut self) -> Result<()> {
         for (rel, blocks) in self.known.sizes.take_changed() {
             self.lease.put(size_key(rel), self.end, Value::Image(&size_value(blocks)))?;
@@ -192,10 +206,12 @@ impl Target<'_, '_> {
 }
 
 impl Applier {
-    /// With `checks`, redo of each record is compared with the images that it has for checking.
-    pub(crate) fn new(timeline: &Timeline, redo: PageRedo, checks: bool) -> Applier {
+    /// With `checks`, redo of each record is compared with the images that it has for checking, where the timeline is consistent.
+    pub(crate) fn new(timeline: &Timeline, identity: Identity, checks: bool) -> Applier {
+        let redo = identity.redo();
         Applier {
             versions: PageVersions::new(),
+            identity,
             redo,
             applied: Applied::default(),
             store: Known {
@@ -215,7 +231,7 @@ impl Applier {
 
     /// Puts what the record does, and commits it. Everything before it is committed.
     pub(crate) fn apply(&mut self, lease: &mut WriteLease<'_>, record: &Record<'_>) -> Result<()> {
-        let Applier { versions, redo, applied, store, consistency } = self;
+        let Applier { versions, identity, redo, applied, store, consistency } = self;
         let before = *applied;
         let end = record.end();
         let mut target = Target { lease, end, applied, known: store };
@@ -239,12 +255,15 @@ impl Applier {
         versions.versions(record, |key, value| target.put_page(key, value))?;
         versions.implied(record, |key, value| target.put_page(key, value))?;
         target.put_sizes()?;
+        if let Some(start) = backup_ended_by(record)? {
+            target.end_backup(start, identity)?;
+        }
         let changed = *applied != before;
         applied.records += 1;
         if changed {
             lease.commit(end)?.wait()?;
         }
-        if let Some(consistency) = consistency {
+        if let Some(consistency) = consistency.as_mut().filter(|_| identity.is_consistent) {
             consistency.check(record, &mut applied.checked)?;
         }
         Ok(())
@@ -258,6 +277,7 @@ pub(crate) fn dry_run(
     is_allowed: bool,
 ) -> std::result::Result<(), PostgresError> {
     relation_events(record, |_| Ok::<_, PostgresError>(()))?;
+    backup_ended_by(record)?;
     versions.versions(record, |_, _| Ok::<_, PostgresError>(()))?;
     versions.implied(record, |_, _| Ok::<_, PostgresError>(()))?;
     let manager = record.manager();

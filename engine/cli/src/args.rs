@@ -42,13 +42,13 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         store: Option<PathBuf>,
     },
-    /// Import a cold base backup as images at the Lsn of its checkpoint
+    /// Import a base backup, of a server that was shut down or of one that runs, as images where the log goes on
     Import {
         /// Which timeline of which store; both are created if they are missing
         #[command(flatten)]
         target: Target,
-        /// The data directory of a server that was shut down, or a copy of it
-        #[arg(long, value_name = "DIR")]
+        /// The data directory of a server that was shut down; a base backup of one that runs: a directory with its backup_label, or what pg_basebackup -Ft makes: a tar, a directory with base.tar, or - for a tar on standard input. Unpack what is compressed
+        #[arg(long, value_name = "PATH")]
         base: PathBuf,
     },
     /// Ingest the log from where the timeline ends; what it has already is skipped

@@ -194,13 +194,13 @@ pub fn sizes(guard: Guard<'_>, sizes: &[Sized]) -> Result<Tally> {
     Ok(tally)
 }
 
-/// Checks that the pages of a base are images at its checkpoint.
+/// Checks that the pages of a base are images where it starts.
 ///
 /// # Errors
 /// What reading fails with.
 pub fn base_pages(guard: Guard<'_>, base: &BaseBackup) -> Result<Tally> {
     let (mut tally, mut scratch) = (Tally::default(), Scratch::new());
-    let (mut pages, lsn) = (base.pages(), base.control().checkpoint);
+    let (mut pages, lsn) = (base.pages(), base.start_lsn());
     while let Some((key, page)) = pages.next_page()? {
         let versions = guard.history(key, lsn, &mut scratch)?;
         let expected = PageVersion { lsn, kind: Kind::Image, bytes: page };

@@ -136,7 +136,7 @@ fn check_all(
         counted.first_failure =
             Some(format!("{} records instead of {records}", ingest.applied.records));
     }
-    let redo = Identity::redo_of(timeline)?;
+    let redo = Identity::at(timeline, base.start_lsn())?.redo();
     let found = check::references(guard, &references)?;
     let mut all = vec![
         ("records of the log", counted),
@@ -159,7 +159,7 @@ fn check_all(
 
 /// Reads every page of the last manifest several times, each read on its own clock.
 fn measure(timeline: &Timeline) -> Result<Latency> {
-    let redo = Identity::redo_of(timeline)?;
+    let redo = Identity::at(timeline, timeline.last_record_lsn())?.redo();
     let mut pages = Vec::new();
     if let Some((lsn, manifest)) = sample::manifests()?.pop() {
         pages = oracle::manifest(&manifest, lsn)?;

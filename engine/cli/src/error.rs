@@ -82,10 +82,23 @@ pub enum Error {
         source: io::Error,
     },
     /// The pages of a running server, or of one that crashed, are not those of its checkpoint.
-    #[error("{}: the server was not shut down when this was copied; stop it cleanly and copy it again", .dir.display())]
+    #[error("{}: the server was not shut down when this was copied, and there is no backup_label; stop it cleanly and copy it again, or use pg_basebackup", .dir.display())]
     NotShutDown {
         /// The data directory.
         dir: PathBuf,
+    },
+    /// The base was copied while the server ran, and its pages are those of no Lsn before the end of that.
+    #[error(
+        "timeline {timeline:?} is not consistent at {lsn}: its base was copied while the server ran, {}",
+        consistent_from(.from)
+    )]
+    NotConsistent {
+        /// Which timeline.
+        timeline: String,
+        /// Where it was to be read.
+        lsn: Lsn,
+        /// Where it is consistent from on; none: the end of the backup has not been ingested.
+        from: Option<Lsn>,
     },
     /// A timeline gets one base.
     #[error(
@@ -240,6 +253,7 @@ impl Error {
         match self {
             Error::Engine(E::Redo { .. }) => ExitStatus::NeedsRedo,
             Error::NoPage { .. }
+            | Error::NotConsistent { .. }
             | Error::Engine(
                 E::NoStore { .. }
                 | E::NoTimeline { .. }
@@ -286,6 +300,15 @@ fn up_to(good_until: Option<Lsn>) -> String {
     }
 }
 
+fn consistent_from(from: &Option<Lsn>) -> String {
+    match from {
+        Some(from) => format!("up to {from}; choose an Lsn from that one on"),
+        None => {
+            "and the log up to the end of the backup has not been ingested; ingest it".to_owned()
+        }
+    }
+}
+
 fn engine_advice(error: &pagestrata::Error) -> &'static str {
     use pagestrata::Error as E;
     match error {
@@ -305,6 +328,11 @@ fn postgres_advice(error: &PostgresError) -> &'static str {
         PostgresError::Storage(error) => file_advice(error),
         PostgresError::Corrupt(_) => "; restore the segment from another copy",
         PostgresError::MissingSegment { .. } => "; supply it",
+        PostgresError::ArchiveEntry { .. } => "; make it with pg_basebackup -Ft",
+        PostgresError::MissingTablespace { .. } => {
+            "; supply them: its directory, or its tar beside base.tar"
+        }
+        PostgresError::StandbyBackup { .. } => "; take one of its primary",
         PostgresError::NoSegments { .. } => "; check the path",
         PostgresError::OtherCluster { .. } => "; supply the log of that cluster",
         PostgresError::OtherTimeline { .. } => "; take the other timeline's segments away",

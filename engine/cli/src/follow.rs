@@ -134,7 +134,7 @@ pub fn follow<W: Write>(
     let mut follower = Follower {
         follow,
         timeline,
-        applier: Applier::new(timeline, identity.redo(), false),
+        applier: Applier::new(timeline, identity.clone(), false),
         identity,
         lease: timeline.write_lease()?,
         checks: PageVersions::new(),

@@ -1,6 +1,21 @@
-//! Import: the pages of a cold base backup become images at the Lsn of its checkpoint, and beside them the sizes of its forks.
+//! Import: the pages of a base backup become images at the Lsn where the log goes on, and beside them the sizes of its forks.
+//!
+//! | `--base` | is |
+//! |---|---|
+//! | a directory | a data directory: of a server that was shut down, or a copy with `backup_label` of one that ran |
+//! | a directory with `base.tar`, or a file | what `pg_basebackup -Ft` makes; tablespaces are beside it |
+//! | `-` | such a tar on standard input |
+//!
+//! Pages are imported in the order of their keys, which a tar does not have: one that is a file is read where it lies, and
+//! a stream is kept in a file without a name until then ([`Spool`]).
 
-use std::{fmt, path::Path};
+use std::{
+    fmt,
+    fs::File,
+    io::{self, Read},
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
+};
 
 use pagestrata::{Lsn, Store, Timeline};
 use pagestrata_postgres::{BaseBackup, PAGE_SIZE};
@@ -14,6 +29,9 @@ use crate::{
     stores::{options, storage},
 };
 
+/// What `pg_basebackup -Ft` calls the tar of the data directory.
+const BASE_ARCHIVE: &str = "base.tar";
+
 /// What an import did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ImportReport {
@@ -23,9 +41,11 @@ pub struct ImportReport {
     pub system_id: u64,
     /// The timeline of the cluster's log.
     pub wal_timeline: u32,
-    /// The Lsn of the checkpoint: the images are at it, and the log goes on from it.
+    /// The images are at it, and the log goes on from it.
     #[serde(serialize_with = "as_text")]
     pub lsn: Lsn,
+    /// Whether pages can be read at once, or only from the end of the backup in the log on.
+    pub is_consistent: bool,
     /// Number of pages.
     pub pages: u64,
     /// Their bytes.
@@ -39,7 +59,15 @@ pub struct ImportReport {
 impl fmt::Display for ImportReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ImportReport {
-            timeline, system_id, lsn, pages, page_bytes, layers, layer_bytes, ..
+            timeline,
+            system_id,
+            lsn,
+            is_consistent,
+            pages,
+            page_bytes,
+            layers,
+            layer_bytes,
+            ..
         } = self;
         write!(
             f,
@@ -47,20 +75,59 @@ impl fmt::Display for ImportReport {
              {layers} image layers, {}",
             size(*page_bytes),
             size(*layer_bytes)
-        )
+        )?;
+        if *is_consistent {
+            return Ok(());
+        }
+        write!(f, "; pages can be read once the log up to the end of the backup is ingested")
     }
 }
 
-/// Opens a base backup whose pages are those of its checkpoint.
+/// Opens a base backup: a directory, or a tar. Its pages are those of its checkpoint, or it has a label.
 ///
 /// # Errors
 /// [`Error::NotShutDown`], and what is wrong with its files.
-pub fn open_base(dir: &Path) -> Result<BaseBackup> {
-    let base = BaseBackup::open(storage(), dir)?;
-    if !base.control().shut_down {
-        return Err(Error::NotShutDown { dir: dir.to_owned() });
+pub fn open_base(path: &Path) -> Result<BaseBackup> {
+    let archive = path.join(BASE_ARCHIVE);
+    let base = match (path.is_file(), archive.is_file()) {
+        (true, _) => BaseBackup::open_archive(storage(), path)?,
+        (_, true) => BaseBackup::open_archive(storage(), &archive)?,
+        _ => BaseBackup::open(storage(), path)?,
+    };
+    if base.label().is_none() && !base.control().shut_down {
+        return Err(Error::NotShutDown { dir: path.to_owned() });
     }
     Ok(base)
+}
+
+/// A stream, kept in a file that has no name: however this process ends, nothing of it is left.
+#[derive(Debug)]
+pub struct Spool {
+    file: File,
+}
+
+impl Spool {
+    /// Keeps all of `stream` in the file system of a store that is there or will be.
+    ///
+    /// # Errors
+    /// [`Error::File`]: the stream cannot be read, or there is no room for it.
+    pub fn fill(mut stream: impl Read, store: &Path) -> Result<Spool> {
+        let dir = match store.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        };
+        let failed =
+            |operation| move |source| Error::File { operation, path: dir.to_owned(), source };
+        let mut file = tempfile::tempfile_in(dir).map_err(failed("create a file"))?;
+        io::copy(&mut stream, &mut file).map_err(failed("keep the stream"))?;
+        Ok(Spool { file })
+    }
+
+    /// Where it can be read as long as this is kept.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+    }
 }
 
 /// Opens or creates the store and imports a base into a timeline of it, which is created unless it is there and empty.
@@ -68,11 +135,12 @@ pub fn open_base(dir: &Path) -> Result<BaseBackup> {
 /// # Errors
 /// What is wrong with the base or the store; [`Error::Imported`], [`Error::NoBase`] for a timeline that holds something.
 pub fn import(store: &Path, timeline: &str, base: &BaseBackup) -> Result<(Store, ImportReport)> {
-    let checkpoint = base.control().checkpoint;
     let (store, _) = Store::open(store, options())?;
     let timeline = match store.timeline(timeline) {
         Ok(timeline) => timeline,
-        Err(pagestrata::Error::NoTimeline { .. }) => store.create_timeline(timeline, checkpoint)?,
+        Err(pagestrata::Error::NoTimeline { .. }) => {
+            store.create_timeline(timeline, base.start_lsn())?
+        }
         Err(other) => return Err(other.into()),
     };
     check_empty(&timeline)?;
@@ -93,11 +161,11 @@ fn check_empty(timeline: &Timeline) -> Result<()> {
 
 fn import_pages(timeline: &Timeline, base: &BaseBackup) -> Result<ImportReport> {
     let control = base.control();
-    let identity = Identity::of(control);
+    let identity = Identity::of(base);
     let blocks: u64 = base.files().iter().map(|file| u64::from(file.blocks)).sum();
     let mut progress = Progress::of("importing", blocks * PAGE_SIZE as u64);
     let mut lease = timeline.write_lease()?;
-    let mut import = lease.import_images(control.checkpoint)?;
+    let mut import = lease.import_images(base.start_lsn())?;
     let (mut pages, mut count) = (base.pages(), 0_u64);
     while let Some((key, page)) = pages.next_page()? {
         import.put(key, page)?;
@@ -113,7 +181,8 @@ fn import_pages(timeline: &Timeline, base: &BaseBackup) -> Result<ImportReport> 
         timeline: timeline.name().to_owned(),
         system_id: control.system_id,
         wal_timeline: control.timeline,
-        lsn: control.checkpoint,
+        lsn: base.start_lsn(),
+        is_consistent: identity.is_consistent,
         pages: count,
         page_bytes: count * PAGE_SIZE as u64,
         layers: done.layers,

@@ -191,7 +191,7 @@ fn apply_records(timeline: &Timeline, checked: &Checked) -> Result<Applied> {
     let Checked { dir, identity, from, checks, last_record_lsn, end, .. } = checked;
     let mut reader = open(identity, dir, *from, Some(*end))?;
     let mut progress = Progress::of("ingesting", end.0 - from.0);
-    let mut applier = Applier::new(timeline, identity.redo(), *checks);
+    let mut applier = Applier::new(timeline, identity.clone(), *checks);
     let mut lease = timeline.write_lease()?;
     while let Some(record) = reader.next_record()? {
         if record.end() > *last_record_lsn {

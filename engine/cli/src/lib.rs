@@ -42,5 +42,6 @@ pub use error::{Error, ExitStatus, Result};
 pub use output::Output;
 pub use pages::page_at;
 pub use progress::Progress;
+pub use record_name::record_name;
 pub use run::run;
 pub use stores::{open_existing, storage};

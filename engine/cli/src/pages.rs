@@ -112,7 +112,7 @@ pub(crate) fn get<W: Write>(
     file: Option<&Path>,
     output: &mut Output<W>,
 ) -> Result<()> {
-    let redo = Identity::redo_of(timeline)?;
+    let redo = Identity::at(timeline, lsn)?.redo();
     let (mut reader, mut scratch) = (timeline.reader(), Scratch::new());
     let (bytes, version_lsn) = page_at(reader.pin(), page, lsn, &redo, &mut scratch)?;
     if let Some(path) = file {
@@ -173,6 +173,7 @@ pub(crate) fn versions<W: Write>(
     let (mut reader, mut scratch) = (timeline.reader(), Scratch::new());
     let guard = reader.pin();
     let lsn = lsn.unwrap_or_else(|| guard.last_record_lsn());
+    Identity::at(timeline, lsn)?;
     let versions = guard.history(page.key(), lsn, &mut scratch)?;
     let Some(oldest) = versions.newest_first().next_back() else {
         return Err(Error::NoPage { page, lsn, why: "it was not written, or dropped".to_owned() });
@@ -252,6 +253,7 @@ pub(crate) fn explain<W: Write>(
     let (mut reader, mut scratch) = (timeline.reader(), Scratch::new());
     let guard = reader.pin();
     let lsn = lsn.unwrap_or_else(|| guard.last_record_lsn());
+    Identity::at(timeline, lsn)?;
     let versions = guard.history(page.key(), lsn, &mut scratch)?;
     if versions.is_empty() {
         return Err(Error::NoPage { page, lsn, why: "it was not written, or dropped".to_owned() });
@@ -266,6 +268,7 @@ pub(crate) fn explain<W: Write>(
 pub(crate) fn scan<W: Write>(timeline: &Timeline, lsn: Lsn, output: &mut Output<W>) -> Result<()> {
     let (mut reader, mut scratch) = (timeline.reader(), Scratch::new());
     let guard = reader.pin();
+    Identity::at(timeline, lsn)?;
     for found in guard.scan(RELATIONS, lsn) {
         let (key, _) = found?;
         let versions = guard.history(key, lsn, &mut scratch)?;

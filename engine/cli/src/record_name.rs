@@ -100,7 +100,8 @@ const BRIN: Names =
 const INIT_PAGE: u8 = 0x80;
 
 /// `manager/OPERATION`; the operation is in hexadecimal where it has no name here.
-pub(crate) fn record_name(record: &Record<'_>) -> String {
+#[must_use]
+pub fn record_name(record: &Record<'_>) -> String {
     name(record.manager(), record.info() & 0xF0)
 }
 

@@ -82,8 +82,7 @@ pub(crate) fn restore<W: Write>(
     out: &Path,
     output: &mut Output<W>,
 ) -> Result<()> {
-    let no_base = || Error::NoBase { timeline: timeline.name().to_owned() };
-    let identity = Identity::read(timeline)?.ok_or_else(no_base)?;
+    let identity = Identity::at(timeline, lsn)?;
     let redo = identity.redo();
     let (mut reader, mut scratch) = (timeline.reader(), Scratch::new());
     let guard = reader.pin();
@@ -172,7 +171,7 @@ pub(crate) fn diff<W: Write>(
     dir: &Path,
     output: &mut Output<W>,
 ) -> Result<DiffReport> {
-    let redo = Identity::redo_of(timeline)?;
+    let redo = Identity::at(timeline, lsn)?.redo();
     let files = BaseBackup::open(storage(), dir)?;
     let (mut reader, mut scratch) = (timeline.reader(), Scratch::new());
     let guard = reader.pin();

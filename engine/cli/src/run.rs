@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Write},
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
@@ -13,7 +14,7 @@ use crate::{
     args::{Command, Target},
     demo,
     follow::{Follow, follow},
-    import::{import, open_base},
+    import::{Spool, import, open_base},
     ingest::{Log, ingest},
     layers, pages,
     restore::{DiffReport, diff, restore},
@@ -29,7 +30,11 @@ pub fn run<W: Write>(command: Command, output: &mut Output<W>) -> Result<ExitSta
     match command {
         Command::Demo { store } => demo::demo(store.as_deref(), output)?,
         Command::Import { target, base } => {
-            let base = open_base(&base)?;
+            let spool = match base == Path::new("-") {
+                true => Some(Spool::fill(io::stdin().lock(), &target.store)?),
+                false => None,
+            };
+            let base = open_base(&spool.as_ref().map_or(base, Spool::path))?;
             let (store, report) = import(&target.store, &target.timeline, &base)?;
             store.close(Duration::ZERO)?;
             output.result(&report)?;

@@ -1,34 +1,38 @@
-//! [`BaseBackup`]: the pages of a data directory that nobody is writing to.
+//! [`BaseBackup`]: the pages of a data directory that nobody is writing to, or of a copy that was made while somebody was.
 //!
-//! | directory | tablespace, database |
+//! | file | what |
 //! |---|---|
-//! | `global/` | 1664, 0 |
-//! | `base/<database>/` | 1663, the directory's |
-//! | `pg_tblspc/<tablespace>/PG_15_<catalogs>/<database>/` | the directories' |
-//!
-//! A relation fork is `<relation>[_fsm|_vm|_init]`, from its second GiB on in files `.1`, `.2`, .... Everything else in these
-//! directories (temporary relations, `pg_filenode.map`, `pg_control`, `PG_VERSION`, `pg_internal.init`) is no relation.
+//! | `files.rs` | which files matter, and where they are; the files of a directory |
+//! | `archive.rs` | the files in a tar |
+//! | `label.rs` | where a copy of a running server's files starts and ends in the log |
 //!
 //! **Invariant:** pages come in ascending order of their keys, each once; a page of zeros is a page.
+
+mod archive;
+mod files;
+mod label;
 
 use std::path::{Path, PathBuf};
 
 use pagestrata_layers::{
-    Error as StorageError, Key,
-    storage::{File, SharedStorage, read_file},
+    Error as StorageError, Key, Lsn,
+    storage::{File, SharedStorage},
 };
 
 use crate::{
     Result,
-    control::ControlFile,
+    control::{ControlFile, FILE_LEN_MAX},
     image::PAGE_SIZE,
-    rel::{Fork, RelFork},
+    rel::RelFork,
 };
+
+use files::{Part, Role};
+use label::LABEL_LEN_MAX;
+pub use label::{BackupLabel, backup_ended_by};
 
 /// Blocks of a relation's file before the next one starts: 1 GiB.
 pub(crate) const SEGMENT_BLOCKS: u32 = 131_072;
-const DEFAULT_TABLESPACE: u32 = 1663;
-const GLOBAL_TABLESPACE: u32 = 1664;
+const VERSION_LEN_MAX: u64 = 64;
 const BUFFER_BLOCKS: u32 = 64;
 
 /// A file of a relation fork.
@@ -40,8 +44,10 @@ pub struct RelationFile {
     pub segment: u32,
     /// How many blocks the file has.
     pub blocks: u32,
-    /// The file.
+    /// The file, or the archive that it is in.
     pub path: PathBuf,
+    /// Where its blocks start there.
+    pub offset: u64,
 }
 
 /// A data directory, or a copy of one.
@@ -49,41 +55,82 @@ pub struct RelationFile {
 pub struct BaseBackup {
     storage: SharedStorage,
     control: ControlFile,
+    label: Option<BackupLabel>,
     files: Vec<RelationFile>,
 }
 
 impl BaseBackup {
-    /// Lists the relation files in `dir`, and reads its control file.
+    /// Lists the relation files in `dir`, and reads its control file and its label, if it has one.
     ///
     /// # Errors
-    /// A directory of another version, a damaged control file, a file that ends within a page, a missing segment.
+    /// A directory of another version, a damaged control file or label, a tablespace that is not there, a file that ends within a
+    /// page; without a label, a missing segment.
     pub fn open(storage: SharedStorage, dir: &Path) -> Result<BaseBackup> {
-        check_version(&storage, dir)?;
-        let control = ControlFile::read(&*storage, dir)?;
-        let mut files = Vec::new();
-        add_files(&storage, &dir.join("global"), GLOBAL_TABLESPACE, 0, &mut files)?;
-        add_databases(&storage, &dir.join("base"), DEFAULT_TABLESPACE, &mut files)?;
-        let tablespaces = dir.join("pg_tblspc");
-        if storage.exists(&tablespaces)? {
-            for name in storage.list(&tablespaces)? {
-                let Some(tablespace) = oid(&name) else { continue };
-                let dir = tablespaces.join(&name);
-                for version in storage.list(&dir)? {
-                    if version.starts_with("PG_15_") {
-                        add_databases(&storage, &dir.join(version), tablespace, &mut files)?;
-                    }
-                }
-            }
-        }
-        files.sort_unstable();
-        check_segments(&files)?;
-        Ok(BaseBackup { storage, control, files })
+        let parts = files::in_directory(&storage, dir)?;
+        BaseBackup::of_parts(storage, dir, parts)
     }
 
-    /// What its control file says: the pages are those of its checkpoint if the server was shut down.
+    /// As [`BaseBackup::open`], of the tar archive `base` and those of its tablespaces, `<oid>.tar`, beside it.
+    ///
+    /// # Errors
+    /// And an archive that is damaged or ends too early, and [`crate::Error::ArchiveEntry`].
+    pub fn open_archive(storage: SharedStorage, base: &Path) -> Result<BaseBackup> {
+        let parts = archive::in_archive(&storage, base)?;
+        BaseBackup::of_parts(storage, base, parts)
+    }
+
+    fn of_parts(storage: SharedStorage, path: &Path, mut parts: Vec<Part>) -> Result<BaseBackup> {
+        parts.sort_unstable_by_key(|part| part.role);
+        if let Some(twice) = parts.windows(2).find(|pair| pair[0].role == pair[1].role) {
+            let Part { role, path, offset, .. } = &twice[1];
+            let found = format!("{role:?} a second time");
+            return Err(
+                StorageError::corrupt(path, *offset, "base backup", "files once", found).into()
+            );
+        }
+        let find = |role| parts.iter().find(|part| part.role == role);
+        let needed = |role, name| {
+            let missing = || StorageError::corrupt(path, 0, "base backup", name, "no such file");
+            find(role).ok_or_else(missing)
+        };
+        check_version(&storage, needed(Role::Version, "PG_VERSION")?)?;
+        let part = needed(Role::Control, "global/pg_control")?;
+        let control = ControlFile::parse(&part.read(&storage, FILE_LEN_MAX)?, &part.path)?;
+        let mut label = None;
+        if let Some(part) = find(Role::Label) {
+            let read = BackupLabel::parse(&part.read(&storage, LABEL_LEN_MAX)?, &part.path)?;
+            read.check(&control, &part.path)?;
+            label = Some(read);
+        }
+        let mut files = Vec::new();
+        for part in &parts {
+            if let Role::Relation { rel, segment } = part.role {
+                files.push(relation_file(part, rel, segment)?);
+            }
+        }
+        match label {
+            Some(_) => keep_active(&mut files),
+            None => check_segments(&files)?,
+        }
+        Ok(BaseBackup { storage, control, label, files })
+    }
+
+    /// What its control file says: without a label, the pages are those of its checkpoint if the server was shut down.
     #[must_use]
     pub fn control(&self) -> &ControlFile {
         &self.control
+    }
+
+    /// What its label says, if it has one: then the pages are those of no one Lsn.
+    #[must_use]
+    pub fn label(&self) -> Option<&BackupLabel> {
+        self.label.as_ref()
+    }
+
+    /// Where the log goes on from: the label's start, or else the checkpoint.
+    #[must_use]
+    pub fn start_lsn(&self) -> Lsn {
+        self.label.as_ref().map_or(self.control.checkpoint, |label| label.start)
     }
 
     /// Its relation files, in the order of their keys.
@@ -156,86 +203,62 @@ impl BasePages<'_> {
         let blocks = self.at..file.blocks.min(self.at + BUFFER_BLOCKS);
         self.buffered = 0..0;
         self.buffer.resize(blocks.len() * PAGE_SIZE, 0);
-        open.read_at(u64::from(self.at) * PAGE_SIZE as u64, &mut self.buffer)?;
+        let offset = file.offset + u64::from(self.at) * PAGE_SIZE as u64;
+        open.read_at(offset, &mut self.buffer)?;
         self.buffered = blocks;
         Ok(())
     }
 }
 
-fn check_version(storage: &SharedStorage, dir: &Path) -> Result<()> {
-    let path = dir.join("PG_VERSION");
-    let bytes = read_file(&**storage, &path, 64)?;
+fn check_version(storage: &SharedStorage, part: &Part) -> Result<()> {
+    let bytes = part.read(storage, VERSION_LEN_MAX)?;
     let found = String::from_utf8_lossy(&bytes);
     match found.trim_end() {
         "15" => Ok(()),
-        found => Err(StorageError::corrupt(&path, 0, "PostgreSQL version", "15", found).into()),
+        found => {
+            Err(StorageError::corrupt(&part.path, part.offset, "PostgreSQL version", "15", found)
+                .into())
+        }
     }
 }
 
-/// A name that is an object's number and nothing else.
-fn oid(name: &str) -> Option<u32> {
-    let digits = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
-    if digits && !name.starts_with('0') { name.parse().ok() } else { None }
-}
-
-/// Relation, fork and segment that a file's name stands for.
-fn parse_name(name: &str) -> Option<(u32, Fork, u32)> {
-    let (name, segment) = match name.split_once('.') {
-        Some((name, segment)) => (name, oid(segment)?),
-        None => (name, 0),
+fn relation_file(part: &Part, rel: RelFork, segment: u32) -> Result<RelationFile> {
+    let Part { path, offset, len, .. } = part;
+    let (blocks, rest) = (len / PAGE_SIZE as u64, len % PAGE_SIZE as u64);
+    let whole = u32::try_from(blocks).ok().filter(|blocks| *blocks <= SEGMENT_BLOCKS);
+    let Some(blocks) = whole.filter(|_| rest == 0) else {
+        let expected = "whole pages of 8192 bytes, at most 1 GiB";
+        let (page, found) = (offset + len - rest, format!("{len} bytes of {rel}"));
+        return Err(StorageError::corrupt(path, page, "relation file", expected, found).into());
     };
-    let (relation, fork) = match name.split_once('_') {
-        Some((relation, fork)) => {
-            (relation, Fork::from_name(fork).filter(|fork| *fork != Fork::Main)?)
-        }
-        None => (name, Fork::Main),
-    };
-    Some((oid(relation)?, fork, segment))
+    if segment >= u32::MAX / SEGMENT_BLOCKS {
+        let expected = "a segment whose blocks have 32-bit numbers";
+        return Err(
+            StorageError::corrupt(path, *offset, "relation segment", expected, segment).into()
+        );
+    }
+    Ok(RelationFile { rel, segment, blocks, path: path.clone(), offset: *offset })
 }
 
-fn add_databases(
-    storage: &SharedStorage,
-    dir: &Path,
-    tablespace: u32,
-    files: &mut Vec<RelationFile>,
-) -> Result<()> {
-    for name in storage.list(dir)? {
-        if let Some(database) = oid(&name) {
-            add_files(storage, &dir.join(name), tablespace, database, files)?;
-        }
+/// Whether a file goes on where the one before it, of the same fork, ends.
+fn follows(before: Option<&RelationFile>, file: &RelationFile) -> bool {
+    match before.filter(|before| before.rel == file.rel) {
+        Some(before) => file.segment == before.segment + 1 && before.blocks == SEGMENT_BLOCKS,
+        None => file.segment == 0,
     }
-    Ok(())
 }
 
-fn add_files(
-    storage: &SharedStorage,
-    dir: &Path,
-    tablespace: u32,
-    database: u32,
-    files: &mut Vec<RelationFile>,
-) -> Result<()> {
-    for name in storage.list(dir)? {
-        let Some((relation, fork, segment)) = parse_name(&name) else { continue };
-        let path = dir.join(&name);
-        let len = storage.open(&path)?.len()?;
-        let (blocks, rest) = (len / PAGE_SIZE as u64, len % PAGE_SIZE as u64);
-        let whole = u32::try_from(blocks).ok().filter(|blocks| *blocks <= SEGMENT_BLOCKS);
-        let Some(blocks) = whole.filter(|_| rest == 0) else {
-            let expected = "whole pages of 8192 bytes, at most 1 GiB";
-            let found = format!("{len} bytes");
-            let page = len - rest;
-            return Err(StorageError::corrupt(&path, page, "relation file", expected, found).into());
-        };
-        if segment >= u32::MAX / SEGMENT_BLOCKS {
-            let expected = "a segment whose blocks have 32-bit numbers";
-            return Err(
-                StorageError::corrupt(&path, 0, "relation segment", expected, segment).into()
-            );
+/// A fork may grow and be cut while its files are copied. Then it is what its files are up to the first that is not full,
+/// as for PostgreSQL; the log has what is behind.
+fn keep_active(files: &mut Vec<RelationFile>) {
+    let mut before: Option<RelationFile> = None;
+    files.retain(|file| {
+        let is_active = follows(before.as_ref(), file);
+        if is_active {
+            before = Some(file.clone());
         }
-        let rel = RelFork { tablespace, database, relation, fork };
-        files.push(RelationFile { rel, segment, blocks, path });
-    }
-    Ok(())
+        is_active
+    });
 }
 
 /// Segments of a fork follow each other from 0, and only the last one that has blocks is not full (truncation leaves empty
@@ -255,31 +278,4 @@ fn check_segments(files: &[RelationFile]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_relation_files() {
-        assert_eq!(parse_name("16384"), Some((16384, Fork::Main, 0)));
-        assert_eq!(parse_name("16384_vm"), Some((16384, Fork::Vm, 0)));
-        assert_eq!(parse_name("16384_fsm.12"), Some((16384, Fork::Fsm, 12)));
-        for other in [
-            "t3_16384",
-            "t3_16384_vm",
-            "pg_filenode.map",
-            "16384_main",
-            "16384.0",
-            "",
-            "012",
-            "4294967296",
-            "1.x",
-            "PG_VERSION",
-            "16384_init.1.1",
-        ] {
-            assert_eq!(parse_name(other), None, "{other}");
-        }
-    }
 }

@@ -28,7 +28,7 @@ use crate::{
 const VERSION: u32 = 1300;
 const CRC_OFFSET: usize = 288;
 /// PostgreSQL writes it padded with zeros to this length.
-const FILE_LEN_MAX: u64 = 8192;
+pub(crate) const FILE_LEN_MAX: u64 = 8192;
 
 /// The facts of a control file that reading the log and the pages rests on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

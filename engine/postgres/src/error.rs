@@ -35,6 +35,32 @@ pub enum Error {
         /// A later segment that is there.
         later: String,
     },
+    /// A tar of a base backup has an entry that cannot be there. Nothing of it was used.
+    #[error("{}: entry {name:?} at offset {offset}: {wrong}", .archive.display())]
+    ArchiveEntry {
+        /// The archive.
+        archive: PathBuf,
+        /// Where the entry starts, in bytes.
+        offset: u64,
+        /// What it is called.
+        name: Box<str>,
+        /// What should be there, and what is.
+        wrong: &'static str,
+    },
+    /// A base backup has pages in a tablespace that is not there. Supply it.
+    #[error("{}: the files of tablespace {tablespace} are not here", .base.display())]
+    MissingTablespace {
+        /// The directory, or the archive.
+        base: PathBuf,
+        /// The tablespace's oid.
+        tablespace: u32,
+    },
+    /// A backup of a standby: its log does not say where it ends.
+    #[error("{}: this is a backup of a standby, whose end is not in the log", .label.display())]
+    StandbyBackup {
+        /// The label.
+        label: PathBuf,
+    },
     /// A directory without a single WAL segment.
     #[error("{}: no WAL segment in it", .dir.display())]
     NoSegments {

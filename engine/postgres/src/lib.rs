@@ -3,7 +3,7 @@
 //! ```text
 //! WAL segments   -> WalReader     -> Record -> PageVersions -> (Key, Value) at the record's end Lsn
 //! pieces of them -> StreamDecoder -> Record \-> relation_events -> ranges of blocks that are gone
-//! base backup  -> BaseBackup -> (Key, image) at the checkpoint Lsn that ControlFile names
+//! base backup, a directory or a tar -> BaseBackup -> (Key, image) at the Lsn that its BackupLabel or ControlFile names
 //! running server -> live::Replication (feature `live`) -> pieces of segments
 //! image, deltas -> PageRedo -> the page as PostgreSQL's recovery leaves it
 //! ```
@@ -45,7 +45,7 @@ mod survey;
 mod versions;
 pub mod visibility_map;
 
-pub use backup::{BaseBackup, BasePages, RelationFile};
+pub use backup::{BackupLabel, BaseBackup, BasePages, RelationFile, backup_ended_by};
 pub use block::{BlockImage, BlockRef, Blocks, Compression};
 pub use checksum::{page_checksum, stamp_checksum};
 pub use control::ControlFile;

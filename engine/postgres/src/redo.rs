@@ -20,7 +20,7 @@
 //! | `mask.rs` | what need not be equal | `access/common/bufmask.c` |
 //! | `page.rs` | line pointers, items, flags | `storage/page/bufpage.c` |
 //!
-//! A page is changed by records whose end is above its `pd_lsn`, as there; visibility map bits are cleared in any case.
+//! A page is changed by records whose end is above its `pd_lsn`, as there; images are restored and visibility map bits are cleared in any case.
 //!
 //! **Invariants:** a function of settings, page and record alone: no clock, no file, no other page, and no allocation but where an image in a
 //! record is inflated. No bytes of page or record can cause a panic or a write outside the page. What makes no
@@ -213,10 +213,12 @@ fn redo_block(
 ) -> Checked<()> {
     let mut page = PageMut(page);
     let end = record.end();
-    if !block.will_init() && page.lsn() >= end {
+    let image = block.applied_image();
+    // An image is put in place whatever is there: of a backup that is a page that was written while it was copied.
+    if image.is_none() && !block.will_init() && page.lsn() >= end {
         return Ok(());
     }
-    if let Some(image) = block.applied_image() {
+    if let Some(image) = image {
         let restored = ImageDecoder::new().restore(&image, page.0);
         restored.map_err(|error| Problem::new("page image", "that of a page", error))?;
         page.stamp(end);

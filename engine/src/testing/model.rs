@@ -75,6 +75,7 @@ struct Tombstone {
 #[derive(Clone, Debug)]
 pub struct Model {
     start: Lsn,
+    deltas_per_page_max: usize,
     committed: Lsn,
     last: Lsn,
     versions: BTreeMap<(Key, Lsn), Stored>,
@@ -90,6 +91,7 @@ impl Model {
         let committed = start.previous();
         Model {
             start,
+            deltas_per_page_max: 0,
             committed,
             last: committed,
             versions: BTreeMap::new(),
@@ -97,6 +99,21 @@ impl Model {
             pending: BTreeMap::new(),
             pending_tombstones: Vec::new(),
         }
+    }
+
+    /// Of a store whose flushes cut chains of more deltas than this; 0: of one whose flushes cut none.
+    #[must_use]
+    pub fn with_deltas_per_page_max(mut self, deltas: usize) -> Model {
+        self.deltas_per_page_max = deltas;
+        self
+    }
+
+    /// Whether a flush may make a page of the chain that ends at `lsn`: it is long.
+    #[must_use]
+    pub fn may_be_cut(&self, key: Key, lsn: Lsn) -> bool {
+        let History { versions, has_base } = self.find(key, lsn);
+        let deltas = versions.iter().filter(|(_, stored)| stored.kind != Kind::Image).count();
+        self.deltas_per_page_max > 0 && has_base && deltas > self.deltas_per_page_max
     }
 
     /// Nothing is below it.

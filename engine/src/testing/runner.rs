@@ -1,6 +1,6 @@
 //! [`run`]: a sequence on a store and on the model, from one opening of the store to the next.
 
-use std::{collections::BTreeSet, path::Path, rc::Rc, time::Duration};
+use std::{collections::BTreeSet, path::Path, rc::Rc, sync::Arc, time::Duration};
 
 use super::{
     counts::Counts,
@@ -34,7 +34,7 @@ pub(super) enum Held {
         version: DetachedVersion,
         lsn: Lsn,
         kind: Kind,
-        bytes: std::sync::Arc<[u8]>,
+        bytes: Arc<[u8]>,
     },
 }
 
@@ -80,6 +80,7 @@ impl Setup {
             pool_retained_max_bytes: if self.pooled { 4 << 20 } else { 0 },
             block_size_target_bytes: 1 << (10 + self.block_size % 5),
             image_layer_size_max_bytes: 1 << 20,
+            deltas_per_page_max: [0, 1, 4][usize::from(self.frozen_layers / 4) % 3],
             compression: match self.compressed {
                 true => Compression::Zstd { level: 1 },
                 false => Compression::None,
@@ -103,7 +104,8 @@ impl Setup {
 #[must_use]
 pub fn run(storage: &SharedStorage, dir: &Path, sequence: &Sequence) -> Counts {
     let start = sequence.setup.start_lsn();
-    let model = Model::new(start);
+    let mut options = sequence.setup.options(0);
+    let model = Model::new(start).with_deltas_per_page_max(options.deltas_per_page_max as usize);
     let mut run = Run {
         commits: BTreeSet::from([model.committed()]),
         durable: model.committed(),
@@ -114,7 +116,6 @@ pub fn run(storage: &SharedStorage, dir: &Path, sequence: &Sequence) -> Counts {
         values: 0,
         value_bytes: 0,
     };
-    let mut options = sequence.setup.options(0);
     let (mut store, report) = open(storage, dir, &options);
     assert!(report.created);
     store.create_timeline(TIMELINE, start).expect("a new timeline");
@@ -150,6 +151,7 @@ impl Run {
         ops: &mut impl Iterator<Item = (usize, &'o Op)>,
     ) -> (Option<Ending>, Timeline) {
         let timeline = store.timeline(TIMELINE).expect("it was created");
+        timeline.set_flush_redo(Arc::new(session::Append));
         let mut session = Session::new(&timeline);
         let mut ending = None;
         for (number, op) in ops {
@@ -207,6 +209,7 @@ impl Run {
         let flushes = timeline.stats().flush;
         assert_eq!((flushes.failures, &flushes.last_error), (0, &None));
         self.counts.add_many("flushes", flushes.flushes);
+        self.counts.add_many("chains_cut", flushes.pages_made);
         self.counts.add("reopens");
         self.model.abort();
         match how {

@@ -11,6 +11,7 @@ mod imports;
 mod log;
 mod log_damage;
 mod log_room;
+mod long_chains;
 mod many;
 mod model;
 mod scenarios;

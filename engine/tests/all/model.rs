@@ -22,6 +22,7 @@ const RARE: &[&str] = &[
     "aborts_of_values",
     "batches",
     "batches_refused",
+    "chains_cut",
     "cold_fetches",
     "detached",
     "drops",

@@ -115,6 +115,15 @@ pub(super) struct Part<'a> {
     bytes: &'a [u8],
 }
 
+impl Entry {
+    /// Whether it may come behind a version of the same key: it is newer, or the page that a delta leads to.
+    #[inline]
+    pub(super) fn may_follow(&self, before: &Entry) -> bool {
+        before.lsn < self.lsn
+            || before.lsn == self.lsn && before.kind != Kind::Image && self.kind == Kind::Image
+    }
+}
+
 /// One version of a [`Part`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Entry {

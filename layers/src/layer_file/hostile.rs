@@ -182,25 +182,30 @@ fn an_index_that_leads_in_circles_ends() {
     }
 }
 
+/// Of two versions at one Lsn the second is the page that the first leads to; anything else is out of order.
 #[test]
 fn versions_out_of_order_are_not_scanned() {
-    let mut payload = Vec::new();
-    let mut part = PartBuilder::default();
-    for lsn in [2, 4, 4] {
-        part.push(Lsn(lsn), Value::Delta { bytes: b"x", will_init: false }, &mut payload);
+    let (delta, image) = (Value::Delta { bytes: b"x", will_init: false }, Value::Image(b"page"));
+    let cases =
+        [(delta, delta, false), (image, image, false), (image, delta, false), (delta, image, true)];
+    for (third, fourth, is_sound) in cases {
+        let mut payload = Vec::new();
+        let mut part = PartBuilder::default();
+        for (lsn, value) in [(2, delta), (4, third), (4, fourth)] {
+            part.push(Lsn(lsn), value, &mut payload);
+        }
+        part.end(&mut payload);
+        let second = FIRST + 512;
+        let blocks = [
+            block(FIRST, BlockType::Data, Codec::Raw, payload.len(), &payload),
+            page(second, 0, &[(0, 2, Place::new(FIRST, 0))]),
+        ];
+        let file = open(file_of(&blocks, |footer| footer.root_offset = second)).unwrap();
+        let mut scan = file.scan(Key::MIN).unwrap();
+        assert!(scan.advance().unwrap() && scan.advance().unwrap());
+        assert_eq!(scan.advance().is_ok(), is_sound);
+        assert!(!scan.advance().unwrap(), "it stands at the end");
     }
-    part.end(&mut payload);
-    let second = FIRST + 512;
-    let blocks = [
-        block(FIRST, BlockType::Data, Codec::Raw, payload.len(), &payload),
-        page(second, 0, &[(0, 2, Place::new(FIRST, 0))]),
-    ];
-    let file = open(file_of(&blocks, |footer| footer.root_offset = second)).unwrap();
-    let mut scan = file.scan(Key::MIN).unwrap();
-    assert!(scan.advance().unwrap() && scan.advance().unwrap());
-    assert!(matches!(scan.advance(), Err(Error::Corrupt(_))));
-    assert!(!scan.advance().unwrap(), "it stands at the end");
-    assert!(matches!(file.verify(), Err(Error::Corrupt(_))));
 }
 
 #[test]

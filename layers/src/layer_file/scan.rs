@@ -237,7 +237,7 @@ impl Scan<'_> {
         let entry = part.entry(index).ok_or_else(malformed)?;
         let in_order = match index.checked_sub(1) {
             None => entry.lsn == row.lsn,
-            Some(before) => part.lsn(before) < Some(entry.lsn),
+            Some(before) => part.entry(before).is_some_and(|before| entry.may_follow(&before)),
         };
         if !in_order {
             return Err(malformed());

@@ -6,6 +6,7 @@ use super::{
     LayerFile, ReadKind,
     ahead::Ahead,
     block::{BlockType, Codec},
+    chain::Entry,
     format::HEADER_LEN,
     page::Row,
     reader::{IndexPage, IndexPages, Uncounted},
@@ -157,7 +158,7 @@ impl LayerFile {
         &self,
         row: &Row,
         raw: &[u8],
-        mut previous: Option<(Key, Lsn)>,
+        previous: Option<(Key, Lsn)>,
         report: &mut VerifyReport,
     ) -> Result<usize> {
         let offset = row.place.block_offset();
@@ -168,17 +169,22 @@ impl LayerFile {
             return malformed("key range");
         }
         report.keys += u64::from(previous.is_none_or(|(key, _)| key != row.key));
+        let mut before: Option<Entry> = None;
         for index in 0..part.count() {
             let Some(entry) = part.entry(index) else { return malformed("chain part") };
-            if previous >= Some((row.key, entry.lsn)) {
+            let is_in_order = match &before {
+                None => previous < Some((row.key, entry.lsn)),
+                Some(before) => entry.may_follow(before),
+            };
+            if !is_in_order {
                 return malformed("order of versions");
             }
             if !summary.lsn_range.contains(&entry.lsn) {
                 return malformed("Lsn range");
             }
-            previous = Some((row.key, entry.lsn));
             report.versions += 1;
             report.value_bytes += entry.range.len() as u64;
+            before = Some(entry);
         }
         Ok(part.len())
     }

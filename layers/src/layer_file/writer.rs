@@ -106,7 +106,31 @@ impl LayerWriter {
     /// # Panics
     /// If `lsn` is no position; or if, in an image layer, the value is no image or not at the Lsn of the others.
     pub fn put(&mut self, key: Key, lsn: Lsn, value: Value<'_>) -> Result<()> {
-        let len = value.bytes().len();
+        self.put_all(key, lsn, &[value])
+    }
+
+    /// Adds a delta, and the page that it leads to. Reads at its Lsn and above meet the page first, so that it ends their walk, and who reads
+    /// the file in order gets both.
+    ///
+    /// # Errors
+    /// As [`LayerWriter::put`]; the two may be as long together as one value.
+    ///
+    /// # Panics
+    /// As [`LayerWriter::put`]; if `delta` is an image; in an image layer.
+    pub fn put_with_page(
+        &mut self,
+        key: Key,
+        lsn: Lsn,
+        delta: Value<'_>,
+        page: &[u8],
+    ) -> Result<()> {
+        assert!(delta.kind() != Kind::Image, "a page that a delta leads to");
+        self.put_all(key, lsn, &[delta, Value::Image(page)])
+    }
+
+    /// Adds what there is at one Lsn, in one chain part.
+    fn put_all(&mut self, key: Key, lsn: Lsn, values: &[Value<'_>]) -> Result<()> {
+        let len = values.iter().map(|value| value.bytes().len()).sum();
         if len > VALUE_LEN_MAX {
             return Err(Error::ValueTooLong { len });
         }
@@ -117,7 +141,8 @@ impl LayerWriter {
         assert!(lsn.is_valid(), "a version is at an Lsn");
         if let LayerKind::Image { .. } = self.kind {
             let at_one_lsn = self.written.lsns.is_none_or(|(first, _)| first == lsn);
-            assert!(value.kind() == Kind::Image && at_one_lsn, "images at one Lsn");
+            let are_images = values.iter().all(|value| value.kind() == Kind::Image);
+            assert!(are_images && at_one_lsn, "images at one Lsn");
         }
 
         let new_key = previous.is_none_or(|(previous, _)| previous != key);
@@ -129,8 +154,11 @@ impl LayerWriter {
             self.sink.begin();
             self.block_is_open = true;
         }
-        self.part.push(lsn, value, self.sink.buffer());
-        self.written.add(key, lsn, len, new_key);
+        self.written.keys += u64::from(new_key);
+        for value in values {
+            self.part.push(lsn, *value, self.sink.buffer());
+            self.written.add(key, lsn, value.bytes().len());
+        }
         Ok(())
     }
 
@@ -235,12 +263,11 @@ impl LayerWriter {
 }
 
 impl Written {
-    fn add(&mut self, key: Key, lsn: Lsn, len: usize, new_key: bool) {
+    fn add(&mut self, key: Key, lsn: Lsn, len: usize) {
         self.first_key.get_or_insert(key);
         self.last = Some((key, lsn));
         let (lowest, highest) = self.lsns.unwrap_or((lsn, lsn));
         self.lsns = Some((lowest.min(lsn), highest.max(lsn)));
-        self.keys += u64::from(new_key);
         self.versions += 1;
         self.value_bytes += len as u64;
     }

@@ -114,7 +114,7 @@ fn compare(timeline: &Timeline, base: &BaseBackup, oracles: &Oracles) -> String 
 fn compare_lists(timeline: &Timeline, oracles: &Oracles) -> String {
     let mut reader = timeline.reader();
     let guard = reader.pin();
-    let redo = Identity::redo_of(timeline).unwrap();
+    let redo = Identity::at(timeline, timeline.last_record_lsn()).unwrap().redo();
     let versions = oracles.versions.as_ref().map_or_else(
         || "no list".to_owned(),
         |versions| assert_pages(&check::hashed_pages(guard, versions, &redo).unwrap()),
@@ -224,7 +224,7 @@ fn planted_differences_are_found() {
     let found = check::references(reader.pin(), &oracles.references).unwrap();
     assert_eq!((found.images.checked - found.images.good, found.images.checked), (2, images));
     assert_eq!((found.deltas.checked - found.deltas.good, found.deltas.checked), (3, deltas));
-    let redo = Identity::redo_of(&timeline).unwrap();
+    let redo = Identity::at(&timeline, timeline.last_record_lsn()).unwrap().redo();
     let pages = check::hashed_pages(reader.pin(), &oracles.manifests, &redo).unwrap();
     assert_eq!(pages.checked - pages.good, 1);
     oracles.sizes[0].blocks = Some(1 << 20);

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use pagestrata_cli::identity::Identity;
 use pagestrata_postgres::{BaseBackup, Fork, RelPage, mask_page};
 
 use crate::{
@@ -94,7 +95,7 @@ fn a_followed_server_has_the_same_pages() {
 /// How many of the server's pages are in the store, but for what may differ between a server and its standby.
 fn compare(dir: &Path, data: &Path) -> (u64, u64) {
     let (_store, timeline) = pagestrata_cli::open_existing(&dir.join("store"), "main").unwrap();
-    let redo = pagestrata_cli::identity::Identity::redo_of(&timeline).unwrap();
+    let redo = Identity::at(&timeline, timeline.last_record_lsn()).unwrap().redo();
     let files = BaseBackup::open(pagestrata_cli::storage(), data).unwrap();
     let (mut reader, mut scratch) = (timeline.reader(), pagestrata::Scratch::new());
     let (guard, lsn) = (reader.pin(), timeline.last_record_lsn());

@@ -1,6 +1,7 @@
 //! Runs the command, and the functions beneath it, on real PostgreSQL captures.
 #![allow(clippy::print_stdout)]
 
+mod backup;
 mod bad_input;
 mod captures;
 mod commands;

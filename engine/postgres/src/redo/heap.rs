@@ -305,7 +305,8 @@ fn update(change: &mut Change<'_, '_>, is_hot: bool) -> Checked<()> {
         0 => change.block.block,
         _ => change.other(0)?.block,
     };
-    let has_old = change.record.blocks().any(|block| block.id == 1);
+    let mut blocks = change.record.blocks();
+    let has_old = blocks.len() > 1 && blocks.any(|block| block.id == 1);
     let is_new = change.block.id == 0;
     if is_new && has_old {
         init_if_new(change);

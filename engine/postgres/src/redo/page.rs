@@ -13,6 +13,8 @@
 //! **Invariants:** nothing is read or written outside the page, whatever it says of itself. What makes no sense is a
 //! [`Problem`], and the page's bytes are then unspecified.
 
+use std::ops::Range;
+
 use pagestrata_layers::Lsn;
 
 use super::Problem;
@@ -121,7 +123,8 @@ impl PageMut<'_> {
 
     #[inline]
     pub(crate) fn u16(&self, at: usize) -> u16 {
-        u16::from_le_bytes([self.0[at], self.0[at + 1]])
+        let bytes = &self.0[at..at + 2];
+        u16::from_le_bytes([bytes[0], bytes[1]])
     }
 
     #[inline]
@@ -131,7 +134,8 @@ impl PageMut<'_> {
 
     #[inline]
     pub(crate) fn u32(&self, at: usize) -> u32 {
-        u32::from_le_bytes([self.0[at], self.0[at + 1], self.0[at + 2], self.0[at + 3]])
+        let bytes = &self.0[at..at + 4];
+        u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
     }
 
     #[inline]
@@ -237,6 +241,14 @@ impl PageMut<'_> {
         (len / ITEM_ID_LEN) as u16
     }
 
+    /// All line pointers.
+    #[inline]
+    fn item_ids(&self) -> impl Iterator<Item = ItemId> + '_ {
+        let end = HEADER_LEN + usize::from(self.items()) * ITEM_ID_LEN;
+        let (ids, _) = self.0[HEADER_LEN..end].as_chunks();
+        ids.iter().map(|id| ItemId(u32::from_le_bytes(*id)))
+    }
+
     /// Line pointer `number`, which has to be there: from 1 on.
     #[inline]
     pub(crate) fn item_id(&self, number: u16) -> Checked<ItemId> {
@@ -269,7 +281,7 @@ impl PageMut<'_> {
 
     /// Where a line pointer's bytes are, if they are on the page, behind its line pointers.
     #[inline]
-    fn range_of(&self, id: ItemId) -> Checked<std::ops::Range<usize>> {
+    fn range_of(&self, id: ItemId) -> Checked<Range<usize>> {
         let range = id.offset()..id.offset() + id.len();
         if range.start < self.lower().max(HEADER_LEN) || range.end > PAGE_SIZE {
             let expected = format_args!("between {} and {PAGE_SIZE}", self.lower());
@@ -280,11 +292,7 @@ impl PageMut<'_> {
 
     /// The bytes of a normal item of at least `len_min` bytes.
     #[inline]
-    pub(crate) fn item_range(
-        &self,
-        number: u16,
-        len_min: usize,
-    ) -> Checked<std::ops::Range<usize>> {
+    pub(crate) fn item_range(&self, number: u16, len_min: usize) -> Checked<Range<usize>> {
         let id = self.item_id(number)?;
         if id.state() != ItemState::Normal || id.len() < len_min {
             let expected = format_args!("normal, {len_min} bytes or more");
@@ -295,11 +303,7 @@ impl PageMut<'_> {
     }
 
     /// The bytes of an item that may be dead, as those of an index may.
-    pub(crate) fn stored_range(
-        &self,
-        number: u16,
-        len_min: usize,
-    ) -> Checked<std::ops::Range<usize>> {
+    pub(crate) fn stored_range(&self, number: u16, len_min: usize) -> Checked<Range<usize>> {
         let id = self.item_id(number)?;
         if !id.has_storage() || id.len() < len_min {
             let expected = format_args!("{len_min} bytes or more");
@@ -505,9 +509,10 @@ impl PageMut<'_> {
         self.check_header()?;
         let items = usize::from(self.items());
         let (mut last_used, mut unused) = (0, 0);
-        for index in 0..items {
-            if self.item_id_at(index).state() == ItemState::Unused {
-                self.set_item_id_at(index, ItemId::UNUSED);
+        let (ids, _) = self.0[HEADER_LEN..HEADER_LEN + items * ITEM_ID_LEN].as_chunks_mut();
+        for (index, id) in ids.iter_mut().enumerate() {
+            if ItemId(u32::from_le_bytes(*id)).state() == ItemState::Unused {
+                *id = ItemId::UNUSED.0.to_le_bytes();
                 unused += 1;
             } else {
                 last_used = index + 1;
@@ -529,42 +534,53 @@ impl PageMut<'_> {
         let (items, upper, special) = (usize::from(self.items()), self.upper(), self.special());
         // Where each already lies below the one before it, every move is upwards and takes nothing that is still needed.
         let (mut total, mut below, mut is_in_order) = (0, special, true);
-        for index in 0..items {
-            let id = self.item_id_at(index);
-            if !id.has_storage() {
-                continue;
-            }
+        let (mut lowest, mut highest) = (special, upper);
+        for id in self.item_ids().filter(|id| id.has_storage()) {
             let (offset, len) = (id.offset(), max_align(id.len()));
-            if offset < upper || offset >= special {
-                let expected = format_args!("{upper} to {special}");
-                return Err(Problem::new("place of an item", expected, offset));
-            }
+            (lowest, highest) = (lowest.min(offset), highest.max(offset + len));
             is_in_order &= offset + len <= below;
             below = offset;
             total += len;
+        }
+        if lowest < upper || highest > special {
+            let (expected, found) = (format!("{upper} to {special}"), lowest..highest);
+            return Err(Problem::new("place of all items", expected, format_args!("{found:?}")));
         }
         let room = special - self.lower();
         if total > room {
             return Err(Problem::new("length of all items", format_args!("at most {room}"), total));
         }
         let copy = if is_in_order { None } else { Some(*self.0) };
-        let mut to = special;
-        for index in 0..items {
-            let id = self.item_id_at(index);
+        let (head, body) = self.0.split_at_mut(HEADER_LEN + items * ITEM_ID_LEN);
+        let (start, (ids, _)) = (head.len(), head[HEADER_LEN..].as_chunks_mut());
+        // To where it ends at `end`; from the copy where it may have been overwritten.
+        let mut move_run = |run: Range<usize>, end: usize| {
+            let to = end - run.len();
+            match &copy {
+                _ if to == run.start => {}
+                None => body.copy_within(run.start - start..run.end - start, to - start),
+                Some(copy) => body[to - start..end - start].copy_from_slice(&copy[run]),
+            }
+        };
+        // Neighbours that stay neighbours are moved together.
+        let (mut to, mut run, mut run_end) = (special, special..special, special);
+        for bytes in ids {
+            let id = ItemId(u32::from_le_bytes(*bytes));
             if !id.has_storage() {
                 continue;
             }
-            let from = id.offset()..(id.offset() + max_align(id.len())).min(PAGE_SIZE);
-            to -= max_align(id.len());
-            if to == id.offset() {
-                continue;
+            let (offset, len) = (id.offset(), max_align(id.len()));
+            if offset + len != run.start {
+                move_run(run, run_end);
+                (run, run_end) = (offset + len..offset + len, to);
             }
-            match &copy {
-                None => self.0.copy_within(from, to),
-                Some(copy) => self.0[to..to + from.len()].copy_from_slice(&copy[from]),
+            run.start = offset;
+            to -= len;
+            if to != offset {
+                *bytes = id.at(to).0.to_le_bytes();
             }
-            self.set_item_id_at(index, id.at(to));
         }
+        move_run(run, run_end);
         self.set_upper(to);
         Ok(())
     }
@@ -572,14 +588,13 @@ impl PageMut<'_> {
     /// Cuts off unused line pointers at the end, but for the first one (`PageTruncateLinePointerArray`).
     pub(crate) fn truncate_line_pointers(&mut self) -> Checked<()> {
         self.check_header()?;
-        let is_unused =
-            |page: &Self, index: usize| page.item_id_at(index).state() == ItemState::Unused;
+        let is_unused = |id: ItemId| id.state() == ItemState::Unused;
         let mut items = usize::from(self.items());
-        while items > 1 && is_unused(self, items - 1) {
+        while items > 1 && is_unused(self.item_id_at(items - 1)) {
             items -= 1;
         }
         self.set_lower(HEADER_LEN + items * ITEM_ID_LEN);
-        let has_free = (0..items).any(|index| is_unused(self, index));
+        let has_free = self.item_ids().any(is_unused);
         self.set_flag(HAS_FREE_LINES, has_free);
         Ok(())
     }

@@ -156,6 +156,42 @@ fn other_directories_are_refused() {
     refused(&|dir| fs::remove_dir_all(dir.join("base")).unwrap(), "base: cannot list");
 }
 
+/// Files that grew, were cut or came while they were copied: with a label, a fork is what it is up to its first file that is not full.
+#[test]
+fn files_of_different_moments() {
+    let dir = small();
+    let control = captures::sample().control();
+    let (start, size) = (control.checkpoint, u64::from(control.wal_segment_size));
+    let label = format!(
+        "START WAL LOCATION: {start} (file 0000000100000000{:08X})\nCHECKPOINT LOCATION: {start}\n\
+         BACKUP METHOD: streamed\nBACKUP FROM: primary\nSTART TIME: \nLABEL: \nSTART TIMELINE: 1\n",
+        start.0 / size
+    );
+    fs::write(dir.path().join("backup_label"), label).unwrap();
+    let gib = 1 << 30;
+    for (name, len) in [
+        ("30", 8192),
+        ("30.1", gib),
+        ("31.1", 8192),
+        ("32", gib),
+        ("32.2", 8192),
+        ("33", gib),
+        ("33.1", 8192),
+    ] {
+        let file = fs::File::create(dir.path().join("base/5").join(name)).unwrap();
+        file.set_len(len).unwrap();
+    }
+    let base = BaseBackup::open(captures::storage(), dir.path()).unwrap();
+    assert_eq!((base.start_lsn(), base.label().unwrap().timeline), (start, 1));
+    let forks: Vec<(u32, u32)> = base.forks().map(|(rel, blocks)| (rel.relation, blocks)).collect();
+    assert_eq!(forks, [(30, 1), (32, 131_072), (33, 131_073)]);
+    fs::write(dir.path().join("tablespace_map"), "777 /a\n").unwrap();
+    BaseBackup::open(captures::storage(), dir.path()).unwrap();
+    fs::write(dir.path().join("tablespace_map"), "778 /a\n").unwrap();
+    let error = BaseBackup::open(captures::storage(), dir.path()).unwrap_err();
+    assert!(matches!(error, Error::MissingTablespace { tablespace: 778, .. }), "{error}");
+}
+
 #[test]
 fn a_flipped_bit_in_the_control_file_is_found() {
     let path = captures::sample().base().join("global/pg_control");

@@ -24,7 +24,9 @@ fn programs() -> Option<PathBuf> {
     let dir = PathBuf::from(output(Command::new("pg_config").arg("--bindir"))?);
     let version = output(Command::new(dir.join("postgres")).arg("--version"))?;
     let is_known = version.split_whitespace().any(|word| word.starts_with("15."));
-    let has_all = ["initdb", "pg_ctl", "psql"].iter().all(|name| dir.join(name).exists());
+    let has_all = ["initdb", "pg_ctl", "psql", "pg_basebackup", "pgbench"]
+        .iter()
+        .all(|name| dir.join(name).exists());
     (is_known && has_all).then_some(dir)
 }
 
@@ -81,7 +83,7 @@ impl PostgresServer {
         Some(server)
     }
 
-    fn program(&self, name: &str) -> String {
+    pub(crate) fn program(&self, name: &str) -> String {
         self.programs.join(name).display().to_string()
     }
 
@@ -101,11 +103,18 @@ impl PostgresServer {
         shell(&format!("{program} -D {data} -l {log} -w -t 60 {command}"));
     }
 
+    /// A client program, with arguments by which it finds the server.
+    pub(crate) fn client(&self, name: &str) -> Command {
+        let mut command = Command::new(self.program(name));
+        command.arg("-h").arg(self.socket_dir());
+        command.args(["-p", &self.port.to_string(), "-U", "postgres"]);
+        command
+    }
+
     /// Runs SQL, each line a statement; returns what the last one returns.
     pub(crate) fn sql(&self, statements: &str) -> String {
-        let mut command = Command::new(self.program("psql"));
-        command.arg("-XqAt").arg("-v").arg("ON_ERROR_STOP=1").arg("-h").arg(self.socket_dir());
-        command.args(["-p", &self.port.to_string(), "-U", "postgres", "-d", "postgres"]);
+        let mut command = self.client("psql");
+        command.args(["-XqAt", "-v", "ON_ERROR_STOP=1", "-d", "postgres"]);
         for statement in statements.lines().map(str::trim).filter(|line| !line.is_empty()) {
             command.args(["-c", statement]);
         }
