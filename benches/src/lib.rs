@@ -12,6 +12,7 @@ pub mod chains;
 pub mod machine;
 pub mod measure;
 pub mod normalisers;
+pub mod parts;
 pub mod random;
 pub mod reference;
 pub mod report;

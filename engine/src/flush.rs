@@ -10,7 +10,7 @@ mod chains;
 use std::{sync::Arc, time::Duration};
 
 use pagestrata_layers::{
-    Key, KeyRange, MemLayer,
+    Key, KeyRange, MemLayer, PageVersion,
     layer_file::{LayerKind, Tombstone},
     manifest::edit::{Edit, LayerRecord},
 };
@@ -119,6 +119,9 @@ impl TimelineShared {
 
     /// Tells all who wait that there will be no more flushes.
     pub(crate) fn stop_flushing(&self) {
+        // It may hold a handle of this timeline.
+        let redo = self.flush_redo.lock().take();
+        drop(redo);
         self.flush.lock().stopped = true;
         self.flush_ended.notify_all();
     }
@@ -231,19 +234,22 @@ impl TimelineShared {
         let mut file = NewLayer::create(self, LayerKind::Delta)?;
         let mut keys: Option<(Key, Key)> = None;
         let tombstones = layer.tombstones();
-        let mut cutter = ChainCutter::new(self, &tombstones);
-        for (key, version) in layer.sorted_from(Key::MIN) {
-            let page = match &mut cutter {
-                Some(cutter) => cutter.page_after(key, version),
-                None => None,
-            };
-            match page {
-                Some(page) => file.put_with_page(key, version.lsn, version.value(), page)?,
-                None => file.put(key, version.lsn, version.value())?,
-            }
+        let mut put = |key, version: PageVersion<'_>, page: Option<&[u8]>| {
             keys = Some((keys.map_or(key, |(first, _)| first), key));
-        }
-        let pages = cutter.map(|cutter| cutter.counts()).unwrap_or_default();
+            match page {
+                Some(page) => file.put_with_page(key, version.lsn, version.value(), page),
+                None => file.put(key, version.lsn, version.value()),
+            }
+        };
+        let pages = match ChainCutter::new(self, layer, &tombstones) {
+            Some(cutter) => cutter.cut(&mut put)?,
+            None => {
+                layer
+                    .sorted_from(Key::MIN)
+                    .try_for_each(|(key, version)| put(key, version, None))?;
+                PageCounts::default()
+            }
+        };
         let lsn_range = layer.start_lsn()..layer.committed_lsn().next();
         Ok((file.finish(key_range(keys, &tombstones), lsn_range, &tombstones)?, pages))
     }

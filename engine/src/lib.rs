@@ -84,7 +84,7 @@ pub use error::{Error, Result};
 pub use fetch::{Extent, Fetch};
 pub use import::{ImageImport, ImportReport};
 pub use layers::{DamagedFile, LayerInfo, VerifyReport, verify_files};
-pub use options::{AccessMode, Background, Clock, Compression, Durability, Options};
+pub use options::{AccessMode, Background, Clock, Compression, Durability, FlushRedo, Options};
 pub use pagestrata_layers::layer_file::{AccessStats, LayerKind};
 pub use pagestrata_layers::{
     Error as LayersError, Key, KeyRange, Kind, Lsn, PageVersion, ParseLsnError, Rebuild, Redo,

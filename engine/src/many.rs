@@ -255,6 +255,39 @@ struct Ended {
     oldest: Option<u32>,
 }
 
+/// The chains of several keys at an Lsn, for whoever has no guard.
+pub(crate) struct Chains<'a> {
+    entries: Entries<'a>,
+    /// By key: the oldest entries of those chains that lead to a base.
+    whole: Vec<(Key, Option<u32>)>,
+}
+
+impl<'a> Chains<'a> {
+    /// Reads them. `keys` are in order.
+    pub(crate) fn read(
+        map: &'a MapVersion,
+        keys: &[Key],
+        lsn: Lsn,
+        arena: &'a ScratchArena,
+    ) -> Chains<'a> {
+        let mut many = Many::new(map, keys, lsn, arena);
+        let mut whole = Vec::with_capacity(keys.len());
+        many.run(None, &mut |batch| {
+            let ended = batch.ended.drain(..);
+            let bases = ended.filter(|ended| matches!(ended.walk, Ok(Walk::Base)));
+            whole.extend(bases.map(|ended| (ended.key, ended.oldest)));
+        });
+        whole.sort_unstable_by_key(|(key, _)| *key);
+        Chains { entries: many.entries, whole }
+    }
+
+    /// The chain of a key, oldest first; none: nobody can read it, or there is none.
+    pub(crate) fn of(&self, key: Key) -> Option<impl Iterator<Item = PageVersion<'a>>> {
+        let found = self.whole.binary_search_by_key(&key, |(key, _)| *key).ok()?;
+        Some(self.entries.oldest_first(self.whole[found].1))
+    }
+}
+
 /// Keys whose walks have ended in the same layer.
 struct Batch<'b, 'a> {
     ended: &'b mut Vec<Ended>,

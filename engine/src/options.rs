@@ -3,14 +3,14 @@
 use std::{
     fmt::Display,
     ops::RangeInclusive,
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
 use pagestrata_layers::layer_file::AccessOptions;
 pub use pagestrata_layers::layer_file::{AccessMode, Compression};
 
-use crate::{Error, Result};
+use crate::{Error, Redo, Result};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -52,10 +52,14 @@ pub struct Options {
     /// An import starts another image layer at this size, in bytes of values. 1 MiB to 16 GiB; default 256 MiB.
     pub image_layer_size_max_bytes: u64,
     /// How many deltas a read of a page may have to apply of layers that were flushed: where a chain is longer a flush makes the page and
-    /// writes it beside its newest delta, again and again in a chain that goes on. Deltas of layers in memory come on top. For timelines that
-    /// were given a [`Redo`](crate::Redo) for it ([`Timeline::set_flush_redo`](crate::Timeline::set_flush_redo)). A flush then also looks how long the chains
-    /// in older layers are of the pages that it writes deltas of. Default 0: no bound, and no page is made.
+    /// writes it behind its newest delta, again and again in a chain that goes on. Reads stop at such a page and do not return that delta. Deltas of
+    /// layers in memory come on top. A flush then also looks how long the chains in older layers are of the pages that it writes
+    /// deltas of. Default 0: no bound, and no page is made.
     pub deltas_per_page_max: u32,
+    /// What makes these pages, of all timelines that are not given another ([`Timeline::set_flush_redo`](crate::Timeline::set_flush_redo)). What a
+    /// store recovers from its log is flushed as soon as it is open: only with this one. Default: none, and no page is made.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub flush_redo: Option<FlushRedo>,
     /// How long a failed flush waits before it is tried again: this long at first, then twice as long each time, up
     /// to [`Options::flush_retry_delay_max`]. 1 ms to 1 min; default 100 ms.
     pub flush_retry_delay: Duration,
@@ -139,6 +143,26 @@ pub enum Background {
     Callers,
 }
 
+/// What flushes make pages with. Two are equal if they are the same one.
+///
+/// It is called on the thread that flushes, and goes on from what it has made itself: redo of some deltas, and of the others on the page of these, has to
+/// come to the same as redo of all. It may read, also the timeline that is flushed; it must not write or flush, for it would wait for itself. Where
+/// it panics or fails, the chain is left as it is.
+#[derive(Clone)]
+pub struct FlushRedo(pub Arc<dyn Redo + Send + Sync>);
+
+impl PartialEq for FlushRedo {
+    fn eq(&self, other: &FlushRedo) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl std::fmt::Debug for FlushRedo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FlushRedo")
+    }
+}
+
 /// A monotonic clock: the time since some fixed moment.
 #[derive(Clone, Copy)]
 pub struct Clock(pub fn() -> Duration);
@@ -183,6 +207,7 @@ impl Default for Options {
             compression: Compression::None,
             image_layer_size_max_bytes: 256 * MIB,
             deltas_per_page_max: 0,
+            flush_redo: None,
             flush_retry_delay: Duration::from_millis(100),
             flush_retry_delay_max: Duration::from_secs(10),
             access: AccessMode::default(),

@@ -156,7 +156,10 @@ impl<'g> Guard<'g> {
         Ok(versions)
     }
 
-    /// As [`Guard::versions`], but deltas without a base are returned too.
+    /// As [`Guard::versions`], but deltas without a base are returned too. A page that a flush has made ([`Options::deltas_per_page_max`]) is a
+    /// base: it stands for the deltas that it is made of.
+    ///
+    /// [`Options::deltas_per_page_max`]: crate::Options::deltas_per_page_max
     ///
     /// # Errors
     /// As [`Guard::versions`], without [`Error::MissingBase`].

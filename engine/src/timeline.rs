@@ -18,7 +18,7 @@ use pagestrata_layers::{FrozenLayer, Lsn, MemLayer, OpenLayer};
 use parking_lot::{Condvar, Mutex};
 
 use crate::{
-    Background, Error, Fetch, Key, PinInfo, Reader, Redo, Result, Snapshot, TimelineStats,
+    Background, Error, Fetch, FlushRedo, Key, PinInfo, Reader, Result, Snapshot, TimelineStats,
     WriteLease,
     coverage::{CoverageMap, LayerIndex},
     flush::{FlushState, SharedRedo},
@@ -122,6 +122,7 @@ pub(crate) struct Opening {
 
 impl TimelineShared {
     pub(crate) fn new(store: Arc<StoreShared>, opening: Opening) -> Arc<TimelineShared> {
+        let flush_redo = store.options.flush_redo.clone().map(|redo| redo.0);
         let Opening { number, name, start, disk_consistent_lsn, dir, layers } = opening;
         let open = OpenLayer::new(disk_consistent_lsn.next(), &store.pool);
         let empty = OpenLayer::new(Lsn(1), &store.pool).freeze();
@@ -147,7 +148,7 @@ impl TimelineShared {
             leased: AtomicBool::new(false),
             edits: Mutex::new(edits),
             flush: Mutex::default(),
-            flush_redo: Mutex::default(),
+            flush_redo: Mutex::new(flush_redo),
             flushing: Mutex::default(),
             flush_ended: Condvar::new(),
             last_record_lsn: AtomicU64::new(disk_consistent_lsn.0),
@@ -444,11 +445,11 @@ impl Timeline {
         self.0.flush_now()
     }
 
-    /// Gives flushes what makes pages of deltas, so that they can cut long chains
-    /// ([`Options::deltas_per_page_max`](crate::Options::deltas_per_page_max)); without it they cut none. It is called on the thread that
-    /// flushes.
-    pub fn set_flush_redo(&self, redo: Arc<dyn Redo + Send + Sync>) {
-        *self.0.flush_redo.lock() = Some(redo);
+    /// Gives the flushes of this timeline what makes pages of deltas, in the place of [`Options::flush_redo`](crate::Options::flush_redo), so that they can cut
+    /// long chains ([`Options::deltas_per_page_max`](crate::Options::deltas_per_page_max)): from the next flush on, until the store is closed.
+    pub fn set_flush_redo(&self, redo: FlushRedo) {
+        let before = self.0.flush_redo.lock().replace(redo.0);
+        drop(before);
     }
 
     /// The last committed Lsn; before anything was put, the start.

@@ -61,12 +61,15 @@ type Versions = BTreeMap<(Key, Lsn), (Kind, Vec<u8>)>;
 struct Content {
     kind: LayerKind,
     versions: Versions,
+    /// The pages that some of the deltas lead to.
+    pages: BTreeMap<(Key, Lsn), Vec<u8>>,
     tombstones: BTreeSet<Tombstone>,
 }
 
 impl Input {
     fn content(&self) -> Content {
         let (mut versions, mut bytes_left) = (Versions::new(), VALUE_BYTES_MAX);
+        let mut pages = BTreeMap::new();
         for entry in &self.entries {
             let key = entry.key.key();
             for n in 0..=u64::from(entry.more % 64) {
@@ -82,6 +85,12 @@ impl Input {
                 bytes_left -= len;
                 let number = versions.len() as u64;
                 versions.insert((key, Lsn(lsn)), (kind, fill_value(number, entry.value.fill, len)));
+                pages.remove(&(key, Lsn(lsn)));
+                if entry.kind >= 128 && kind != Kind::Image {
+                    let len = entry.value.len().min(bytes_left);
+                    bytes_left -= len;
+                    pages.insert((key, Lsn(lsn)), fill_value(number + 1, entry.value.fill, len));
+                }
             }
         }
         let mut tombstones = BTreeSet::new();
@@ -92,7 +101,7 @@ impl Input {
         }
         let kind =
             self.image_layer.map_or(LayerKind::Delta, |complete| LayerKind::Image { complete });
-        Content { kind, versions, tombstones }
+        Content { kind, versions, pages, tombstones }
     }
 
     /// In one of the ways that there are, with a cache that holds next to nothing.
@@ -139,7 +148,11 @@ impl Content {
         let path = Path::new(PATH);
         let mut writer = LayerWriter::create(storage, path, ID, self.kind, options).unwrap();
         for ((key, lsn), (kind, bytes)) in &self.versions {
-            writer.put(*key, *lsn, PageVersion { lsn: *lsn, kind: *kind, bytes }.value()).unwrap();
+            let value = PageVersion { lsn: *lsn, kind: *kind, bytes }.value();
+            match self.pages.get(&(*key, *lsn)) {
+                Some(page) => writer.put_with_page(*key, *lsn, value, page).unwrap(),
+                None => writer.put(*key, *lsn, value).unwrap(),
+            }
         }
         let lsns = match self.kind {
             LayerKind::Delta => Lsn(1)..Lsn(1 << 20),
@@ -165,6 +178,10 @@ impl Content {
             if dropped.is_some_and(|dropped| lsn < dropped) {
                 break;
             }
+            if let Some(bytes) = self.pages.get(&(key, lsn)) {
+                found.push(PageVersion { lsn, kind: Kind::Image, bytes });
+                return (found, Walk::Base);
+            }
             found.push(PageVersion { lsn, kind: *kind, bytes });
             if *kind != (Kind::Delta { will_init: false }) {
                 return (found, Walk::Base);
@@ -175,6 +192,16 @@ impl Content {
             && !has_key
             && (floor..=lsn).contains(&Lsn(IMAGE_LSN));
         (found, if dropped.is_some() || absent { Walk::Dropped } else { Walk::Older })
+    }
+
+    /// All versions, and the pages behind the deltas that lead to them.
+    fn all(&self) -> Vec<(Key, Lsn, Kind, &[u8])> {
+        let mut all = Vec::new();
+        for (at, (kind, bytes)) in &self.versions {
+            all.push((at.0, at.1, *kind, &bytes[..]));
+            all.extend(self.pages.get(at).map(|page| (at.0, at.1, Kind::Image, &page[..])));
+        }
+        all
     }
 
     fn keys(&self) -> BTreeSet<Key> {
@@ -229,12 +256,11 @@ impl Content {
             Ok(())
         })());
         or_fail((|| {
-            let (mut scan, mut expected) = (file.scan(Key::MIN)?, self.versions.iter());
+            let (mut scan, mut expected) = (file.scan(Key::MIN)?, self.all().into_iter());
             while let Some((key, version)) = scan.next()? {
-                let (&(of, lsn), (kind, bytes)) = expected.next().expect("no more were put");
+                let (of, lsn, kind, bytes) = expected.next().expect("no more were put");
                 assert!(
-                    (key, version.lsn, version.kind) == (of, lsn, *kind)
-                        && *version.bytes == **bytes
+                    (key, version.lsn, version.kind) == (of, lsn, kind) && *version.bytes == *bytes
                 );
             }
             assert!(expected.next().is_none());

@@ -397,8 +397,12 @@ fn apply(
     Some(result)
 }
 
-fuzz_target!(|input: Input| {
-    match input {
+fuzz_target!(
+    // What takes seconds, and is no input's.
+    init: {
+        known();
+    },
+    |input: Input| match input {
         Input::Built { record, page, logs_hints } => {
             let (raw, of) = record.build();
             apply(raw, of, &page.page(), logs_hints);
@@ -417,4 +421,4 @@ fuzz_target!(|input: Input| {
             apply(edits.of(known.raw.clone()), known.of, &page.page(), logs_hints);
         }
     }
-});
+);

@@ -44,7 +44,8 @@
 //! | 16 | | payload |
 //!
 //! Payload of a data block: chain parts without a gap, each at a multiple of 8. A part is the versions of one key, oldest
-//! first; a chain that outgrows its block goes on as the only or first part of the next data block.
+//! first; a chain that outgrows its block goes on as the only or first part of the next data block. In a delta layer an image may follow a delta
+//! of its Lsn, in the same part: the page that the delta leads to, at which a read from above stops.
 //!
 //! | at | bytes | |
 //! |---|---|---|

@@ -11,38 +11,21 @@ mod pages;
 mod records;
 
 use pagestrata_benches::{
-    allocations::{Counting, keep_freed_memory},
-    measure::Run,
-    report::Report,
+    allocations::Counting,
+    parts::{Context, run_parts},
 };
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// What the parts share.
-struct Context {
-    run: Run,
-    report: Report,
-}
-
-/// A part's name and what it does.
-type Part = (&'static str, fn(&mut Context));
-
 fn main() {
-    keep_freed_memory();
-    let run = Run::from_args();
-    let report = Report::begin("redo", &run);
-    let mut context = Context { run, report };
-    let parts: [Part; 4] = [
-        ("records", records::measure),
-        ("chains", chains::measure),
-        ("pages", pages::measure),
-        ("ingest", ingest::measure),
-    ];
-    for (name, measure) in parts {
-        if context.run.wants(name) {
-            measure(&mut context);
-        }
-    }
-    context.report.end();
+    run_parts(
+        "redo",
+        &[
+            ("records", records::measure),
+            ("chains", chains::measure),
+            ("pages", pages::measure),
+            ("ingest", ingest::measure),
+        ],
+    );
 }

@@ -6,7 +6,10 @@ use std::{
 };
 
 use pagestrata::{Key, Kind, Lsn, PageVersion, Redo, Value};
-use pagestrata_benches::measure::{Clock, Turns, timed};
+use pagestrata_benches::{
+    measure::{Clock, Turns, timed},
+    report::Wanted,
+};
 use pagestrata_cli::record_name;
 use pagestrata_postgres::{Error, PAGE_SIZE, PageVersions};
 
@@ -34,6 +37,7 @@ pub(crate) fn measure(context: &mut Context) {
         "record, and which of its blocks", "times", "copy, ns", "redo, ns", "allocations"
     ));
     let redo = capture.redo();
+    let (mut all, mut all_ns) = (0, 0.0);
     for (name, (times, known)) in types {
         let (mut page, mut copied) = (Vec::new(), Vec::new());
         let loops = context.run.size(200, 1);
@@ -63,6 +67,8 @@ pub(crate) fn measure(context: &mut Context) {
         });
         let measured = turns.run(context.run.size(9, 1), Clock::Thread);
         let [copy, redo] = &measured[..] else { continue };
+        all += times;
+        all_ns += times as f64 * (redo.ns.median - copy.ns.median);
         context.report.line(format_args!(
             "  {name:44} {times:8} {:12.0} {:12.0} {:12.2}",
             copy.ns.median,
@@ -70,6 +76,8 @@ pub(crate) fn measure(context: &mut Context) {
             redo.allocations.median
         ));
     }
+    let what = format!("{}: a record redone, mean of all types as they come", capture.name);
+    context.report.goal(what, all_ns / all as f64, Wanted::AtMost(250.0), "ns");
 }
 
 /// The types, those that come most often first.

@@ -10,9 +10,9 @@
 //! | a database that is copied by files | tombstones for what is in its place, and each page of the source, as an image |
 //! | the end of the backup that is the base | the identity, now consistent |
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
-use pagestrata::{Key, Lsn, Reader, Scratch, Timeline, Value, WriteLease};
+use pagestrata::{FlushRedo, Key, Lsn, Reader, Scratch, Timeline, Value, WriteLease};
 use pagestrata_postgres::{
     Error as PostgresError, Fork, PageRedo, PageVersions, Record, RelFork, RelPage, RelationEvent,
     backup_ended_by, is_known, relation_events,
@@ -209,6 +209,7 @@ impl Applier {
     /// With `checks`, redo of each record is compared with the images that it has for checking, where the timeline is consistent.
     pub(crate) fn new(timeline: &Timeline, identity: Identity, checks: bool) -> Applier {
         let redo = identity.redo();
+        timeline.set_flush_redo(FlushRedo(Arc::new(redo)));
         Applier {
             versions: PageVersions::new(),
             identity,

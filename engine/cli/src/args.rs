@@ -9,6 +9,9 @@ use pagestrata_postgres::{
     live::{ConnectionInfo, SlotName},
 };
 
+/// A page is some 8 KiB, and so are a hundred records of a page, about.
+const DELTAS_PER_PAGE_MAX: u32 = 100;
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
@@ -71,6 +74,9 @@ pub enum Command {
         /// Keep records of access methods that cannot be redone here, instead of refusing them; get fails on their pages
         #[arg(long)]
         allow_unknown_redo: bool,
+        /// Where reading a page would take more deltas than this, make the page when they are flushed; 0: never
+        #[arg(long, value_name = "N", default_value_t = DELTAS_PER_PAGE_MAX)]
+        deltas_per_page_max: u32,
     },
     /// Follow a running server: ingest its log as it is written, until SIGINT or SIGTERM
     Follow {
@@ -98,6 +104,9 @@ pub enum Command {
         /// Keep records of access methods that cannot be redone here, instead of refusing them
         #[arg(long)]
         allow_unknown_redo: bool,
+        /// Where reading a page would take more deltas than this, make the page when they are flushed; 0: never
+        #[arg(long, value_name = "N", default_value_t = DELTAS_PER_PAGE_MAX)]
+        deltas_per_page_max: u32,
     },
     /// Write a page as it was at an Lsn to stdout
     Get {

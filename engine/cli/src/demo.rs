@@ -145,10 +145,16 @@ fn check_all(
         ("deltas, by kind, length and record", found.deltas),
         ("images after redo, by hash", check::hashed_pages(guard, &versions, &redo)?),
     ];
+    let (mut recovered, mut sizes) = (Vec::new(), Vec::new());
     for (lsn, manifest) in sample::manifests()? {
-        let found = check::hashed_pages(guard, &oracle::manifest(&manifest, lsn)?, &redo)?;
-        all.push(("pages that PostgreSQL recovered, by hash", found));
+        recovered.extend(oracle::manifest(&manifest, lsn)?);
+        sizes.extend(oracle::manifest_sizes(&manifest, lsn)?);
     }
+    all.push((
+        "pages at 10 Lsns that PostgreSQL recovered, by hash",
+        check::hashed_pages(guard, &recovered, &redo)?,
+    ));
+    all.push(("sizes of their forks", check::sizes(guard, &sizes)?));
     let first_failure = all.iter().find_map(|(_, tally)| tally.first_failure.clone());
     let checked = |(what, tally): (_, Tally)| {
         let Tally { good, checked, .. } = tally;
@@ -157,7 +163,7 @@ fn check_all(
     Ok((all.into_iter().map(checked).collect(), first_failure))
 }
 
-/// Reads every page of the last manifest several times, each read on its own clock.
+/// Reads every page at the last of these Lsns several times, each read on its own clock.
 fn measure(timeline: &Timeline) -> Result<Latency> {
     let redo = Identity::at(timeline, timeline.last_record_lsn())?.redo();
     let mut pages = Vec::new();

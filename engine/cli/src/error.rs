@@ -82,7 +82,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The pages of a running server, or of one that crashed, are not those of its checkpoint.
-    #[error("{}: the server was not shut down when this was copied, and there is no backup_label; stop it cleanly and copy it again, or use pg_basebackup", .dir.display())]
+    #[error("{}: its pages are not those of one Lsn, for the server was not shut down when this was copied; stop it cleanly and copy it again, or import what pg_basebackup makes", .dir.display())]
     NotShutDown {
         /// The data directory.
         dir: PathBuf,

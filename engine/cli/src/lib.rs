@@ -44,4 +44,4 @@ pub use pages::page_at;
 pub use progress::Progress;
 pub use record_name::record_name;
 pub use run::run;
-pub use stores::{open_existing, storage};
+pub use stores::{open_existing, open_to_ingest, storage};

@@ -134,7 +134,8 @@ pub(crate) fn get<W: Write>(
     })
 }
 
-/// A page, and the Lsn of its newest version; none: it was never written and is zeros.
+/// A page, and the Lsn of its newest version; none: it was never written and is zeros. Whether the timeline is consistent at `lsn` is not asked:
+/// [`Identity::at`](crate::identity::Identity::at) is.
 ///
 /// # Errors
 /// [`Error::NoPage`] for one that is not in its fork at that Lsn, and what reading and redo fail with.

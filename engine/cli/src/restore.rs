@@ -173,6 +173,9 @@ pub(crate) fn diff<W: Write>(
 ) -> Result<DiffReport> {
     let redo = Identity::at(timeline, lsn)?.redo();
     let files = BaseBackup::open(storage(), dir)?;
+    if files.label().is_some() {
+        return Err(Error::NotShutDown { dir: dir.to_owned() });
+    }
     let (mut reader, mut scratch) = (timeline.reader(), Scratch::new());
     let guard = reader.pin();
     let mut report = DiffReport::default();

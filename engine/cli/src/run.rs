@@ -18,7 +18,7 @@ use crate::{
     ingest::{Log, ingest},
     layers, pages,
     restore::{DiffReport, diff, restore},
-    stores::open_existing,
+    stores::{open_existing, open_to_ingest},
     verify::verify,
 };
 
@@ -39,10 +39,18 @@ pub fn run<W: Write>(command: Command, output: &mut Output<W>) -> Result<ExitSta
             store.close(Duration::ZERO)?;
             output.result(&report)?;
         }
-        Command::Ingest { target, wal, from, to, check, allow_unknown_redo } => {
+        Command::Ingest {
+            target,
+            wal,
+            from,
+            to,
+            check,
+            allow_unknown_redo,
+            deltas_per_page_max,
+        } => {
             let allows_unknown_redo = allow_unknown_redo;
             let log = Log { dir: &wal, from, to, checks: check, allows_unknown_redo };
-            return run_ingest(&target, &log, output);
+            return run_ingest(&target, &log, deltas_per_page_max, output);
         }
         Command::Follow {
             target,
@@ -53,6 +61,7 @@ pub fn run<W: Write>(command: Command, output: &mut Output<W>) -> Result<ExitSta
             flush_interval,
             report_interval,
             allow_unknown_redo,
+            deltas_per_page_max,
         } => {
             let how = Follow {
                 info: with_password(conninfo),
@@ -63,7 +72,8 @@ pub fn run<W: Write>(command: Command, output: &mut Output<W>) -> Result<ExitSta
                 report_interval: Duration::from_secs(report_interval),
                 allows_unknown_redo: allow_unknown_redo,
             };
-            let (store, timeline) = open_existing(&target.store, &target.timeline)?;
+            let (store, timeline) =
+                open_to_ingest(&target.store, &target.timeline, deltas_per_page_max)?;
             let followed = follow(&timeline, &how, stop_signal()?, output);
             drop(timeline);
             let closed = store.close(Duration::ZERO);
@@ -131,9 +141,10 @@ fn stop_signal() -> Result<&'static AtomicBool> {
 fn run_ingest<W: Write>(
     target: &Target,
     log: &Log<'_>,
+    deltas_per_page_max: u32,
     output: &mut Output<W>,
 ) -> Result<ExitStatus> {
-    let (store, timeline) = open_existing(&target.store, &target.timeline)?;
+    let (store, timeline) = open_to_ingest(&target.store, &target.timeline, deltas_per_page_max)?;
     let report = ingest(&timeline, log)?;
     store.close(Duration::ZERO)?;
     output.result(&report)?;

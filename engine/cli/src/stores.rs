@@ -21,15 +21,22 @@ pub fn storage() -> SharedStorage {
 /// # Errors
 /// No such store or timeline, a store in use, a damaged one.
 pub fn open_existing(dir: &Path, timeline: &str) -> Result<(Store, Timeline)> {
-    let store = existing(dir)?;
-    let timeline = store.timeline(timeline)?;
-    Ok((store, timeline))
+    open_to_ingest(dir, timeline, 0)
 }
 
-/// Opens a store that exists.
-pub(crate) fn existing(dir: &Path) -> Result<Store> {
-    let (store, _) = Store::open(dir, Options { create: false, ..options() })?;
-    Ok(store)
+/// As [`open_existing`], for what is going to write: flushes make a page where more deltas than this would have to be applied; 0: none.
+///
+/// # Errors
+/// As [`open_existing`].
+pub fn open_to_ingest(
+    dir: &Path,
+    timeline: &str,
+    deltas_per_page_max: u32,
+) -> Result<(Store, Timeline)> {
+    let options = Options { create: false, deltas_per_page_max, ..options() };
+    let (store, _) = Store::open(dir, options)?;
+    let timeline = store.timeline(timeline)?;
+    Ok((store, timeline))
 }
 
 /// As this command opens stores: without a log of the store's own, for what it ingests can be read again.

@@ -52,6 +52,15 @@ CONF
     python3 "$oracle" manifest recovered > "$2"
 }
 
+# N of the Lsns given, in ascending order and at equal distances, the last among them; of those from AFTER on.
+#   spread AFTER N
+spread() {
+    awk -v after="$1" -v lsns="$2" '
+        function padded(lsn) { split(lsn, half, "/"); return sprintf("%8s/%8s", half[1], half[2]) }
+        padded($1) >= padded(after) { starts[++count] = $1 }
+        END { for (i = 1; i <= lsns; i++) print starts[int(count * i / lsns)] }' | uniq
+}
+
 # What a capture has of the copy and the log, as base/ and wal/: one database and the shared relations are enough for a page server; no pg_xact and the like.
 #   pack DIRECTORY
 pack() {

@@ -49,11 +49,7 @@ waldump() { as "pg_waldump -p data/pg_wal -s $start_lsn $*" 2>/dev/null || true;
 waldump | sed -n 's/.*, lsn: \([^,]*\), prev .*/\1/p' | sed 's|/0*|/|' > starts.txt # As the server writes Lsns, without leading zeros.
 waldump --stats=record > records.txt
 last="$(tail -n 1 starts.txt)"
-# Those after the checkpoint, and N of them at equal distances.
-awk -v after="$after" -v lsns="$lsns" '
-    function padded(lsn) { split(lsn, half, "/"); return sprintf("%8s/%8s", half[1], half[2]) }
-    padded($1) >= padded(after) { starts[++count] = $1 }
-    END { for (i = 1; i <= lsns; i++) print starts[int(count * i / lsns)] }' starts.txt | uniq > lsns.txt
+spread "$after" "$lsns" < starts.txt > lsns.txt # Those behind the checkpoint.
 while read -r lsn; do recover "$lsn" "capture@${lsn/\//_}.manifest.tsv" < /dev/null; done < lsns.txt
 rm -rf recovered
 pack "$work"

@@ -1,5 +1,5 @@
 """The sample's oracle: reads PostgreSQL 15 WAL on its own, independently of the Rust reader, and is itself compared
-with pg_waldump. Subcommands: wal, compare, images, manifest, end-before, last-start (make.sh shows their use)."""
+with pg_waldump. Subcommands: wal, compare, images, manifest, end-before, starts (make.sh shows their use)."""
 import hashlib, json, os, re, struct, subprocess, sys
 
 PAGE = 8192
@@ -302,10 +302,11 @@ def end_before(oracle, lsn):
     print(last)
 
 
-def last_start(oracle):
-    print(json.loads(open(oracle).readlines()[-1])["lsn"])
+def starts(oracle):
+    for text in open(oracle):
+        print(json.loads(text)["lsn"])
 
 
 if __name__ == "__main__":
     {"wal": wal, "compare": compare, "images": images, "manifest": manifest, "end-before": end_before,
-     "last-start": last_start}[sys.argv[1]](*sys.argv[2:])
+     "starts": starts}[sys.argv[1]](*sys.argv[2:])

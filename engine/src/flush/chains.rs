@@ -2,18 +2,25 @@
 //!
 //! A flush sees the versions of its layer key by key, oldest first. The cutter keeps count of the deltas behind the last base, with those
 //! in older layers, and makes the page when there are more than may be; the next page is made from that one. What redo is
-//! given are the deltas where they lie.
+//! given are the deltas where they lie. Older layers are read for many keys at once, so that each of their blocks is read and inflated
+//! about once a flush.
 //!
-//! A page that cannot be made, because something older is damaged or redo fails, leaves its chain as long as it is: a flush is
+//! A page that cannot be made, because something older is damaged or redo fails or panics, leaves its chain as long as it is: a flush is
 //! what makes writes durable, and must not wait for that.
 
-use std::sync::Arc;
-
-use pagestrata_layers::{
-    Key, Kind, Lsn, PageVersion, Redo, VALUE_LEN_MAX, Walk, layer_file::Tombstone,
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
 };
 
-use crate::{Scratch, timeline::TimelineShared};
+use pagestrata_layers::{
+    Key, Kind, Lsn, MemLayer, PageVersion, Redo, VALUE_LEN_MAX, layer_file::Tombstone,
+};
+
+use crate::{Result, Scratch, many::Chains, timeline::TimelineShared};
+
+/// Keys whose older deltas are in memory at once: few, for a chain that nobody has cut yet can be long.
+const KEYS_AT_ONCE: usize = 256;
 
 /// What flushes make pages with.
 pub(crate) type SharedRedo = Arc<dyn Redo + Send + Sync>;
@@ -32,23 +39,27 @@ impl PageCounts {
     }
 }
 
+/// Takes a version, and the page that it leads to if that is to be written.
+type Put<'m, 'p> = dyn FnMut(Key, PageVersion<'m>, Option<&[u8]>) -> Result<()> + 'p;
+
 /// Looks for long chains among the versions of a layer.
 pub(super) struct ChainCutter<'m> {
     timeline: &'m TimelineShared,
+    layer: &'m MemLayer,
     redo: SharedRedo,
     max: usize,
-    /// By object and then Lsn.
-    tombstones: &'m [Tombstone],
+    drops: Drops<'m>,
     key: Option<Key>,
-    /// Lsns at which the key was dropped, the newest first; those that a version was not seen at or behind yet.
-    drops: Vec<Lsn>,
+    /// How many of the drops of the key are at or before its last version.
+    dropped: usize,
     base: Base<'m>,
     /// Of this layer, behind the base.
     deltas: Vec<PageVersion<'m>>,
+    /// The last page was too long to be written: the next delta's may not be.
+    is_due: bool,
     /// The page that was made last, and the next one.
     page: Vec<u8>,
     next_page: Vec<u8>,
-    scratch: Scratch,
     counts: PageCounts,
 }
 
@@ -74,36 +85,72 @@ impl<'m> ChainCutter<'m> {
     /// None: there is no bound, or nothing to make pages with.
     pub(super) fn new(
         timeline: &'m TimelineShared,
+        layer: &'m MemLayer,
         tombstones: &'m [Tombstone],
     ) -> Option<ChainCutter<'m>> {
         let max = timeline.store.options.deltas_per_page_max as usize;
         let redo = timeline.flush_redo.lock().clone().filter(|_| max > 0)?;
         Some(ChainCutter {
             timeline,
+            layer,
             redo,
             max,
-            tombstones,
+            drops: Drops { tombstones, ..Drops::default() },
             key: None,
-            drops: Vec::new(),
+            dropped: 0,
             base: Base::Unknown,
             deltas: Vec::new(),
+            is_due: false,
             page: Vec::new(),
             next_page: Vec::new(),
-            scratch: Scratch::new(),
             counts: PageCounts::default(),
         })
     }
 
-    pub(super) fn counts(&self) -> PageCounts {
-        self.counts
+    /// Gives `put` all versions of the layer in their order, each with the page that it leads to if that is to be written.
+    pub(super) fn cut(mut self, put: &mut Put<'m, '_>) -> Result<PageCounts> {
+        let below = self.layer.start_lsn().previous();
+        let mut versions = self.layer.sorted_from(Key::MIN).peekable();
+        let mut ahead = self.layer.sorted_from(Key::MIN).peekable();
+        let (mut scratch, mut keys) = (Scratch::new(), Vec::new());
+        while let Some((first, _)) = ahead.peek() {
+            let mut last = *first;
+            keys.clear();
+            while keys.len() < KEYS_AT_ONCE
+                && let Some((key, version)) = ahead.next()
+            {
+                last = key;
+                if !version.kind.is_base() {
+                    keys.push(key);
+                }
+                while ahead.next_if(|(same, _)| *same == key).is_some() {}
+            }
+            let map = self.timeline.look();
+            let older = Chains::read(&map, &keys, below, scratch.parts().arena);
+            while let Some((key, version)) = versions.next_if(|(key, _)| *key <= last) {
+                let page = self.page_after(key, version, &older);
+                put(key, version, page)?;
+            }
+        }
+        Ok(self.counts)
     }
 
     /// Takes the next version; the page that it leads to, if that is to be written.
-    pub(super) fn page_after(&mut self, key: Key, version: PageVersion<'m>) -> Option<&[u8]> {
+    fn page_after(
+        &mut self,
+        key: Key,
+        version: PageVersion<'m>,
+        older: &Chains<'_>,
+    ) -> Option<&[u8]> {
         if self.key != Some(key) {
-            self.begin(key);
+            self.key = Some(key);
+            self.dropped = 0;
+            self.drops.go_to(key);
+            self.restart(Base::Unknown);
         }
-        while self.drops.pop_if(|drop| *drop <= version.lsn).is_some() {
+        let dropped = self.drops.until(version.lsn);
+        if dropped > self.dropped {
+            self.dropped = dropped;
             self.restart(Base::Missing);
         }
         match version.kind {
@@ -114,87 +161,94 @@ impl<'m> ChainCutter<'m> {
             Kind::Delta { will_init: true } => self.restart(Base::Fresh),
             Kind::Delta { will_init: false } => {}
         }
+        if let Base::Unknown = self.base {
+            self.base = older.of(key).map_or(Base::Missing, |chain| {
+                let deltas = chain.filter(|version| version.kind != Kind::Image).count();
+                Base::Older { deltas }
+            });
+        }
         if let Base::Missing = self.base {
             return None;
         }
         self.deltas.push(version);
-        if let Base::Unknown = self.base {
-            self.base = self.look_below(key);
-        }
-        let older = if let Base::Older { deltas } = self.base { deltas } else { 0 };
-        if older + self.deltas.len() <= self.max {
+        let in_older = if let Base::Older { deltas } = self.base { deltas } else { 0 };
+        if in_older + self.deltas.len() <= self.max && !self.is_due {
             return None;
         }
-        if self.make_page(key) && self.next_page.len() + version.bytes.len() <= VALUE_LEN_MAX {
-            std::mem::swap(&mut self.page, &mut self.next_page);
-            self.restart(Base::Made);
-            self.counts.made += 1;
-            return Some(&self.page);
+        if !self.make_page(key, older) {
+            self.restart(Base::Missing);
+            self.counts.failed += 1;
+            return None;
         }
-        self.restart(Base::Missing);
-        self.counts.failed += 1;
-        None
-    }
-
-    fn begin(&mut self, key: Key) {
-        self.key = Some(key);
-        self.restart(Base::Unknown);
-        let first = self.tombstones.partition_point(|tombstone| tombstone.object < key.object);
-        let of_object = self.tombstones[first..].iter().take_while(|of| of.object == key.object);
-        self.drops.clear();
-        self.drops.extend(of_object.filter(|of| of.covers(key)).map(|of| of.lsn));
-        self.drops.reverse();
+        std::mem::swap(&mut self.page, &mut self.next_page);
+        self.restart(Base::Made);
+        if self.page.len() + version.bytes.len() > VALUE_LEN_MAX {
+            self.is_due = true;
+            self.counts.failed += 1;
+            return None;
+        }
+        self.counts.made += 1;
+        Some(&self.page)
     }
 
     fn restart(&mut self, base: Base<'m>) {
         self.base = base;
         self.deltas.clear();
-    }
-
-    /// How many deltas lie below the first one of this layer.
-    fn look_below(&mut self, key: Key) -> Base<'m> {
-        let below = self.deltas[0].lsn.previous();
-        let map = self.timeline.look();
-        let parts = self.scratch.parts();
-        match map.versions(key, below, parts.arena, parts.found) {
-            Ok(Walk::Base) => {
-                let versions = &parts.found.versions;
-                let images = versions.iter().filter(|version| version.kind == Kind::Image);
-                Base::Older { deltas: versions.len() - images.count() }
-            }
-            // Nobody can read these deltas, or nobody now.
-            Ok(_) | Err(_) => Base::Missing,
-        }
+        self.is_due = false;
     }
 
     /// Makes the next page of the base and the deltas.
-    fn make_page(&mut self, key: Key) -> bool {
+    fn make_page(&mut self, key: Key, older: &Chains<'_>) -> bool {
         self.next_page.clear();
-        let ChainCutter { timeline, redo, deltas, page, next_page, scratch, .. } = self;
-        let first = deltas.first().map_or(Lsn::INVALID, |first| first.lsn);
+        let ChainCutter { redo, deltas, page, next_page, .. } = self;
         let deltas = deltas.iter().copied();
-        let done = match self.base {
+        let done = catch_unwind(AssertUnwindSafe(|| match self.base {
             Base::Fresh => redo.apply(key, None, &mut { deltas }, next_page),
             Base::Image(image) => redo.apply(key, Some(image), &mut { deltas }, next_page),
             Base::Made => redo.apply(key, Some(page), &mut { deltas }, next_page),
             Base::Older { .. } => {
-                let below = first.previous();
-                let map = timeline.look();
-                let parts = scratch.parts();
-                let Ok(Walk::Base) = map.versions(key, below, parts.arena, parts.found) else {
-                    return false;
-                };
-                let (image, older) = match parts.found.versions.split_last() {
-                    Some((oldest, newer)) if oldest.kind == Kind::Image => {
-                        (Some(oldest.bytes), newer)
-                    }
-                    _ => (None, &parts.found.versions[..]),
-                };
-                let older = older.iter().rev().copied();
-                redo.apply(key, image, &mut older.chain(deltas), next_page)
+                let mut chain = older.of(key).into_iter().flatten().peekable();
+                let image = chain.next_if(|oldest| oldest.kind == Kind::Image);
+                let image = image.map(|image| image.bytes);
+                redo.apply(key, image, &mut chain.chain(deltas), next_page)
             }
-            Base::Unknown | Base::Missing => return false,
-        };
-        done.is_ok()
+            Base::Unknown | Base::Missing => Err("nothing to start from".into()),
+        }));
+        matches!(done, Ok(Ok(())))
+    }
+}
+
+/// Where the blocks of an object were dropped, as its keys are gone through in their order.
+#[derive(Default)]
+struct Drops<'m> {
+    /// By object.
+    tombstones: &'m [Tombstone],
+    object: Option<u128>,
+    /// Those of the object that are not about the key yet: the last is the next.
+    ahead: Vec<Tombstone>,
+    /// Those that are: what is about a block is about all behind it. Ascending.
+    lsns: Vec<Lsn>,
+}
+
+impl Drops<'_> {
+    fn go_to(&mut self, key: Key) {
+        if self.object != Some(key.object) {
+            let before = self.tombstones.partition_point(|of| of.object < key.object);
+            let from = &self.tombstones[before..];
+            let (of_object, _) = from.split_at(from.partition_point(|of| of.object == key.object));
+            self.object = Some(key.object);
+            self.lsns.clear();
+            self.ahead.clear();
+            self.ahead.extend_from_slice(of_object);
+            self.ahead.sort_unstable_by_key(|of| std::cmp::Reverse(of.first_block));
+        }
+        while let Some(Tombstone { lsn, .. }) = self.ahead.pop_if(|of| of.covers(key)) {
+            self.lsns.insert(self.lsns.partition_point(|other| *other <= lsn), lsn);
+        }
+    }
+
+    /// How many there are up to an Lsn.
+    fn until(&self, lsn: Lsn) -> usize {
+        self.lsns.partition_point(|drop| *drop <= lsn)
     }
 }

@@ -9,8 +9,8 @@ use super::{
     session::{self, Session},
 };
 use crate::{
-    AccessMode, Background, Compression, DetachedVersion, Durability, Kind, Lsn, OpenReport,
-    Options, Scratch, Snapshot, Store, Timeline, storage::SharedStorage,
+    AccessMode, Background, Compression, DetachedVersion, Durability, FlushRedo, Kind, Lsn,
+    OpenReport, Options, Scratch, Snapshot, Store, Timeline, storage::SharedStorage,
 };
 
 /// The timeline that a sequence works on.
@@ -81,6 +81,7 @@ impl Setup {
             block_size_target_bytes: 1 << (10 + self.block_size % 5),
             image_layer_size_max_bytes: 1 << 20,
             deltas_per_page_max: [0, 1, 4][usize::from(self.frozen_layers / 4) % 3],
+            flush_redo: Some(FlushRedo(Arc::new(session::Append))),
             compression: match self.compressed {
                 true => Compression::Zstd { level: 1 },
                 false => Compression::None,
@@ -151,7 +152,7 @@ impl Run {
         ops: &mut impl Iterator<Item = (usize, &'o Op)>,
     ) -> (Option<Ending>, Timeline) {
         let timeline = store.timeline(TIMELINE).expect("it was created");
-        timeline.set_flush_redo(Arc::new(session::Append));
+
         let mut session = Session::new(&timeline);
         let mut ending = None;
         for (number, op) in ops {

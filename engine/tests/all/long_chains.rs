@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use pagestrata::{
-    Compression, Key, Kind, Lsn, Options, PageVersion, Redo, RedoResult, Scratch, Timeline, Value,
+    Compression, FlushRedo, Key, Kind, Lsn, Options, PageVersion, Redo, RedoResult, Scratch, Store,
+    Timeline, VALUE_LEN_MAX, Value,
 };
 
 use crate::support::{Append, fresh};
@@ -14,8 +15,11 @@ fn cutting() -> Options {
     Options { deltas_per_page_max: MAX, ..Options::default() }
 }
 
-/// Redo that cannot make the pages of one block.
-struct AllBut(u32);
+/// Redo that cannot make the pages of one block, and says so or panics.
+struct AllBut {
+    block: u32,
+    panics: bool,
+}
 
 impl Redo for AllBut {
     fn apply(
@@ -25,10 +29,11 @@ impl Redo for AllBut {
         deltas: &mut dyn Iterator<Item = PageVersion<'_>>,
         page: &mut Vec<u8>,
     ) -> RedoResult<()> {
-        match key.block == self.0 {
-            true => Err("this block is not made".into()),
-            false => Append.apply(key, base, deltas, page),
+        if key.block != self.block {
+            return Append.apply(key, base, deltas, page);
         }
+        assert!(!self.panics, "planted");
+        Err("this block is not made".into())
     }
 }
 
@@ -60,7 +65,7 @@ fn page(timeline: &Timeline, key: Key, lsn: Lsn) -> Vec<u8> {
 #[test]
 fn a_chain_through_many_layers_is_cut_as_often_as_it_grows_long() {
     let (dir, store, timeline) = fresh(cutting());
-    timeline.set_flush_redo(Arc::new(Append));
+    timeline.set_flush_redo(FlushRedo(Arc::new(Append)));
     let (hot, calm) = (Key::new(1, 1), Key::new(1, 2));
     put(&timeline, [(hot, Lsn(2), Value::Image(b"<")), (calm, Lsn(2), Value::Image(b"<"))]);
     let mut expected = vec![b'<'];
@@ -93,8 +98,14 @@ fn a_chain_through_many_layers_is_cut_as_often_as_it_grows_long() {
 
 #[test]
 fn a_page_that_cannot_be_made_keeps_its_chain() {
+    for panics in [false, true] {
+        check_unmade(AllBut { block: 2, panics });
+    }
+}
+
+fn check_unmade(redo: AllBut) {
     let (_dir, _store, timeline) = fresh(cutting());
-    timeline.set_flush_redo(Arc::new(AllBut(2)));
+    timeline.set_flush_redo(FlushRedo(Arc::new(redo)));
     let keys = [1, 2, 3, 4].map(|block| Key::new(1, block));
     let fresh_page = Value::Delta { bytes: b"<", will_init: true };
     // The fourth one has no base: nobody can read it.
@@ -120,7 +131,7 @@ fn without_redo_or_without_a_bound_nothing_is_cut() {
     for (options, redo) in [(cutting(), false), (Options::default(), true)] {
         let (_dir, _store, timeline) = fresh(options);
         if redo {
-            timeline.set_flush_redo(Arc::new(Append));
+            timeline.set_flush_redo(FlushRedo(Arc::new(Append)));
         }
         put(&timeline, [(Key::new(1, 1), Lsn(2), Value::Image(b"<"))]);
         put(&timeline, (3..100).map(|lsn| (Key::new(1, 1), Lsn(lsn), delta(b"x"))));
@@ -135,7 +146,7 @@ fn a_chain_within_one_layer_is_cut_again_and_again() {
     for compression in [Compression::None, Compression::Zstd { level: 1 }] {
         let options = Options { compression, block_size_target_bytes: 1 << 10, ..cutting() };
         let (_dir, _store, timeline) = fresh(options);
-        timeline.set_flush_redo(Arc::new(Append));
+        timeline.set_flush_redo(FlushRedo(Arc::new(Append)));
         let key = Key::new(7, 7);
         put(&timeline, [(key, Lsn(2), Value::Delta { bytes: b"<", will_init: true })]);
         put(&timeline, (3..=2000).map(|lsn| (key, Lsn(lsn), delta(b"x"))));
@@ -150,5 +161,55 @@ fn a_chain_within_one_layer_is_cut_again_and_again() {
             assert_eq!(page(&timeline, key, Lsn(lsn)), expected[..lsn as usize - 1]);
         }
         timeline.verify().unwrap();
+    }
+}
+
+/// A page that is too long to be written beside its delta is written beside the next one that leaves room.
+#[test]
+fn a_page_that_does_not_fit_is_made_again() {
+    let options = Options { deltas_per_page_max: 2, ..Options::default() };
+    let (_dir, _store, timeline) = fresh(options);
+    timeline.set_flush_redo(FlushRedo(Arc::new(Append)));
+    let key = Key::new(1, 1);
+    let image = vec![b'.'; VALUE_LEN_MAX - 17];
+    let mut lease = timeline.write_lease().unwrap();
+    lease.put(key, Lsn(2), Value::Image(&image)).unwrap();
+    // With the third the page and the delta are longer than a value may be, by a byte.
+    for (lsn, bytes) in
+        [(3, &b"abcde"[..]), (4, b"f"), (5, b"ghijkl"), (6, b""), (7, b""), (8, b"")]
+    {
+        lease.put(key, Lsn(lsn), Value::Delta { bytes, will_init: false }).unwrap();
+    }
+    lease.commit(Lsn(8)).unwrap().wait().unwrap();
+    drop(lease);
+    timeline.flush().unwrap();
+    let stats = timeline.stats().flush;
+    assert_eq!((stats.pages_made, stats.pages_failed), (1, 1));
+    assert_eq!(kinds(&timeline, key, Lsn(5)).len(), 4);
+    assert_eq!(kinds(&timeline, key, Lsn(6)), [(Lsn(6), Kind::Image)]);
+    assert_eq!(page(&timeline, key, Lsn(8)), [&image[..], b"abcdefghijkl"].concat());
+}
+
+/// What comes back from the log is flushed before anybody has the timeline.
+#[test]
+fn what_is_recovered_is_cut_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        flush_redo: Some(FlushRedo(Arc::new(Append))),
+        open_layer_size_max_bytes: 64 << 10,
+        ..cutting()
+    };
+    let key = Key::new(1, 1);
+    let (store, _) = Store::open(dir.path(), Options::default()).unwrap();
+    let timeline = store.create_timeline("main", Lsn(1)).unwrap();
+    put(&timeline, [(key, Lsn(2), Value::Image(b"<"))]);
+    put(&timeline, (3..3000).map(|lsn| (key, Lsn(lsn), delta(b"some bytes, so that it is long"))));
+    drop((timeline, store));
+    let (store, report) = Store::open(dir.path(), options).unwrap();
+    assert!(report.log_records > 0);
+    let timeline = store.timeline("main").unwrap();
+    timeline.flush().unwrap();
+    for lsn in 3..3000 {
+        assert!(kinds(&timeline, key, Lsn(lsn)).len() <= 1 + MAX as usize);
     }
 }

@@ -213,7 +213,7 @@ fn a_directory_that_was_copied_under_load() {
     // Without its label it is a copy like any other.
     fs::remove_file(base.join("backup_label")).unwrap();
     run(dir.path(), "import --store {}/other --base {}/base")
-        .failed(1, &["was not shut down", "backup_label"]);
+        .failed(1, &["was not shut down", "pg_basebackup"]);
 }
 
 #[test]

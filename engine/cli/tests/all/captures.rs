@@ -9,13 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pagestrata::{Lsn, Timeline};
+use pagestrata::{Kind, Lsn, Scratch, Timeline};
 use pagestrata_cli::{
     check::{self, Tally},
     identity::Identity,
     import::{import, open_base},
     ingest::{self, Log},
-    open_existing,
+    open_existing, open_to_ingest,
     oracle::{self, Expected, Hashed, Reference, Sized},
     sample,
 };
@@ -154,13 +154,43 @@ fn check_capture(capture: &Capture) {
     let reopened = compare_all(&timeline);
     let again = ingest::ingest(&timeline, &Log::of(&wal)).unwrap();
     assert_eq!(again.applied.records, 0);
+    drop((_store, timeline));
+    let cut = match capture.name.as_str() {
+        "sample" | "pgbench/fpwoff" => check_cut(&dir.path().join("cut"), &base, &wal, &oracles),
+        _ => String::new(),
+    };
     let name = &capture.name;
     println!("{name}: records {0} of {0}; in memory: {in_memory}", applied.records);
     println!("{name}: flushed: {flushed}");
     println!(
-        "{name}: reopened: {reopened}; {prepared:.1?} to unpack, {:.1?} in all",
+        "{name}: reopened: {reopened}; {cut}{prepared:.1?} to unpack, {:.1?} in all",
         began.elapsed()
     );
+}
+
+/// With pages made at flush: the same pages, and no more than a few deltas for any of them.
+fn check_cut(dir: &Path, base: &BaseBackup, wal: &Path, oracles: &Oracles) -> String {
+    const DELTAS_MAX: u32 = 5;
+    import(dir, "main", base).unwrap().0.close(Duration::ZERO).unwrap();
+    let (_store, timeline) = open_to_ingest(dir, "main", DELTAS_MAX).unwrap();
+    // In two parts, so that chains go on from one layer to the next.
+    let end = ingest::check(&timeline, &Log::of(wal)).unwrap().end;
+    let middle = Lsn(u64::midpoint(timeline.last_record_lsn().0, end.0));
+    ingest::ingest(&timeline, &Log { to: Some(middle), ..Log::of(wal) }).unwrap();
+    ingest::ingest(&timeline, &Log::of(wal)).unwrap();
+    let stats = timeline.stats().flush;
+    assert!(stats.flushes == 2 && stats.pages_made > 0 && stats.pages_failed == 0, "{stats:?}");
+    let (mut reader, mut scratch) = (timeline.reader(), Scratch::new());
+    let guard = reader.pin();
+    let mut longest = 0;
+    for Reference { key, end, .. } in &oracles.references {
+        let versions = guard.versions(*key, *end, &mut scratch).unwrap();
+        let deltas = versions.newest_first().filter(|version| version.kind != Kind::Image);
+        longest = longest.max(deltas.count());
+    }
+    assert_eq!(longest, DELTAS_MAX as usize);
+    let compared = compare_lists(&timeline, oracles);
+    format!("with {} pages made by flushes: {compared}; ", stats.pages_made)
 }
 
 #[test]

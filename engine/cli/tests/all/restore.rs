@@ -8,7 +8,7 @@ use crate::support::{BASE_PAGES, BEGIN, END, edit, imported, ingested, run};
 
 /// A page of the sample that has an image at this Lsn, and the file that it is in.
 const PAGE: &str = "1663/5/16384/main/44";
-const IMAGE: &str = "0/D6BA98";
+const IMAGE: &str = "0/D726C8";
 const FILE: &str = "base/5/16384";
 
 /// At the Lsn of the base, the files are those of the base to the last byte, checksums too.

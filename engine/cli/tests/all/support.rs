@@ -14,13 +14,13 @@ use pagestrata_postgres::{RelFork, RelPage};
 /// Where the sample's base ends: the checkpoint in its control file.
 pub(crate) const BEGIN: Lsn = Lsn(0xAAF2A0);
 /// The end of the sample's log.
-pub(crate) const END: Lsn = Lsn(0xDC23D8);
+pub(crate) const END: Lsn = Lsn(0xDC2FD8);
 /// How many records the sample's log has from [`BEGIN`].
-pub(crate) const RECORDS: u64 = 18110;
+pub(crate) const RECORDS: u64 = 18223;
 /// How many pages the sample's base has.
 pub(crate) const BASE_PAGES: u64 = 1206;
 /// The system identifier of the sample's cluster.
-pub(crate) const SYSTEM: u64 = 7_710_596_106_997_150_756;
+pub(crate) const SYSTEM: u64 = 7_710_910_917_319_212_980;
 
 /// What a run of the command left.
 pub(crate) struct Ran {

@@ -67,8 +67,8 @@ const SUFFIX_FROM_OLD: u8 = 0x40;
 /// The page is new.
 const INIT: u8 = 0x80;
 
-/// A tuple on a page, or one that is about to be there.
-struct Tuple<'p>(&'p mut [u8]);
+/// The fixed header of a tuple on a page, or of one that is about to be there.
+struct Tuple<'p>(&'p mut [u8; TUPLE_HEADER]);
 
 impl Tuple<'_> {
     fn u16(&self, at: usize) -> u16 {
@@ -130,7 +130,9 @@ impl Tuple<'_> {
 
 /// The tuple that a line pointer has.
 fn tuple<'p>(page: &'p mut PageMut<'_>, number: u16) -> Checked<Tuple<'p>> {
-    Ok(Tuple(page.item_mut(number, TUPLE_HEADER)?))
+    let item = page.item_mut(number, TUPLE_HEADER)?;
+    let len = item.len();
+    item.first_chunk_mut().map(Tuple).ok_or_else(|| Problem::new("tuple", TUPLE_HEADER, len))
 }
 
 /// A new tuple at `number`: `short_header` and `body` are what the record has of it.
@@ -152,7 +154,8 @@ impl NewTuple<'_> {
         let NewTuple { start, prefix, middle, suffix, .. } = self;
         let len = TUPLE_HEADER + start.len() + prefix.len() + middle.len() + suffix.len();
         let at = page.add_item(self.number, len)?;
-        let mut tuple = Tuple(&mut page.0[at..at + TUPLE_HEADER]);
+        let mut header = [0; TUPLE_HEADER];
+        let mut tuple = Tuple(&mut header);
         tuple.set_u32(XMIN, self.xmin);
         tuple.set_u32(XMAX, self.xmax);
         tuple.set_u32(COMMAND, 0);
@@ -162,17 +165,30 @@ impl NewTuple<'_> {
         tuple.set_u16(INFOMASK2, u16::from_le_bytes(infomask2));
         tuple.set_u16(INFOMASK, u16::from_le_bytes(infomask) & !COMBO_COMMAND);
         tuple.0[HEADER_LEN] = header_len;
+        page.0[at..at + TUPLE_HEADER].copy_from_slice(&header);
         let mut at = at + TUPLE_HEADER;
-        page.0[at..at + start.len()].copy_from_slice(start);
+        put(page, at, start);
         at += start.len();
-        page.0.copy_within(prefix.clone(), at);
+        if !prefix.is_empty() {
+            page.0.copy_within(prefix.clone(), at);
+        }
         at += prefix.len();
-        page.0[at..at + middle.len()].copy_from_slice(middle);
-        page.0.copy_within(suffix, at + middle.len());
+        put(page, at, middle);
+        if !suffix.is_empty() {
+            page.0.copy_within(suffix, at + middle.len());
+        }
         if cfg!(planted_bug = "redo_tuple_byte") {
             page.0[at] ^= u8::from(!middle.is_empty());
         }
         Ok(())
+    }
+}
+
+/// Most tuples lack some of the parts, and a copy of nothing is a call like any other.
+#[inline]
+fn put(page: &mut PageMut<'_>, at: usize, bytes: &[u8]) {
+    if !bytes.is_empty() {
+        page.0[at..at + bytes.len()].copy_from_slice(bytes);
     }
 }
 
@@ -414,10 +430,10 @@ fn lock(change: &mut Change<'_, '_>, is_whole: bool) -> Checked<()> {
 /// `heap_xlog_inplace`: the data of a tuple is written over.
 fn inplace(change: &mut Change<'_, '_>) -> Checked<()> {
     let number = Main::of(change).u16()?;
-    let tuple = tuple(&mut change.page, number)?;
-    let header_len = usize::from(tuple.0[HEADER_LEN]);
-    let found = tuple.0.len();
-    match tuple.0.get_mut(header_len..) {
+    let tuple = change.page.item_mut(number, TUPLE_HEADER)?;
+    let header_len = usize::from(tuple[HEADER_LEN]);
+    let found = tuple.len();
+    match tuple.get_mut(header_len..) {
         Some(data) if data.len() == change.block.data.len() => {
             data.copy_from_slice(change.block.data);
         }
