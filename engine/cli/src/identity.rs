@@ -110,6 +110,16 @@ impl Identity {
         Err(Error::NotConsistent { timeline: name(), lsn, from })
     }
 
+    /// Where the base starts in the log if it was copied while the server ran; its backup ends in the log at or before `lsn`.
+    ///
+    /// # Errors
+    /// As [`Identity::read`].
+    pub(crate) fn start_of_running(timeline: &Timeline, lsn: Lsn) -> Result<Option<Lsn>> {
+        let ended = Identity::newest(timeline, lsn)?;
+        let ended = ended.filter(|(since, identity)| *since > identity.start_lsn());
+        Ok(ended.map(|(_, identity)| identity.start_lsn()))
+    }
+
     /// The newest one at an Lsn, and since when it is.
     fn newest(timeline: &Timeline, lsn: Lsn) -> Result<Option<(Lsn, Identity)>> {
         let (mut reader, mut scratch) = (timeline.reader(), Scratch::new());

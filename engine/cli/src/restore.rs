@@ -19,7 +19,7 @@ use crate::{
     identity::Identity,
     output::{as_text, size},
     pages::page_at,
-    sizes::{all_forks, blocks_at},
+    sizes::{all_forks, blocks_at, newest_size},
     stores::storage,
 };
 
@@ -136,17 +136,23 @@ pub struct DiffReport {
     pub equal_masked: u64,
     /// Those that differ otherwise.
     pub different: u64,
-    /// Forks that have another number of blocks, or are only on one side.
+    /// Empty forks that are not on disk: dropped right before a backup of a server that ran, whose checkpoint left their files.
+    pub left_over: u64,
+    /// Forks that otherwise have another number of blocks, or are only on one side.
     pub sizes_different: u64,
 }
 
 impl fmt::Display for DiffReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let DiffReport { pages, equal, equal_masked, different, sizes_different } = self;
+        let DiffReport { pages, equal, equal_masked, different, left_over, sizes_different } = self;
         write!(
             f,
             "{pages} pages: {equal} equal, {equal_masked} but for what is not logged, {different} different; {sizes_different} forks of another size"
-        )
+        )?;
+        match left_over {
+            0 => Ok(()),
+            _ => write!(f, "; {left_over} empty ones were dropped right before the base"),
+        }
     }
 }
 
@@ -192,7 +198,12 @@ pub(crate) fn diff<W: Write>(
             })?;
         }
     }
+    let left_over = Identity::start_of_running(timeline, lsn)?.map(|start| (start, 0));
     for (rel, here) in forks.into_iter().filter(|(rel, _)| rel.fork != Fork::Fsm) {
+        if left_over.is_some() && newest_size(guard, rel, lsn, &mut scratch)? == left_over {
+            report.left_over += 1;
+            continue;
+        }
         report.sizes_different += 1;
         let (here, there) = (format!("{here} blocks"), "nothing".to_owned());
         output.result(&DiffLine { what: rel.to_string(), here, there })?;

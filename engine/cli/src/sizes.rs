@@ -16,6 +16,8 @@
 //!   argument above holds again. A file that was copied behind it has fewer or as many, or blocks whose records follow.
 //! - One that is logged before the start was done before: the backup begins with a checkpoint, and that waits for it.
 //! - A fork that is dropped or made between start and end has a record of that, whether its file was copied or not.
+//! - One that is dropped right before the start may stay as an empty file: PostgreSQL removes it with a checkpoint that begins after the
+//!   drop. It has no record, so it is there, without blocks, as in PostgreSQL's own recovery.
 //!
 //! Blocks that PostgreSQL has added to a file but never logged are not counted, as in its own recovery.
 //!
@@ -54,10 +56,23 @@ pub fn blocks_at(
     lsn: Lsn,
     scratch: &mut Scratch,
 ) -> Result<Option<u32>> {
+    Ok(newest_size(guard, rel, lsn, scratch)?.map(|(_, blocks)| blocks))
+}
+
+/// As [`blocks_at`], and since when.
+///
+/// # Errors
+/// As [`blocks_at`].
+pub(crate) fn newest_size(
+    guard: Guard<'_>,
+    rel: RelFork,
+    lsn: Lsn,
+    scratch: &mut Scratch,
+) -> Result<Option<(Lsn, u32)>> {
     let versions = guard.history(size_key(rel), lsn, scratch)?;
     let Some(newest) = versions.newest() else { return Ok(None) };
     match (newest.kind, newest.bytes.try_into()) {
-        (Kind::Image, Ok(bytes)) => Ok(Some(u32::from_le_bytes(bytes))),
+        (Kind::Image, Ok(bytes)) => Ok(Some((newest.lsn, u32::from_le_bytes(bytes)))),
         _ => Err(Error::Size { rel, lsn: newest.lsn, found: newest.bytes.len() }),
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use pagestrata::Lsn;
 
-use crate::support::{BASE_PAGES, BEGIN, END, edit, imported, ingested, run};
+use crate::support::{BASE_PAGES, BEGIN, END, edit, files, imported, ingested, run};
 
 /// A page of the sample that has an image at this Lsn, and the file that it is in.
 const PAGE: &str = "1663/5/16384/main/44";
@@ -51,6 +51,19 @@ fn what_is_restored_later_differs_from_nothing_but_the_base() {
     assert!(
         report["different"].as_u64() > Some(100) && report["sizes_different"].as_u64() > Some(5)
     );
+    // Where the base was shut down, an empty file that is gone is a difference, too.
+    let empty = files(&dir.path().join("out/base/5"))
+        .into_iter()
+        .find(|path| fs::metadata(path).unwrap().len() == 0)
+        .expect("an empty relation");
+    fs::remove_file(&empty).unwrap();
+    let found = run(dir.path(), &diff(END));
+    assert_eq!((found.code, found.json().len()), (1, 2));
+    assert_eq!(
+        (&found.json()[0]["here"], &found.json()[0]["there"]),
+        (&"0 blocks".into(), &"nothing".into())
+    );
+    fs::write(&empty, "").unwrap();
     // A hint, and a byte that is none.
     edit(&dir.path().join("out").join(FILE), |bytes| bytes[44 * 8192 + 20] ^= 1);
     edit(&dir.path().join("out").join(FILE), |bytes| bytes[45 * 8192 - 60] ^= 1);

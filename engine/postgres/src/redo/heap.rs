@@ -177,8 +177,8 @@ impl NewTuple<'_> {
         if !suffix.is_empty() {
             page.0.copy_within(suffix, at + middle.len());
         }
-        if cfg!(planted_bug = "redo_tuple_byte") {
-            page.0[at] ^= u8::from(!middle.is_empty());
+        if cfg!(planted_bug = "redo_tuple_byte") && !middle.is_empty() {
+            page.0[at] ^= 1;
         }
         Ok(())
     }
