@@ -1,6 +1,6 @@
 //! All chains of a log, and chains of given lengths: what redo adds to the copy of the base.
 
-use std::hint::black_box;
+use std::{cell::RefCell, hint::black_box};
 
 use pagestrata::Redo;
 use pagestrata_benches::{
@@ -32,25 +32,27 @@ fn all(context: &mut Context, capture: &Capture, chains: &Chains) {
     let records: usize = chains.chains.iter().map(Chain::len).sum();
     let normalisers = Normalisers::new(&context.run);
     let redo = capture.redo();
-    let (mut page, mut copied) = (Vec::new(), Vec::new());
+    let page = RefCell::new(Vec::new());
     let mut turns = Turns::new();
     normalisers.add_to(&mut turns);
     turns.add("copy of the bases, a record", || {
+        let page = &mut *page.borrow_mut();
         timed(records as u64, || {
             for chain in &chains.chains {
-                chains.copy_base(chain, &mut copied);
-                black_box(&mut copied);
+                chains.copy_base(chain, page);
+                black_box(&mut *page);
             }
         })
         .1
     });
     turns.add("redo, a record", || {
+        let page = &mut *page.borrow_mut();
         timed(records as u64, || {
             for chain in &chains.chains {
                 page.clear();
                 let deltas = &mut chains.deltas(chain);
-                redo.apply(chain.key, chains.base(chain), deltas, &mut page).expect("redo");
-                black_box(&mut page);
+                redo.apply(chain.key, chains.base(chain), deltas, page).expect("redo");
+                black_box(&mut *page);
             }
         })
         .1
@@ -80,24 +82,26 @@ fn of_lengths(context: &mut Context, capture: &Capture, chains: &Chains) {
             context.report.line(format_args!("no chain of {len} records"));
             continue;
         }
-        let (mut page, mut copied) = (Vec::new(), Vec::new());
+        let page = RefCell::new(Vec::new());
         let mut turns = Turns::new();
         turns.add("copy", || {
+            let page = &mut *page.borrow_mut();
             timed(long.len() as u64, || {
                 for chain in &long {
-                    chains.copy_base(chain, &mut copied);
-                    black_box(&mut copied);
+                    chains.copy_base(chain, page);
+                    black_box(&mut *page);
                 }
             })
             .1
         });
         turns.add("redo", || {
+            let page = &mut *page.borrow_mut();
             timed(long.len() as u64, || {
                 for chain in &long {
                     page.clear();
                     let deltas = &mut chains.deltas(chain).take(len);
-                    redo.apply(chain.key, chains.base(chain), deltas, &mut page).expect("redo");
-                    black_box(&mut page);
+                    redo.apply(chain.key, chains.base(chain), deltas, page).expect("redo");
+                    black_box(&mut *page);
                 }
             })
             .1

@@ -13,7 +13,7 @@ impl<'a> Cursor<'a> {
     }
 
     #[inline]
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (head, tail) = self.0.split_first_chunk::<N>()?;
         self.0 = tail;
         Some(*head)
@@ -32,6 +32,14 @@ impl<'a> Cursor<'a> {
     #[inline]
     pub(crate) fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_le_bytes)
+    }
+
+    /// Three numbers at once, with one check for all of them.
+    #[inline]
+    pub(crate) fn u32s(&mut self) -> Option<[u32; 3]> {
+        let bytes = self.array::<12>()?;
+        let at = |at| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        Some([at(0), at(4), at(8)])
     }
 
     #[inline]

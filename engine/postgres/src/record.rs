@@ -17,9 +17,10 @@ use std::fmt;
 use pagestrata_layers::Lsn;
 
 use crate::{
-    Error, Result,
+    Error, RelPage, Result,
     block::{
-        BLOCK_ID_MAX, BlockHeader, Blocks, ID_MAIN_LONG, ID_MAIN_SHORT, ID_ORIGIN, ID_TOPLEVEL_XID,
+        BLOCK_ID_MAX, BlockHeader, BlockRef, Blocks, ID_MAIN_LONG, ID_MAIN_SHORT, ID_ORIGIN,
+        ID_TOPLEVEL_XID,
     },
     bytes::{Cursor, u32_at, u64_at},
     error::LogCorruption,
@@ -227,6 +228,16 @@ impl Layout {
     /// Reads and checks all headers of a record that has its length in bytes and at least a fixed header.
     #[inline]
     pub(crate) fn read(raw: &[u8], lsn: Lsn) -> std::result::Result<Layout, Box<LogCorruption>> {
+        Layout::read_with(raw, lsn, |_, _, _| ())
+    }
+
+    /// As [`Layout::read`]; `visit` has each block's id and header, and where in the payload its own begins.
+    #[inline(always)]
+    fn read_with(
+        raw: &[u8],
+        lsn: Lsn,
+        mut visit: impl FnMut(u8, &BlockHeader, usize),
+    ) -> std::result::Result<Layout, Box<LogCorruption>> {
         let mut cursor = Cursor(raw.get(HEADER_LEN..).unwrap_or_default());
         let mut layout =
             Layout { payload_start: 0, main_len: 0, blocks: 0, origin: None, toplevel_xid: None };
@@ -244,6 +255,7 @@ impl Layout {
                     }
                     let header = BlockHeader::read(&mut cursor, rel, lsn)?;
                     (rel, next_id) = (Some(header.rel()), id + 1);
+                    visit(id, &header, payload);
                     layout.blocks += 1;
                     payload += header.payload_len();
                 }
@@ -295,12 +307,40 @@ pub fn decode_record(bytes: &[u8], end: Lsn) -> Result<Record<'_>> {
 /// As [`decode_record`], of bytes whose checksum somebody else has seen to.
 #[inline]
 pub(crate) fn read_record(bytes: &[u8], end: Lsn) -> Result<Record<'_>> {
-    if bytes.len() < HEADER_LEN {
-        let expected = format_args!("{HEADER_LEN} bytes or more").to_string();
-        return Err(Error::corrupt(end, "record", expected, bytes.len()));
-    }
+    check_len(bytes, end)?;
     let layout = Layout::read(bytes, end).map_err(Error::Corrupt)?;
     Ok(Record::new(Lsn::INVALID, end, bytes, layout))
+}
+
+/// As [`read_record`], with the reference that names a page, if there is one.
+#[inline]
+pub(crate) fn read_record_of(
+    bytes: &[u8],
+    end: Lsn,
+    page: RelPage,
+) -> Result<(Record<'_>, Option<BlockRef<'_>>)> {
+    check_len(bytes, end)?;
+    let mut found = None;
+    let layout = Layout::read_with(bytes, end, |id, header, at| {
+        if found.is_none() && header.is_of(page) {
+            found = Some((id, *header, at));
+        }
+    });
+    let layout = layout.map_err(Error::Corrupt)?;
+    let block = found.and_then(|(id, header, at)| {
+        let mut payload = Cursor(&bytes[layout.payload_start as usize + at..]);
+        header.with_payload(id, &mut payload, end)
+    });
+    Ok((Record::new(Lsn::INVALID, end, bytes, layout), block))
+}
+
+#[inline]
+fn check_len(bytes: &[u8], end: Lsn) -> Result<()> {
+    if bytes.len() >= HEADER_LEN {
+        return Ok(());
+    }
+    let expected = format_args!("{HEADER_LEN} bytes or more").to_string();
+    Err(Error::corrupt(end, "record", expected, bytes.len()))
 }
 
 #[cfg(test)]

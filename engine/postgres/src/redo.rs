@@ -1,9 +1,10 @@
 //! Redo: what a record makes of a page, as PostgreSQL's recovery does it, in this process and without one of PostgreSQL's.
 //!
 //! ```text
-//! base image, or a page of zeros -> for each record: for each of its block references that names the page
-//!     an image that is restored | the access method's own change of the page (of few, both) -> the record's end is stamped
-//!   then the visibility map bits that the record clears without a reference
+//! base image, or a page of zeros -> for each record
+//!     by the block reference that names the page:
+//!         an image that is restored | the access method's own change of the page (of few, both) -> the record's end is stamped
+//!     without one: the visibility map bits that it clears
 //! ```
 //!
 //! | file | what | after |
@@ -111,7 +112,7 @@ impl Problem {
 /// A record's change of a page that one of its references names.
 struct Change<'r, 'p> {
     record: &'r Record<'r>,
-    block: BlockRef<'r>,
+    block: &'r BlockRef<'r>,
     settings: RedoSettings,
     page: PageMut<'p>,
 }
@@ -186,7 +187,8 @@ pub(crate) fn changes_restored(record: &Record<'_>, block: &BlockRef<'_>) -> boo
     }
 }
 
-/// Makes all of a record's changes of one page.
+/// Makes a record's change of one page. No two references of a record name one page (`XLogRegisterBuffer`); of a damaged one that has
+/// such, the first counts.
 ///
 /// # Errors
 /// [`RedoError`]
@@ -196,19 +198,29 @@ pub fn redo(
     of: RelPage,
     page: &mut Page,
 ) -> Result<(), RedoError> {
-    for block in record.blocks() {
-        if (block.rel, block.block) == (of.rel, of.block) {
-            redo_block(settings, record, block, page)
-                .map_err(|problem| error(record, of, problem))?;
-        }
-    }
-    clear_map_bits(record, of, page).map_err(|problem| error(record, of, problem))
+    let block = record.blocks().find(|block| (block.rel, block.block) == (of.rel, of.block));
+    redo_at(settings, record, block.as_ref(), of, page)
+}
+
+/// As [`redo`], with the reference that names the page.
+fn redo_at(
+    settings: RedoSettings,
+    record: &Record<'_>,
+    block: Option<&BlockRef<'_>>,
+    of: RelPage,
+    page: &mut Page,
+) -> Result<(), RedoError> {
+    let done = match block {
+        Some(block) => redo_block(settings, record, block, page),
+        None => clear_map_bits(record, of, page),
+    };
+    done.map_err(|problem| error(record, of, problem))
 }
 
 fn redo_block(
     settings: RedoSettings,
     record: &Record<'_>,
-    block: BlockRef<'_>,
+    block: &BlockRef<'_>,
     page: &mut Page,
 ) -> Checked<()> {
     let mut page = PageMut(page);
@@ -222,7 +234,7 @@ fn redo_block(
         let restored = ImageDecoder::new().restore(&image, page.0);
         restored.map_err(|error| Problem::new("page image", "that of a page", error))?;
         page.stamp(end);
-        if !changes_restored(record, &block) {
+        if !changes_restored(record, block) {
             return Ok(());
         }
     }
@@ -235,7 +247,7 @@ fn redo_block(
 
 /// The changes of a map page that no reference names. The page is stamped by none of them.
 fn clear_map_bits(record: &Record<'_>, of: RelPage, page: &mut Page) -> Checked<()> {
-    if of.rel.fork != crate::Fork::Vm || record.blocks().any(|block| block.key() == of.key()) {
+    if of.rel.fork != crate::Fork::Vm {
         return Ok(());
     }
     let changes = visibility_map::changes(record)

@@ -2,8 +2,8 @@
 
 use pagestrata_layers::{Key, PageVersion, Redo, RedoResult};
 
-use super::{RedoSettings, redo};
-use crate::{Error, PAGE_SIZE, Page, RelPage, record::read_record};
+use super::{RedoSettings, redo_at};
+use crate::{Error, PAGE_SIZE, Page, RelPage, record::read_record_of};
 
 /// Applies records to a page as PostgreSQL's recovery does, for `Guard::page` and its like.
 ///
@@ -52,7 +52,8 @@ impl Redo for PageRedo {
             (&mut page[..]).try_into().map_err(|_| Error::BaseLength { page: of, found })?;
         for PageVersion { lsn, bytes, .. } in deltas {
             if !bytes.is_empty() {
-                redo(self.settings, &read_record(bytes, lsn)?, of, page)?;
+                let (record, block) = read_record_of(bytes, lsn, of)?;
+                redo_at(self.settings, &record, block.as_ref(), of, page)?;
             }
         }
         Ok(())

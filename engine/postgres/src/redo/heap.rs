@@ -135,27 +135,24 @@ fn tuple<'p>(page: &'p mut PageMut<'_>, number: u16) -> Checked<Tuple<'p>> {
     item.first_chunk_mut().map(Tuple).ok_or_else(|| Problem::new("tuple", TUPLE_HEADER, len))
 }
 
-/// A new tuple at `number`: `short_header` and `body` are what the record has of it.
+/// The fixed header of a new tuple at `number`; `short_header` is what the record has of it.
 struct NewTuple<'r> {
     number: u16,
     block: u32,
     xmin: u32,
     xmax: u32,
     short_header: &'r [u8; SHORT_HEADER],
-    /// What comes behind the fixed header: bytes, then of the page, bytes, of the page.
-    start: &'r [u8],
-    prefix: Range<usize>,
-    middle: &'r [u8],
-    suffix: Range<usize>,
 }
 
 impl NewTuple<'_> {
-    fn add(self, page: &mut PageMut<'_>) -> Checked<()> {
-        let NewTuple { start, prefix, middle, suffix, .. } = self;
-        let len = TUPLE_HEADER + start.len() + prefix.len() + middle.len() + suffix.len();
+    /// Adds it with so many bytes more, which the caller fills: where these are.
+    #[inline]
+    fn add(&self, page: &mut PageMut<'_>, len: usize) -> Checked<usize> {
+        let len = TUPLE_HEADER + len;
         let at = page.add_item(self.number, len)?;
-        let mut header = [0; TUPLE_HEADER];
-        let mut tuple = Tuple(&mut header);
+        let header = page.0[at..].first_chunk_mut();
+        let mut tuple =
+            header.map(Tuple).ok_or_else(|| Problem::new("tuple", TUPLE_HEADER, len))?;
         tuple.set_u32(XMIN, self.xmin);
         tuple.set_u32(XMAX, self.xmax);
         tuple.set_u32(COMMAND, 0);
@@ -165,21 +162,14 @@ impl NewTuple<'_> {
         tuple.set_u16(INFOMASK2, u16::from_le_bytes(infomask2));
         tuple.set_u16(INFOMASK, u16::from_le_bytes(infomask) & !COMBO_COMMAND);
         tuple.0[HEADER_LEN] = header_len;
-        page.0[at..at + TUPLE_HEADER].copy_from_slice(&header);
-        let mut at = at + TUPLE_HEADER;
-        put(page, at, start);
-        at += start.len();
-        if !prefix.is_empty() {
-            page.0.copy_within(prefix.clone(), at);
-        }
-        at += prefix.len();
-        put(page, at, middle);
-        if !suffix.is_empty() {
-            page.0.copy_within(suffix, at + middle.len());
-        }
-        if cfg!(planted_bug = "redo_tuple_byte") && !middle.is_empty() {
-            page.0[at] ^= 1;
-        }
+        Ok(at + TUPLE_HEADER)
+    }
+
+    /// Adds it with what the record has behind the header.
+    #[inline]
+    fn add_with(&self, page: &mut PageMut<'_>, rest: &[u8]) -> Checked<()> {
+        let at = self.add(page, rest.len())?;
+        page.0[at..at + rest.len()].copy_from_slice(rest);
         Ok(())
     }
 }
@@ -264,12 +254,8 @@ fn insert(change: &mut Change<'_, '_>) -> Checked<()> {
         xmin: change.record.xid(),
         xmax: 0,
         short_header,
-        start: data.0,
-        prefix: 0..0,
-        middle: &[],
-        suffix: 0..0,
     };
-    new.add(&mut change.page)?;
+    new.add_with(&mut change.page, data.0)?;
     set_all_visible(&mut change.page, flags & ALL_VISIBLE_CLEARED != 0, flags);
     change.stamp();
     Ok(())
@@ -368,12 +354,24 @@ fn update(change: &mut Change<'_, '_>, is_hot: bool) -> Checked<()> {
             xmin: change.record.xid(),
             xmax: new_xmax,
             short_header,
-            start: bitmap,
-            prefix,
-            middle: data.0,
-            suffix,
         };
-        new.add(&mut change.page)?;
+        let middle = data.0;
+        let len = bitmap.len() + prefix.len() + middle.len() + suffix.len();
+        let page = &mut change.page;
+        let mut at = new.add(page, len)?;
+        put(page, at, bitmap);
+        at += bitmap.len();
+        if !prefix.is_empty() {
+            page.0.copy_within(prefix.clone(), at);
+        }
+        at += prefix.len();
+        put(page, at, middle);
+        if !suffix.is_empty() {
+            page.0.copy_within(suffix, at + middle.len());
+        }
+        if cfg!(planted_bug = "redo_tuple_byte") && !middle.is_empty() {
+            page.0[at] ^= 1;
+        }
         if flags & NEW_ALL_VISIBLE_CLEARED != 0 {
             change.page.set_flag(ALL_VISIBLE, false);
         }
@@ -552,12 +550,8 @@ fn multi_insert(change: &mut Change<'_, '_>) -> Checked<()> {
             xmin: change.record.xid(),
             xmax: 0,
             short_header,
-            start: body,
-            prefix: 0..0,
-            middle: &[],
-            suffix: 0..0,
         };
-        new.add(&mut change.page)?;
+        new.add_with(&mut change.page, body)?;
         at += 2 + SHORT_HEADER + len;
     }
     if at != data.len() {

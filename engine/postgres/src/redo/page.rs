@@ -108,7 +108,7 @@ impl ItemId {
 /// Up to the next multiple of 8 (`MAXALIGN`).
 #[inline]
 pub(crate) const fn max_align(len: usize) -> usize {
-    len.next_multiple_of(8)
+    (len + 7) & !7
 }
 
 /// A page that is changed.
@@ -324,12 +324,12 @@ impl PageMut<'_> {
         Ok(&mut self.0[range])
     }
 
-    /// That the header's fields are in order, so that what is between them can be moved.
+    /// `pd_lower`, `pd_upper` and `pd_special`, which are in order, so that what is between them can be moved.
     #[inline]
-    pub(crate) fn check_header(&self) -> Checked<()> {
+    pub(crate) fn check_header(&self) -> Checked<[usize; 3]> {
         let (lower, upper, special) = (self.lower(), self.upper(), self.special());
         if HEADER_LEN <= lower && lower <= upper && upper <= special && special <= PAGE_SIZE {
-            return Ok(());
+            return Ok([lower, upper, special]);
         }
         let found = format_args!("{lower}, {upper}, {special}");
         Err(Problem::new("pd_lower, pd_upper, pd_special", "24 to 8192, in order", found))
@@ -339,38 +339,38 @@ impl PageMut<'_> {
     /// `PAI_OVERWRITE`): where it starts. The caller fills it; the padding behind it keeps what was there.
     #[inline]
     pub(crate) fn add_item(&mut self, number: u16, len: usize) -> Checked<usize> {
-        self.check_header()?;
-        let next = self.items() + 1;
-        let mut lower = self.lower();
-        if number == 0 || number > next {
-            return Err(Problem::new("new line pointer", format_args!("1 to {next}"), number));
-        }
-        if number == next {
+        let [mut lower, upper, _] = self.check_header()?;
+        let (index, items) =
+            (usize::from(number).wrapping_sub(1), (lower - HEADER_LEN) / ITEM_ID_LEN);
+        if index == items {
             lower += ITEM_ID_LEN;
+        } else if index > items {
+            let next = items + 1;
+            return Err(Problem::new("new line pointer", format_args!("1 to {next}"), number));
         } else {
-            let id = self.item_id_at(usize::from(number) - 1);
+            let id = self.item_id_at(index);
             if id.state() != ItemState::Unused || id.has_storage() {
                 return Err(Problem::new("new line pointer", "an unused one", number));
             }
         }
-        self.add_at(number, len, lower)
+        self.add_at(index, len, lower, upper)
     }
 
     /// An item in front of the one that has this number now, or behind the last (`PageAddItem` without `overwrite`).
     pub(crate) fn insert_item(&mut self, number: u16, item: &[u8]) -> Checked<()> {
-        self.check_header()?;
+        let [lower, upper, _] = self.check_header()?;
         let len = item.len();
         let next = self.items() + 1;
         if number == 0 || number > next {
             return Err(Problem::new("new line pointer", format_args!("1 to {next}"), number));
         }
-        let lower = self.lower() + ITEM_ID_LEN;
-        if lower + max_align(len) > self.upper() {
+        if lower + ITEM_ID_LEN + max_align(len) > upper {
             return Err(self.no_room(len));
         }
-        let start = HEADER_LEN + (usize::from(number) - 1) * ITEM_ID_LEN;
-        self.0.copy_within(start..lower - ITEM_ID_LEN, start + ITEM_ID_LEN);
-        let at = self.add_at(number, len, lower)?;
+        let index = usize::from(number) - 1;
+        let start = HEADER_LEN + index * ITEM_ID_LEN;
+        self.0.copy_within(start..lower, start + ITEM_ID_LEN);
+        let at = self.add_at(index, len, lower + ITEM_ID_LEN, upper)?;
         self.0[at..at + len].copy_from_slice(item);
         Ok(())
     }
@@ -387,10 +387,10 @@ impl PageMut<'_> {
     }
 
     #[inline]
-    fn add_at(&mut self, number: u16, len: usize, lower: usize) -> Checked<usize> {
-        let upper = self.upper().checked_sub(max_align(len)).filter(|upper| lower <= *upper);
+    fn add_at(&mut self, index: usize, len: usize, lower: usize, upper: usize) -> Checked<usize> {
+        let upper = upper.checked_sub(max_align(len)).filter(|upper| lower <= *upper);
         let upper = upper.ok_or_else(|| self.no_room(len))?;
-        self.set_item_id_at(usize::from(number) - 1, ItemId::normal(upper, len));
+        self.set_item_id_at(index, ItemId::normal(upper, len));
         self.set_lower(lower);
         self.set_upper(upper);
         Ok(upper)
@@ -430,15 +430,7 @@ impl PageMut<'_> {
     /// The line pointer of an item of an index, which lies where it should.
     fn index_item(&self, number: u16) -> Checked<ItemId> {
         let id = self.item_id(number)?;
-        let (offset, end) = (id.offset(), id.offset() + max_align(id.len()));
-        if offset < self.upper() || end > self.special() || offset != max_align(offset) {
-            let expected = format_args!("{} to {}, aligned", self.upper(), self.special());
-            return Err(Problem::new(
-                "place of an item",
-                expected,
-                format_args!("{offset}..{end}"),
-            ));
-        }
+        check_index_item(id, self.upper(), self.special())?;
         Ok(id)
     }
 
@@ -464,12 +456,14 @@ impl PageMut<'_> {
         self.check_header()?;
         let (mut numbers, mut kept) = (numbers.iter().map(|number| u16::from_le_bytes(*number)), 0);
         let mut next = numbers.next();
+        let (upper, special) = (self.upper(), self.special());
         for number in 1..=self.items() {
             if next == Some(number) {
                 next = numbers.next();
                 continue;
             }
-            let id = self.index_item(number)?;
+            let id = self.item_id_at(usize::from(number) - 1);
+            check_index_item(id, upper, special)?;
             self.set_item_id_at(kept, id);
             kept += 1;
         }
@@ -508,24 +502,41 @@ impl PageMut<'_> {
     pub(crate) fn repair_fragmentation(&mut self) -> Checked<()> {
         self.check_header()?;
         let items = usize::from(self.items());
-        let (mut last_used, mut unused) = (0, 0);
         let (ids, _) = self.0[HEADER_LEN..HEADER_LEN + items * ITEM_ID_LEN].as_chunks_mut();
-        for (index, id) in ids.iter_mut().enumerate() {
-            if ItemId(u32::from_le_bytes(*id)).state() == ItemState::Unused {
-                *id = ItemId::UNUSED.0.to_le_bytes();
-                unused += 1;
-            } else {
-                last_used = index + 1;
-            }
+        let is_unused = |id: &[u8; 4]| ItemId(u32::from_le_bytes(*id)).state() == ItemState::Unused;
+        // Apart, these loops take many line pointers at once.
+        for id in &mut *ids {
+            *id = if is_unused(id) { ItemId::UNUSED.0.to_le_bytes() } else { *id };
         }
+        let unused: usize = ids.iter().map(|id| usize::from(is_unused(id))).sum();
+        let cut = ids.iter().rev().take_while(|id| is_unused(id)).count();
         self.compact()?;
         if cfg!(planted_bug = "redo_hole_zeroed") {
             let hole = self.lower()..self.upper();
             self.0[hole].fill(0);
         }
-        let cut = items - last_used;
         self.set_lower(self.lower() - cut * ITEM_ID_LEN);
         self.set_flag(HAS_FREE_LINES, unused > cut);
+        Ok(())
+    }
+
+    /// That all items lie between the line pointers and the special space, and are no more than that.
+    fn check_places(&self) -> Checked<()> {
+        let [lower, upper, special] = self.check_header()?;
+        let (mut total, mut lowest, mut highest) = (0, special, upper);
+        for id in self.item_ids().filter(|id| id.has_storage()) {
+            let (offset, len) = (id.offset(), max_align(id.len()));
+            (lowest, highest) = (lowest.min(offset), highest.max(offset + len));
+            total += len;
+        }
+        if lowest < upper || highest > special {
+            let (expected, found) = (format!("{upper} to {special}"), lowest..highest);
+            return Err(Problem::new("place of all items", expected, format_args!("{found:?}")));
+        }
+        let room = special - lower;
+        if total > room {
+            return Err(Problem::new("length of all items", format_args!("at most {room}"), total));
+        }
         Ok(())
     }
 
@@ -533,22 +544,15 @@ impl PageMut<'_> {
     pub(crate) fn compact(&mut self) -> Checked<()> {
         let (items, upper, special) = (usize::from(self.items()), self.upper(), self.special());
         // Where each already lies below the one before it, every move is upwards and takes nothing that is still needed.
-        let (mut total, mut below, mut is_in_order) = (0, special, true);
-        let (mut lowest, mut highest) = (special, upper);
-        for id in self.item_ids().filter(|id| id.has_storage()) {
-            let (offset, len) = (id.offset(), max_align(id.len()));
-            (lowest, highest) = (lowest.min(offset), highest.max(offset + len));
-            is_in_order &= offset + len <= below;
-            below = offset;
-            total += len;
-        }
-        if lowest < upper || highest > special {
-            let (expected, found) = (format!("{upper} to {special}"), lowest..highest);
-            return Err(Problem::new("place of all items", expected, format_args!("{found:?}")));
-        }
-        let room = special - self.lower();
-        if total > room {
-            return Err(Problem::new("length of all items", format_args!("at most {room}"), total));
+        let mut below = special;
+        let is_in_order = self.item_ids().filter(|id| id.has_storage()).all(|id| {
+            let end = id.offset() + max_align(id.len());
+            let is_below = end <= below;
+            below = id.offset();
+            is_below
+        });
+        if !is_in_order || below < upper {
+            self.check_places()?;
         }
         let copy = if is_in_order { None } else { Some(*self.0) };
         let (head, body) = self.0.split_at_mut(HEADER_LEN + items * ITEM_ID_LEN);
@@ -598,6 +602,16 @@ impl PageMut<'_> {
         self.set_flag(HAS_FREE_LINES, has_free);
         Ok(())
     }
+}
+
+#[inline]
+fn check_index_item(id: ItemId, upper: usize, special: usize) -> Checked<()> {
+    let (offset, end) = (id.offset(), id.offset() + max_align(id.len()));
+    if offset >= upper && end <= special && offset == max_align(offset) {
+        return Ok(());
+    }
+    let expected = format_args!("{upper} to {special}, aligned");
+    Err(Problem::new("place of an item", expected, format_args!("{offset}..{end}")))
 }
 
 /// Of two slices of one length. Items of an index are a few words of 8 bytes long, and a call for each takes longer than they do.
