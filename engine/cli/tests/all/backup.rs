@@ -247,7 +247,7 @@ fn tars_of_tablespaces() {
     let dir = tempfile::tempdir().unwrap();
     let space = Path::new(server.socket_dir()).join("space");
     server.sql(&format!(
-        "copy (select 1) to program 'mkdir {0}'\ncreate tablespace space location '{0}'\n\
+        "copy (select 1) to program 'cat > /dev/null && mkdir {0}'\ncreate tablespace space location '{0}'\n\
          create table far tablespace space as select i from generate_series(1, 20000) i",
         space.display()
     ));

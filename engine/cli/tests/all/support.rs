@@ -4,7 +4,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
-    sync::OnceLock,
     time::Duration,
 };
 
@@ -103,21 +102,10 @@ fn put_values(dir: &Path, values: &[(Key, Lsn, Value<'_>)]) {
     store.close(Duration::ZERO).unwrap();
 }
 
-/// The sample's `base` and `wal`, unpacked once.
-fn sample() -> &'static Path {
-    static SAMPLE: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let dir = SAMPLE.get_or_init(|| {
-        let dir = tempfile::tempdir().unwrap();
-        pagestrata_cli::sample::unpack(dir.path()).unwrap();
-        dir
-    });
-    dir.path()
-}
-
-/// A directory of its own with the sample in it, to be damaged.
+/// A directory of its own with the sample's `base` and `wal` in it, to be damaged.
 pub(crate) fn sample_copy() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    copy_dir(sample(), dir.path());
+    pagestrata_cli::sample::unpack(dir.path()).unwrap();
     dir
 }
 
