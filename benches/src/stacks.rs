@@ -62,7 +62,7 @@ impl Stack {
         match Held::ALL[block as usize % 3] {
             Held::None => false,
             Held::One => mixed % u64::from(self.layers) == u64::from(layer),
-            Held::Half => Random(mixed ^ u64::from(layer)).number() % 2 == 0,
+            Held::Half => Random(mixed ^ u64::from(layer)).number().is_multiple_of(2),
         }
     }
 
@@ -115,7 +115,7 @@ impl Stack {
                 lsn = lsn.next();
                 let value = Value::Delta { bytes: self.delta(layer, block), will_init: false };
                 lease.put(Key::new(OBJECT, block), lsn, value).expect("a put");
-                if lsn.0 % BATCH as u64 == 0 {
+                if lsn.0.is_multiple_of(BATCH as u64) {
                     lease.commit(lsn).expect("a commit");
                 }
             }

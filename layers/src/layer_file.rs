@@ -152,7 +152,7 @@ use crate::{Key, KeyRange, Lsn, Result};
 
 pub use crate::compress::Compression;
 pub use access::{AccessMode, AccessOptions, AccessStats, CachedBlock, Fetched, LayerAccess};
-pub use filter::KeyHash;
+pub use filter::{FilterProbe, KeyHash};
 pub use lookup::Lookup;
 pub use reader::{Asked, LayerFile};
 pub use scan::{Keys, Scan};

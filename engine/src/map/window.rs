@@ -103,16 +103,15 @@ impl<'a> Window<'a> {
             && let Some(visit) = self.further.next()
         {
             let file = map.files.get(visit.hit.layer);
-            file.prefetch_filter(&self.hash);
-            taken[count] = Some((file, visit));
+            taken[count] = Some((file, visit, file.probe_filter(&self.hash)));
             count += 1;
         }
         self.len_max = FURTHER;
-        for (file, visit) in taken.into_iter().take(count).flatten() {
+        for (file, visit, probe) in taken.into_iter().take(count).flatten() {
             // Layers that share their Lsns are read together, not one by one.
             let lookup = match visit.hit.shared {
                 true => Lookup::default(),
-                false => file.lookup(&self.hash, kind),
+                false => file.lookup(&self.hash, probe, kind),
             };
             if lookup.is_absent() {
                 self.absent += 1;

@@ -89,13 +89,37 @@ fn split(hash: u64) -> (u32, [u64; WORDS]) {
 /// Which of so many lines a key is in.
 #[inline]
 fn line_of(upper: u32, lines: usize) -> usize {
-    (u64::from(upper) * lines as u64 >> 32) as usize
+    ((u64::from(upper) * lines as u64) >> 32) as usize
 }
 
 /// A line, on the heap where a cache line begins.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
 struct Line([u64; WORDS]);
+
+impl Line {
+    #[inline]
+    fn may_hold(&self, hash: &KeyHash) -> bool {
+        let words = self.0.iter().zip(&hash.bits);
+        words.fold(0, |missing, (word, bit)| missing | (!word & bit)) == 0
+    }
+}
+
+/// Where a filter has what it knows of a key, before it is looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct FilterProbe<'a>(Probe<'a>);
+
+#[derive(Clone, Copy, Debug)]
+enum Probe<'a> {
+    /// In this line, whose cache line was prefetched.
+    Line(&'a Line),
+    /// The key is in front of all of the layer's.
+    Absent,
+    /// There is no filter, or none that can be used.
+    Unusable,
+    /// What tells was not read yet.
+    NotLoaded,
+}
 
 /// The lines of a partition; none if it is damaged: then every key may be there.
 #[derive(Debug)]
@@ -115,10 +139,13 @@ impl Lines {
     }
 
     #[inline]
+    fn line(&self, hash: &KeyHash) -> Option<&Line> {
+        self.0.get(line_of(hash.upper, self.0.len()))
+    }
+
+    #[inline]
     fn may_hold(&self, hash: &KeyHash) -> bool {
-        let Some(line) = self.0.get(line_of(hash.upper, self.0.len())) else { return true };
-        let words = line.0.iter().zip(&hash.bits);
-        words.fold(0, |missing, (word, bit)| missing | (!word & bit)) == 0
+        self.line(hash).is_none_or(|line| line.may_hold(hash))
     }
 }
 
@@ -262,15 +289,41 @@ impl LayerFile {
         Ok(lines.may_hold(hash))
     }
 
-    /// Brings the cache line that [`LayerFile::may_hold`] reads into the cache, if the filter is loaded.
+    /// Finds where the filter has what it knows of a key, and prefetches that.
     #[inline]
-    pub fn prefetch_filter(&self, hash: &KeyHash) {
-        if let Some(FilterState::Loaded(filter)) = self.filter_state().get()
-            && let Some(partition) = filter.partition(hash.key)
-            && let Some(lines) = partition.loaded.get()
-            && let Some(line) = lines.0.get(line_of(hash.upper, lines.0.len()))
-        {
-            prefetch(std::ptr::from_ref(line).cast());
+    #[must_use]
+    pub fn probe_filter(&self, hash: &KeyHash) -> FilterProbe<'_> {
+        let filter = match self.filter_state().get() {
+            Some(FilterState::Loaded(filter)) => filter,
+            Some(FilterState::Absent) => return FilterProbe(Probe::Unusable),
+            None => return FilterProbe(Probe::NotLoaded),
+        };
+        let Some(partition) = filter.partition(hash.key) else {
+            return FilterProbe(Probe::Absent);
+        };
+        let Some(lines) = partition.loaded.get() else { return FilterProbe(Probe::NotLoaded) };
+        FilterProbe(match lines.line(hash) {
+            Some(line) => {
+                prefetch(std::ptr::from_ref(line).cast());
+                Probe::Line(line)
+            }
+            None => Probe::Unusable,
+        })
+    }
+
+    /// As [`LayerFile::may_hold`], of what [`LayerFile::probe_filter`] has found for the same hash.
+    #[inline]
+    pub(super) fn may_hold_by(
+        &self,
+        probe: FilterProbe<'_>,
+        hash: &KeyHash,
+        kind: ReadKind<'_>,
+    ) -> bool {
+        match probe.0 {
+            Probe::Line(line) => line.may_hold(hash),
+            Probe::Absent => false,
+            Probe::Unusable => true,
+            Probe::NotLoaded => self.may_hold(hash, kind),
         }
     }
 

@@ -11,7 +11,7 @@
 use super::{
     LayerFile, ReadKind, ReadSpace,
     block::{BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockType},
-    filter::KeyHash,
+    filter::{FilterProbe, KeyHash},
     page::Page,
     reader::{Asked, Mapped, PartAt},
 };
@@ -68,19 +68,20 @@ impl Lookup {
 }
 
 impl LayerFile {
-    /// Begins the search for a key with this hash: asks the filter, and prefetches the root of the index.
+    /// Begins the search for a key with this hash, of which [`LayerFile::probe_filter`] has found `probe`:
+    /// asks the filter, and prefetches the root of the index.
     ///
     /// When the filter says that the key is not here, a read of it ends with [`Walk::Older`]: complete
     /// image layers, whose absence would say more, have no filter.
     #[must_use]
     #[inline]
-    pub fn lookup(&self, hash: &KeyHash, kind: ReadKind<'_>) -> Lookup {
+    pub fn lookup(&self, hash: &KeyHash, probe: FilterProbe<'_>, kind: ReadKind<'_>) -> Lookup {
         let footer = self.footer();
         // Tombstones are looked for by the whole read.
         if footer.summary.tombstones > 0 {
             return Lookup::UNKNOWN;
         }
-        if !self.may_hold(hash, kind) {
+        if !self.may_hold_by(probe, hash, kind) {
             return Lookup { state: State::Absent, ..Lookup::UNKNOWN };
         }
         match (kind, self.blocks().mapped()) {
