@@ -149,6 +149,14 @@ impl Lines {
     }
 }
 
+/// What is kept on the heap need not take room in the cache of blocks.
+fn uncached(kind: ReadKind<'_>) -> ReadKind<'_> {
+    match kind {
+        ReadKind::Wait => ReadKind::Once,
+        kind => kind,
+    }
+}
+
 /// An empty list with room for so many.
 fn reserved<T>(count: usize) -> Result<Vec<T>> {
     let mut list = Vec::new();
@@ -358,7 +366,7 @@ impl LayerFile {
         if count == 0 {
             return Ok(None);
         }
-        let mut partitions: Vec<Partition> = reserved(count)?;
+        let (kind, mut partitions): (_, Vec<Partition>) = (uncached(kind), reserved(count)?);
         let mut offset = self.filter_table_offset();
         while partitions.len() < count {
             let payload = self.raw_payload(offset, BlockType::FilterTable, kind)?;
@@ -386,7 +394,7 @@ impl LayerFile {
 
     fn read_partition(&self, partition: &Partition, kind: ReadKind<'_>) -> Result<Lines> {
         let Partition { offset, lines: count, .. } = *partition;
-        let payload = self.raw_payload(offset, BlockType::Filter, kind)?;
+        let payload = self.raw_payload(offset, BlockType::Filter, uncached(kind))?;
         let (found, rest) = payload.as_chunks::<LINE_LEN>();
         if found.is_empty() || found.len() != count as usize || !rest.is_empty() {
             return Err(self.malformed(offset, "filter block"));
