@@ -109,6 +109,20 @@ impl Line {
 #[derive(Clone, Copy, Debug)]
 pub struct FilterProbe<'a>(Probe<'a>);
 
+impl FilterProbe<'_> {
+    /// Whether the layer may hold the key of this hash, which was probed with; none if the filter was not
+    /// read yet. Reads nothing.
+    #[inline]
+    pub(super) fn may_hold(self, hash: &KeyHash) -> Option<bool> {
+        match self.0 {
+            Probe::Line(line) => Some(line.may_hold(hash)),
+            Probe::Absent => Some(false),
+            Probe::Unusable => Some(true),
+            Probe::NotLoaded => None,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Probe<'a> {
     /// In this line, whose cache line was prefetched.
@@ -317,22 +331,6 @@ impl LayerFile {
             }
             None => Probe::Unusable,
         })
-    }
-
-    /// As [`LayerFile::may_hold`], of what [`LayerFile::probe_filter`] has found for the same hash.
-    #[inline]
-    pub(super) fn may_hold_by(
-        &self,
-        probe: FilterProbe<'_>,
-        hash: &KeyHash,
-        kind: ReadKind<'_>,
-    ) -> bool {
-        match probe.0 {
-            Probe::Line(line) => line.may_hold(hash),
-            Probe::Absent => false,
-            Probe::Unusable => true,
-            Probe::NotLoaded => self.may_hold(hash, kind),
-        }
     }
 
     #[cold]

@@ -81,8 +81,11 @@ impl LayerFile {
         if footer.summary.tombstones > 0 {
             return Lookup::UNKNOWN;
         }
-        if !self.may_hold_by(probe, hash, kind) {
-            return Lookup { state: State::Absent, ..Lookup::UNKNOWN };
+        match probe.may_hold(hash) {
+            // The whole read will read it, if it comes to this layer at all.
+            None => return Lookup::UNKNOWN,
+            Some(false) => return Lookup { state: State::Absent, ..Lookup::UNKNOWN },
+            Some(true) => {}
         }
         match (kind, self.blocks().mapped()) {
             (ReadKind::Wait, Some(map)) if footer.height > 0 => {
