@@ -94,11 +94,18 @@ pub struct DetachedStats {
 /// A registration; its holder takes it out again with [`PinRegistry::remove`].
 #[derive(Debug)]
 pub(crate) struct PinHandle {
-    key: SlotKey,
+    /// None: it is not registered.
+    key: Option<SlotKey>,
     held: Arc<Held>,
 }
 
 impl PinHandle {
+    /// One that no registry knows, for what is taken in a forked child.
+    pub(crate) fn unregistered() -> PinHandle {
+        let held = Held { number: AtomicU64::new(UNPINNED), detached: None };
+        PinHandle { key: None, held: Arc::new(held) }
+    }
+
     pub(crate) fn set_number(&self, number: u64) {
         self.held.number.store(number, Ordering::Relaxed);
     }
@@ -153,11 +160,12 @@ impl PinRegistry {
         let held = Arc::new(held);
         let key =
             self.0.lock().insert(Entry { kind, caller, since: clock.now(), held: held.clone() });
-        PinHandle { key, held }
+        PinHandle { key: Some(key), held }
     }
 
     pub(crate) fn remove(&self, handle: &PinHandle) {
-        let removed = self.0.lock().remove(handle.key);
+        let Some(key) = handle.key else { return };
+        let removed = self.0.lock().remove(key);
         debug_assert!(removed.is_some(), "a pin is removed once");
     }
 

@@ -24,7 +24,7 @@ use crate::{
     flush::{FlushState, SharedRedo},
     map::{FileLayer, Files, MapVersion, MemSlot},
     options::Clock,
-    pins::{PinRegistry, RetiredBytes},
+    pins::{PinHandle, PinKind, PinRegistry, RetiredBytes},
     publish::{Held, Published, never_current},
     slots::Slots,
     store::StoreShared,
@@ -163,7 +163,12 @@ impl TimelineShared {
 
     /// The map as it is now.
     pub(crate) fn look(&self) -> Look<'_> {
-        Look { map: Some(self.published.load()), timeline: self }
+        Look { map: Some(self.current_map()), timeline: self }
+    }
+
+    /// The map as it is now, counted; in a forked child an empty one, without a lock.
+    fn current_map(&self) -> Held<MapVersion> {
+        if self.store.is_inherited() { self.unpinned.clone() } else { self.published.load() }
     }
 
     /// Rolls, unless somebody has the lease, and waits until what is frozen then is flushed.
@@ -179,6 +184,19 @@ impl TimelineShared {
             self.reclaim();
         }
         Ok(self.disk_consistent_lsn())
+    }
+
+    /// Registers what holds a map version.
+    pub(crate) fn pin(
+        &self,
+        kind: PinKind,
+        caller: &'static Location<'static>,
+        number: u64,
+    ) -> PinHandle {
+        match self.store.is_inherited() {
+            true => PinHandle::unregistered(),
+            false => self.pins.add(kind, caller, self.clock(), number),
+        }
     }
 
     pub(crate) fn wake_reclaimer(&self) {
@@ -368,7 +386,7 @@ impl Timeline {
     #[must_use]
     #[track_caller]
     pub fn snapshot(&self) -> Snapshot {
-        let map = self.0.published.load();
+        let map = self.0.current_map();
         let committed = map.value().last_record_lsn();
         Snapshot::new(map, committed, self.0.clone(), Location::caller())
     }
@@ -376,9 +394,12 @@ impl Timeline {
     /// An owned pin at an Lsn.
     ///
     /// # Errors
-    /// [`Error::NotYet`], [`Error::BelowCutoff`]
+    /// [`Error::NotYet`], [`Error::BelowCutoff`]; [`Error::Closed`] in a forked child.
     #[track_caller]
     pub fn snapshot_at(&self, lsn: Lsn) -> Result<Snapshot> {
+        if self.0.store.is_inherited() {
+            return Err(Error::Closed);
+        }
         let committed = self.0.look().last_record_lsn();
         let last_record_lsn = committed.max(self.0.start);
         if lsn > last_record_lsn {
@@ -429,6 +450,9 @@ impl Timeline {
     /// Everything that holds a version of the layer map or a layer, and what each of them alone keeps in memory.
     #[must_use]
     pub fn pins(&self) -> Vec<PinInfo> {
+        if self.0.store.is_inherited() {
+            return Vec::new();
+        }
         self.0.pins.list(self.0.clock(), &self.0.retired())
     }
 
@@ -448,6 +472,9 @@ impl Timeline {
     /// Gives the flushes of this timeline what makes pages of deltas, in the place of [`Options::flush_redo`](crate::Options::flush_redo), so that they can cut
     /// long chains ([`Options::deltas_per_page_max`](crate::Options::deltas_per_page_max)): from the next flush on, until the store is closed.
     pub fn set_flush_redo(&self, redo: FlushRedo) {
+        if self.0.store.is_inherited() {
+            return;
+        }
         let before = self.0.flush_redo.lock().replace(redo.0);
         drop(before);
     }
@@ -468,6 +495,9 @@ impl Timeline {
     /// Sizes, counts and the state of flushing.
     #[must_use]
     pub fn stats(&self) -> TimelineStats {
+        if self.0.store.is_inherited() {
+            return TimelineStats::default();
+        }
         TimelineStats::of(&self.0)
     }
 }

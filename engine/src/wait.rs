@@ -109,7 +109,9 @@ impl Reached {
     }
 
     fn outcome(&self) -> Option<Result<()>> {
-        if self.timeline.last_record_lsn.load(Ordering::Acquire) >= self.lsn.0 {
+        if self.timeline.last_record_lsn.load(Ordering::Acquire) >= self.lsn.0
+            && !self.timeline.store.is_inherited()
+        {
             return Some(Ok(()));
         }
         self.timeline.store.check_open().err().map(Err)
@@ -131,7 +133,9 @@ impl Future for Reached {
 
 impl Drop for Reached {
     fn drop(&mut self) {
-        self.timeline.waiters.leave(self.id);
+        if !self.timeline.store.is_inherited() {
+            self.timeline.waiters.leave(self.id);
+        }
     }
 }
 

@@ -59,8 +59,9 @@ impl<'t> WriteLease<'t> {
     /// Appends one value: copies it once, into the open layer. Invisible until it is committed.
     ///
     /// # Errors
-    /// [`Error::Layers`] with `LsnOutOfOrder` (below the last append, or at or below the last commit),
-    /// `DuplicateVersion`, `ValueTooLong`, `Full` or `OutOfMemory`; [`Error::FlushStalled`]. Nothing is changed, and a
+    /// [`Error::Layers`] with `LsnOutOfOrder` (below the last append, or at or below the last
+    /// commit), `DuplicateVersion`, `ValueTooLong`, `Full` or `OutOfMemory`;
+    /// [`Error::FlushStalled`]; [`Error::Closed`] in a forked child. Nothing is changed, and a
     /// stalled writer goes on when flushing does.
     #[inline]
     pub fn put(&mut self, key: Key, lsn: Lsn, value: Value<'_>) -> Result<()> {
@@ -177,6 +178,9 @@ impl<'t> WriteLease<'t> {
     /// An open layer that could not be rolled may grow to twice its size, and no further.
     #[inline]
     fn check_room(&mut self) -> Result<()> {
+        if self.timeline.store.is_inherited() {
+            return Err(Error::Closed);
+        }
         let max = self.timeline.store.options.open_layer_size_max_bytes;
         if self.writer.used_bytes() >= 2 * max && !self.writer.has_pending() {
             return self.make_room();
@@ -198,6 +202,9 @@ impl<'t> WriteLease<'t> {
 
 impl Drop for WriteLease<'_> {
     fn drop(&mut self) {
+        if self.timeline.store.is_inherited() {
+            return;
+        }
         self.writer.abort();
         // The lock itself is given back right after this; whoever takes the lease now waits for it.
         self.timeline.leased.store(false, Ordering::Release);
