@@ -152,9 +152,11 @@ impl Store {
     /// Opens the store in a directory, or makes one there. What the log holds and no layer file does is in memory again.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`], [`Error::Locked`], [`Error::NoStore`], [`Error::NotAStore`], and [`Error::Layers`] for
-    /// CURRENT, a manifest, a layer file or a segment of the log that is damaged, missing (both are `Corrupt`), or of another
-    /// format version. What the store holds is left as it was; a long log may have been flushed up to the damage.
+    /// [`Error::InvalidOption`], [`Error::Locked`], [`Error::NoStore`], [`Error::NotAStore`], and
+    /// [`Error::Layers`] for CURRENT, a manifest, a layer file or a segment of the log that is
+    /// damaged, missing (both are `Corrupt`), of another format version, or no regular file
+    /// (`NotAFile`). What the store holds is left as it was; a long log may have been flushed up to
+    /// the damage.
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<(Store, OpenReport)> {
         Store::open_with(Arc::new(RealStorage), path, options)
     }

@@ -22,6 +22,18 @@ pub const PAGE_BYTES: usize = 4096;
 /// **Contract:** a file is not written to or truncated while it is mapped.
 /// [`RealStorage`](super::RealStorage) refuses both. A program that does so by other means makes
 /// the next touch of lost pages raise `SIGBUS`, as with every memory map.
+///
+/// Nothing but a storage of this crate maps a file:
+///
+/// ```compile_fail,E0624
+/// # let (path, file, mapping): (&std::path::Path, &std::fs::File, _) = todo!();
+/// pagestrata_layers::storage::FileMap::of_file(path, file, mapping);
+/// ```
+///
+/// ```
+/// let bytes = Box::new(*b"bytes");
+/// assert_eq!(pagestrata_layers::storage::FileMap::of_bytes(bytes).bytes(), b"bytes");
+/// ```
 #[derive(Debug)]
 pub struct FileMap(Bytes);
 

@@ -41,6 +41,8 @@ fn made(dir: &Path) -> Vec<PathBuf> {
     write(&main, 21..=30);
     let layer = main.layers().remove(0).path;
     drop((main, store));
+    // Removes the segments that are not needed any more.
+    drop(Store::open(dir, options()).unwrap());
     let is_segment = |path: &PathBuf| path.extension().is_some_and(|of| of == "log");
     let entries = fs::read_dir(dir.join("log")).unwrap();
     let mut segments: Vec<_> =
