@@ -325,30 +325,27 @@ impl Appender {
         self.used_bytes
     }
 
+    /// Uninitialised memory that nobody else knows of, and its position.
     #[inline]
     fn append(&mut self, layout: Layout) -> Result<(NonNull<u8>, u64)> {
         #[cfg(test)]
         self.space.spend_append()?;
-        if let Some(chunk) = &self.current
-            && let Some(address) = chunk.alloc(layout)
-        {
-            self.used_bytes += layout.size() as u64;
-            return Ok((address, self.position_of(chunk, address)));
-        }
-        self.add_chunk(layout)?;
+        let in_current = self.current.as_mut().and_then(|chunk| chunk.alloc(layout));
+        let (address, offset) = match in_current {
+            Some(found) => found,
+            None => self.append_to_new(layout)?,
+        };
         self.used_bytes += layout.size() as u64;
-        let chunk = self.current.as_ref().expect("just added");
-        let address = chunk.alloc(layout).expect("a new chunk has room for what it was taken for");
-        Ok((address, self.position_of(chunk, address)))
-    }
-
-    #[inline]
-    fn position_of(&self, chunk: &Chunk, address: NonNull<u8>) -> u64 {
-        let offset = address.as_ptr().addr() - chunk.base().as_ptr().addr();
-        ((self.chunks - 1) as u64) << OFFSET_BITS | offset as u64
+        Ok((address, ((self.chunks - 1) as u64) << OFFSET_BITS | offset as u64))
     }
 
     #[cold]
+    fn append_to_new(&mut self, layout: Layout) -> Result<(NonNull<u8>, usize)> {
+        self.add_chunk(layout)?;
+        let chunk = self.current.as_mut().expect("just added");
+        Ok(chunk.alloc(layout).expect("a new chunk has room for what it was taken for"))
+    }
+
     fn add_chunk(&mut self, layout: Layout) -> Result<()> {
         let space = &*self.space;
         if self.chunks == CHUNKS_MAX {
