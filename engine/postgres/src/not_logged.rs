@@ -114,12 +114,14 @@ fn sequence_state(page: &Page) -> Option<std::ops::Range<usize>> {
     let is_normal = pointer >> 15 & 3 == 1;
     let first = offset.checked_add(usize::from(*page.get(offset + TUPLE_HOFF)?))?;
     let is_whole = offset + len <= special && first + SEQUENCE_TUPLE_LEN <= offset + len;
-    let is_one = usize::from(lower) == HEADER_LEN + 4 && offset >= usize::from(u16_at(page, UPPER)?);
+    let is_one =
+        usize::from(lower) == HEADER_LEN + 4 && offset >= usize::from(u16_at(page, UPPER)?);
     (is_normal && is_whole && is_one).then_some(first..first + SEQUENCE_STATE_LEN)
 }
 
 fn sequence(redone: &Page, on_disk: &Page) -> Option<UnloggedChange> {
-    let state = sequence_state(redone).filter(|state| Some(state) == sequence_state(on_disk).as_ref())?;
+    let state =
+        sequence_state(redone).filter(|state| Some(state) == sequence_state(on_disk).as_ref())?;
     equal_without(redone, on_disk, &[CHECKSUM, state]).then_some(UnloggedChange::SequenceState)
 }
 
@@ -241,7 +243,8 @@ mod tests {
     #[test]
     fn of_a_gist_leaf_one_flag_may_differ() {
         let of = page("1663/5/16384/main/3");
-        let special = |flags: u8| [0, 0, 0, 0, 9, 0, 0, 0, 255, 255, 255, 255, flags, 0, 0x81, 0xFF];
+        let special =
+            |flags: u8| [0, 0, 0, 0, 9, 0, 0, 0, 255, 255, 255, 255, flags, 0, 0x81, 0xFF];
         let mut redone = page_with(28, 8136, &special(1 | 4));
         redone[24..28].copy_from_slice(&(8136_u32 | 1 << 15 | 40 << 17).to_le_bytes());
         let mut on_disk = redone;
