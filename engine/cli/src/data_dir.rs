@@ -6,8 +6,9 @@
 //! | `global/pg_control` | what the server was doing when it wrote it |
 //! | `RESTORE_INCOMPLETE` | `restore` began to write the directory and has not finished |
 //!
-//! **Invariant:** [`OutDir`] writes its marker, synced, before any other file, and removes it after every file and directory
-//! is synced. After a crash at any moment a directory without the marker is empty or complete.
+//! **Invariant:** [`OutDir`] writes its marker, synced, before any other file, and removes it after
+//! every file and directory is synced. After a crash at any moment a directory without the marker
+//! is empty or complete.
 
 use std::{
     collections::BTreeSet,
@@ -50,8 +51,9 @@ pub(crate) fn check_at_rest(dir: &Path, control: &ControlFile) -> Result<()> {
 
 /// The process of the server that works in a data directory.
 ///
-/// A server's working directory is its data directory, so that a process that only has the number of one that crashed is not
-/// taken for a server. Where `/proc` does not let us look, the process counts as one.
+/// A server's working directory is its data directory, so that a process that only has the number
+/// of one that crashed is not taken for a server. Where `/proc` does not let us look, the process
+/// counts as one.
 fn running_server(dir: &Path) -> Option<u32> {
     let bytes = read_file(&*storage(), &dir.join(PID_FILE), PID_FILE_LEN_MAX).ok()?;
     let text = String::from_utf8_lossy(&bytes);

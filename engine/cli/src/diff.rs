@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! sizes of both sides -> Sizes: per fork, the blocks that both have, and those that only one has
-//! pages on disk       -> equal | equal by PostgreSQL's masking rules | not logged, of a kind | different
+//! pages on disk       -> equal | equal by PostgreSQL's masking rules | not logged | different
 //! ```
 //!
 //! What PostgreSQL does not log is no difference, and is counted by its kind ([`NotLogged`]).
@@ -47,7 +47,8 @@ pub(crate) struct Diff<'a> {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct NotLogged {
-    /// Unlogged relations: those with an init fork on both sides. Of these, only the init fork is compared.
+    /// Unlogged relations: those with an init fork on both sides. Of these, only the init fork is
+    /// compared.
     pub unlogged_relations: u64,
     /// Sequences whose `last_value` and `log_cnt` differ, and nothing else.
     pub sequences: u64,
@@ -55,12 +56,14 @@ pub struct NotLogged {
     pub spgist_last_used_pages: u64,
     /// Leaves of GiST indexes of which one side has the flag `F_TUPLES_DELETED`.
     pub gist_tuples_deleted: u64,
-    /// Visibility map pages without a set bit that only one side has, or has as zeros. A map without a page counts as one.
+    /// Visibility map pages without a set bit that only one side has, or has as zeros. A map
+    /// without a page counts as one.
     pub empty_visibility_maps: u64,
-    /// Visibility map pages with more set bits on disk: of a database that `CREATE DATABASE` with `STRATEGY wal_log` copied, which
-    /// logs the copied maps as empty.
+    /// Visibility map pages with more set bits on disk: of a database that `CREATE DATABASE` with
+    /// `STRATEGY wal_log` copied, which logs the copied maps as empty.
     pub copied_visibility_maps: u64,
-    /// Blocks of zeros on disk, behind the end of their fork: it was extended, and the server crashed before it logged their use.
+    /// Blocks of zeros on disk, behind the end of their fork: it was extended, and the server
+    /// crashed before it logged their use.
     pub trailing_zero_blocks: u64,
     /// Pages of free space maps on disk.
     pub free_space_map_pages: u64,
@@ -108,7 +111,8 @@ pub struct DiffReport {
     pub different: u64,
     /// Pages that cannot be redone, and were passed over.
     pub skipped: u64,
-    /// Empty forks that are not on disk: dropped right before a backup of a server that ran, whose checkpoint left their files.
+    /// Empty forks that are not on disk: dropped right before a backup of a server that ran, whose
+    /// checkpoint left their files.
     pub left_over: u64,
     /// Forks that otherwise have another number of blocks, or are only on one side.
     pub sizes_different: u64,
@@ -127,8 +131,8 @@ impl fmt::Display for DiffReport {
         let DiffReport { pages, equal, equal_masked, different, sizes_different, .. } = self;
         write!(
             f,
-            "{pages} pages: {equal} equal, {equal_masked} equal by masking rules, {different} different; \
-             {sizes_different} forks of another size"
+            "{pages} pages: {equal} equal, {equal_masked} equal by masking rules, \
+             {different} different; {sizes_different} forks of another size"
         )?;
         if self.skipped > 0 {
             write!(f, "; {} pages cannot be redone and were skipped", self.skipped)?;
@@ -234,7 +238,8 @@ struct Comparison<'g, 'w, W: Write> {
 }
 
 impl<W: Write> Comparison<'_, '_, W> {
-    /// Whether a fork is compared: not a free space map, and of an unlogged relation only the init fork.
+    /// Whether a fork is compared: not a free space map, and of an unlogged relation only the init
+    /// fork.
     fn is_compared(&self, rel: RelFork) -> bool {
         match rel.fork {
             Fork::Fsm => false,
@@ -301,7 +306,8 @@ impl<W: Write> Comparison<'_, '_, W> {
         self.output.result(&DiffLine { what: rel.to_string(), here, there })
     }
 
-    /// A page as redo makes it, of zeros if it was never written; none: it cannot be redone, and is listed.
+    /// A page as redo makes it, of zeros if it was never written; none: it cannot be redone, and is
+    /// listed.
     fn read(&mut self, of: RelPage) -> Result<Option<Box<Page>>> {
         let Pages { guard, lsn, scratch, .. } = &mut self.pages;
         if guard.history(of.key(), *lsn, scratch)?.is_empty() {
@@ -400,8 +406,8 @@ impl<W: Write> Comparison<'_, '_, W> {
         self.output.result(&DiffLine { what: of.to_string(), here, there })
     }
 
-    /// Whether a map page was logged as an empty image behind the start of the base: a copied one, whose bits PostgreSQL takes for
-    /// a hole.
+    /// Whether a map page was logged as an empty image behind the start of the base: a copied one,
+    /// whose bits PostgreSQL takes for a hole.
     fn is_copied_map(&mut self, of: RelPage) -> Result<bool> {
         let Pages { guard, lsn, scratch, .. } = &mut self.pages;
         let versions = guard.history(of.key(), *lsn, scratch)?;

@@ -1,17 +1,18 @@
 //! `restore`: the relation files of a data directory as they were at an Lsn.
 //!
 //! ```text
-//! sizes -> Plan: which files, how long, from which fork -> check_room -> OutDir -> holes, pages, sync
+//! sizes -> plan_forks -> check_room -> OutDir -> ForkFiles: holes, pages, sync
 //! ```
 //!
 //! - Free space maps are not logged: they are not written, and PostgreSQL makes them anew.
-//! - The main fork of an unlogged relation, one that has an init fork, is a copy of that, as after a crash. Its other forks are
-//!   not written.
+//! - The main fork of an unlogged relation, one that has an init fork, is a copy of that, as after
+//!   a crash. Its other forks are not written.
 //! - A tablespace is a directory in `pg_tblspc`.
 //! - Pages of zeros are holes.
 //!
-//! **Invariant:** the length of every file is decided, and checked against a limit and the free space, before anything is
-//! written: sizes come from block numbers of records, and a damaged one can have any.
+//! **Invariant:** the length of every file is decided, and checked against a limit and the free
+//! space, before anything is written: sizes come from block numbers of records, and a damaged one
+//! can have any.
 
 use std::{
     collections::BTreeMap,
@@ -42,7 +43,8 @@ const DEFAULT_TABLESPACE: u32 = 1663;
 const VERSION_DIR: &str = "PG_15_202209061";
 /// Blocks of a file: 1 GiB.
 const SEGMENT_BLOCKS: u32 = 131_072;
-/// By default files may be this many times as large as the pages that are stored. A hash index allocates the most ahead: it doubles.
+/// By default files may be this many times as large as the pages that are stored. A hash index
+/// allocates the most ahead: it doubles.
 const DEFAULT_LIMIT_FACTOR: u64 = 8;
 /// And by default they may be as large as this in any case, in bytes: 1 GiB.
 const DEFAULT_LIMIT_MIN: u64 = 1 << 30;
@@ -226,7 +228,8 @@ fn check_room(plan: &[PlannedFork], max_bytes: Option<u64>, out: &Path) -> Resul
     }
 }
 
-/// The files of a fork, or of several that are the same: created as long as they will be, and written where a page is not zeros.
+/// The files of a fork, or of several that are the same: created as long as they will be, and
+/// written where a page is not zeros.
 struct ForkFiles<'o> {
     out: &'o mut OutDir,
     rels: &'o [RelFork],

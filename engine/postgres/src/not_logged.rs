@@ -2,13 +2,14 @@
 //!
 //! | page | what may differ from redo, and nothing else | why |
 //! |---|---|---|
-//! | of a sequence | `last_value` and `log_cnt`, 16 bytes of its tuple | the log is up to 32 values ahead |
+//! | of a sequence | `last_value` and `log_cnt`, 16 bytes of its tuple | the log is ahead of them |
 //! | SP-GiST metapage | bytes 28..92, `lastUsedPages` | a cache of pages with free space |
 //! | GiST leaf | the flag `F_TUPLES_DELETED` | redo of DELETE sets it, the server does not |
-//! | visibility map | its header, if no bit is set on either side | a map is made before its first bit is |
+//! | visibility map | its header, if no bit is set on either side | making a map is not logged |
 //!
-//! Hints and free space, for which PostgreSQL has masking rules, are those of [`mask_page`]; a GiST leaf and an SP-GiST metapage may
-//! differ in both ways at once. A sequence and a visibility map may not: PostgreSQL's rules would clear every bit of a map.
+//! Hints and free space, for which PostgreSQL has masking rules, are those of [`mask_page`]; a GiST
+//! leaf and an SP-GiST metapage may differ in both ways at once. A sequence and a visibility map
+//! may not: PostgreSQL's rules would clear every bit of a map.
 //!
 //! **Invariant:** a byte that the table does not name stays a difference.
 
@@ -52,10 +53,12 @@ pub enum UnloggedChange {
     EmptyMap,
 }
 
-/// Tells which unlogged change is the whole difference between a page as redo makes it and as a server has it on disk.
+/// Tells which unlogged change is the whole difference between a page as redo makes it and as a
+/// server has it on disk.
 ///
-/// Returns `None` if the pages differ in anything else, and if they are equal by PostgreSQL's masking rules
-/// ([`mask_page`]): ask for that first. Both pages may have any bytes; checksums are not compared.
+/// Returns `None` if the pages differ in anything else, and if they are equal by PostgreSQL's
+/// masking rules ([`mask_page`]): ask for that first. Both pages may have any bytes; checksums are
+/// not compared.
 ///
 /// ```
 /// # use pagestrata_postgres::{RelPage, UnloggedChange, unlogged_change};
@@ -88,7 +91,8 @@ pub fn unlogged_change(of: RelPage, redone: &Page, on_disk: &Page) -> Option<Unl
     }
 }
 
-/// Whether a page of a visibility map has no set bit: it was never written, or is initialized and has zeros behind its header.
+/// Whether a page of a visibility map has no set bit: it was never written, or is initialized and
+/// has zeros behind its header.
 #[must_use]
 pub fn is_map_without_bits(page: &Page) -> bool {
     let is_never_written = page.iter().all(|byte| *byte == 0);
@@ -97,7 +101,8 @@ pub fn is_map_without_bits(page: &Page) -> bool {
     is_never_written || is_initialized && page[HEADER_LEN..].iter().all(|byte| *byte == 0)
 }
 
-/// Whether a visibility map page has every bit that another has, and is the same otherwise but for its checksum.
+/// Whether a visibility map page has every bit that another has, and is the same otherwise but for
+/// its checksum.
 #[must_use]
 pub fn has_all_map_bits(page: &Page, of: &Page) -> bool {
     let header = |page: &Page| (page[..8].to_vec(), page[10..HEADER_LEN].to_vec());
@@ -231,7 +236,8 @@ mod tests {
         let kind = UnloggedChange::SpGistLastUsedPages;
         assert_eq!(unlogged_change(of, &redone, &on_disk), Some(kind));
         let found = excused(of, &redone, &on_disk, kind);
-        // And what PostgreSQL's rules mask: Lsn, checksum, xid of the last pruning, free space. Flags of the page are not among it in bit 0x40.
+        // And what PostgreSQL's rules mask: Lsn, checksum, xid of the last pruning, free space.
+        // Flags of the page are not among it in bit 0x40.
         let masked = [(0..10).collect(), (20..24).collect::<Vec<_>>()].concat();
         assert_eq!(found, [masked, (28..8184).collect()].concat());
         assert_eq!(unlogged_change(page("1663/5/16384/main/1"), &redone, &on_disk), None);

@@ -1,4 +1,5 @@
-//! `diff` against real servers: what PostgreSQL does not log is counted by kind, and everything else is a difference.
+//! `diff` against real servers: what PostgreSQL does not log is counted by kind, and everything
+//! else is a difference.
 
 use std::{
     fs,
@@ -14,8 +15,8 @@ use crate::{
     support::{Ran, copy_dir, edit, run},
 };
 
-const SETTINGS: &str = "autovacuum = off\nbgwriter_lru_maxpages = 0\nwal_writer_delay = 10s\nwal_buffers = 16MB\n\
-    max_prepared_transactions = 2";
+const SETTINGS: &str = "autovacuum = off\nbgwriter_lru_maxpages = 0\n\
+    wal_writer_delay = 10s\nwal_buffers = 16MB\nmax_prepared_transactions = 2";
 
 /// Tables and indexes of every kind whose pages PostgreSQL changes without a word in the log.
 const TABLES: &str = "create unlogged table quick(id int primary key, t text)\n\
@@ -131,7 +132,8 @@ impl Cluster {
     }
 }
 
-/// Waits until the process is gone for good: one that nobody has waited for still counts for PostgreSQL.
+/// Waits until the process is gone for good: one that nobody has waited for still counts for
+/// PostgreSQL.
 fn wait_for_exit(pid: u32) {
     while Path::new(&format!("/proc/{pid}")).exists() {
         std::thread::sleep(Duration::from_millis(10));

@@ -91,8 +91,8 @@ fn a_page_is_explained_oldest_first() {
     run(dir.path(), "explain --store {}/store 1663/5/99999/main/0").failed(3, &["no page"]);
 }
 
-/// A record behind the end of the sample's log, with good checksums: an insertion into a fresh page (`XLOG_HEAP_INSERT` with
-/// `XLOG_HEAP_INIT_PAGE`) of this block. Its end.
+/// A record behind the end of the sample's log, with good checksums: an insertion into a fresh page
+/// (`XLOG_HEAP_INSERT` with `XLOG_HEAP_INIT_PAGE`) of this block. Its end.
 fn append_record(dir: &Path, relation: u32, block: u32) -> Lsn {
     /// Where the last record starts: `B_shutdown_checkpoint` of the sample.
     const LAST: u64 = 0xDC2F60;
@@ -242,7 +242,8 @@ fn a_restore_goes_into_an_empty_directory() {
     assert_eq!(contents(&dir.path().join("hidden")).len(), 1);
 }
 
-/// A fork with blocks that were never written, in two segments, is as long as it should be and takes no room.
+/// A fork with blocks that were never written, in two segments, is as long as it should be and takes
+/// no room.
 #[test]
 fn blocks_that_were_never_written_are_holes() {
     let dir = imported();
