@@ -20,6 +20,7 @@ Exit codes:
   3  not found: no such store, timeline, file or page, or an Lsn outside of the history
   4  get: a record of the page cannot be redone here
   5  ingest: the log ends in a torn record; everything before it was ingested
+  6  restore, diff: pages that cannot be redone were skipped (--skip-unknown); everything else is restored, or equal
 
 An LSN is written as PostgreSQL does, such as 0/AAF2A0.
 A KEY is tablespace/database/relation/fork/block, such as 1663/5/16384/main/0; a fork is main, fsm, vm or init.";
@@ -164,6 +165,12 @@ pub enum Command {
         /// A directory that is not there yet, or empty
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
+        /// Refuse to write files of more bytes than this, pages of zeros included [default: 8 times the stored pages, at least 1 GiB]
+        #[arg(long, value_name = "BYTES")]
+        max_bytes: Option<u64>,
+        /// Write zeros for a page that cannot be redone, list it and go on; the exit code is 6
+        #[arg(long)]
+        skip_unknown: bool,
     },
     /// Compare all pages at an Lsn with the files of a data directory
     Diff {
@@ -176,6 +183,12 @@ pub enum Command {
         /// The data directory of a server that was shut down, or a copy of it
         #[arg(long, value_name = "DIR")]
         base: PathBuf,
+        /// Compare also if the server runs or has crashed: its files are then those of no one Lsn
+        #[arg(long)]
+        running: bool,
+        /// Pass over a page that cannot be redone, and list it; the exit code is 6 unless something differs
+        #[arg(long)]
+        skip_unknown: bool,
     },
     /// List the layer files
     Layers {

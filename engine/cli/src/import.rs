@@ -23,6 +23,7 @@ use serde::Serialize;
 
 use crate::{
     Error, Progress, Result,
+    data_dir::check_complete,
     identity::{IDENTITY_KEY, Identity},
     output::{as_text, size},
     sizes::{size_key, size_value},
@@ -86,8 +87,9 @@ impl fmt::Display for ImportReport {
 /// Opens a base backup: a directory, or a tar. Its pages are those of its checkpoint, or it has a label.
 ///
 /// # Errors
-/// [`Error::NotShutDown`], and what is wrong with its files.
+/// [`Error::NotShutDown`], [`Error::RestoreIncomplete`], and what is wrong with its files.
 pub fn open_base(path: &Path) -> Result<BaseBackup> {
+    check_complete(path)?;
     let archive = path.join(BASE_ARCHIVE);
     let base = match (path.is_file(), archive.is_file()) {
         (true, _) => BaseBackup::open_archive(storage(), path)?,

@@ -13,11 +13,12 @@ use crate::{
     Error, ExitStatus, Output, Result,
     args::{Command, Target},
     demo,
+    diff::{Diff, diff},
     follow::{Follow, follow},
     import::{Spool, import, open_base},
     ingest::{Log, ingest},
     layers, pages,
-    restore::{DiffReport, diff, restore},
+    restore::{Restore, restore},
     stores::{open_existing, open_to_ingest},
     verify::verify,
 };
@@ -96,17 +97,21 @@ pub fn run<W: Write>(command: Command, output: &mut Output<W>) -> Result<ExitSta
             let (_store, timeline) = open_existing(&target.store, &target.timeline)?;
             pages::explain(&timeline, key, lsn, output)?;
         }
-        Command::Restore { target, lsn, out } => {
+        Command::Restore { target, lsn, out, max_bytes, skip_unknown } => {
             let (_store, timeline) = open_existing(&target.store, &target.timeline)?;
-            restore(&timeline, lsn, &out, output)?;
+            let how = Restore { lsn, out: &out, max_bytes, skips_unknown: skip_unknown };
+            return restore(&timeline, &how, output);
         }
-        Command::Diff { target, lsn, base } => {
+        Command::Diff { target, lsn, base, running, skip_unknown } => {
             let (_store, timeline) = open_existing(&target.store, &target.timeline)?;
-            let DiffReport { different, sizes_different, .. } =
-                diff(&timeline, lsn, &base, output)?;
-            if different + sizes_different > 0 {
-                return Ok(ExitStatus::Failed);
-            }
+            let (allows_running, skips_unknown) = (running, skip_unknown);
+            let report =
+                diff(&timeline, &Diff { lsn, base: &base, allows_running, skips_unknown }, output)?;
+            return Ok(match report.is_same() {
+                false => ExitStatus::Failed,
+                true if report.skipped > 0 => ExitStatus::Skipped,
+                true => ExitStatus::Done,
+            });
         }
         Command::Layers { target } => {
             let (_store, timeline) = open_existing(&target.store, &target.timeline)?;

@@ -5,6 +5,7 @@ mod backup;
 mod bad_input;
 mod captures;
 mod commands;
+mod diff;
 mod follow;
 mod restore;
 #[path = "../../../postgres/tests/all/live/server.rs"]
