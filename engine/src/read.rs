@@ -15,6 +15,7 @@ use crate::{
     DetachedVersion, Error, Fetch, ReadStats, Redo, Result, Scratch,
     detach::Pinned,
     map::{Found, MapVersion},
+    newest::newest_in_map,
     pins::{PinHandle, PinKind},
     publish::Cached,
     scratch::{Parts, stats_of, with_thread_scratch},
@@ -406,7 +407,8 @@ impl<'g> Guard<'g> {
         with_thread_scratch(|scratch| Ok(f(&self.page(key, lsn, redo, scratch)?)))
     }
 
-    /// Whether there is such a page at this Lsn: something was put, and not dropped since.
+    /// Whether there is such a page at this Lsn: something was put, and not dropped since. Reads no layer below the one that has
+    /// the newest version, so it does not say whether the page can be made: deltas without a base exist too.
     ///
     /// # Errors
     /// As [`Guard::history`].
@@ -416,9 +418,9 @@ impl<'g> Guard<'g> {
 
     /// The Lsn of the newest version at or below `lsn`.
     pub(crate) fn newest_lsn(self, key: Key, lsn: Lsn) -> Result<Option<Lsn>> {
-        with_thread_scratch(|scratch| {
-            Ok(self.history(key, lsn, scratch)?.newest().map(|version| version.lsn))
-        })
+        self.check(lsn)?;
+        let newest = newest_in_map(self.map, key, lsn.min(self.upper))?;
+        Ok(newest.map(|(lsn, _)| lsn))
     }
 
     pub(crate) fn map(self) -> &'g MapVersion {

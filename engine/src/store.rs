@@ -32,7 +32,8 @@ use pagestrata_wal::{Log, Replayed};
 use parking_lot::Mutex;
 
 use crate::{
-    Error, LayersError, MajorFaults, OpenProgress, Options, PinInfo, Result, StoreStats, Timeline,
+    CloseFuture, Error, LayersError, MajorFaults, OpenProgress, Options, PinInfo, Result,
+    StoreStats, Timeline,
     background::{Wakeup, spawn_threads},
     fetch::Fetchers,
     map::{FileLayer, is_layer_file_name, layer_file_name},
@@ -257,21 +258,54 @@ impl Store {
     /// [`Error::TimelineExists`], [`Error::InvalidTimelineName`], [`Error::InvalidLsn`], [`Error::Layers`],
     /// [`Error::ReadOnly`].
     pub fn create_timeline(&self, name: &str, start: Lsn) -> Result<Timeline> {
-        if name.is_empty()
-            || name.len() > TIMELINE_NAME_LEN_MAX
-            || name.chars().any(char::is_control)
-        {
-            return Err(Error::InvalidTimelineName { name: name.to_owned() });
-        }
-        if !start.is_valid() || start == Lsn::MAX {
-            return Err(Error::InvalidLsn { what: "start of a timeline", lsn: start });
-        }
-        let shared = &self.shared;
-        shared.check_writable()?;
-        let mut timelines = shared.timelines.lock();
+        check_new_timeline(name, start)?;
+        self.shared.check_writable()?;
+        let mut timelines = self.shared.timelines.lock();
         if timelines.iter().any(|timeline| timeline.name == name) {
             return Err(Error::TimelineExists { name: name.to_owned() });
         }
+        self.create_in(&mut timelines, name, start)
+    }
+
+    /// Returns the timeline of this name, and creates it as [`Store::create_timeline`] does if there is none. Threads that call
+    /// it at the same time get the same timeline.
+    ///
+    /// A timeline that exists keeps its own start, [`Timeline::start_lsn`], whatever `start` is.
+    ///
+    /// ```
+    /// # use pagestrata::{Lsn, Options, Store};
+    /// # fn main() -> pagestrata::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let (store, _) = Store::open(dir.path().join("pages"), Options::default())?;
+    /// let created = store.open_or_create_timeline("main", Lsn(0x10))?;
+    /// let opened = store.open_or_create_timeline("main", Lsn(0x99))?;
+    /// assert_eq!(opened.start_lsn(), created.start_lsn());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`Store::create_timeline`], without [`Error::TimelineExists`]. A timeline that exists is returned by a store that
+    /// is read-only, too.
+    pub fn open_or_create_timeline(&self, name: &str, start: Lsn) -> Result<Timeline> {
+        check_new_timeline(name, start)?;
+        // Held from the look to the end of the creation.
+        let mut timelines = self.shared.timelines.lock();
+        if let Some(timeline) = timelines.iter().find(|timeline| timeline.name == name) {
+            return Ok(Timeline(timeline.clone()));
+        }
+        self.shared.check_writable()?;
+        self.create_in(&mut timelines, name, start)
+    }
+
+    /// Creates a timeline whose name is not in the list yet.
+    fn create_in(
+        &self,
+        timelines: &mut Vec<Arc<TimelineShared>>,
+        name: &str,
+        start: Lsn,
+    ) -> Result<Timeline> {
+        let shared = &self.shared;
         let number = timelines.iter().map(|timeline| timeline.number + 1).max().unwrap_or(1);
         let all = shared.dir.join(TIMELINES_NAME);
         let dir = timeline_dir(&shared.dir, number);
@@ -342,7 +376,8 @@ impl Store {
 
     /// Flushes everything that was committed, syncs the log, waits up to `grace` for readers and snapshots to go, and closes.
     ///
-    /// It never waits longer than that for a reader: whoever is left is in the report and can go on reading.
+    /// It never waits longer than that for a reader: those that are left are in the report and can go on reading. Memory of
+    /// retired layers is freed; of those that a pin holds, when that pin goes.
     ///
     /// # Errors
     /// [`Error::FlushFailed`], [`Error::ReadOnly`]: what was acknowledged is in the log; without a log
@@ -372,18 +407,39 @@ impl Store {
         let clock = self.shared.options.clock;
         let (began, nap) = (clock.now(), Duration::from_millis(1).min(grace));
         let mut napped = Duration::ZERO;
-        let pins =
-            |store: &Store| store.timelines().iter().flat_map(Timeline::pins).collect::<Vec<_>>();
-        report.pins = pins(&self);
+        let timelines = self.timelines();
+        let is_any_held = || timelines.iter().any(|timeline| timeline.0.pins.is_any_held());
         // Naps count too: the clock is the embedder's and may stand still.
         let waited = |napped: Duration| napped.max(clock.now().saturating_sub(began));
-        while !report.pins.is_empty() && waited(napped) < grace {
+        while is_any_held() && waited(napped) < grace {
             std::thread::sleep(nap);
             napped = napped.saturating_add(nap);
-            report.pins = pins(&self);
         }
+        report.pins = timelines.iter().flat_map(Timeline::pins).collect();
         self.stop();
         failed.map(|()| report)
+    }
+
+    /// As [`Store::close`], for a task: a thread that is started for it closes the store, and no commit is accepted from the call
+    /// on. Dropping the future does not stop the close; see [`CloseFuture`].
+    ///
+    /// ```
+    /// # use pagestrata::{CloseReport, Result, Store};
+    /// # use std::time::Duration;
+    /// async fn shut_down(store: Store) -> Result<CloseReport> {
+    ///     store.close_async(Duration::from_secs(5)).await // no runtime of ours is needed
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Store::close`].
+    ///
+    /// # Panics
+    /// The future panics when closing has panicked, with the same payload.
+    pub fn close_async(self, grace: Duration) -> CloseFuture {
+        self.shared.closed.store(true, Ordering::Release);
+        let background = self.shared.options.background;
+        CloseFuture::new(self, background, grace)
     }
 
     fn stop(&mut self) {
@@ -408,7 +464,10 @@ impl Store {
         for timeline in shared.timelines.lock().drain(..) {
             timeline.stop_flushing();
             timeline.waiters.wake_up_to(Lsn::MAX);
+            // What was let go of before the reclaimer was told to end. Whatever is let go of later is freed there and then.
+            timeline.reclaim();
         }
+        shared.pool.close();
         shared.fetchers.stop();
         // These wait for a commit, a sync, an edit that is under way; there are no others before the lock is given back.
         if let Some(log) = shared.log.get() {
@@ -428,6 +487,17 @@ impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store").field("dir", &self.shared.dir).finish_non_exhaustive()
     }
+}
+
+/// Whether a timeline can have this name and this start.
+fn check_new_timeline(name: &str, start: Lsn) -> Result<()> {
+    if name.is_empty() || name.len() > TIMELINE_NAME_LEN_MAX || name.chars().any(char::is_control) {
+        return Err(Error::InvalidTimelineName { name: name.to_owned() });
+    }
+    if !start.is_valid() || start == Lsn::MAX {
+        return Err(Error::InvalidLsn { what: "start of a timeline", lsn: start });
+    }
+    Ok(())
 }
 
 pub(crate) fn no_timeline<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Error {
@@ -653,14 +723,15 @@ impl StoreShared {
 
     pub(crate) fn wake_flusher(&self) {
         if !self.is_inherited() {
-            self.flusher.wake();
+            let _ = self.flusher.wake();
         }
     }
 
-    pub(crate) fn wake_reclaimer(&self) {
-        if !self.is_inherited() {
-            self.reclaimer.wake();
-        }
+    /// False: the store is closed, and the caller has to reclaim.
+    #[must_use]
+    pub(crate) fn wake_reclaimer(&self) -> bool {
+        // In a forked child nothing is reclaimed: the memory is the parent's to give back.
+        self.is_inherited() || self.reclaimer.wake()
     }
 
     pub(crate) fn all_timelines(&self) -> Vec<Arc<TimelineShared>> {

@@ -163,6 +163,8 @@ pub struct ChunkPool {
 struct Retained {
     classes: [Vec<Chunk>; CHUNK_CLASSES],
     bytes: usize,
+    /// Nothing is kept any more.
+    is_closed: bool,
 }
 
 impl ChunkPool {
@@ -186,7 +188,8 @@ impl ChunkPool {
     pub fn stock(&self, chunks: usize, stop: &AtomicBool) -> Option<usize> {
         let class = CHUNK_CLASSES - 1;
         let is_enough = |retained: &Retained| {
-            retained.classes[class].len() >= chunks
+            retained.is_closed
+                || retained.classes[class].len() >= chunks
                 || retained.bytes + (CHUNK_MIN_BYTES << class) > self.retained_max_bytes
         };
         if is_enough(&self.retained.lock()) {
@@ -220,12 +223,23 @@ impl ChunkPool {
     pub(crate) fn put_back(&self, mut chunk: Chunk) -> bool {
         chunk.reset();
         let mut retained = self.retained.lock();
-        let is_kept = retained.bytes + chunk.bytes() <= self.retained_max_bytes;
+        let is_kept = !retained.is_closed
+            && retained.bytes + chunk.bytes() <= self.retained_max_bytes;
         if is_kept {
             retained.bytes += chunk.bytes();
             retained.classes[chunk.class].push(chunk);
         }
         is_kept
+    }
+
+    /// Frees all chunks that wait for their next layer. From now on chunks that come back are freed at once.
+    pub fn close(&self) {
+        let freed = {
+            let mut retained = self.retained.lock();
+            std::mem::replace(&mut *retained, Retained { is_closed: true, ..Retained::default() })
+        };
+        // Outside the lock: this gives memory back to the system.
+        drop(freed);
     }
 }
 
@@ -485,6 +499,20 @@ mod tests {
         assert_eq!(chunk.class, CHUNK_CLASSES - 1);
         stop.store(true, Ordering::Relaxed);
         assert!(stock(3), "it is whole, though not backed");
+    }
+
+    #[test]
+    fn a_closed_pool_keeps_nothing() {
+        let pool = ChunkPool::new(usize::MAX);
+        let (early, late) = (pool.take(1, 0).unwrap(), pool.take(1, 0).unwrap());
+        pool.put_back(early);
+        assert!(pool.retained_bytes() > 0);
+        pool.close();
+        assert_eq!(pool.retained_bytes(), 0);
+        pool.put_back(late);
+        assert_eq!(pool.retained_bytes(), 0);
+        assert_eq!(pool.stock(1, &AtomicBool::new(false)), None);
+        assert!(pool.take(1, 0).is_ok(), "a layer can still be made");
     }
 
     #[test]

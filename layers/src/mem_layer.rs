@@ -15,6 +15,7 @@
 
 mod index;
 mod memory;
+mod newest;
 mod records;
 mod sorted;
 #[cfg(test)]
@@ -34,6 +35,7 @@ use crate::{
 };
 use index::{Head, HeadPlace, Index, IndexWriter, Newest, Object, ValueRef};
 use memory::{Appender, Id, Position, Space};
+pub use newest::NewestInLayer;
 pub use sorted::SortedVersions;
 
 /// How much of a version's value is asked for when it is found.

@@ -89,7 +89,7 @@ impl Index {
     }
 
     #[inline]
-    fn object_id(&self, space: &Space, object: u128) -> Option<Id<Object>> {
+    pub(super) fn object_id(&self, space: &Space, object: u128) -> Option<Id<Object>> {
         let table = self.table.load()?;
         let slots = table_slots(space, table);
         let mut at = mix(object) as usize & (slots.len() - 1);
