@@ -125,7 +125,9 @@ impl<'t> WriteLease<'t> {
     }
 
     /// Freezes the open layer, to be flushed in the background, and begins an empty one. Does no I/O and copies
-    /// nothing; an empty layer stays.
+    /// nothing. A layer to which nothing was committed stays. One to which only Lsns were
+    /// committed, without values, is rolled: its flush makes no file and moves the disk-consistent
+    /// Lsn on.
     ///
     /// # Errors
     /// [`Error::Uncommitted`]; [`Error::FlushStalled`] when too many frozen layers wait and flushing fails;
@@ -135,7 +137,8 @@ impl<'t> WriteLease<'t> {
         if self.writer.has_pending() {
             return Err(Error::Uncommitted { timeline: self.timeline.name.clone() });
         }
-        if self.writer.layer().is_empty() {
+        let layer = self.writer.layer();
+        if layer.committed_lsn() < layer.start_lsn() {
             return Ok(());
         }
         if !self.timeline.wait_for_frozen_slot() {
