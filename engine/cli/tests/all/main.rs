@@ -6,6 +6,10 @@ mod bad_input;
 mod captures;
 mod commands;
 mod follow;
+mod follow_made_up;
+#[path = "../../../postgres/tests/all/layout.rs"]
+mod layout;
+mod made_up;
 mod restore;
 #[path = "../../../postgres/tests/all/live/server.rs"]
 mod server;
