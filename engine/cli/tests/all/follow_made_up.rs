@@ -13,8 +13,8 @@ use pagestrata::Lsn;
 
 use crate::{
     made_up::{
-        Session, WATCHDOG, append_messages, append_switch, keep_alive, message, notice, sample_log,
-        serve,
+        Session, WATCHDOG, append_messages, append_switch, keep_alive, keep_alive_with, message,
+        notice, sample_log, serve,
     },
     support::{END, command, imported, ingested},
 };
@@ -251,6 +251,20 @@ fn keep_alives_hold_up_no_end() {
         session.begin()?;
         flood(session, &keep_alive(END))
     });
+}
+
+/// Nobody reads the answers that it wants: they fill the sockets' buffers.
+#[test]
+fn answers_that_nobody_takes_hold_up_no_end() {
+    ends(|session| {
+        session.begin()?;
+        flood(session, &keep_alive_with(END, 1))
+    });
+}
+
+#[test]
+fn waiting_to_connect_again_holds_up_no_end() {
+    ends(|_| Ok(()));
 }
 
 /// Nothing answers, as behind a firewall: the queue of a listener is full.

@@ -275,8 +275,13 @@ pub(crate) fn row(columns: &[&str]) -> Vec<u8> {
 
 /// A keep-alive that wants no answer.
 pub(crate) fn keep_alive(end: Lsn) -> Vec<u8> {
+    keep_alive_with(end, 0)
+}
+
+/// A keep-alive that wants an answer if this is 1.
+pub(crate) fn keep_alive_with(end: Lsn, wants_answer: u8) -> Vec<u8> {
     let numbers = [end.0, 0].map(u64::to_be_bytes).concat();
-    message(b'd', &[b"k", &numbers[..], &[0]].concat())
+    message(b'd', &[b"k", &numbers[..], &[wants_answer]].concat())
 }
 
 pub(crate) fn notice() -> Vec<u8> {
