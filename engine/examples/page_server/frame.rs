@@ -174,6 +174,7 @@ pub(crate) fn encode_response(id: u64, status: Status, source: Source, bytes: &[
 
 /// The head of an answer.
 #[derive(Clone, Copy, Debug)]
+#[allow(dead_code, reason = "the client's half")]
 pub(crate) struct ResponseHead {
     pub(crate) id: u64,
     pub(crate) status: Status,
