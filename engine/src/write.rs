@@ -206,14 +206,17 @@ impl WriteLease<'_> {
     }
 
     /// Freezes the open layer, to be flushed in the background, and begins an empty one. Does no I/O and copies
-    /// nothing; an empty layer stays.
+    /// nothing. A layer to which nothing was committed stays. One to which only Lsns were
+    /// committed, without values, is rolled: its flush makes no file and moves the disk-consistent
+    /// Lsn on.
     ///
     /// # Errors
     /// [`Error::Uncommitted`]; [`Error::FlushStalled`] when too many frozen layers wait and flushing fails;
     /// [`Error::ReadOnly`], [`Error::Closed`].
     pub fn roll(&mut self) -> Result<()> {
         self.check_committed()?;
-        if self.writer().layer().is_empty() {
+        let layer = self.writer().layer();
+        if layer.committed_lsn() < layer.start_lsn() {
             return Ok(());
         }
         self.roll_now()

@@ -12,6 +12,9 @@ use pagestrata_postgres::{
 /// A page is some 8 KiB, and so are a hundred records of a page, about.
 const DELTAS_PER_PAGE_MAX: u32 = 100;
 
+/// Four segments of a server that was set up without a size of its own.
+const FLUSH_BYTES: u64 = 64 << 20;
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
@@ -99,6 +102,9 @@ pub enum Command {
         /// How often what came is made durable and the server told of it, in seconds
         #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
         flush_interval: u64,
+        /// Make what came durable as soon as this many bytes of the log are not
+        #[arg(long, value_name = "BYTES", default_value_t = FLUSH_BYTES, value_parser = clap::value_parser!(u64).range(1..))]
+        flush_bytes: u64,
         /// How often lag and rate are printed, in seconds
         #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
         report_interval: u64,

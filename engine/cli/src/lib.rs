@@ -25,6 +25,7 @@ pub mod follow;
 pub mod identity;
 pub mod import;
 pub mod ingest;
+mod lag;
 mod layers;
 pub mod oracle;
 mod output;

@@ -3,11 +3,11 @@
 use std::{
     io::{self, Write},
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::OnceLock,
     time::Duration,
 };
 
-use pagestrata_postgres::live::ConnectionInfo;
+use pagestrata_postgres::live::{ConnectionInfo, Interrupt};
 
 use crate::{
     Error, ExitStatus, Output, Result,
@@ -60,6 +60,7 @@ pub fn run<W: Write>(command: Command, output: &mut Output<W>) -> Result<ExitSta
             create_slot,
             until,
             flush_interval,
+            flush_bytes,
             report_interval,
             allow_unknown_redo,
             deltas_per_page_max,
@@ -70,6 +71,7 @@ pub fn run<W: Write>(command: Command, output: &mut Output<W>) -> Result<ExitSta
                 creates_slot: create_slot,
                 until,
                 flush_interval: Duration::from_secs(flush_interval),
+                flush_bytes,
                 report_interval: Duration::from_secs(report_interval),
                 allows_unknown_redo: allow_unknown_redo,
             };
@@ -131,16 +133,17 @@ fn with_password(info: ConnectionInfo) -> ConnectionInfo {
     }
 }
 
-/// Set by SIGINT and SIGTERM; the next one ends the process.
-fn stop_signal() -> Result<&'static AtomicBool> {
-    static STOP: AtomicBool = AtomicBool::new(false);
+/// An interrupt that SIGINT and SIGTERM set; the second one ends the process.
+fn stop_signal() -> Result<&'static Interrupt> {
+    static STOP: OnceLock<Interrupt> = OnceLock::new();
+    let stop = STOP.get_or_init(Interrupt::default);
     ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::Relaxed) {
+        if stop.set() {
             std::process::exit(ExitStatus::Failed as i32);
         }
     })
     .map_err(|error| Error::Signals { reason: error.to_string() })?;
-    Ok(&STOP)
+    Ok(stop)
 }
 
 fn run_ingest<W: Write>(

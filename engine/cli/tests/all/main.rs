@@ -7,6 +7,10 @@ mod captures;
 mod commands;
 mod diff;
 mod follow;
+mod follow_made_up;
+#[path = "../../../postgres/tests/all/layout.rs"]
+mod layout;
+mod made_up;
 mod restore;
 #[path = "../../../postgres/tests/all/live/server.rs"]
 mod server;
