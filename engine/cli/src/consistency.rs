@@ -29,6 +29,11 @@ impl Consistency {
         Consistency { reader, scratch, redo, images: ImageDecoder::new() }
     }
 
+    /// Redoes the records to come with this.
+    pub(crate) fn set_redo(&mut self, redo: PageRedo) {
+        self.redo = redo;
+    }
+
     /// Compares the pages of a record that is committed.
     ///
     /// # Errors

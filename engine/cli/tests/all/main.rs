@@ -9,4 +9,5 @@ mod follow;
 mod restore;
 #[path = "../../../postgres/tests/all/live/server.rs"]
 mod server;
+mod settings;
 mod support;
