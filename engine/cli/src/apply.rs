@@ -102,11 +102,15 @@ struct Target<'a, 't> {
     end: Lsn,
     applied: &'a mut Applied,
     known: &'a mut Known,
+    consistency: Option<&'a mut Consistency>,
 }
 
 impl Target<'_, '_> {
     fn put(&mut self, key: Key, value: Value<'_>) -> Result<()> {
         self.lease.put(key, self.end, value)?;
+        if let Some(consistency) = &mut self.consistency {
+            consistency.put(key, self.end, value);
+        }
         match value {
             Value::Image(_) => self.applied.images += 1,
             Value::Delta { .. } => self.applied.deltas += 1,
@@ -129,6 +133,9 @@ impl Target<'_, '_> {
 
     fn drop_blocks(&mut self, object: u128, first_block: u32) -> Result<()> {
         self.lease.drop_blocks(object, first_block, self.end)?;
+        if let Some(consistency) = &mut self.consistency {
+            consistency.drop_blocks(object, first_block);
+        }
         self.applied.drops += 1;
         Ok(())
     }
@@ -234,6 +241,14 @@ impl Applier {
         }
     }
 
+    /// Compares what was checked record by record with what the timeline has of it; to be called behind the last record.
+    pub(crate) fn finish(&mut self) -> Result<()> {
+        match &mut self.consistency {
+            Some(consistency) => consistency.finish(&mut self.applied.checked),
+            None => Ok(()),
+        }
+    }
+
     pub(crate) fn applied(&self) -> Applied {
         self.applied
     }
@@ -257,7 +272,8 @@ impl Applier {
         let Applier { versions, settings, redo, applied, store, consistency } = self;
         let before = *applied;
         let end = record.end();
-        let mut target = Target { lease, end, applied, known: store };
+        let mut target =
+            Target { lease, end, applied, known: store, consistency: consistency.as_mut() };
         relation_events(record, |event| match event {
             RelationEvent::Created { rel } => target.create(rel),
             RelationEvent::Truncated { rel, first_block } => target.truncate(rel, first_block),

@@ -230,6 +230,7 @@ fn apply_records(timeline: &Timeline, checked: &Checked) -> Result<Applied> {
     if timeline.last_record_lsn() < *end {
         lease.commit(*end)?.wait()?;
     }
+    applier.finish()?;
     Ok(applier.applied())
 }
 

@@ -24,6 +24,7 @@ pub mod identity;
 pub mod import;
 pub mod ingest;
 mod layers;
+mod made_pages;
 pub mod oracle;
 mod output;
 mod pages;

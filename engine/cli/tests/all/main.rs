@@ -4,6 +4,7 @@
 mod backup;
 mod bad_input;
 mod captures;
+mod checking;
 mod commands;
 mod follow;
 mod restore;
