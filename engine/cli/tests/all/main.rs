@@ -12,3 +12,4 @@ mod restore;
 mod server;
 mod settings;
 mod support;
+mod words;
