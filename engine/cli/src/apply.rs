@@ -196,7 +196,8 @@ impl Target<'_, '_> {
         Ok(())
     }
 
-    /// From here on the pages are those of one Lsn, if this is the end of the backup that the base is. Whether it is.
+    /// From here on the pages are those of one Lsn, if this is the end of the backup that the base
+    /// is. Whether it is.
     fn end_backup(&mut self, start: Lsn, identity: &mut Identity) -> bool {
         if identity.is_consistent() || identity.start_lsn() != start {
             return false;
@@ -241,7 +242,8 @@ impl Applier {
         }
     }
 
-    /// Compares what was checked record by record with what the timeline has of it; to be called behind the last record.
+    /// Compares what was checked record by record with what the timeline has of it; to be called
+    /// behind the last record.
     pub(crate) fn finish(&mut self) -> Result<()> {
         match &mut self.consistency {
             Some(consistency) => consistency.finish(&mut self.applied.checked),
@@ -253,8 +255,9 @@ impl Applier {
         self.applied
     }
 
-    /// Redoes with the settings as they are now what is put from here on, and as before what was. It must be called before the first
-    /// record is put that the new settings hold for: a flush takes the newest redo after its layer was frozen.
+    /// Redoes with the settings as they are now what is put from here on, and as before what was.
+    /// It must be called before the first record is put that the new settings hold for: a flush
+    /// takes the newest redo after its layer was frozen.
     fn change_redo(&mut self) {
         self.redo = self.settings.identity().redo();
         self.store.timeline.set_flush_redo(FlushRedo(Arc::new(self.redo.clone())));

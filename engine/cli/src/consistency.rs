@@ -1,8 +1,8 @@
 //! [`Consistency`]: redo against the images that records have for checking (`wal_consistency_checking`), record by record.
 //!
-//! A page that was compared is kept, and the records that come for it are redone on it as they are put: each once, and
-//! not all of a page's records for each image. At the end, what is kept is compared with what the timeline makes of all
-//! records of a page at once.
+//! A page that was compared is kept, and the records that come for it are redone on it as they are
+//! put: each once, and not all of a page's records for each image. At the end, what is kept is
+//! compared with what the timeline makes of all records of a page at once.
 
 use pagestrata::{Key, Kind, PageVersion, Reader, Redo as _, Scratch, Timeline, Value};
 use pagestrata_postgres::{ImageDecoder, PAGE_SIZE, Page, PageRedo, Record, RelPage, mask_page};
@@ -20,8 +20,8 @@ pub struct ConsistencyTally {
     pub images: u64,
     /// Of these, those that do so without.
     pub exact: u64,
-    /// How many records were redone for that, a record that changes two pages twice. It grows with the number of records, and not with
-    /// its square.
+    /// How many records were redone for that, a record that changes two pages twice. It grows with
+    /// the number of records, and not with its square.
     pub redone: u64,
 }
 
@@ -56,7 +56,8 @@ impl Consistency {
         self.redo = redo;
     }
 
-    /// Makes the change of a page that is kept; to be called for each version that is put, in their order.
+    /// Makes the change of a page that is kept; to be called for each version that is put, in their
+    /// order.
     pub(crate) fn put(&mut self, key: Key, lsn: pagestrata::Lsn, value: Value<'_>) {
         let Some(page) = self.made.get(key) else { return };
         match value {
@@ -126,7 +127,8 @@ impl Consistency {
         Ok(self.made.get(key).map_or(&[][..], |page| &page[..]))
     }
 
-    /// Compares the pages that are kept, each made record by record, with what the timeline makes of all their records.
+    /// Compares the pages that are kept, each made record by record, with what the timeline makes
+    /// of all their records.
     ///
     /// # Errors
     /// [`Error::Mismatch`], and what reading fails with.

@@ -169,7 +169,8 @@ pub enum Error {
         /// Where the server was shut down.
         shutdowns: String,
     },
-    /// The log can be read, and is refused for the settings it was written with. Nothing of it was ingested.
+    /// The log can be read, and is refused for the settings it was written with. Nothing of it was
+    /// ingested.
     #[error("{source}; nothing was ingested{up_to}", up_to = up_to(*.good_until))]
     NotIngested {
         /// Why.

@@ -1,10 +1,11 @@
 //! [`Identity`]: which cluster a timeline holds, kept in the timeline itself.
 //!
 //! An import puts it, as one image beside the base's pages and with them visible at once, under a key that is no relation's. An
-//! ingest reads it and refuses every other cluster's log. It puts another one where the log has the end of the backup, for pages that
-//! were copied while the server ran are those of no Lsn before, where the server was shut down, and where settings change that
-//! redo or restored files depend on. Commands that read pages at an Lsn ask for it there ([`Identity::at`]), and so use what held then.
-//! This file is the one place that knows key and form.
+//! ingest reads it and refuses every other cluster's log. It puts another one where the log has the
+//! end of the backup, for pages that were copied while the server ran are those of no Lsn before,
+//! where the server was shut down, and where settings change that redo or restored files depend on.
+//! Commands that read pages at an Lsn ask for it there ([`Identity::at`]), and so use what held
+//! then. This file is the one place that knows key and form.
 //!
 //! | what | is |
 //! |---|---|
@@ -40,8 +41,8 @@ pub struct Identity {
     pub wal_segment_size: u32,
     /// Where the base starts in the log: the images of the import are at it, and the log is read from it.
     pub start_lsn: u64,
-    /// From where on the pages are those of one Lsn: the start, or the end of a backup that was made while the server ran; none
-    /// before the log up to there was ingested.
+    /// From where on the pages are those of one Lsn: the start, or the end of a backup that was
+    /// made while the server ran; none before the log up to there was ingested.
     consistent_from: Option<u64>,
     /// Whether the cluster's pages have checksums on disk.
     pub data_checksums: bool,
@@ -96,7 +97,8 @@ impl Identity {
         self.consistent_from = Some(lsn.0);
     }
 
-    /// How much the server logs. A number that is no level, which none is kept with, counts as the lowest.
+    /// How much the server logs. A number that is no level, which none is kept with, counts as the
+    /// lowest.
     pub(crate) fn wal_level(&self) -> WalLevel {
         WalLevel::from_number(self.wal_level).unwrap_or(WalLevel::Minimal)
     }
@@ -152,7 +154,8 @@ impl Identity {
         Lsn(self.start_lsn)
     }
 
-    /// What makes its pages of records: each is redone with the settings that held where it was written.
+    /// What makes its pages of records: each is redone with the settings that held where it was
+    /// written.
     #[must_use]
     pub fn redo(&self) -> PageRedo {
         let settings = |hints: &HintsLogged| RedoSettings { logs_hints: hints.is_on };

@@ -97,7 +97,8 @@ impl fmt::Display for ImportReport {
 /// Opens a base backup: a directory, or a tar. Its pages are those of its checkpoint, or it has a label.
 ///
 /// # Errors
-/// [`Error::NotShutDown`]; [`Error::MinimalWal`] for a copy of a running server at that level; and what is wrong with its files.
+/// [`Error::NotShutDown`]; [`Error::MinimalWal`] for a copy of a running server at that level; and
+/// what is wrong with its files.
 pub fn open_base(path: &Path) -> Result<BaseBackup> {
     let archive = path.join(BASE_ARCHIVE);
     let base = match (path.is_file(), archive.is_file()) {

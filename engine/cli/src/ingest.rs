@@ -144,7 +144,8 @@ fn open(identity: &Identity, dir: &Path, from: Lsn, to: Option<Lsn>) -> Result<W
     Ok(reader)
 }
 
-/// A log that can be read is refused. What is before a switch of data checksums is good, too, but where that is is not known.
+/// A log that can be read is refused. What is before a switch of data checksums is good, too, but
+/// where that is is not known.
 fn refused(good_until: Option<Lsn>) -> impl FnOnce(Error) -> Error {
     move |source| {
         let good_until = good_until.filter(|_| matches!(source, Error::MinimalWal { .. }));
@@ -155,7 +156,8 @@ fn refused(good_until: Option<Lsn>) -> impl FnOnce(Error) -> Error {
 /// Reads the log to its end without writing anything.
 ///
 /// # Errors
-/// [`Error::NoBase`], [`Error::Gap`], [`Error::WalTimeline`], [`Error::NotIngested`], and [`Error::Wal`] with what is wrong with the log.
+/// [`Error::NoBase`], [`Error::Gap`], [`Error::WalTimeline`], [`Error::NotIngested`], and
+/// [`Error::Wal`] with what is wrong with the log.
 pub fn check(timeline: &Timeline, log: &Log<'_>) -> Result<Checked> {
     let no_base = || Error::NoBase { timeline: timeline.name().to_owned() };
     let identity = Identity::read(timeline)?.ok_or_else(no_base)?;

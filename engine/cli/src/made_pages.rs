@@ -1,4 +1,5 @@
-//! [`MadePages`]: pages that were made of their records, kept so that the next record of a page is redone on what is there.
+//! [`MadePages`]: pages that were made of their records, kept so that the next record of a page is
+//! redone on what is there.
 
 use std::{collections::BTreeMap, ops::Range};
 

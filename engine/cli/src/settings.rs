@@ -1,4 +1,5 @@
-//! [`Settings`]: what the log's own settings are at each record, and which logs are refused for them.
+//! [`Settings`]: what the log's own settings are at each record, and which logs are refused for
+//! them.
 //!
 //! | setting | followed by |
 //! |---|---|
@@ -6,17 +7,20 @@
 //! | `wal_log_hints` | PARAMETER_CHANGE records |
 //! | data checksums | what the caller says ([`ChecksumSwitch`]): `pg_checksums` writes no record |
 //!
-//! `pg_checksums` runs only while the server is shut down, so data checksums change only at the end of a shutdown
-//! checkpoint. Which one cannot be read from the log. So the log is refused, with the shutdowns to choose from, where
-//! a record shows that hint bits are logged although they should not be, or where the control file beside the log
-//! disagrees at its end. Nobody notices a switch that neither shows.
+//! `pg_checksums` runs only while the server is shut down, so data checksums change only at the end
+//! of a shutdown checkpoint. Which one cannot be read from the log. So the log is refused, with the
+//! shutdowns to choose from, where a record shows that hint bits are logged although they should
+//! not be, or where the control file beside the log disagrees at its end. Nobody notices a switch
+//! that neither shows.
 //!
-//! A timeline keeps the settings in its [`Identity`], one version for each change, so that they are known at each Lsn.
+//! A timeline keeps the settings in its [`Identity`], one version for each change, so that they are
+//! known at each Lsn.
 //!
-//! **`wal_level=minimal`:** a record that puts it in force is refused, as PostgreSQL's recovery does. A base may have been
-//! shut down at `minimal`, although PostgreSQL would refuse that, too: its files are complete, for the shutdown
-//! checkpoint has synced them. It is the log behind it that counts: up to the PARAMETER_CHANGE by which the server was
-//! started at a higher level it may only have records of the log itself, none that changes a page or ends a transaction.
+//! **`wal_level=minimal`:** a record that puts it in force is refused, as PostgreSQL's recovery
+//! does. A base may have been shut down at `minimal`, although PostgreSQL would refuse that, too:
+//! its files are complete, for the shutdown checkpoint has synced them. It is the log behind it
+//! that counts: up to the PARAMETER_CHANGE by which the server was started at a higher level it may
+//! only have records of the log itself, none that changes a page or ends a transaction.
 
 use std::path::{Path, PathBuf};
 
@@ -84,7 +88,8 @@ impl Settings {
     /// Looks at the next record, before it is applied.
     ///
     /// # Errors
-    /// [`Error::MinimalWal`], [`Error::ChecksumsUnknown`], [`Error::NoShutdown`], and damage; the settings are then as before.
+    /// [`Error::MinimalWal`], [`Error::ChecksumsUnknown`], [`Error::NoShutdown`], and damage; the
+    /// settings are then as before.
     pub(crate) fn observe(&mut self, record: &Record<'_>) -> Result<Change> {
         let mut next = self.identity.clone();
         if let Some(switch) = self.switch {
@@ -139,10 +144,12 @@ impl Settings {
         }
     }
 
-    /// Compares with the control file of the data directory that the log lies in, once all records have been looked at.
+    /// Compares with the control file of the data directory that the log lies in, once all records
+    /// have been looked at.
     ///
     /// # Errors
-    /// [`Error::NoShutdown`]; [`Error::ChecksumsUnknown`] where it is newer than what was looked at, and disagrees.
+    /// [`Error::NoShutdown`]; [`Error::ChecksumsUnknown`] where it is newer than what was looked
+    /// at, and disagrees.
     pub(crate) fn finish(&self, wal: &Path) -> Result<()> {
         let is_at_end = |switch: ChecksumSwitch| {
             self.shutdowns.last() == Some(&switch.at) && switch.at == self.position
@@ -189,8 +196,8 @@ impl Settings {
     }
 }
 
-/// The control file of the data directory whose `pg_wal` this is; none if it is in none, or in one of another cluster.
-/// A server may be writing the file: what cannot be read says nothing.
+/// The control file of the data directory whose `pg_wal` this is; none if it is in none, or in one
+/// of another cluster. A server may be writing the file: what cannot be read says nothing.
 fn control_beside(wal: &Path, system_id: u64) -> Option<(PathBuf, ControlFile)> {
     if wal.file_name()? != "pg_wal" {
         return None;

@@ -8,8 +8,8 @@
 //! record.
 //!
 //! What stops a reader is decided in one place, [`WalReader::finish`]: [`WalEnd`] if nothing is written behind it, an
-//! error if something is ([`crate::survey`]). What looks like damage is read once more before, from the file: a server may have
-//! written it meanwhile.
+//! error if something is ([`crate::survey`]). What looks like damage is read once more before, from
+//! the file: a server may have written it meanwhile.
 
 use std::path::Path;
 
@@ -37,7 +37,8 @@ pub struct WalReader {
     looks: u32,
 }
 
-/// A record that looks like damage is read again as long as it changes, but not more often than this.
+/// A record that looks like damage is read again as long as it changes, but not more often than
+/// this.
 const LOOKS_MAX: u32 = 16;
 
 impl WalReader {
@@ -139,8 +140,8 @@ impl WalReader {
         }
     }
 
-    /// Decides what a fault is: the end of the log, or damage. `None`: the file has changed since, and the record has to be looked at
-    /// again.
+    /// Decides what a fault is: the end of the log, or damage. `None`: the file has changed since,
+    /// and the record has to be looked at again.
     #[cold]
     fn finish(&mut self, fault: Fault) -> Result<Option<WalEnd>> {
         let Fault { at, torn, next_page, mut corruption, .. } = fault;

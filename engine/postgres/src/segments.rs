@@ -126,8 +126,8 @@ impl Segments {
         self.window_end = self.window_start;
     }
 
-    /// Whether this is the `pg_wal` of a data directory that a server runs in, as far as its lock file says: it may be left from a
-    /// server that crashed. What cannot be looked at is not there.
+    /// Whether this is the `pg_wal` of a data directory that a server runs in, as far as its lock
+    /// file says: it may be left from a server that crashed. What cannot be looked at is not there.
     pub(crate) fn is_of_running_server(&self) -> bool {
         const LOCK_FILE: &str = "postmaster.pid";
         let path = match (self.dir.file_name(), self.dir.parent()) {

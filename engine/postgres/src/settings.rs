@@ -6,8 +6,9 @@
 //! | XLOG CHECKPOINT_SHUTDOWN (0x00) | the server was shut down: only then can `pg_checksums` run |
 //! | XLOG FPI_FOR_HINT (0xA0), an image of the heap page in Heap2 VISIBLE (0x40) | hint bits are logged |
 //!
-//! A server writes PARAMETER_CHANGE when it starts, before any record that the new values govern. It leaves the record out
-//! only where `wal_level` is and stays `minimal`. `pg_checksums` writes no record at all.
+//! A server writes PARAMETER_CHANGE when it starts, before any record that the new values govern.
+//! It leaves the record out only where `wal_level` is and stays `minimal`. `pg_checksums` writes no
+//! record at all.
 
 use std::fmt;
 

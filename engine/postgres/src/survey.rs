@@ -7,15 +7,18 @@
 //!   the loss or behind it. Records from before a segment was recycled point to far before it.
 //!
 //! and in every later segment the first page's header. A server that crashed can leave such a picture of its own accord, when
-//! the operating system wrote a later page and not an earlier one. It is reported as damage all the same: a user who knows
-//! better can read up to the place that the error names, and a silent end would tell nobody.
+//! the operating system wrote a later page and not an earlier one. It is reported as damage all the
+//! same: a user who knows better can read up to the place that the error names, and a silent end
+//! would tell nobody.
 //!
-//! **A log that is being written** ends with such a picture, too. A server writes whole pages. All records of all pages but the last
-//! one that it has written are complete, for it waits for them; on the last page a backend may not have copied its record yet, or half of
-//! it, while the records of others behind it are there. So a loss is the end, and no damage, if what follows it is on
-//! the same page only ([`Later::is_on_page`]) and somebody is writing: a server runs in the data directory (`postmaster.pid` beside
-//! `pg_wal`), or the record was another one when it was read again. Damage that is taken for an end by that is found as soon as
-//! the server has written the next page.
+//! **A log that is being written** ends with such a picture, too. A server writes whole pages. All
+//! records of all pages but the last one that it has written are complete, for it waits for them;
+//! on the last page a backend may not have copied its record yet, or half of it, while the records
+//! of others behind it are there. So a loss is the end, and no damage, if what follows it is on the
+//! same page only ([`Later::is_on_page`]) and somebody is writing: a server runs in the data
+//! directory (`postmaster.pid` beside `pg_wal`), or the record was another one when it was read
+//! again. Damage that is taken for an end by that is found as soon as the server has written the
+//! next page.
 
 use pagestrata_layers::Lsn;
 
@@ -79,7 +82,8 @@ impl Loss {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Later {
     pub(crate) lsn: Lsn,
-    /// It is on the page of the loss, behind it, and so is all that goes on. The page's header is good.
+    /// It is on the page of the loss, behind it, and so is all that goes on. The page's header is
+    /// good.
     pub(crate) is_on_page: bool,
 }
 

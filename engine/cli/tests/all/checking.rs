@@ -1,5 +1,5 @@
-//! `ingest --check` against a real server that logs an image with each change of a page: every image is compared, and the work is
-//! linear in the records.
+//! `ingest --check` against a real server that logs an image with each change of a page: every
+//! image is compared, and the work is linear in the records.
 
 use std::path::Path;
 
@@ -10,8 +10,8 @@ use crate::{
 
 const SETTINGS: &str = "autovacuum = off\nwal_consistency_checking = 'all'\nwal_compression = on";
 
-/// What an ingest with checks says of a log that has `rows` inserts into a table with a hash index, each of which changes the
-/// index's first page.
+/// What an ingest with checks says of a log that has `rows` inserts into a table with a hash index,
+/// each of which changes the index's first page.
 fn check(rows: u32) -> Option<serde_json::Value> {
     let server = PostgresServer::start(SETTINGS)?;
     server.sql("create table t(i int)\ncreate index on t using hash (i)");
@@ -49,7 +49,8 @@ fn checks_redo_each_record_once() {
         println!("{rows} rows: {deltas} deltas, {images} images compared, {redone} records redone");
         // A heap page and two of the index, each row.
         assert!(images >= 3 * rows && number(report, "/checked/exact") > 0);
-        // Each once as it comes, once more at the end, and the few that were there when a page was checked first.
+        // Each once as it comes, once more at the end, and the few that were there when a page was
+        // checked first.
         assert!(redone >= deltas && redone <= 3 * deltas, "{redone} of {deltas}");
     }
 }
@@ -79,8 +80,9 @@ fn a_difference_is_found_behind_the_first_check() {
         .failed(1, &["Heap/INSERT", &format!("{damaged} made another page"), "than PostgreSQL"]);
 }
 
-/// Changes a byte of the `nth` image that has this text, and mends the record's checksum; where the record starts. Records here lie
-/// within a page of the log or not; the first that does and has the text often enough is changed.
+/// Changes a byte of the `nth` image that has this text, and mends the record's checksum; where the
+/// record starts. Records here lie within a page of the log or not; the first that does and has the
+/// text often enough is changed.
 fn damage_image(wal: &Path, text: &[u8], nth: usize) -> pagestrata::Lsn {
     let storage = pagestrata_cli::storage();
     let first = pagestrata_postgres::first_record(storage.clone(), wal).unwrap();

@@ -12,4 +12,3 @@ mod restore;
 mod server;
 mod settings;
 mod support;
-mod words;

@@ -1,5 +1,5 @@
-//! Settings of a real server that change while its log is written: `wal_level`, `wal_log_hints`, data checksums. The server's own
-//! files say what each page is.
+//! Settings of a real server that change while its log is written: `wal_level`, `wal_log_hints`,
+//! data checksums. The server's own files say what each page is.
 
 use std::{
     fs::{self, File},
@@ -47,10 +47,14 @@ fn make_table(server: &PostgresServer, name: &str) {
 
 /// A table whose pages have been changed since the last checkpoint, and become all visible.
 fn make_visible(server: &PostgresServer, name: &str) {
-    server.sql(&format!("create table {name}(i int)\ninsert into {name} select generate_series(1, 2000)\nvacuum {name}"));
+    server.sql(&format!(
+        "create table {name}(i int)\ninsert into {name} select generate_series(1, 2000)\n\
+         vacuum {name}"
+    ));
 }
 
-/// The program of PostgreSQL that prints records, on the server's log from `from` on: the lines that have `text`.
+/// The program of PostgreSQL that prints records, on the server's log from `from` on: the lines
+/// that have `text`.
 fn waldump(server: &PostgresServer, from: Lsn, text: &str) -> Vec<(Lsn, String)> {
     let mut waldump = Command::new(server.program("pg_waldump"));
     waldump.args(["-s", &from.to_string(), "-p"]).arg(server.data().join("pg_wal"));
@@ -75,7 +79,8 @@ fn import(dir: &Path) -> Lsn {
     lsn_at(&report, "lsn")
 }
 
-/// Of how many pages of `data` the Lsn is the same in the store at `lsn`; those that differ are printed.
+/// Of how many pages of `data` the Lsn is the same in the store at `lsn`; those that differ are
+/// printed.
 fn same_lsns(dir: &Path, data: &Path, lsn: Lsn) -> (u64, u64) {
     let (_store, timeline) = pagestrata_cli::open_existing(&dir.join("store"), "main").unwrap();
     let redo = pagestrata_cli::identity::Identity::at(&timeline, lsn).unwrap().redo();
@@ -105,7 +110,8 @@ fn assert_same_lsns(dir: &Path, data: &Path, lsn: Lsn) {
     assert!(same == all && all > 900, "{same} of {all}");
 }
 
-/// How many pages of the files in a directory, new ones aside, have the checksum that they should, and how many have not.
+/// How many pages of the files in a directory, new ones aside, have the checksum that they should,
+/// and how many have not.
 fn checksums(dir: &Path) -> (u64, u64) {
     let (mut good, mut bad) = (0, 0);
     for database in fs::read_dir(dir.join("base")).unwrap() {

@@ -1,5 +1,6 @@
-//! The end of a log that a server is writing: its last page may have a record that is not all there, and whole ones behind it, of
-//! other backends. That is the end. Damage before it stays damage.
+//! The end of a log that a server is writing: its last page may have a record that is not all
+//! there, and whole ones behind it, of other backends. That is the end. Damage before it stays
+//! damage.
 
 use std::{
     fs::{self, File},
@@ -68,7 +69,8 @@ impl Written {
         self.starts[self.torn]
     }
 
-    /// The bytes of the record that is being written: where they start in the segment, and how long they are.
+    /// The bytes of the record that is being written: where they start in the segment, and how long
+    /// they are.
     fn torn_range(&self) -> std::ops::Range<usize> {
         let start = (self.torn_at() - START) as usize;
         start..start + 24 + 5 + 400
@@ -115,11 +117,13 @@ fn read(storage: SharedStorage, wal: &Path, from: u64) -> (usize, Result<WalEnd,
     (count, end)
 }
 
-/// What the place of the record can look like: each part of it new or not yet, and what was there before.
+/// What the place of the record can look like: each part of it new or not yet, and what was there
+/// before.
 fn shapes(written: &Written) -> Vec<(String, Vec<u8>)> {
     let range = written.torn_range();
     let zeros = vec![0; SEGMENT as usize];
-    // A segment from before, under another name: its pages have other addresses, its records links to where they were.
+    // A segment from before, under another name: its pages have other addresses, its records links
+    // to where they were.
     let mut old = empty_log(OLD);
     while old.next < OLD + 8 * PAGE {
         old.append(21, 0, &[8; 61]);
@@ -284,7 +288,8 @@ fn a_record_that_is_written_meanwhile_is_read() {
     }
 }
 
-/// A file that is never the same twice is being written, whoever writes it; what is behind it decides all the same.
+/// A file that is never the same twice is being written, whoever writes it; what is behind it
+/// decides all the same.
 #[test]
 fn a_file_that_changes_while_it_is_read_ends_there() {
     let written = Written::new();
