@@ -78,6 +78,14 @@ pub enum Command {
         /// Keep records of access methods that cannot be redone here, instead of refusing them; get fails on their pages
         #[arg(long)]
         allow_unknown_redo: bool,
+        /// pg_checksums switched data checksums on while the server was shut down: the end of the
+        /// shutdown checkpoint. The log does not say it; where it shows, or the control file beside
+        /// it does, ingest asks for this
+        #[arg(long, value_name = "LSN", value_parser = parse_lsn)]
+        checksums_on: Option<Lsn>,
+        /// The same, if it switched them off
+        #[arg(long, value_name = "LSN", value_parser = parse_lsn, conflicts_with = "checksums_on")]
+        checksums_off: Option<Lsn>,
         /// Where reading a page would take more deltas than this, make the page when they are flushed; 0: never
         #[arg(long, value_name = "N", default_value_t = DELTAS_PER_PAGE_MAX)]
         deltas_per_page_max: u32,

@@ -200,6 +200,46 @@ pub enum Error {
         /// Where the timeline ends.
         last_record_lsn: Lsn,
     },
+    /// The log leaves changes out: PostgreSQL's recovery refuses it, too.
+    #[error(
+        "the log from {at} on was written at wal_level=minimal, which leaves changes of pages out of it: it cannot be replayed; set wal_level to replica or higher, and take a new base backup"
+    )]
+    MinimalWal {
+        /// The first record of such a log.
+        at: Lsn,
+    },
+    /// Data checksums were switched by `pg_checksums`, which writes no record of it.
+    #[error(
+        "{proof}: pg_checksums was run while the server was shut down; ingest with --checksums-{} LSN, the end of the shutdown checkpoint ({shutdowns}), or import a new base",
+        if *.is_on { "on" } else { "off" }
+    )]
+    ChecksumsUnknown {
+        /// What shows it.
+        proof: String,
+        /// Whether they were switched on.
+        is_on: bool,
+        /// Where the server was shut down.
+        shutdowns: String,
+    },
+    /// Data checksums cannot have been switched there.
+    #[error(
+        "the server was not shut down at {at}: choose the end of a shutdown checkpoint among the records to ingest ({shutdowns})"
+    )]
+    NoShutdown {
+        /// Where it was to be.
+        at: Lsn,
+        /// Where the server was shut down.
+        shutdowns: String,
+    },
+    /// The log can be read, and is refused for the settings it was written with. Nothing of it was
+    /// ingested.
+    #[error("{source}; nothing was ingested{up_to}", up_to = up_to(*.good_until))]
+    NotIngested {
+        /// Why.
+        source: Box<Error>,
+        /// The end of the last good record; none if there is none to ingest.
+        good_until: Option<Lsn>,
+    },
     /// A server that is followed.
     #[error("{0}")]
     Live(#[from] LiveError),

@@ -10,7 +10,7 @@ use std::{
 use pagestrata_postgres::live::{ConnectionInfo, Interrupt};
 
 use crate::{
-    Error, ExitStatus, Output, Result,
+    ChecksumSwitch, Error, ExitStatus, Output, Result,
     args::{Command, Target},
     demo,
     diff::{Diff, diff},
@@ -47,10 +47,15 @@ pub fn run<W: Write>(command: Command, output: &mut Output<W>) -> Result<ExitSta
             to,
             check,
             allow_unknown_redo,
+            checksums_on,
+            checksums_off,
             deltas_per_page_max,
         } => {
             let allows_unknown_redo = allow_unknown_redo;
-            let log = Log { dir: &wal, from, to, checks: check, allows_unknown_redo };
+            let on = checksums_on.map(|at| ChecksumSwitch { at, is_on: true });
+            let checksums =
+                on.or_else(|| checksums_off.map(|at| ChecksumSwitch { at, is_on: false }));
+            let log = Log { dir: &wal, from, to, checks: check, allows_unknown_redo, checksums };
             return run_ingest(&target, &log, deltas_per_page_max, output);
         }
         Command::Follow {

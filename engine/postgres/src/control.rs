@@ -6,7 +6,7 @@
 //! | 16 | state: [`ClusterState`] |
 //! | 32 | Lsn of the last checkpoint record |
 //! | 40, 48 | of that record: where redo starts, timeline |
-//! | 176 | wal_log_hints |
+//! | 172, 176 | wal_level, wal_log_hints |
 //! | 216, 220, 224, 228 | page size, blocks of a relation segment, log page size, log segment size |
 //! | 252 | version of data checksums; 0: none |
 //! | 288 | crc32c of what is before |
@@ -22,6 +22,7 @@ use crate::{
     Result,
     bytes::{u32_at, u64_at},
     image::PAGE_SIZE,
+    settings::WalLevel,
 };
 
 /// The file's version in PostgreSQL 13 to 16; the page magic of the log tells 15 from the others.
@@ -108,6 +109,8 @@ pub struct ControlFile {
     pub timeline: u32,
     /// Bytes of a log segment.
     pub wal_segment_size: u32,
+    /// How much of what it does the server has logged since it was started last.
+    pub wal_level: WalLevel,
     /// First changes of a page by hints are logged although there are no checksums.
     pub wal_log_hints: bool,
     /// Pages have checksums.
@@ -151,6 +154,9 @@ impl ControlFile {
         let state = ClusterState::from_number(u32_at(16)).ok_or_else(|| {
             wrong(16, "cluster state", "0 to 6".to_owned(), u32_at(16).to_string())
         })?;
+        let level = u32_at(172);
+        let wal_level = WalLevel::from_number(level)
+            .ok_or_else(|| wrong(172, "wal_level", "0 to 2".to_owned(), level.to_string()))?;
         Ok(ControlFile {
             system_id: u64_at(0),
             catalog_version: u32_at(12),
@@ -160,6 +166,7 @@ impl ControlFile {
             redo: Lsn(u64_at(40)),
             timeline: u32_at(48),
             wal_segment_size: u32_at(228),
+            wal_level,
             wal_log_hints: bytes[176] != 0,
             data_checksums: u32_at(252) != 0,
         })

@@ -40,6 +40,7 @@ mod records;
 mod redo;
 mod rel;
 mod segments;
+mod settings;
 mod start;
 mod stream;
 mod survey;
@@ -60,6 +61,9 @@ pub use reader::WalReader;
 pub use record::{ManagerId, Record, decode_record};
 pub use redo::{PageRedo, RedoError, RedoSettings, is_known, manager_of, mask_page, redo};
 pub use rel::{Fork, ParseRelPageError, RelFork, RelPage, page_key};
+pub use settings::{
+    ParameterChange, WalLevel, is_shutdown_checkpoint, parameter_change, shows_logged_hints,
+};
 pub use start::first_record;
 pub use stream::StreamDecoder;
 pub use survey::WalEnd;

@@ -4,6 +4,7 @@
 mod backup;
 mod bad_input;
 mod captures;
+mod checking;
 mod commands;
 mod diff;
 mod follow;
@@ -14,4 +15,5 @@ mod made_up;
 mod restore;
 #[path = "../../../postgres/tests/all/live/server.rs"]
 mod server;
+mod settings;
 mod support;

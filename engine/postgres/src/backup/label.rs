@@ -161,7 +161,7 @@ pub fn backup_ended_by(record: &Record<'_>) -> Result<Option<Lsn>> {
     }
     let main = record.main_data();
     let start = u64_at(main, 0).ok_or_else(|| {
-        Error::corrupt(record.lsn(), "main data", "8 bytes", format!("{} bytes", main.len()))
+        Error::corrupt(record.place(), "main data", "8 bytes", format!("{} bytes", main.len()))
     })?;
     Ok(Some(Lsn(start)))
 }
@@ -189,6 +189,7 @@ mod tests {
             redo: Lsn(0x1_0300_0028),
             timeline: 3,
             wal_segment_size: 16 << 20,
+            wal_level: crate::WalLevel::Replica,
             wal_log_hints: false,
             data_checksums: false,
         }
