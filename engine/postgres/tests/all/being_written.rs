@@ -225,6 +225,11 @@ impl std::fmt::Debug for Busy {
 }
 
 impl Storage for Busy {
+    fn anchored(&self, dir: &Path) -> StorageResult<SharedStorage> {
+        // Readers of a log open its files by their paths.
+        RealStorage.anchored(dir)
+    }
+
     fn create(&self, path: &Path) -> StorageResult<Box<dyn StorageFile>> {
         RealStorage.create(path)
     }
