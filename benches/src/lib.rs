@@ -16,5 +16,6 @@ pub mod parts;
 pub mod random;
 pub mod reference;
 pub mod report;
+pub mod stacks;
 pub mod stores;
 pub mod updates;

@@ -92,11 +92,14 @@ mod slots;
 #[cfg(test)]
 #[path = "coverage/tests.rs"]
 mod tests;
+#[path = "coverage/visits.rs"]
+mod visits;
 
 use std::{ops::Range, sync::Arc};
 
 use pagestrata_layers::{Key, KeyRange, Lsn};
 
+pub(crate) use self::visits::{Visit, Visits};
 use self::{
     build::build,
     cover::Cover,

@@ -5,21 +5,21 @@
 //! next older one, so a read goes through them in that order and meets versions newest first.
 
 mod files;
-mod hints;
+mod window;
 
 use std::{cmp::Reverse, sync::Arc};
 
 use pagestrata_layers::{
     BlockCounts, Key, Kind, Lsn, MemLayer, PageVersion, Result as LayersResult, ScratchArena, Walk,
-    layer_file::{LayerKind, LayerSummary, ReadSpace},
+    layer_file::{Asked, LayerKind, LayerSummary, ReadSpace},
 };
 
 pub(crate) use files::{FileLayer, Files, is_layer_file_name, layer_file_name};
-use hints::Hints;
+use window::{Next, Window};
 
 use crate::{
     LayersError, Result,
-    coverage::{self, Change, CoverageMap, LayerIndex, LayerShape},
+    coverage::{self, Change, CoverageMap, LayerIndex, LayerShape, Visit},
     fetch::Missing,
 };
 
@@ -173,7 +173,8 @@ impl MapVersion {
         let mut stops = |found: &Found<'a>, before: usize| {
             before == 0 && found.versions.first().is_some_and(&mut *is_enough)
         };
-        let hints = Hints::of_leaves(self, key, lsn, arena);
+        let mut window = Window::new(self, key, lsn, arena.kind());
+        window.fill();
         for slot in std::iter::once(&self.open).chain(&self.frozen) {
             let before = found.versions.len();
             let end = self.versions_in_memory(slot, key, lsn, found);
@@ -184,8 +185,7 @@ impl MapVersion {
                 return Ok(end);
             }
         }
-        hints.ask_for_parts(key);
-        self.versions_in_files(key, lsn, arena, found, &mut stops)
+        self.versions_in_files(&mut window, arena, found, &mut stops)
     }
 
     /// Collects what a layer in memory has; how the walk ended, if it ended there.
@@ -212,31 +212,35 @@ impl MapVersion {
 
     fn versions_in_files<'a>(
         &'a self,
-        key: Key,
-        lsn: Lsn,
+        window: &mut Window<'a>,
         arena: &'a ScratchArena,
         found: &mut Found<'a>,
         stops: &mut impl FnMut(&Found<'a>, usize) -> bool,
     ) -> Result<Walk> {
-        let mut upper = lsn;
-        while let Some(hit) = self.coverage.search(key, upper) {
-            let before = found.versions.len();
-            let walk = if hit.shared {
-                self.versions_shared(key, upper, hit.floor, arena, found)?
-            } else {
-                let file = self.files.get(hit.layer);
-                let walk = found.collect(LayerRef::File(file), |found| {
-                    let mut out = |version| found.push(version);
-                    file.versions(key, upper, hit.floor, arena, &mut out)
-                });
-                found.given(file, walk)?
-            };
-            if stops(found, before) || walk != Walk::Older || !hit.floor.is_valid() {
-                return Ok(walk);
+        let key = window.key();
+        loop {
+            window.locate();
+            for &Next { file, visit: Visit { upper, hit }, ref lookup, absent } in window.visits() {
+                let before = found.versions.len();
+                found.layers += u64::from(absent);
+                let walk = if hit.shared {
+                    self.versions_shared(key, upper, hit.floor, arena, found)?
+                } else {
+                    let asked = Asked { key, lsn: upper, floor: hit.floor };
+                    let walk = found.collect(LayerRef::File(file), |found| {
+                        file.versions_by(lookup, asked, arena, &mut |version| found.push(version))
+                    });
+                    found.given(file, walk)?
+                };
+                if stops(found, before) || walk != Walk::Older {
+                    return Ok(walk);
+                }
             }
-            upper = hit.floor.previous();
+            if !window.fill() {
+                found.layers += u64::from(window.absent());
+                return Ok(Walk::Older);
+            }
         }
-        Ok(Walk::Older)
     }
 
     /// Of several delta layers that hold versions of the same Lsns: all of them, put in order.
@@ -292,14 +296,8 @@ impl MapVersion {
                 ));
             }
         }
-        let mut upper = lsn;
-        while let Some(hit) = self.coverage.search(key, upper) {
-            names.push(self.files.get(hit.layer).name());
-            if !hit.floor.is_valid() {
-                break;
-            }
-            upper = hit.floor.previous();
-        }
+        let files = self.coverage.visits(key, lsn);
+        names.extend(files.map(|visit| self.files.get(visit.hit.layer).name()));
         names.join(", ")
     }
 

@@ -385,6 +385,14 @@ impl ReadSpace for ScratchArena {
         self.counts.set(counts);
     }
 
+    #[inline]
+    fn touched_blocks(&self, blocks: usize, stored_bytes: usize) {
+        let mut counts = self.counts.get();
+        counts.blocks += blocks as u64;
+        counts.block_bytes += stored_bytes as u64;
+        self.counts.set(counts);
+    }
+
     fn space(&self, len: usize) -> Result<&mut [u8]> {
         self.used.set(true);
         let mut counts = self.counts.get();

@@ -16,8 +16,9 @@
 //! | part | bytes |
 //! |---|---|
 //! | header | 64 |
-//! | data blocks and index blocks, in the order in which they filled | |
+//! | data blocks, index blocks and filter blocks, in the order in which they filled | |
 //! | tombstone blocks | none without tombstones |
+//! | table of the filter | none in a complete image layer |
 //! | footer | 192 |
 //!
 //! Header. Its first 16 bytes and what its checksum covers are the same in every format version.
@@ -25,7 +26,7 @@
 //! | at | bytes | |
 //! |---|---|---|
 //! | 0 | 8 | magic `PGSLAYER` |
-//! | 8 | 4 | format version, 1 |
+//! | 8 | 4 | format version, 2; version 1, which is read too, has no filter |
 //! | 12 | 4 | crc32c of the other 60 bytes |
 //! | 16 | 32 | [`LayerId`]: store 16, timeline 8, sequence 8 |
 //! | 48 | 1 | [`LayerKind`]: 0 delta, 1 sparse image, 2 complete image |
@@ -36,7 +37,7 @@
 //! | at | bytes | |
 //! |---|---|---|
 //! | 0 | 4 | crc32c of the 32 bytes of [`LayerId`], the block's offset in the file (8 bytes), and the block from byte 4 to its end |
-//! | 4 | 1 | type: 1 data, 2 index, 3 tombstones |
+//! | 4 | 1 | type: 1 data, 2 index, 3 tombstones, 4 filter, 5 table of the filter |
 //! | 5 | 1 | codec of the payload: 0 as it is, 1 zstd (data blocks only) |
 //! | 6 | 2 | zero |
 //! | 8 | 4 | length of the payload when inflated, at most 16 MiB + 64 KiB |
@@ -80,6 +81,20 @@
 //! | 16 | 8 | Lsn |
 //! | 24 | 4 | first block |
 //!
+//! Payload of a filter block, a partition of the filter: n lines of 64 bytes. With h the xxh3-64 of a key's
+//! 20 bytes, the key's line is ((h >> 32) n) >> 32. A line
+//! is eight words of 8 bytes; in word i the key sets bit ((h mod 2^32) s mod 2^32) >> 26, where s is the
+//! i-th of 47B6137B, 44974D91, 8824AD5B, A2B7289D, 705495C7, 2DF1424B, 9EFC4947, 5C6BFB31.
+//!
+//! Payload of a block of the filter's table: a row for each partition, 1,024 in each block but the last.
+//! A key is in the last partition whose first key is not above it.
+//!
+//! | at | bytes | |
+//! |---|---|---|
+//! | 0 | 20 | first key |
+//! | 20 | 8 | offset of the filter block |
+//! | 28 | 4 | number of lines |
+//!
 //! Footer.
 //!
 //! | at | bytes | |
@@ -91,7 +106,8 @@
 //! | 48 | 1 | [`LayerKind`] |
 //! | 49 | 1 | height of the index, 0 without versions |
 //! | 50 | 1 | 1 if the key range has an end |
-//! | 51 | 5 | zero |
+//! | 51 | 1 | zero |
+//! | 52 | 4 | number of partitions of the filter, whose table ends where the footer begins; zero: no filter |
 //! | 56 | 20 | start of the key range |
 //! | 76 | 20 | end of the key range, or zero |
 //! | 96 | 8 | start of the Lsn range |
@@ -111,10 +127,11 @@ mod ahead;
 mod block;
 mod buffers;
 mod chain;
+mod filter;
 mod format;
 mod handshake;
-mod hints;
 mod index;
+mod lookup;
 mod many;
 mod page;
 mod reader;
@@ -135,7 +152,8 @@ use crate::{Key, KeyRange, Lsn, Result};
 
 pub use crate::compress::Compression;
 pub use access::{AccessMode, AccessOptions, AccessStats, CachedBlock, Fetched, LayerAccess};
-pub use hints::LeafHint;
+pub use filter::KeyHash;
+pub use lookup::Lookup;
 pub use reader::{Asked, LayerFile};
 pub use scan::{Keys, Scan};
 pub use source::ReadKind;
@@ -248,6 +266,12 @@ pub trait ReadSpace {
     #[inline]
     fn touched(&self, stored_bytes: usize, read_bytes: usize) {
         let _ = (stored_bytes, read_bytes);
+    }
+
+    /// As [`ReadSpace::touched`], of several blocks that were in memory.
+    #[inline]
+    fn touched_blocks(&self, blocks: usize, stored_bytes: usize) {
+        let _ = (blocks, stored_bytes);
     }
 
     /// `len` bytes of any content, valid as long as the space is borrowed.

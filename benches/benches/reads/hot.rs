@@ -163,15 +163,35 @@ fn check(timeline: &Timeline, pages: &Pages) {
 }
 
 /// What some readers have found together.
-struct Figures {
+pub(crate) struct Figures {
     /// How many reads took how long, by the bucket of their time.
     taken: Vec<u64>,
-    elapsed: Duration,
+    pub(crate) elapsed: Duration,
     allocations: u64,
     stats: ReadStats,
 }
 
+impl Default for Figures {
+    fn default() -> Figures {
+        Figures {
+            taken: vec![0; 64 * 16],
+            elapsed: Duration::ZERO,
+            allocations: 0,
+            stats: ReadStats::default(),
+        }
+    }
+}
+
 impl Figures {
+    /// One more read that took so long.
+    pub(crate) fn add(&mut self, taken: Duration) {
+        self.taken[Figures::bucket(taken.as_nanos() as u64)] += 1;
+    }
+
+    pub(crate) fn per_second(&self) -> f64 {
+        self.reads() as f64 / self.elapsed.as_secs_f64()
+    }
+
     /// Sixteen buckets for each doubling of nanoseconds.
     fn bucket(ns: u64) -> usize {
         let ns = ns.max(16);
@@ -189,7 +209,7 @@ impl Figures {
     }
 
     /// How long the fastest of this share took at the most, to one part in 16.
-    fn at(&self, share: f64) -> u64 {
+    pub(crate) fn at(&self, share: f64) -> u64 {
         let mut left = (self.reads() as f64 * share) as u64;
         for (bucket, &count) in self.taken.iter().enumerate() {
             match left.checked_sub(count) {
@@ -204,7 +224,7 @@ impl Figures {
         let reads = self.reads() as f64;
         context.report.line(format_args!(
             "  {name:44} {:10.0} {:8} {:8} {:9} {:9.3} {:10.1}",
-            reads / self.elapsed.as_secs_f64(),
+            self.per_second(),
             self.at(0.5),
             self.at(0.99),
             self.at(0.999),
@@ -259,12 +279,7 @@ fn round(
         thread::sleep(duration);
         stop.store(true, Relaxed);
         let elapsed = began.elapsed();
-        let mut all = Figures {
-            taken: vec![0; 64 * 16],
-            elapsed,
-            allocations: 0,
-            stats: ReadStats::default(),
-        };
+        let mut all = Figures { elapsed, ..Figures::default() };
         for reader in readers {
             let (taken, allocated, stats) = reader.join().expect("no panic");
             all.taken.iter_mut().zip(taken).for_each(|(sum, one)| *sum += one);

@@ -1,9 +1,11 @@
 //! Reading layer files in each way: mapped, from the block cache, past the page cache; one page and many; what it takes of memory.
 //!
-//! `cargo bench -p pagestrata-benches --bench reads [-- PART ...]`, with the parts `hot`, `many`, `memory`. With `--test`: everything
+//! `cargo bench -p pagestrata-benches --bench reads [-- PART ...]`, with the parts `hot`, `layers`, `many`,
+//! `memory`. With `--test`: everything
 //! once and small, answers checked, figures without meaning. Stores are in `PAGESTRATA_DISK`.
 
 mod hot;
+mod layers;
 mod many;
 mod memory;
 mod pages;
@@ -22,6 +24,11 @@ const MODES: [AccessMode; 3] = [AccessMode::Mmap, AccessMode::Pread, AccessMode:
 fn main() {
     run_parts(
         "reads",
-        &[("hot", hot::measure), ("many", many::measure), ("memory", memory::measure)],
+        &[
+            ("hot", hot::measure),
+            ("layers", layers::measure),
+            ("many", many::measure),
+            ("memory", memory::measure),
+        ],
     );
 }

@@ -102,6 +102,17 @@ impl Cover {
         List { cover: self, row, columns: 0..self.columns(), marks: self.marks(list) }
     }
 
+    /// The marks of a list below `ceiling`; none if there is none.
+    #[inline]
+    pub(super) fn list_below(&self, list: usize, ceiling: u64) -> Option<List<'_>> {
+        if self.tags.is_empty() {
+            return None;
+        }
+        let (row, columns) = (list * self.width as usize, self.lsns.below(ceiling));
+        let marks = front(self.words[row])..self.mark_at(row, columns);
+        (!marks.is_empty()).then_some(List { cover: self, row, columns: 0..columns, marks })
+    }
+
     /// The first mark of a row at or behind a column.
     #[inline(always)]
     fn mark_at(&self, row: usize, column: usize) -> usize {
@@ -466,7 +477,7 @@ impl Columns {
 }
 
 /// One list of a cover.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct List<'a> {
     /// Of this cover.
     cover: &'a Cover,
@@ -531,6 +542,7 @@ impl Iterator for List<'_> {
 }
 
 impl DoubleEndedIterator for List<'_> {
+    #[inline]
     fn next_back(&mut self) -> Option<Mark> {
         let mark = self.marks.next_back()?;
         let mut end = self.columns.end;

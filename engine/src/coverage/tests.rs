@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::{
     Change, CoverageMap, Hit, LayerIndex, LayerKind, LayerShape,
     recorded::{Random, generated, recorded_maps},
+    visits,
 };
 
 /// The layers as a plain list.
@@ -87,6 +88,10 @@ fn check_search(
     key: Key,
     upper: Lsn,
 ) -> Result<(), TestCaseError> {
+    let [searched, walked @ ..] = visits::all_ways(map, key, upper);
+    for walked in walked {
+        prop_assert_eq!(&walked, &searched, "at {} {}", key, upper);
+    }
     let hit = map.search(key, upper);
     let Some((floor, layers, image)) = model.search(key, upper) else {
         prop_assert_eq!(hit, None);

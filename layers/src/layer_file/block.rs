@@ -29,6 +29,8 @@ pub(super) enum BlockType {
     Data = 1,
     Index = 2,
     Tombstones = 3,
+    Filter = 4,
+    FilterTable = 5,
 }
 
 impl BlockType {
@@ -37,6 +39,8 @@ impl BlockType {
             1 => Some(BlockType::Data),
             2 => Some(BlockType::Index),
             3 => Some(BlockType::Tombstones),
+            4 => Some(BlockType::Filter),
+            5 => Some(BlockType::FilterTable),
             _ => None,
         }
     }
@@ -46,6 +50,8 @@ impl BlockType {
             BlockType::Data => "data block",
             BlockType::Index => "index block",
             BlockType::Tombstones => "tombstone block",
+            BlockType::Filter => "filter block",
+            BlockType::FilterTable => "table of the filter",
         }
     }
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 use super::{LayerId, LayerKind, LayerSummary};
 use crate::{Error, Key, KeyRange, Lsn, Result};
 
-/// The format that this build writes and reads.
-pub(super) const VERSION: u32 = 1;
+/// The format that this build writes. It reads version 1 too, which differs in having no filter.
+pub(super) const VERSION: u32 = 2;
 pub(super) const HEADER_LEN: usize = 64;
 pub(super) const FOOTER_LEN: usize = 192;
 
@@ -28,7 +28,8 @@ mod footer_at {
     pub(super) const HEIGHT: usize = super::at::END;
     pub(super) const HAS_END: usize = HEIGHT + 1;
     pub(super) const ZERO: usize = HAS_END + 1;
-    pub(super) const KEY_START: usize = ZERO + 5;
+    pub(super) const FILTER_PARTITIONS: usize = ZERO + 1;
+    pub(super) const KEY_START: usize = FILTER_PARTITIONS + 4;
     pub(super) const KEY_END: usize = KEY_START + crate::Key::ENCODED_LEN;
     pub(super) const LSN_START: usize = KEY_END + crate::Key::ENCODED_LEN;
     pub(super) const LSN_END: usize = LSN_START + 8;
@@ -56,6 +57,8 @@ pub(super) struct Footer {
     pub(super) height: u8,
     pub(super) root_offset: u64,
     pub(super) tombstones_offset: u64,
+    /// Partitions of the filter, whose table ends where the footer begins; zero without a filter.
+    pub(super) filter_partitions: u32,
     pub(super) blocks: u64,
 }
 
@@ -131,7 +134,7 @@ fn check_seal(bytes: &[u8], magic: [u8; 8], path: &Path, offset: u64) -> Result<
         return Err(Error::corrupt(path, offset, "checksum of a layer file", expected, found));
     }
     let version = u32::from_le_bytes(array(bytes, at::VERSION));
-    if version != VERSION {
+    if !(1..=VERSION).contains(&version) {
         let path = path.to_owned();
         return Err(Error::UnsupportedVersion { path, expected: VERSION, found: version });
     }
@@ -160,6 +163,8 @@ pub(super) fn encode_footer(footer: &Footer) -> [u8; FOOTER_LEN] {
     let mut bytes = [0; FOOTER_LEN];
     let summary = &footer.summary;
     bytes[footer_at::HEIGHT] = footer.height;
+    bytes[footer_at::FILTER_PARTITIONS..footer_at::KEY_START]
+        .copy_from_slice(&footer.filter_partitions.to_le_bytes());
     bytes[footer_at::KEY_START..footer_at::KEY_END]
         .copy_from_slice(&summary.key_range.start.to_bytes());
     if let Some(end) = summary.key_range.end {
@@ -213,6 +218,7 @@ pub(super) fn decode_footer(bytes: &[u8; FOOTER_LEN], path: &Path, offset: u64) 
         height: bytes[footer_at::HEIGHT],
         root_offset: number(footer_at::ROOT),
         tombstones_offset: number(footer_at::TOMBSTONES),
+        filter_partitions: u32::from_le_bytes(array(bytes, footer_at::FILTER_PARTITIONS)),
         blocks: number(footer_at::BLOCKS),
     })
 }
@@ -236,7 +242,14 @@ mod tests {
             value_bytes: 14,
             tombstones: 15,
         };
-        Footer { summary, height: 16, root_offset: 17, tombstones_offset: 18, blocks: 19 }
+        Footer {
+            summary,
+            height: 16,
+            root_offset: 17,
+            tombstones_offset: 18,
+            filter_partitions: 19,
+            blocks: 20,
+        }
     }
 
     #[test]
@@ -272,6 +285,6 @@ mod tests {
         let crc = crc_around(&bytes);
         bytes[at::CRC..at::ID].copy_from_slice(&crc.to_le_bytes());
         let error = decode_header(&bytes, Path::new("layer")).unwrap_err();
-        assert!(matches!(error, Error::UnsupportedVersion { expected: 1, found: 2, .. }));
+        assert!(matches!(error, Error::UnsupportedVersion { expected: 2, found: 3, .. }));
     }
 }

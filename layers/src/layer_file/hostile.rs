@@ -62,7 +62,14 @@ fn file_of(blocks: &[Vec<u8>], change: impl FnOnce(&mut Footer)) -> Vec<u8> {
         tombstones: 0,
     };
     let blocks = blocks.len() as u64;
-    let mut footer = Footer { summary, height: 1, root_offset: 0, tombstones_offset: 0, blocks };
+    let mut footer = Footer {
+        summary,
+        height: 1,
+        root_offset: 0,
+        tombstones_offset: 0,
+        filter_partitions: 0,
+        blocks,
+    };
     change(&mut footer);
     bytes.extend_from_slice(&encode_footer(&footer));
     bytes
@@ -321,7 +328,7 @@ fn the_helpers_make_sound_files() {
     let end = bytes.len() - FOOTER_LEN;
     let footer = decode_footer(&array(&bytes, end), Path::new("layer"), 0).unwrap();
     assert_eq!(footer.blocks, blocks_of(&bytes).len() as u64);
-    assert_eq!(format::VERSION, 1);
+    assert_eq!(format::VERSION, 2);
 }
 
 #[test]

@@ -277,6 +277,16 @@ impl<'a> Page<'a> {
         Some(Hit { row, is_of_key })
     }
 
+    /// In a leaf: whether the row before this one, which is of `key`, is known to be of another key.
+    #[inline]
+    pub(super) fn is_oldest(&self, row: usize, key: Key) -> bool {
+        let Some(before) = row.checked_sub(1) else { return false };
+        match self.segments {
+            [] => self.block(before) != Some(key.block),
+            _ => self.row(before).is_none_or(|row| row.key != key),
+        }
+    }
+
     /// In a page above the leaves: which row of the leaf below `row` the key is in, if the leaf is full and its
     /// keys are evenly spaced.
     #[inline]

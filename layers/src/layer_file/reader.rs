@@ -3,7 +3,7 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use super::{
@@ -11,6 +11,7 @@ use super::{
     access::{CachedBlock, CountedMap, Fetched},
     block::{BlockType, Codec},
     chain::Part,
+    filter::{self, FilterState, KeyHash},
     format::{self, FOOTER_LEN, Footer, HEADER_LEN, array},
     index::HEIGHT_MAX,
     page::{Hit, Page, Place},
@@ -31,6 +32,8 @@ pub struct LayerFile {
     path: PathBuf,
     blocks: Blocks,
     footer: Footer,
+    /// Empty until a read asks for it.
+    filter: OnceLock<FilterState>,
 }
 
 /// The versions of `key` from `lsn` down to `floor`, both inclusive.
@@ -57,11 +60,11 @@ pub(super) enum Located {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PartAt {
     /// The offset of the leaf that has its row.
-    leaf_offset: u64,
-    /// Which row of the leaf.
-    row: usize,
-    first_lsn: Lsn,
+    pub(super) leaf_offset: u64,
+    pub(super) first_lsn: Lsn,
     pub(super) place: Place,
+    /// Whether the row before is of another key: then there is no earlier part.
+    pub(super) is_oldest: bool,
 }
 
 /// Where the pages of an index come from.
@@ -262,24 +265,28 @@ impl LayerFile {
         }
         drop(header);
         let blocks = Blocks::new(source, id);
-        let file = LayerFile { path: path.to_owned(), blocks, footer };
+        let file = LayerFile { path: path.to_owned(), blocks, footer, filter: OnceLock::new() };
         file.check_footer()?;
         Ok(file)
     }
 
-    /// What the footer leads to: the tombstones and the root.
+    /// What the footer leads to: the filter's place, the tombstones and the root.
     fn check_footer(&self) -> Result<()> {
-        let Footer { summary, height, root_offset, tombstones_offset, .. } = &self.footer;
+        let Footer { summary, height, root_offset, tombstones_offset, filter_partitions, .. } =
+            &self.footer;
         let damaged = |what| Err(self.malformed(self.blocks.end(), what));
         if usize::from(*height) > HEIGHT_MAX || (*height == 0) != (summary.versions == 0) {
             return damaged("footer's index height");
         }
+        let blocks_end = self.blocks.end().checked_sub(filter::table_len(*filter_partitions));
+        let Some(blocks_end) = blocks_end.filter(|&end| end >= HEADER_LEN as u64) else {
+            return damaged("footer's number of filter partitions");
+        };
         if *height > 0 {
             Uncounted(self, ReadKind::Wait).page(*root_offset, *height - 1)?;
         }
         if summary.tombstones > 0
-            && tombstones::section_end(*tombstones_offset, summary.tombstones)
-                != Some(self.blocks.end())
+            && tombstones::section_end(*tombstones_offset, summary.tombstones) != Some(blocks_end)
         {
             return damaged("footer's tombstone section");
         }
@@ -309,7 +316,11 @@ impl LayerFile {
     /// Memory that it takes beside the mapping, in bytes.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
-        self.blocks.heap_bytes() + self.path.as_os_str().len()
+        let filter = match self.filter.get() {
+            Some(FilterState::Loaded(filter)) => filter.heap_bytes(),
+            _ => 0,
+        };
+        self.blocks.heap_bytes() + self.path.as_os_str().len() + filter
     }
 
     /// Whether a value's bytes are borrowed from the file itself; else they were inflated into a caller's space.
@@ -394,7 +405,11 @@ impl LayerFile {
             0 => None,
             _ => self.newest_tombstone(key, lsn, blocks.kind())?.filter(|&lsn| lsn >= floor),
         };
-        Ok(match self.part_at(key, lsn, blocks)? {
+        let part = match self.ask_filter(&KeyHash::of(key), blocks.kind())? {
+            true => self.part_at(key, lsn, blocks)?,
+            false => None,
+        };
+        Ok(match part {
             Some(part) => Located::At { part, dropped },
             None if dropped.is_some() || self.is_absence_final(key, lsn, floor) => {
                 Located::Ended(Walk::Dropped)
@@ -443,7 +458,7 @@ impl LayerFile {
     }
 
     /// Whether a key that is not here did not exist.
-    fn is_absence_final(&self, key: Key, lsn: Lsn, floor: Lsn) -> bool {
+    pub(super) fn is_absence_final(&self, key: Key, lsn: Lsn, floor: Lsn) -> bool {
         let summary = self.summary();
         let at = summary.lsn_range.start;
         summary.kind == LayerKind::Image { complete: true }
@@ -461,7 +476,8 @@ impl LayerFile {
         let Some((leaf_offset, leaf, hit)) = self.search(key, lsn, pages)? else { return Ok(None) };
         match leaf.page().pair(hit.row) {
             Some((first_lsn, place)) if hit.is_of_key => {
-                Ok(Some(PartAt { leaf_offset, row: hit.row, first_lsn, place }))
+                let is_oldest = leaf.page().is_oldest(hit.row, key);
+                Ok(Some(PartAt { leaf_offset, first_lsn, place, is_oldest }))
             }
             _ => Ok(None),
         }
@@ -474,12 +490,9 @@ impl LayerFile {
         from: &PartAt,
         pages: &mut impl IndexPages<'a>,
     ) -> Result<Option<PartAt>> {
-        if from.row > 0 {
-            // Most keys have one part, which the neighbouring row tells without a search.
-            let leaf = pages.page(from.leaf_offset, 0)?;
-            if leaf.page().row(from.row - 1).is_none_or(|row| row.key != key) {
-                return Ok(None);
-            }
+        // Most keys have one part, which the neighbouring row tells without a search.
+        if from.is_oldest {
+            return Ok(None);
         }
         // Parts were written in order, so who lies about it is caught here and the walk ends.
         match self.part_at(key, from.first_lsn.previous(), pages)? {
@@ -597,6 +610,10 @@ impl LayerFile {
 
     pub(super) fn blocks(&self) -> &Blocks {
         &self.blocks
+    }
+
+    pub(super) fn filter_state(&self) -> &OnceLock<FilterState> {
+        &self.filter
     }
 
     pub(super) fn footer(&self) -> &Footer {

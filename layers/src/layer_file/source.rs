@@ -30,6 +30,8 @@ fn guess_of(block_type: BlockType) -> usize {
         BlockType::Data => DATA_GUESS,
         BlockType::Index => 4 << 10,
         BlockType::Tombstones => 32 << 10,
+        BlockType::Filter => 24 << 10,
+        BlockType::FilterTable => 4 << 10,
     }
 }
 
@@ -475,7 +477,7 @@ impl Blocks {
         match BlockType::from_byte(header.block_type) {
             Some(block_type) => Ok((block_type, offset + len as u64)),
             None => {
-                Err(Error::corrupt(path, offset, "block", "a type from 1 to 3", header.block_type))
+                Err(Error::corrupt(path, offset, "block", "a type from 1 to 5", header.block_type))
             }
         }
     }

@@ -23,6 +23,8 @@ pub struct VerifyReport {
     pub index_blocks: u64,
     /// Tombstone blocks.
     pub tombstone_blocks: u64,
+    /// Blocks of the filter, its table included.
+    pub filter_blocks: u64,
     /// Keys.
     pub keys: u64,
     /// Versions.
@@ -49,7 +51,10 @@ impl LayerFile {
         self.verify_index(&report)?;
         self.verify_tombstones(&mut report)?;
         let summary = self.summary();
-        let blocks = report.data_blocks + report.index_blocks + report.tombstone_blocks;
+        let blocks = report.data_blocks
+            + report.index_blocks
+            + report.tombstone_blocks
+            + report.filter_blocks;
         let counts = [
             (report.keys, summary.keys),
             (report.versions, summary.versions),
@@ -73,6 +78,7 @@ impl LayerFile {
                 BlockType::Data => report.data_blocks += 1,
                 BlockType::Index => report.index_blocks += 1,
                 BlockType::Tombstones => report.tombstone_blocks += 1,
+                BlockType::Filter | BlockType::FilterTable => report.filter_blocks += 1,
             }
             offset = end;
         }
@@ -96,16 +102,19 @@ impl LayerFile {
         Err(self.malformed(self.blocks().end(), "footer's digest"))
     }
 
-    /// Every version of every part, along the index: nothing in a data block is outside of it.
+    /// Every version of every part, along the index: nothing in a data block is outside of it, and
+    /// the filter hides no key.
     fn verify_data<'a>(&'a self, ahead: &mut Ahead<'a>, report: &mut VerifyReport) -> Result<()> {
         let mut rows = Rows::from(self, Key::MIN)?;
         let mut previous: Option<(Key, Lsn)> = None;
         // The open data block: its offset, its inflated length, where its next part has to start.
         let mut block: Option<(u64, usize, usize)> = None;
         let (mut blocks, mut inflated) = (0, Vec::new());
+        let filter = self.read_filter(ReadKind::Once)?;
         while let Some(row) = rows.next()? {
             let offset = row.place.block_offset();
             let malformed = |what| Err(self.malformed(offset, what));
+            self.check_filter_of(filter.as_ref(), row.key)?;
             let (raw_len, start) = match block {
                 Some((open, raw_len, end)) if open == offset => (raw_len, end),
                 Some((_, raw_len, end)) if raw_len != end => {

@@ -6,6 +6,7 @@ use super::{
     LayerId, LayerKind, LayerSummary, Tombstone, WriterOptions,
     block::{BlockSeal, BlockType},
     chain::{PartBuilder, VALUE_OVERHEAD_MAX},
+    filter::FilterBuilder,
     format::{FOOTER_LEN, Footer, encode_footer, encode_header},
     index::IndexBuilder,
     page::{Place, Row},
@@ -19,13 +20,15 @@ use crate::{
 
 /// Writes one layer file from versions in order, (key, Lsn) ascending.
 ///
-/// Its memory does not grow with what is written: about 300 KiB, and twice the largest block. After an I/O error every
+/// Its memory does not grow with what is written: about 450 KiB, and twice the largest block. After an I/O error every
 /// further call fails. A writer that is dropped before [`LayerWriter::finish`] leaves an incomplete file, which no
 /// [`super::LayerFile`] opens; removing it is the caller's part.
 pub struct LayerWriter {
     sink: BlockSink,
     compressor: Option<Compressor>,
     index: IndexBuilder,
+    /// None in an image layer that is complete: it is asked for keys that exist, and holds them.
+    filter: Option<FilterBuilder>,
     id: LayerId,
     kind: LayerKind,
     block_len_target: usize,
@@ -81,6 +84,7 @@ impl LayerWriter {
             sink: BlockSink::new(file, BlockSeal::new(id), &encode_header(id, kind)),
             compressor,
             index: IndexBuilder::default(),
+            filter: (kind != LayerKind::Image { complete: true }).then(FilterBuilder::default),
             id,
             kind,
             block_len_target: options.block_size_target_bytes.clamp(1 << 10, 1 << 20) as usize,
@@ -154,7 +158,12 @@ impl LayerWriter {
             self.sink.begin();
             self.block_is_open = true;
         }
-        self.written.keys += u64::from(new_key);
+        if new_key {
+            self.written.keys += 1;
+            if let Some(filter) = &mut self.filter {
+                filter.push(key);
+            }
+        }
         for value in values {
             self.part.push(lsn, *value, self.sink.buffer());
             self.written.add(key, lsn, value.bytes().len());
@@ -219,7 +228,10 @@ impl LayerWriter {
             let row = Row { key, lsn, place: Place::new(offset, start) };
             self.index.push(row, &mut self.sink)?;
         }
-        Ok(())
+        match &mut self.filter {
+            Some(filter) => filter.write_complete(&mut self.sink),
+            None => Ok(()),
+        }
     }
 
     /// Completes the file and syncs it. Its name is not made durable.
@@ -240,8 +252,15 @@ impl LayerWriter {
         self.end_part();
         self.write_block()?;
         self.written.check_ranges(key_range, &lsn_range);
+        if let Some(filter) = &mut self.filter {
+            filter.write_partition(&mut self.sink)?;
+        }
         let (height, root_offset) = self.index.finish(&mut self.sink)?;
         let tombstones_offset = tombstones::write(tombstones, &lsn_range, &mut self.sink)?;
+        let filter_partitions = match self.filter {
+            Some(filter) => filter.finish(&mut self.sink)?,
+            None => 0,
+        };
         let (digest, len) = self.sink.digest()?;
         let summary = LayerSummary {
             id: self.id,
@@ -256,7 +275,8 @@ impl LayerWriter {
             tombstones: tombstones.len() as u64,
         };
         let blocks = self.sink.blocks();
-        let footer = Footer { summary, height, root_offset, tombstones_offset, blocks };
+        let footer =
+            Footer { summary, height, root_offset, tombstones_offset, filter_partitions, blocks };
         self.sink.finish(&encode_footer(&footer))?;
         Ok(footer.summary)
     }

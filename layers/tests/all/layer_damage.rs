@@ -288,7 +288,7 @@ fn another_format_version_says_so() {
         );
         bytes[start + 12..start + 16].copy_from_slice(&crc.to_le_bytes());
         let error = written.error_with(bytes).unwrap();
-        assert!(matches!(error, Error::UnsupportedVersion { expected: 1, found: 9, .. }));
+        assert!(matches!(error, Error::UnsupportedVersion { expected: 2, found: 9, .. }));
     }
 }
 

@@ -46,6 +46,14 @@ fn path_of(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name)
 }
 
+/// A file of version 1, which has no filter: it is read, and no longer written.
+fn check_old(name: &str, model: &Model) {
+    let file = LayerFile::open(&RealStorage, &path_of(name), None).unwrap();
+    model.check_all(&file).unwrap();
+    let report = file.verify().unwrap();
+    assert_eq!((report.versions, report.filter_blocks), (model.versions.len() as u64, 0));
+}
+
 /// `exact`: the bytes have to be the same too, which a compressor does not promise.
 fn check(name: &str, model: &Model, kind: LayerKind, zstd: bool, exact: bool) {
     let path = path_of(name);
@@ -65,7 +73,15 @@ fn check(name: &str, model: &Model, kind: LayerKind, zstd: bool, exact: bool) {
 
 #[test]
 fn golden_files_are_written_and_read_the_same() {
-    check("delta-v1.layer", &delta(), LayerKind::Delta, false, true);
-    check("image-v1.layer", &image(), LayerKind::Image { complete: true }, false, true);
-    check("delta-zstd-v1.layer", &delta(), LayerKind::Delta, true, false);
+    check("delta-v2.layer", &delta(), LayerKind::Delta, false, true);
+    check("image-v2.layer", &image(), LayerKind::Image { complete: true }, false, true);
+    check("image-sparse-v2.layer", &image(), LayerKind::Image { complete: false }, false, true);
+    check("delta-zstd-v2.layer", &delta(), LayerKind::Delta, true, false);
+}
+
+#[test]
+fn golden_files_of_version_1_are_read_the_same() {
+    check_old("delta-v1.layer", &delta());
+    check_old("image-v1.layer", &image());
+    check_old("delta-zstd-v1.layer", &delta());
 }

@@ -93,14 +93,16 @@ fn a_warm_read_allocates_nothing() {
     writer.finish(KeyRange::ALL, Lsn(1)..Lsn(12), &[]).unwrap();
     let file = LayerFile::open(&RealStorage, &path, None).unwrap();
     let space = LeakySpace::default();
-    for _ in 0..2 {
+    for is_warm in [false, true, true] {
         let before = CALLS.get();
         for block in 0..3000 {
             let (mut count, key) = (0, Key::new(1, block));
             let walk = file.versions(key, Lsn(20), Lsn(0), &space, &mut |_| count += 1).unwrap();
             assert_eq!((walk, count), (Walk::Base, 11));
         }
-        assert_eq!(CALLS.get(), before);
+        // The first read that asks the filter reads it: its table, the one partition, the lines.
+        let allowed = if is_warm { 0 } else { 3 };
+        assert!(CALLS.get() - before <= allowed, "{} allocations", CALLS.get() - before);
     }
     assert_eq!(space.calls.get(), 0);
 }

@@ -2,6 +2,7 @@
 
 mod direct_refused;
 mod layer_damage;
+mod layer_filter;
 mod layer_golden;
 mod layer_memory;
 mod layer_model;
