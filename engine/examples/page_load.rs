@@ -6,9 +6,13 @@
 //! page_load ask --pages 300000 --hot 20000 --cold-percent 10 --clients 64 --rate 8000 --seconds 20
 //! ```
 //!
-//! Clients ask at a fixed rate, whether answers come or not: a server that stops for a moment is not asked less for it. The first `--hot` pages are read once before it begins; of the others each is asked for
-//! once, so that it is cold.
-#![allow(clippy::print_stdout, reason = "it is a command")]
+//! Clients ask at a fixed rate, whether answers come or not: a server that stops for a moment is
+//! not asked less for it. The first `--hot` pages are read before it begins; of the others each is
+//! asked for once. Those are cold if the operating system has nothing of them in memory: `fill`
+//! ends with what `evict` does, and `evict` does it again between two runs, while no server has the
+//! store open. The server says of each answer whether it waited: what was in memory nevertheless is
+//! counted apart. When all other pages were asked for, the rest of the questions are for hot ones.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a command")]
 
 #[path = "page_server/frame.rs"]
 mod frame;
@@ -16,6 +20,7 @@ mod frame;
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    process::ExitCode,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -30,7 +35,10 @@ use tokio::{
     net::{TcpStream, tcp::OwnedReadHalf},
 };
 
-use frame::{RESPONSE_HEAD_LEN, Request, Status, decode_response_head};
+use frame::{
+    RESPONSE_HEAD_LEN, Request, ResponseHead, Source, Status, VERSION, WELCOME_LEN, Welcome,
+    decode_response_head, decode_welcome, greeting,
+};
 
 /// Asks a page server for pages, and prints how long it took.
 #[derive(Parser)]
@@ -41,7 +49,7 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Makes a store of pages of 8 KiB, each with two patches above its image.
+    /// Makes a store of pages of 8 KiB, each with two patches above its image, and evicts it.
     Fill {
         /// The store's directory.
         #[arg(long)]
@@ -92,10 +100,25 @@ type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 const OBJECT: u128 = 1;
 const PAGE_LEN: usize = 8192;
+/// Of a page, or of a text that says what has failed.
+const ANSWER_LEN_MAX: usize = 64 << 10;
 
-fn main() -> Result<(), AnyError> {
-    match Args::parse().command {
-        Command::Fill { store, pages } => fill(&store, pages),
+fn main() -> ExitCode {
+    match run(Args::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("page_load: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), AnyError> {
+    match command {
+        Command::Fill { store, pages } => {
+            fill(&store, pages)?;
+            evict(&store)
+        }
         Command::Evict { store } => evict(&store),
         Command::Ask(ask) => {
             tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(ask.run())
@@ -166,81 +189,122 @@ fn random(state: &mut u64) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
+/// How long answers took.
+#[derive(Default)]
+struct Taken {
+    /// Of hot pages.
+    warm: Vec<Duration>,
+    /// Of pages that were asked for the first time: the server waited for them, or does not look.
+    cold: Vec<Duration>,
+    /// Of pages that were asked for the first time, and were in memory nevertheless.
+    in_memory: Vec<Duration>,
+    /// Questions that were to be for the first time and found no such page left.
+    without_cold: u64,
+}
+
+impl Taken {
+    fn add(&mut self, other: Taken) {
+        self.warm.extend(other.warm);
+        self.cold.extend(other.cold);
+        self.in_memory.extend(other.in_memory);
+        self.without_cold += other.without_cold;
+    }
+
+    fn print(&mut self) {
+        println!("warm {}", summary(&mut self.warm));
+        println!("cold {}", summary(&mut self.cold));
+        if !self.in_memory.is_empty() {
+            println!("in memory {}", summary(&mut self.in_memory));
+            println!(
+                "{} of {} pages that should be cold were in memory: to have them cold, stop the \
+                 server, run page_load evict, start the server again",
+                self.in_memory.len(),
+                self.in_memory.len() + self.cold.len()
+            );
+        }
+        if self.without_cold > 0 {
+            println!(
+                "{} questions were asked of hot pages because all cold ones had been asked for: \
+                 fill more pages, or ask with a lower --cold-percent, --rate or --seconds",
+                self.without_cold
+            );
+        }
+    }
+}
+
 impl Ask {
     async fn run(self) -> Result<(), AnyError> {
         let ask = Arc::new(self);
         if ask.hot == 0 || ask.hot >= ask.pages {
-            return Err("some pages are hot, and some are not".into());
+            return Err(format!(
+                "--hot: expected 1 to {}, fewer than --pages, found {}",
+                ask.pages.saturating_sub(1),
+                ask.hot
+            )
+            .into());
         }
         ask.warm_up().await?;
         let faults = metric(ask.metrics, "worker_major_faults_total").await?;
-        // An odd multiplier visits each cold page once, in an order that is none.
+        let waited = metric(ask.metrics, "cold_requests_total").await?;
         let next_cold = Arc::new(AtomicU32::new(0));
         let began = Instant::now() + Duration::from_millis(100);
         let mut clients = Vec::new();
         for number in 0..ask.clients {
             clients.push(tokio::spawn(ask.clone().client(number, began, next_cold.clone())));
         }
-        let (mut warm, mut cold) = (Vec::new(), Vec::new());
+        let mut taken = Taken::default();
         for client in clients {
-            let [of_warm, of_cold] = client.await??;
-            warm.extend(of_warm);
-            cold.extend(of_cold);
+            taken.add(client.await??);
         }
-        println!("warm {}", summary(&mut warm));
-        println!("cold {}", summary(&mut cold));
+        taken.print();
         let faults = metric(ask.metrics, "worker_major_faults_total").await? - faults;
-        let waited = metric(ask.metrics, "cold_requests_total").await?;
-        println!(
-            "{faults} major faults on executor threads, {waited} requests that waited since the server began"
-        );
+        let waited = metric(ask.metrics, "cold_requests_total").await? - waited;
+        println!("{faults} major faults on executor threads, {waited} requests waited");
         Ok(())
     }
 
     /// Reads each hot page twice: what was read for the first time is verified then.
     async fn warm_up(&self) -> Result<(), AnyError> {
-        let mut stream = TcpStream::connect(self.server).await?;
-        let mut answer = vec![0; RESPONSE_HEAD_LEN + PAGE_LEN];
+        let mut stream = connect(self.server).await?;
+        let (mut head, mut bytes) = ([0; RESPONSE_HEAD_LEN], Vec::new());
         for block in (0..self.hot).chain(0..self.hot) {
             stream.write_all(&question(u64::from(block), block)).await?;
-            stream.read_exact(&mut answer).await?;
-            if answer[RESPONSE_HEAD_LEN..] != page(block)[..] {
+            let answer = read_answer(&mut stream, &mut head, &mut bytes).await?;
+            if answer.status != Status::Page {
+                return Err(
+                    format!("page {block}: {:?}, {}", answer.status, bytes.escape_ascii()).into()
+                );
+            }
+            if bytes != page(block) {
                 return Err(format!("page {block} is another one").into());
             }
         }
         Ok(())
     }
 
-    /// Asks at its times, and returns how long the warm and the cold ones took.
+    /// Asks at its times, and returns how long the answers took.
     async fn client(
         self: Arc<Self>,
         number: u32,
         began: Instant,
         next_cold: Arc<AtomicU32>,
-    ) -> Result<[Vec<Duration>; 2], AnyError> {
-        let stream = TcpStream::connect(self.server).await?;
+    ) -> Result<Taken, AnyError> {
+        let stream = connect(self.server).await?;
         stream.set_nodelay(true)?;
         let (input, mut output) = stream.into_split();
         let mut state = u64::from(number) << 32;
         let each = f64::from(self.clients) / self.rate;
-        let mut due = Vec::new();
+        let (mut due, mut without_cold) = (Vec::new(), 0);
         let mut at = 0.0;
         while at < self.seconds {
             // The times between two are exponential, as of many who do not know of each other.
             let share = (random(&mut state) >> 11) as f64 / (1_u64 << 53) as f64;
             at -= (1.0 - share).ln() * each;
-            let is_cold = random(&mut state) % 100 < self.cold_percent;
-            let block = match is_cold {
-                false => (random(&mut state) % u64::from(self.hot)) as u32,
-                true => {
-                    let cold = self.pages - self.hot;
-                    let n = next_cold.fetch_add(1, Relaxed);
-                    if n >= cold {
-                        return Err("there are no more cold pages".into());
-                    }
-                    self.hot + (u64::from(n) * 2_654_435_761 % u64::from(cold)) as u32
-                }
-            };
+            let wants_cold = random(&mut state) % 100 < self.cold_percent;
+            let cold = if wants_cold { self.next_cold(&next_cold) } else { None };
+            without_cold += u64::from(wants_cold && cold.is_none());
+            let is_cold = cold.is_some();
+            let block = cold.unwrap_or_else(|| (random(&mut state) % u64::from(self.hot)) as u32);
             let at = began + Duration::from_secs_f64(at);
             due.push(Question { at, block, is_cold, sent_ns: AtomicU64::new(0) });
         }
@@ -252,8 +316,56 @@ impl Ask {
             asked.sent_ns.store(began.elapsed().as_nanos() as u64, Relaxed);
             output.write_all(&question(id as u64, asked.block)).await?;
         }
-        answers.await?
+        Ok(Taken { without_cold, ..answers.await?? })
     }
+
+    /// A page that nobody has asked for; none if there is none left. An odd multiplier visits each
+    /// once, in an order that is none.
+    fn next_cold(&self, next: &AtomicU32) -> Option<u32> {
+        let cold = self.pages - self.hot;
+        let taken = next.fetch_update(Relaxed, Relaxed, |n| (n < cold).then_some(n + 1));
+        let n = u64::from(taken.ok()?);
+        Some(self.hot + (n * 2_654_435_761 % u64::from(cold)) as u32)
+    }
+}
+
+/// Connects and greets.
+async fn connect(server: SocketAddr) -> Result<TcpStream, AnyError> {
+    let mut stream = TcpStream::connect(server)
+        .await
+        .map_err(|error| format!("cannot connect to {server}: {error}; is page_server running?"))?;
+    stream.write_all(&greeting()).await?;
+    let mut head = [0; WELCOME_LEN];
+    stream.read_exact(&mut head).await?;
+    let (welcome, version, len) = decode_welcome(&head)?;
+    let mut text = vec![0; len];
+    stream.read_exact(&mut text).await?;
+    match welcome {
+        Welcome::Welcome if version == VERSION => Ok(stream),
+        _ => Err(format!(
+            "{server} speaks version {version}, this is version {VERSION}: {}",
+            String::from_utf8_lossy(&text)
+        )
+        .into()),
+    }
+}
+
+/// Reads one answer: its head, and what follows into `bytes`.
+async fn read_answer(
+    input: &mut (impl AsyncReadExt + Unpin),
+    head: &mut [u8; RESPONSE_HEAD_LEN],
+    bytes: &mut Vec<u8>,
+) -> Result<ResponseHead, AnyError> {
+    input.read_exact(head).await?;
+    let answer = decode_response_head(head).ok_or("no answer of a page server")?;
+    if answer.len > ANSWER_LEN_MAX {
+        return Err(
+            format!("answer of {} bytes: expected {ANSWER_LEN_MAX} or less", answer.len).into()
+        );
+    }
+    bytes.resize(answer.len, 0);
+    input.read_exact(bytes).await?;
+    Ok(answer)
 }
 
 /// What a client asks.
@@ -270,23 +382,24 @@ async fn read_answers(
     mut input: OwnedReadHalf,
     due: Arc<[Question]>,
     began: Instant,
-) -> Result<[Vec<Duration>; 2], AnyError> {
-    let mut taken = [Vec::new(), Vec::new()];
+) -> Result<Taken, AnyError> {
+    let mut taken = Taken::default();
     let (mut head, mut bytes) = ([0; RESPONSE_HEAD_LEN], Vec::new());
     for _ in 0..due.len() {
-        input.read_exact(&mut head).await?;
-        let (id, status, len) = decode_response_head(&head).ok_or("no answer of a page server")?;
-        bytes.resize(len, 0);
-        input.read_exact(&mut bytes).await?;
+        let ResponseHead { id, status, source, len } =
+            read_answer(&mut input, &mut head, &mut bytes).await?;
         let now = began.elapsed();
         let &Question { block, is_cold, ref sent_ns, .. } =
             due.get(id as usize).ok_or("an answer to nothing")?;
-        let first = u32::from_le_bytes(*bytes.first_chunk().ok_or("an empty answer")?);
-        if status != Status::Page || len != PAGE_LEN || first != block {
+        if status != Status::Page || len != PAGE_LEN || bytes[..4] != block.to_le_bytes() {
             return Err(format!("block {block}: {status:?}, {len} bytes").into());
         }
-        taken[usize::from(is_cold)]
-            .push(now.saturating_sub(Duration::from_nanos(sent_ns.load(Relaxed))));
+        let kind = match (is_cold, source) {
+            (false, _) => &mut taken.warm,
+            (true, Source::Cold | Source::Unknown) => &mut taken.cold,
+            (true, Source::Warm) => &mut taken.in_memory,
+        };
+        kind.push(now.saturating_sub(Duration::from_nanos(sent_ns.load(Relaxed))));
     }
     Ok(taken)
 }

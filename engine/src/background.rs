@@ -20,9 +20,12 @@ struct WakeupState {
 }
 
 impl Wakeup {
-    pub(crate) fn wake(&self) {
-        self.state.lock().work = true;
+    /// Tells the thread that there is work. False: it was told to end and may not do it.
+    pub(crate) fn wake(&self) -> bool {
+        let mut state = self.state.lock();
+        state.work = true;
         self.changed.notify_one();
+        !state.stop
     }
 
     pub(crate) fn stop(&self) {

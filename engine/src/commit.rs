@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use pagestrata_layers::Lsn;
+use pagestrata_layers::{Lsn, storage::ProcessMark};
 use pagestrata_wal::{Durable, Log, Position};
 
 use crate::{Background, Durability, Error, Options, Result};
@@ -26,6 +26,8 @@ use crate::{Background, Durability, Error, Options, Result};
 /// ```
 pub struct CommitTicket {
     lsn: Lsn,
+    /// The process that has committed.
+    owner: ProcessMark,
     /// None: there is nothing to wait for.
     log: Option<Waiting>,
 }
@@ -51,7 +53,7 @@ impl CommitTicket {
             synced: options.durability == Durability::Synced,
             background: options.background,
         };
-        CommitTicket { lsn, log: end.map(waiting) }
+        CommitTicket { lsn, owner: ProcessMark::current(), log: end.map(waiting) }
     }
 
     /// The Lsn that was committed.
@@ -64,8 +66,12 @@ impl CommitTicket {
     /// it, else at once. All who wait at the same time share a sync.
     ///
     /// # Errors
-    /// [`Error::ReadOnly`]: the log has failed. After a reopen the commit is there whole, or not at all.
+    /// [`Error::ReadOnly`]: the log has failed. After a reopen the commit is there whole, or not at
+    /// all. [`Error::Closed`] in a forked child.
     pub fn wait(self) -> Result<()> {
+        if !self.owner.is_current() {
+            return Err(Error::Closed);
+        }
         match &self.log {
             Some(Waiting { log, end, synced: true, .. }) => Ok(log.sync_to(*end)?),
             Some(Waiting { log, synced: false, .. }) => not_failed(log),

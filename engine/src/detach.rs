@@ -92,6 +92,9 @@ impl DetachedVersion {
             return copy();
         }
         let keeps = DetachedKeeps { layer_start, what, pinned_bytes, requested_bytes };
+        if timeline.store.is_inherited() {
+            return copy();
+        }
         let pin = timeline.pins.add_detached(caller, timeline.clock(), keeps);
         let kept = Kept { bytes, layer: Some(layer), timeline: timeline.clone(), pin };
         DetachedVersion { lsn, kind, owner: Owner::Layer(kept) }
@@ -152,6 +155,9 @@ impl From<DetachedVersion> for bytes::Bytes {
 
 impl Drop for Kept {
     fn drop(&mut self) {
+        if self.timeline.store.is_inherited() {
+            return;
+        }
         self.timeline.pins.remove(&self.pin);
         // The retired list has a count of its own: this one is never the last while the timeline is open.
         self.layer = None;

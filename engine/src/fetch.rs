@@ -14,7 +14,10 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use pagestrata_layers::{layer_file::Fetched, storage::major_faults_of_thread};
+use pagestrata_layers::{
+    layer_file::Fetched,
+    storage::{ProcessMark, major_faults_of_thread},
+};
 use parking_lot::{Condvar, Mutex};
 
 use crate::{Background, Error, Key, Lsn, Result, Snapshot, map::FileLayer, store::StoreShared};
@@ -70,6 +73,9 @@ enum Work {
 
 impl Job {
     fn run(&self) -> Result<()> {
+        if self.store.is_inherited() {
+            return Err(Error::Closed);
+        }
         match &self.work {
             Work::Missing(Missing { file, offset, len }, into) => {
                 Ok(file.fetch(*offset, *len, into)?)
@@ -80,8 +86,9 @@ impl Job {
 }
 
 /// A fetch that some thread does.
-#[derive(Default)]
 struct Running {
+    /// The process whose thread does it.
+    owner: ProcessMark,
     progress: Mutex<Progress>,
     ended: Condvar,
 }
@@ -93,6 +100,11 @@ struct Progress {
 }
 
 impl Running {
+    fn new() -> Running {
+        let (progress, ended) = Default::default();
+        Running { owner: ProcessMark::current(), progress, ended }
+    }
+
     /// Does the job, and tells who waits what came of it.
     fn run(&self, job: Job) {
         // A panic would be a defect; whoever waits is told, and this thread goes on for the others.
@@ -111,6 +123,9 @@ impl Running {
     }
 
     fn wait(&self) -> Result<()> {
+        if !self.owner.is_current() {
+            return Err(Error::Closed);
+        }
         let mut progress = self.progress.lock();
         loop {
             match progress.outcome.take() {
@@ -155,6 +170,7 @@ impl Fetch {
     ///
     /// # Errors
     /// [`Error::Layers`]: the file is damaged, shorter than it was, or cannot be read.
+    /// [`Error::Closed`] in a forked child.
     pub fn run_blocking(self) -> Result<()> {
         match self.0 {
             State::New(job) => job.run(),
@@ -167,7 +183,7 @@ impl Fetch {
     /// threads for it, it is fetched here and now.
     pub fn start(&mut self) {
         let State::New(_) = self.0 else { return };
-        let running = Arc::new(Running::default());
+        let running = Arc::new(Running::new());
         let State::New(job) = std::mem::replace(&mut self.0, State::Running(running.clone()))
         else {
             unreachable!("it was")
@@ -185,6 +201,9 @@ impl Future for Fetch {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
         self.start();
         let State::Running(running) = &self.0 else { panic!("polled after it was ready") };
+        if !running.owner.is_current() {
+            return Poll::Ready(Err(Error::Closed));
+        }
         let mut progress = running.progress.lock();
         let Some(outcome) = progress.outcome.take() else {
             progress.waker = Some(context.waker().clone());
@@ -225,6 +244,9 @@ struct QueueState {
 impl Fetchers {
     /// Has a thread do it; the job comes back if there is none and none can be started.
     fn submit(&self, job: Job, running: Arc<Running>) -> std::result::Result<(), Job> {
+        if job.store.is_inherited() {
+            return Err(job);
+        }
         let options = &job.store.options;
         let threads_max = match options.background {
             Background::Threads => options.fetch_threads_max,

@@ -6,11 +6,12 @@
 //! the manifest names it is not known. Of any other file nothing stays, and the next try begins anew.
 
 mod chains;
+mod future;
 
 use std::{sync::Arc, time::Duration};
 
 use pagestrata_layers::{
-    Key, KeyRange, MemLayer, PageVersion,
+    Key, KeyRange, Lsn, MemLayer, PageVersion,
     layer_file::{LayerKind, Tombstone},
     manifest::edit::{Edit, LayerRecord},
 };
@@ -19,10 +20,11 @@ use parking_lot::MutexGuard;
 
 pub(crate) use chains::SharedRedo;
 use chains::{ChainCutter, PageCounts};
+pub use future::FlushFuture;
 
 use crate::{
     Background, Error, LayersError, Result,
-    map::{FileLayer, MapVersion, layer_file_name},
+    map::{FileLayer, layer_file_name},
     new_layer::NewLayer,
     timeline::TimelineShared,
 };
@@ -58,29 +60,57 @@ struct Durable {
     in_doubt: bool,
 }
 
+/// The layers that were frozen at one moment, to be waited for. Layers that are frozen later are not.
+#[derive(Debug)]
+pub(crate) struct FlushTarget {
+    /// The committed Lsn of the newest of them.
+    newest: Lsn,
+    /// All tries that had failed before.
+    failures: u64,
+}
+
 impl TimelineShared {
-    /// Waits until nothing is frozen any more of what is now. A writer that rolls on does not hold it up.
-    pub(crate) fn wait_flushed(&self) -> Result<()> {
-        let newest = |map: &MapVersion| map.frozen.first().map(|slot| slot.layer.committed_lsn());
-        let Some(newest) = newest(&self.look()) else { return Ok(()) };
-        let is_left = |map: &MapVersion| {
-            map.frozen.last().is_some_and(|oldest| oldest.layer.committed_lsn() <= newest)
-        };
-        let mut state = self.flush.lock();
-        let failures = state.failures_total;
+    /// Has the layers flushed that are frozen now, and returns what to wait for; `None`: nothing is frozen.
+    pub(crate) fn flush_target(&self) -> Option<FlushTarget> {
+        let newest = self.look().frozen.first().map(|slot| slot.layer.committed_lsn())?;
+        let failures = self.flush.lock().failures_total;
         self.store.wake_flusher();
-        while is_left(&self.look()) {
-            if state.stopped {
-                return Err(Error::Closed);
+        Some(FlushTarget { newest, failures })
+    }
+
+    /// Returns how waiting for `target` has ended, or `None` while it has to go on.
+    pub(crate) fn flush_outcome(&self, target: &FlushTarget) -> Option<Result<()>> {
+        self.flush_outcome_in(target, &self.flush.lock())
+    }
+
+    fn flush_outcome_in(&self, target: &FlushTarget, state: &FlushState) -> Option<Result<()>> {
+        let oldest = self.look().frozen.last().map(|oldest| oldest.layer.committed_lsn());
+        if oldest.is_none_or(|oldest| oldest > target.newest) {
+            return Some(Ok(()));
+        }
+        if state.stopped {
+            return Some(Err(Error::Closed));
+        }
+        let cause = state.last_error.clone().filter(|_| state.failures_total > target.failures)?;
+        Some(Err(Error::FlushFailed { timeline: self.name.clone(), cause }))
+    }
+
+    /// Waits until every layer that is frozen at the time of the call has been flushed. Layers frozen later are not waited for.
+    pub(crate) fn wait_flushed(&self) -> Result<()> {
+        let Some(target) = self.flush_target() else { return Ok(()) };
+        let mut state = self.flush.lock();
+        loop {
+            if let Some(outcome) = self.flush_outcome_in(&target, &state) {
+                return outcome;
             }
             self.wait_flush_ended(&mut state);
-            if state.failures_total > failures
-                && let Some(cause) = state.last_error.clone()
-            {
-                return Err(Error::FlushFailed { timeline: self.name.clone(), cause });
-            }
         }
-        Ok(())
+    }
+
+    /// Wakes the threads and tasks that wait for a flush to end. Called after each change of what they look at.
+    fn tell_flush_ended(&self) {
+        self.flush_ended.notify_all();
+        self.flush_waiters.reached(Lsn::MAX);
     }
 
     /// Waits until one more layer may be frozen; false: flushing fails, and waiting will not help now.
@@ -123,7 +153,7 @@ impl TimelineShared {
         let redo = self.flush_redo.lock().take();
         drop(redo);
         self.flush.lock().stopped = true;
-        self.flush_ended.notify_all();
+        self.tell_flush_ended();
     }
 
     /// Flushes the oldest frozen layer, if there is one. Returns how soon to come again: at once, for there may be another, or
@@ -148,6 +178,14 @@ impl TimelineShared {
                 (state.failures, state.last_error) = (0, None);
                 state.flushes += 1;
                 state.flushed_bytes += bytes;
+                #[cfg(feature = "tracing")]
+                if pages.layers_without_redo > 0 && state.pages.layers_without_redo == 0 {
+                    tracing::warn!(
+                        timeline = %self.name,
+                        "deltas_per_page_max is set, but no chain is cut: the timeline has no flush redo; \
+                         set Options::flush_redo or call Timeline::set_flush_redo"
+                    );
+                }
                 state.pages.add(pages);
                 Some(Duration::ZERO)
             }
@@ -165,7 +203,7 @@ impl TimelineShared {
                 is_tried_again.then(|| delay.min(options.flush_retry_delay_max))
             }
         };
-        self.flush_ended.notify_all();
+        self.tell_flush_ended();
         again
     }
 
@@ -247,7 +285,8 @@ impl TimelineShared {
                 layer
                     .sorted_from(Key::MIN)
                     .try_for_each(|(key, version)| put(key, version, None))?;
-                PageCounts::default()
+                let is_uncut = self.store.options.deltas_per_page_max > 0;
+                PageCounts { layers_without_redo: u64::from(is_uncut), ..PageCounts::default() }
             }
         };
         let lsn_range = layer.start_lsn()..layer.committed_lsn().next();

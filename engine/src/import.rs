@@ -8,7 +8,7 @@ use pagestrata_layers::{
     manifest::edit::{Edit, LayerRecord},
 };
 
-use crate::{Result, map::FileLayer, new_layer::NewLayer, timeline::TimelineShared};
+use crate::{Error, Result, map::FileLayer, new_layer::NewLayer, timeline::TimelineShared};
 
 /// An import of images at one Lsn. Nothing of it is visible until [`ImageImport::finish`]; dropped before, it leaves
 /// nothing but files that the next opening of the store removes.
@@ -123,6 +123,9 @@ impl<'l> ImageImport<'l> {
     }
 
     fn check(&self) -> Result<()> {
+        if self.timeline.store.is_inherited() {
+            return Err(Error::Closed);
+        }
         if self.failed {
             let source = std::io::Error::other("it failed before");
             let error = pagestrata_layers::Error::io(

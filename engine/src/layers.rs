@@ -15,7 +15,7 @@ use crate::{
     Error, LayersError, Result, Store, Timeline,
     log::LOG_NAME,
     map::layer_file_name,
-    store::{lock_and_read, no_timeline, timeline_dir},
+    store::{Existing, lock_and_read, no_timeline, timeline_dir},
 };
 
 /// One layer file, as [`Timeline::layers`] lists it.
@@ -168,7 +168,8 @@ impl Store {
         progress: &mut dyn FnMut(&VerifyReport),
     ) -> Result<VerifyReport> {
         let dir = path.as_ref();
-        let (_lock, id, state) = lock_and_read(storage, dir)?;
+        let existing = lock_and_read(storage, dir)?;
+        let Existing { storage, id, state, .. } = &existing;
         if let Some(name) = timeline
             && !state.timelines.values().any(|timeline| timeline.name == name)
         {
@@ -190,7 +191,7 @@ impl Store {
             }
         }
         if timeline.is_none() {
-            verifying.add_log(storage, dir, id, &state);
+            verifying.add_log(storage, dir, *id, state);
         }
         verifying.finish()
     }

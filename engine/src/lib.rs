@@ -32,11 +32,16 @@
 //! Reader::pin -> Guard::versions: open, frozen, delta, image -> borrowed bytes -> Guard::page: your redo
 //! ```
 //!
+//! A lease can be owned ([`Timeline::write_lease_owned`]), be asked for what it has put ([`WriteLease::newest`]), and flush
+//! ([`WriteLease::flush`]). Tasks await a commit ([`CommitTicket`]), a flush ([`Timeline::flush_async`]), a close
+//! ([`Store::close_async`]) and reads ([`Guard::page_async`]), each on any executor.
+//!
 //! What an acknowledged commit survives is in [`durability`]. The log that this takes is read back when the store is opened, and
 //! freed as layers are flushed.
 #![deny(unsafe_code)]
 
 mod background;
+mod close;
 mod commit;
 #[cfg_attr(
     not(test),
@@ -48,6 +53,8 @@ mod commit;
 mod coverage;
 mod detach;
 pub mod durability;
+#[cfg(feature = "serde")]
+mod duration_text;
 mod error;
 mod fetch;
 mod flush;
@@ -57,6 +64,7 @@ mod log;
 mod many;
 mod map;
 mod new_layer;
+mod newest;
 mod options;
 mod page_cache;
 mod pins;
@@ -78,12 +86,15 @@ mod timeline;
 mod wait;
 mod write;
 
+pub use close::CloseFuture;
 pub use commit::{Acknowledged, CommitTicket};
 pub use detach::DetachedVersion;
 pub use error::{Error, Result};
 pub use fetch::{Extent, Fetch};
+pub use flush::FlushFuture;
 pub use import::{ImageImport, ImportReport};
 pub use layers::{DamagedFile, LayerInfo, VerifyReport, verify_files};
+pub use newest::NewestVersion;
 pub use options::{AccessMode, Background, Clock, Compression, Durability, FlushRedo, Options};
 pub use pagestrata_layers::layer_file::{AccessStats, LayerKind};
 pub use pagestrata_layers::{
@@ -101,7 +112,7 @@ pub use stats::{FlushStats, MajorFaults, MemoryStats, StoreStats, TimelineStats}
 pub use store::{CloseReport, OpenReport, Store};
 pub use timeline::Timeline;
 pub use wait::Reached;
-pub use write::WriteLease;
+pub use write::{OwnedWriteLease, WriteLease};
 
 /// The program in the README, compiled and run.
 #[cfg(doctest)]

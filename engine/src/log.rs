@@ -20,7 +20,7 @@ impl StoreShared {
         let weak = Arc::downgrade(self);
         let wake = move || {
             if let Some(shared) = weak.upgrade() {
-                shared.logger.wake();
+                let _ = shared.logger.wake();
             }
         };
         let options = LogOptions {

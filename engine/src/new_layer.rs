@@ -91,7 +91,7 @@ impl<'t> NewLayer<'t> {
 
 impl Drop for NewLayer<'_> {
     fn drop(&mut self) {
-        if self.writer.is_some() {
+        if self.writer.is_some() && !self.timeline.store.is_inherited() {
             self.remove();
         }
     }

@@ -24,6 +24,10 @@ const GIB: u64 = 1 << 30;
 /// assert!(options.validate().is_ok());
 /// assert!(Options { frozen_layers_max: 0, ..options }.validate().is_err());
 /// ```
+///
+/// With the feature `serde` all names are written in snake_case (`"access": "mmap"`) and durations as text (`"100ms"`,
+/// `"1m 30s"`); nothing else is read. A field that is left out has its default, an unknown one is an error. `flush_redo` and
+/// `clock` are code and have no text.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(
     feature = "serde",
@@ -51,19 +55,27 @@ pub struct Options {
     pub compression: Compression,
     /// An import starts another image layer at this size, in bytes of values. 1 MiB to 16 GiB; default 256 MiB.
     pub image_layer_size_max_bytes: u64,
-    /// How many deltas a read of a page may have to apply of layers that were flushed: where a chain is longer a flush makes the page and
-    /// writes it behind its newest delta, again and again in a chain that goes on. Reads stop at such a page and do not return that delta. Deltas of
-    /// layers in memory come on top. A flush then also looks how long the chains in older layers are of the pages that it writes
-    /// deltas of. Default 0: no bound, and no page is made.
+    /// Upper bound on the deltas from flushed layers that a read of a page applies. When a chain is longer, flush makes the
+    /// page and stores it behind the newest delta; reads stop at such a page and do not return that delta. Deltas of layers in
+    /// memory come on top. To find long chains, flush also reads older layers, of the pages that it writes deltas of.
+    ///
+    /// It takes a redo to make pages: [`Options::flush_redo`], or
+    /// [`Timeline::set_flush_redo`](crate::Timeline::set_flush_redo) for one timeline. Because the latter can come at any
+    /// time, a store opens without either; then no chain is cut, which
+    /// [`FlushStats::flushes_without_redo`](crate::FlushStats::flushes_without_redo) counts and a warning says once for each
+    /// timeline (feature `tracing`). Default 0: no bound, and no page is made.
     pub deltas_per_page_max: u32,
-    /// What makes these pages, of all timelines that are not given another ([`Timeline::set_flush_redo`](crate::Timeline::set_flush_redo)). What a
-    /// store recovers from its log is flushed as soon as it is open: only with this one. Default: none, and no page is made.
+    /// Makes the pages that [`Options::deltas_per_page_max`] asks for, of every timeline without a redo of its own
+    /// ([`Timeline::set_flush_redo`](crate::Timeline::set_flush_redo)). What a store recovers from its log is flushed as soon as
+    /// it is open, which is before a timeline can be given its own. Default: none, and no page is made.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub flush_redo: Option<FlushRedo>,
     /// How long a failed flush waits before it is tried again: this long at first, then twice as long each time, up
     /// to [`Options::flush_retry_delay_max`]. 1 ms to 1 min; default 100 ms.
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
     pub flush_retry_delay: Duration,
     /// The longest wait between two tries of a flush. 1 ms to 1 h, not below the first; default 10 s.
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
     pub flush_retry_delay_max: Duration,
     /// How layer files are read. Default: [`AccessMode::Mmap`].
     pub access: AccessMode,
@@ -85,6 +97,7 @@ pub struct Options {
     /// ([`Guard::try_page`](crate::Guard::try_page)). When memory is short the system may take it away meanwhile, and such a read then waits after
     /// all. Where very much is remembered it may take longer, so that looking takes no more than a twentieth of a core. Zero, or [`Background::Callers`]: each such read asks the system, which takes longer than the rest of it.
     /// To 1 min; default 50 ms.
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
     pub residency_interval: Duration,
     /// What a commit that was acknowledged survives. Default: [`Durability::Synced`].
     pub durability: Durability,
@@ -120,6 +133,7 @@ pub enum Durability {
     /// The end of the process: the log is handed to the operating system at once, and synced now and then.
     Buffered {
         /// How long it may take until the log is synced. 1 ms to 1 h.
+        #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
         sync_interval: Duration,
     },
     /// Nothing: no log is written. The caller has one, and streams it again from
@@ -367,6 +381,49 @@ mod tests {
         for options in bad {
             assert!(matches!(options.validate(), Err(Error::InvalidOption { .. })), "{options:?}");
         }
+    }
+
+    /// One style for all of it: names in snake_case, durations as text. The files are what users have in theirs.
+    #[cfg(feature = "serde")]
+    #[test]
+    fn options_are_written_as_in_the_golden_files() {
+        let all = Options {
+            create: false,
+            compression: Compression::Zstd { level: 3 },
+            deltas_per_page_max: 100,
+            flush_retry_delay: Duration::from_millis(1500),
+            flush_retry_delay_max: Duration::from_secs(90),
+            access: AccessMode::Direct,
+            residency_interval: Duration::ZERO,
+            durability: Durability::Buffered { sync_interval: Duration::from_millis(20) },
+            salvage_log: true,
+            background: Background::Callers,
+            store_id: Some(7),
+            ..Options::default()
+        };
+        for (options, golden) in [
+            (Options::default(), include_str!("../tests/golden/options_default.json")),
+            (all, include_str!("../tests/golden/options_other.json")),
+        ] {
+            let text = serde_json::to_string_pretty(&options).unwrap();
+            assert_eq!(text, golden.trim_end());
+            assert_eq!(serde_json::from_str::<Options>(golden).unwrap(), options);
+        }
+    }
+
+    /// Earlier versions wrote `"Mmap"` and a duration's seconds and nanoseconds.
+    #[cfg(feature = "serde")]
+    #[test]
+    fn other_forms_are_refused_and_the_error_shows_the_right_one() {
+        let refused = |text: &str| serde_json::from_str::<Options>(text).unwrap_err().to_string();
+        let error = refused(r#"{"access": "Mmap"}"#);
+        assert!(error.contains("`Mmap`") && error.contains("`mmap`"), "{error}");
+        let error = refused(r#"{"flush_retry_delay": {"secs": 0, "nanos": 100000000}}"#);
+        assert!(error.contains("such as \"100ms\""), "{error}");
+        let error = refused(r#"{"residency_interval": "50"}"#);
+        assert!(error.contains("\"50\"") && error.contains("such as \"100ms\""), "{error}");
+        let error = refused(r#"{"durability": {"buffered": {"sync_interval": 5}}}"#);
+        assert!(error.contains("such as \"100ms\""), "{error}");
     }
 
     #[cfg(feature = "serde")]

@@ -200,6 +200,11 @@ impl<T> Cached<T> {
         Cached(published.load())
     }
 
+    /// Holds `other`, which nobody minds being held.
+    pub(crate) fn of(other: &Held<T>) -> Cached<T> {
+        Cached(other.clone())
+    }
+
     /// Whether another value was published since.
     #[inline]
     pub(crate) fn is_stale(&self, published: &Published<T>) -> bool {

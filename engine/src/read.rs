@@ -15,6 +15,7 @@ use crate::{
     DetachedVersion, Error, Fetch, ReadStats, Redo, Result, Scratch,
     detach::Pinned,
     map::{Found, MapVersion},
+    newest::newest_in_map,
     pins::{PinHandle, PinKind},
     publish::Cached,
     scratch::{Parts, stats_of, with_thread_scratch},
@@ -32,8 +33,11 @@ pub struct Reader {
 
 impl Reader {
     pub(crate) fn new(timeline: Arc<TimelineShared>, caller: &'static Location<'static>) -> Reader {
-        let cached = Cached::new(&timeline.published);
-        let pin = timeline.pins.add(PinKind::Reader, caller, timeline.clock(), cached.number());
+        let cached = match timeline.store.is_inherited() {
+            true => Cached::of(&timeline.unpinned),
+            false => Cached::new(&timeline.published),
+        };
+        let pin = timeline.pin(PinKind::Reader, caller, cached.number());
         Reader { timeline, cached, pin }
     }
 
@@ -65,6 +69,9 @@ impl Reader {
     #[cold]
     #[inline(never)]
     fn refresh(&mut self) {
+        if self.timeline.store.is_inherited() {
+            return self.cached.let_go(&self.timeline.unpinned);
+        }
         let number = self.cached.refresh(&self.timeline.published);
         self.pin.set_number(number);
         self.timeline.wake_reclaimer();
@@ -80,6 +87,9 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
+        if self.timeline.store.is_inherited() {
+            return;
+        }
         self.cached.let_go(&self.timeline.unpinned);
         self.timeline.pins.remove(&self.pin);
         self.timeline.wake_reclaimer();
@@ -122,12 +132,21 @@ impl<'g> Guard<'g> {
     pub(crate) fn check(self, lsn: Lsn) -> Result<()> {
         let last_record_lsn = self.last_record_lsn();
         if lsn > last_record_lsn {
-            return Err(Error::NotYet { lsn, last_record_lsn });
+            return Err(self.not_yet(lsn, last_record_lsn));
         }
         if lsn < self.timeline.start {
             return Err(Error::BelowCutoff { lsn, cutoff: self.timeline.start });
         }
         Ok(())
+    }
+
+    /// A map that was pinned in a forked child is empty.
+    #[cold]
+    fn not_yet(self, lsn: Lsn, last_record_lsn: Lsn) -> Error {
+        match self.timeline.store.is_inherited() {
+            true => Error::Closed,
+            false => Error::NotYet { lsn, last_record_lsn },
+        }
     }
 
     /// The versions of `key` from the newest at or below `lsn` back to the first image or `will_init`. None at all: there
@@ -388,7 +407,8 @@ impl<'g> Guard<'g> {
         with_thread_scratch(|scratch| Ok(f(&self.page(key, lsn, redo, scratch)?)))
     }
 
-    /// Whether there is such a page at this Lsn: something was put, and not dropped since.
+    /// Whether there is such a page at this Lsn: something was put, and not dropped since. Reads no layer below the one that has
+    /// the newest version, so it does not say whether the page can be made: deltas without a base exist too.
     ///
     /// # Errors
     /// As [`Guard::history`].
@@ -398,9 +418,9 @@ impl<'g> Guard<'g> {
 
     /// The Lsn of the newest version at or below `lsn`.
     pub(crate) fn newest_lsn(self, key: Key, lsn: Lsn) -> Result<Option<Lsn>> {
-        with_thread_scratch(|scratch| {
-            Ok(self.history(key, lsn, scratch)?.newest().map(|version| version.lsn))
-        })
+        self.check(lsn)?;
+        let newest = newest_in_map(self.map, key, lsn.min(self.upper))?;
+        Ok(newest.map(|(lsn, _)| lsn))
     }
 
     pub(crate) fn map(self) -> &'g MapVersion {

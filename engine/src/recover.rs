@@ -17,7 +17,7 @@ use pagestrata_layers::{
     commit_record::{CommitPart, Entry, Mismatch},
 };
 use pagestrata_wal::{Record, Replay, ReplayEnd, Replayed};
-use parking_lot::MutexGuard;
+use parking_lot::{MappedMutexGuard, MutexGuard};
 
 use crate::{
     Background, Error, LayersError, OpenReport, Result, store::StoreShared,
@@ -46,7 +46,7 @@ const STOCK_INTERVAL: Duration = Duration::from_millis(1);
 /// A timeline that is being recovered.
 struct Recovering<'t> {
     timeline: &'t Arc<TimelineShared>,
-    writer: MutexGuard<'t, OpenLayer>,
+    writer: MappedMutexGuard<'t, OpenLayer>,
     /// What was in layer files when the store was opened.
     disk_consistent_lsn: Lsn,
     /// The commit of which a part has been read, but not the last one.
@@ -68,7 +68,9 @@ pub(crate) fn replay_log(
         .map(|timeline| {
             let recovering = Recovering {
                 timeline,
-                writer: timeline.writer.lock(),
+                writer: MutexGuard::map(timeline.writer.lock(), |writer| {
+                    writer.as_deref_mut().expect("no lease is out before the store is open")
+                }),
                 disk_consistent_lsn: timeline.disk_consistent_lsn(),
                 partial: None,
             };

@@ -13,7 +13,8 @@ use crate::{Guard, Result, map::FileLayer};
 impl<'g> Guard<'g> {
     /// The pages of a range of objects at `lsn`, in order of their keys, each with the Lsn of its newest version.
     ///
-    /// Layers are merged as they come up; a layer's keys are first looked at when the scan gets to its key range.
+    /// Layers are merged as they come up; a layer's keys are first looked at when the scan gets to its key range. Of each page
+    /// no layer below the one with its newest version is read.
     pub fn scan(
         self,
         objects: impl RangeBounds<u128>,
@@ -98,8 +99,8 @@ impl<'g> Pages<'g> {
 
     fn start(&mut self) -> Result<()> {
         let Some(range) = self.range else { return Ok(()) };
-        // The Lsn is checked once, and with the right error, also where there is nothing.
-        self.guard.exists(range.start, self.lsn)?;
+        // Checked once, so that an Lsn that cannot be read is an error also where there is no page.
+        self.guard.check(self.lsn)?;
         let map = self.guard.map();
         for slot in std::iter::once(&map.open).chain(&map.frozen) {
             let layer: &'g MemLayer = &slot.layer;

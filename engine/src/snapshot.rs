@@ -44,7 +44,7 @@ impl Snapshot {
         timeline: Arc<TimelineShared>,
         caller: &'static Location<'static>,
     ) -> Snapshot {
-        let pin = timeline.pins.add(PinKind::Snapshot, caller, timeline.clock(), map.number());
+        let pin = timeline.pin(PinKind::Snapshot, caller, map.number());
         Snapshot(Arc::new(Inner { map: Some(map), upper, timeline, pin }))
     }
 
@@ -64,6 +64,9 @@ impl Snapshot {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        if self.timeline.store.is_inherited() {
+            return;
+        }
         self.timeline.pins.remove(&self.pin);
         self.map = None;
         self.timeline.wake_reclaimer();

@@ -39,6 +39,11 @@ pub struct FlushStats {
     pub pages_made: u64,
     /// How often that failed, because a chain could not be read or redo failed: it was left as long as it is.
     pub pages_failed: u64,
+    /// Flushes that cut no chain for want of a redo, although
+    /// [`Options::deltas_per_page_max`](crate::Options::deltas_per_page_max) bounds them: chains grow without a bound until
+    /// [`Options::flush_redo`](crate::Options::flush_redo) or
+    /// [`Timeline::set_flush_redo`](crate::Timeline::set_flush_redo) names one.
+    pub flushes_without_redo: u64,
     /// Tries that failed since the last one that did not.
     pub failures: u32,
     /// Why the last try failed, if it did.
@@ -150,6 +155,7 @@ impl TimelineStats {
                 flushed_bytes: flush.flushed_bytes,
                 pages_made: flush.pages.made,
                 pages_failed: flush.pages.failed,
+                flushes_without_redo: flush.pages.layers_without_redo,
                 failures: flush.failures,
                 last_error: flush.last_error.clone(),
             },

@@ -26,13 +26,14 @@ use pagestrata_layers::{
         CURRENT_NAME, Manifest,
         edit::{Edit, State, TIMELINE_NAME_LEN_MAX, TimelineState},
     },
-    storage::{Lock, RealStorage, SharedStorage, Storage, major_faults_of_process},
+    storage::{Lock, ProcessMark, RealStorage, SharedStorage, Storage, major_faults_of_process},
 };
 use pagestrata_wal::{Log, Replayed};
 use parking_lot::Mutex;
 
 use crate::{
-    Error, LayersError, MajorFaults, OpenProgress, Options, PinInfo, Result, StoreStats, Timeline,
+    CloseFuture, Error, LayersError, MajorFaults, OpenProgress, Options, PinInfo, Result,
+    StoreStats, Timeline,
     background::{Wakeup, spawn_threads},
     fetch::Fetchers,
     map::{FileLayer, is_layer_file_name, layer_file_name},
@@ -50,6 +51,13 @@ const SEQUENCES_RESERVED: u64 = 1024;
 ///
 /// Dropping it without [`Store::close`] is like a crash of the process that the next opening finds: what was acknowledged is
 /// there. Timelines, readers and snapshots that outlive it can still read.
+///
+/// It belongs to the process that opened it, and stays in the directory that it opened, wherever
+/// that is moved. In a child made by `fork`, its copy and all that came from it do nothing: calls
+/// that could fail return [`Error::Closed`], the others find nothing, and dropping them changes no
+/// file, waits for no thread and gives no lock back. Guards from before the fork can still read. As
+/// long as such a child lives and does not `exec`, it keeps the lock from other processes when its
+/// parent dies.
 pub struct Store {
     shared: Arc<StoreShared>,
     threads: Vec<JoinHandle<()>>,
@@ -60,6 +68,8 @@ pub struct Store {
 /// What the store's timelines and threads share.
 pub(crate) struct StoreShared {
     pub(crate) id: u128,
+    /// The process that opened it: nothing is done in a forked child.
+    pub(crate) owner: ProcessMark,
     pub(crate) dir: PathBuf,
     pub(crate) options: Options,
     pub(crate) storage: SharedStorage,
@@ -143,9 +153,11 @@ impl Store {
     /// Opens the store in a directory, or makes one there. What the log holds and no layer file does is in memory again.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`], [`Error::Locked`], [`Error::NoStore`], [`Error::NotAStore`], and [`Error::Layers`] for
-    /// CURRENT, a manifest, a layer file or a segment of the log that is damaged, missing (both are `Corrupt`), or of another
-    /// format version. What the store holds is left as it was; a long log may have been flushed up to the damage.
+    /// [`Error::InvalidOption`], [`Error::Locked`], [`Error::NoStore`], [`Error::NotAStore`], and
+    /// [`Error::Layers`] for CURRENT, a manifest, a layer file or a segment of the log that is
+    /// damaged, missing (both are `Corrupt`), of another format version, or no regular file
+    /// (`NotAFile`). What the store holds is left as it was; a long log may have been flushed up to
+    /// the damage.
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<(Store, OpenReport)> {
         Store::open_with(Arc::new(RealStorage), path, options)
     }
@@ -175,13 +187,14 @@ impl Store {
         options.validate()?;
         let began = options.clock.now();
         let dir = path.as_ref().to_owned();
-        let lock = lock_dir(&storage, &dir, &options)?;
-        let (manifest, mut report) = open_manifest(&storage, &dir, &options)?;
+        let (outside, (storage, lock)) = (storage.clone(), lock_dir(&*storage, &dir, &options)?);
+        let (manifest, mut report) = open_manifest(&storage, &*outside, &dir, &options)?;
         let mut state = manifest.state().clone();
         let next_sequence = state.next_sequence;
         let pool = usize::try_from(options.pool_retained_max_bytes).unwrap_or(usize::MAX);
         let shared = Arc::new(StoreShared {
             id: manifest.store(),
+            owner: ProcessMark::current(),
             dir,
             pool: Arc::new(ChunkPool::new(pool)),
             manifest: Mutex::new(Some(manifest)),
@@ -203,6 +216,9 @@ impl Store {
             storage,
             options,
         });
+        // From here on, also an opening that fails gives everything back, by the drop of this.
+        let mut store = Store { shared, threads: Vec::new(), _lock: lock };
+        let shared = &store.shared;
         let mut timelines = Vec::new();
         let mut orphans = Vec::new();
         for (number, state) in std::mem::take(&mut state.timelines) {
@@ -214,7 +230,7 @@ impl Store {
             timelines.push(timeline);
         }
         let (replayed, damage) =
-            replay_log(&shared, &timelines, state.log_start, progress, &mut report)?;
+            replay_log(shared, &timelines, state.log_start, progress, &mut report)?;
         *shared.timelines.lock() = timelines;
         let replayed = match damage {
             Some(damage) => Replayed::unusable(&damage),
@@ -222,14 +238,7 @@ impl Store {
                 let stray = |name: &String| (shared.log_dir(), name.clone());
                 orphans.extend(replayed.strays.iter().map(stray));
                 // Only now: an opening that fails leaves the store as it was.
-                for (dir, name) in orphans {
-                    match shared.storage.remove(&dir.join(&name)) {
-                        Ok(()) => report.orphans_removed.push(name),
-                        // What cannot be written can still be read.
-                        Err(error) if is_of_read_only_file_system(&error) => {}
-                        Err(error) => return Err(error.into()),
-                    }
-                }
+                shared.remove_orphans(orphans, &mut report)?;
                 replayed
             }
         };
@@ -238,7 +247,6 @@ impl Store {
             let _ = shared.log_begun.set(());
         }
         report.read_only = shared.read_only_cause();
-        let mut store = Store { shared, threads: Vec::new(), _lock: lock };
         spawn_threads(&store.shared, &mut store.threads)?;
         report.elapsed = store.shared.options.clock.now().saturating_sub(began);
         Ok((store, report))
@@ -250,21 +258,54 @@ impl Store {
     /// [`Error::TimelineExists`], [`Error::InvalidTimelineName`], [`Error::InvalidLsn`], [`Error::Layers`],
     /// [`Error::ReadOnly`].
     pub fn create_timeline(&self, name: &str, start: Lsn) -> Result<Timeline> {
-        if name.is_empty()
-            || name.len() > TIMELINE_NAME_LEN_MAX
-            || name.chars().any(char::is_control)
-        {
-            return Err(Error::InvalidTimelineName { name: name.to_owned() });
-        }
-        if !start.is_valid() || start == Lsn::MAX {
-            return Err(Error::InvalidLsn { what: "start of a timeline", lsn: start });
-        }
-        let shared = &self.shared;
-        shared.check_writable()?;
-        let mut timelines = shared.timelines.lock();
+        check_new_timeline(name, start)?;
+        self.shared.check_writable()?;
+        let mut timelines = self.shared.timelines.lock();
         if timelines.iter().any(|timeline| timeline.name == name) {
             return Err(Error::TimelineExists { name: name.to_owned() });
         }
+        self.create_in(&mut timelines, name, start)
+    }
+
+    /// Returns the timeline of this name, and creates it as [`Store::create_timeline`] does if there is none. Threads that call
+    /// it at the same time get the same timeline.
+    ///
+    /// A timeline that exists keeps its own start, [`Timeline::start_lsn`], whatever `start` is.
+    ///
+    /// ```
+    /// # use pagestrata::{Lsn, Options, Store};
+    /// # fn main() -> pagestrata::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let (store, _) = Store::open(dir.path().join("pages"), Options::default())?;
+    /// let created = store.open_or_create_timeline("main", Lsn(0x10))?;
+    /// let opened = store.open_or_create_timeline("main", Lsn(0x99))?;
+    /// assert_eq!(opened.start_lsn(), created.start_lsn());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`Store::create_timeline`], without [`Error::TimelineExists`]. A timeline that exists is returned by a store that
+    /// is read-only, too.
+    pub fn open_or_create_timeline(&self, name: &str, start: Lsn) -> Result<Timeline> {
+        check_new_timeline(name, start)?;
+        // Held from the look to the end of the creation.
+        let mut timelines = self.shared.timelines.lock();
+        if let Some(timeline) = timelines.iter().find(|timeline| timeline.name == name) {
+            return Ok(Timeline(timeline.clone()));
+        }
+        self.shared.check_writable()?;
+        self.create_in(&mut timelines, name, start)
+    }
+
+    /// Creates a timeline whose name is not in the list yet.
+    fn create_in(
+        &self,
+        timelines: &mut Vec<Arc<TimelineShared>>,
+        name: &str,
+        start: Lsn,
+    ) -> Result<Timeline> {
+        let shared = &self.shared;
         let number = timelines.iter().map(|timeline| timeline.number + 1).max().unwrap_or(1);
         let all = shared.dir.join(TIMELINES_NAME);
         let dir = timeline_dir(&shared.dir, number);
@@ -286,8 +327,9 @@ impl Store {
     /// A timeline by its name.
     ///
     /// # Errors
-    /// [`Error::NoTimeline`]
+    /// [`Error::NoTimeline`], [`Error::Closed`]
     pub fn timeline(&self, name: &str) -> Result<Timeline> {
+        self.shared.check_open()?;
         let timelines = self.shared.timelines.lock();
         if let Some(timeline) = timelines.iter().find(|timeline| timeline.name == name) {
             return Ok(Timeline(timeline.clone()));
@@ -298,12 +340,18 @@ impl Store {
     /// All timelines.
     #[must_use]
     pub fn timelines(&self) -> Vec<Timeline> {
+        if self.shared.is_inherited() {
+            return Vec::new();
+        }
         self.shared.timelines.lock().iter().cloned().map(Timeline).collect()
     }
 
     /// Sizes and counts of all timelines together.
     #[must_use]
     pub fn stats(&self) -> StoreStats {
+        if self.shared.is_inherited() {
+            return StoreStats::default();
+        }
         let pool_retained_bytes = self.shared.pool.retained_bytes() as u64;
         let mut stats = StoreStats { pool_retained_bytes, ..StoreStats::default() };
         for timeline in self.timelines() {
@@ -328,12 +376,17 @@ impl Store {
 
     /// Flushes everything that was committed, syncs the log, waits up to `grace` for readers and snapshots to go, and closes.
     ///
-    /// It never waits longer than that for a reader: whoever is left is in the report and can go on reading.
+    /// It never waits longer than that for a reader: those that are left are in the report and can go on reading. Memory of
+    /// retired layers is freed; of those that a pin holds, when that pin goes.
     ///
     /// # Errors
     /// [`Error::FlushFailed`], [`Error::ReadOnly`]: what was acknowledged is in the log; without a log
     /// ([`Durability::External`](crate::Durability::External)) what was not flushed is gone. The store is closed all the same.
+    /// [`Error::Closed`] in a forked child: nothing is done.
     pub fn close(mut self, grace: Duration) -> Result<CloseReport> {
+        if self.shared.is_inherited() {
+            return Err(Error::Closed);
+        }
         let mut report = CloseReport::default();
         let mut failed = Ok(());
         // From here on no commit is accepted that would be neither flushed nor reported.
@@ -354,22 +407,49 @@ impl Store {
         let clock = self.shared.options.clock;
         let (began, nap) = (clock.now(), Duration::from_millis(1).min(grace));
         let mut napped = Duration::ZERO;
-        let pins =
-            |store: &Store| store.timelines().iter().flat_map(Timeline::pins).collect::<Vec<_>>();
-        report.pins = pins(&self);
+        let timelines = self.timelines();
+        let is_any_held = || timelines.iter().any(|timeline| timeline.0.pins.is_any_held());
         // Naps count too: the clock is the embedder's and may stand still.
         let waited = |napped: Duration| napped.max(clock.now().saturating_sub(began));
-        while !report.pins.is_empty() && waited(napped) < grace {
+        while is_any_held() && waited(napped) < grace {
             std::thread::sleep(nap);
             napped = napped.saturating_add(nap);
-            report.pins = pins(&self);
         }
+        report.pins = timelines.iter().flat_map(Timeline::pins).collect();
         self.stop();
         failed.map(|()| report)
     }
 
+    /// As [`Store::close`], for a task: a thread that is started for it closes the store, and no commit is accepted from the call
+    /// on. Dropping the future does not stop the close; see [`CloseFuture`].
+    ///
+    /// ```
+    /// # use pagestrata::{CloseReport, Result, Store};
+    /// # use std::time::Duration;
+    /// async fn shut_down(store: Store) -> Result<CloseReport> {
+    ///     store.close_async(Duration::from_secs(5)).await // no runtime of ours is needed
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Store::close`].
+    ///
+    /// # Panics
+    /// The future panics when closing has panicked, with the same payload.
+    pub fn close_async(self, grace: Duration) -> CloseFuture {
+        self.shared.closed.store(true, Ordering::Release);
+        let background = self.shared.options.background;
+        CloseFuture::new(self, background, grace)
+    }
+
     fn stop(&mut self) {
         let shared = &self.shared;
+        if shared.is_inherited() {
+            // The threads are the parent's, and so may be the locks. Not even detached: they are
+            // not threads of this process.
+            self.threads.drain(..).for_each(std::mem::forget);
+            return;
+        }
         shared.closed.store(true, Ordering::Release);
         shared.flusher.stop();
         shared.reclaimer.stop();
@@ -384,7 +464,10 @@ impl Store {
         for timeline in shared.timelines.lock().drain(..) {
             timeline.stop_flushing();
             timeline.waiters.wake_up_to(Lsn::MAX);
+            // What was let go of before the reclaimer was told to end. Whatever is let go of later is freed there and then.
+            timeline.reclaim();
         }
+        shared.pool.close();
         shared.fetchers.stop();
         // These wait for a commit, a sync, an edit that is under way; there are no others before the lock is given back.
         if let Some(log) = shared.log.get() {
@@ -406,6 +489,17 @@ impl fmt::Debug for Store {
     }
 }
 
+/// Whether a timeline can have this name and this start.
+fn check_new_timeline(name: &str, start: Lsn) -> Result<()> {
+    if name.is_empty() || name.len() > TIMELINE_NAME_LEN_MAX || name.chars().any(char::is_control) {
+        return Err(Error::InvalidTimelineName { name: name.to_owned() });
+    }
+    if !start.is_valid() || start == Lsn::MAX {
+        return Err(Error::InvalidLsn { what: "start of a timeline", lsn: start });
+    }
+    Ok(())
+}
+
 pub(crate) fn no_timeline<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Error {
     let names: Vec<_> = names.collect();
     let existing = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
@@ -417,40 +511,60 @@ pub(crate) fn timeline_dir(dir: &Path, number: u64) -> PathBuf {
     dir.join(TIMELINES_NAME).join(number.to_string())
 }
 
-/// Takes the lock of a store that exists and reads its manifest: the store's id, and what it holds.
-pub(crate) fn lock_and_read(
-    storage: &SharedStorage,
-    dir: &Path,
-) -> Result<(Box<dyn Lock>, u128, State)> {
-    let options = Options { create: false, ..Options::default() };
-    let lock = lock_dir(storage, dir, &options)?;
-    let (manifest, _) = open_manifest(storage, dir, &options)?;
-    Ok((lock, manifest.store(), manifest.state().clone()))
+/// A store that exists, locked, and what its manifest says.
+pub(crate) struct Existing {
+    /// Of its directory.
+    pub(crate) storage: SharedStorage,
+    pub(crate) id: u128,
+    pub(crate) state: State,
+    _lock: Box<dyn Lock>,
 }
 
-/// Takes the lock of a directory that holds a store or may get one.
-fn lock_dir(storage: &SharedStorage, dir: &Path, options: &Options) -> Result<Box<dyn Lock>> {
+/// Takes the lock of a store that exists and reads its manifest.
+pub(crate) fn lock_and_read(storage: &SharedStorage, dir: &Path) -> Result<Existing> {
+    let options = Options { create: false, ..Options::default() };
+    let outside = storage;
+    let (storage, lock) = lock_dir(&**outside, dir, &options)?;
+    let (manifest, _) = open_manifest(&storage, &**outside, dir, &options)?;
+    let (id, state) = (manifest.store(), manifest.state().clone());
+    Ok(Existing { storage, id, state, _lock: lock })
+}
+
+/// Opens a directory that holds a store or may get one, and takes its lock. All that the store does
+/// is done by the storage that this returns: in this directory, wherever it is moved.
+fn lock_dir(
+    storage: &dyn Storage,
+    dir: &Path,
+    options: &Options,
+) -> Result<(SharedStorage, Box<dyn Lock>)> {
+    if options.create {
+        storage.create_dir(dir)?;
+    }
+    let storage = storage.anchored(dir).map_err(|error| match error {
+        LayersError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            Error::NoStore { path: dir.to_owned() }
+        }
+        other => other.into(),
+    })?;
     if !options.create
         && !storage.exists(&dir.join(LOCK_NAME))?
         && !storage.exists(&dir.join(CURRENT_NAME))?
     {
         // Without a lock: no lock file is left where there is no store.
-        if storage.exists(dir)? {
-            Manifest::open(storage.clone(), dir)?;
-            name_in_timelines(&**storage, dir)?;
-        }
+        Manifest::open(storage.clone(), dir)?;
+        name_in_timelines(&*storage, dir)?;
         return Err(Error::NoStore { path: dir.to_owned() });
     }
-    if options.create {
-        storage.create_dir(dir)?;
-    }
     let lock = storage.lock(&dir.join(LOCK_NAME))?;
-    lock.ok_or_else(|| Error::Locked { path: dir.to_owned() })
+    let lock = lock.ok_or_else(|| Error::Locked { path: dir.to_owned() })?;
+    Ok((storage, lock))
 }
 
-/// Opens or creates the manifest of a locked directory.
+/// Opens or creates the manifest of a locked directory. What is `outside` of the directory is its
+/// own name.
 fn open_manifest(
     storage: &SharedStorage,
+    outside: &dyn Storage,
     dir: &Path,
     options: &Options,
 ) -> Result<(Manifest, OpenReport)> {
@@ -470,7 +584,7 @@ fn open_manifest(
     // Every other name is made durable in a directory of the store's own; its own name is in its parent.
     if let Some(parent) = dir.parent() {
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-        storage.sync_dir(parent)?;
+        outside.sync_dir(parent)?;
     }
     storage.create_dir(&dir.join(TIMELINES_NAME))?;
     storage.sync_dir(dir)?;
@@ -534,8 +648,35 @@ impl StoreShared {
         Ok(TimelineShared::new(self.clone(), opening))
     }
 
+    /// Removes files that no timeline knows.
+    fn remove_orphans(
+        &self,
+        orphans: Vec<(PathBuf, String)>,
+        report: &mut OpenReport,
+    ) -> Result<()> {
+        for (dir, name) in orphans {
+            match self.storage.remove(&dir.join(&name)) {
+                Ok(()) => report.orphans_removed.push(name),
+                // What cannot be written can still be read.
+                Err(error) if is_of_read_only_file_system(&error) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn check_open(&self) -> Result<()> {
-        if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
+        match self.closed.load(Ordering::Acquire) || self.is_inherited() {
+            true => Err(Error::Closed),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether this is the copy of a store that a forked child has. Then no lock may be taken: a
+    /// thread that only the parent has may have held it.
+    #[inline]
+    pub(crate) fn is_inherited(&self) -> bool {
+        !self.owner.is_current()
     }
 
     /// Adds edits to the manifest, all or none, durably.
@@ -581,11 +722,16 @@ impl StoreShared {
     }
 
     pub(crate) fn wake_flusher(&self) {
-        self.flusher.wake();
+        if !self.is_inherited() {
+            let _ = self.flusher.wake();
+        }
     }
 
-    pub(crate) fn wake_reclaimer(&self) {
-        self.reclaimer.wake();
+    /// False: the store is closed, and the caller has to reclaim.
+    #[must_use]
+    pub(crate) fn wake_reclaimer(&self) -> bool {
+        // In a forked child nothing is reclaimed: the memory is the parent's to give back.
+        self.is_inherited() || self.reclaimer.wake()
     }
 
     pub(crate) fn all_timelines(&self) -> Vec<Arc<TimelineShared>> {

@@ -1,7 +1,8 @@
 //! [`Timeline`]: one line of history, and the state that its writer, readers and flush share.
 //!
-//! Locks, each taken only before those further down: the write lease (`writer`), the edits (`edits`, one publisher at a
-//! time), the store's manifest, the flush state. Readers take none of them.
+//! Locks, each taken only before those further down: the open layer's place (`writer`), the flush state, the edits (`edits`,
+//! one publisher at a time), the store's manifest. Readers take none of them while the store is open; after it was closed, a
+//! reader that lets go of a map version takes the edits, because it frees what it has held.
 
 use std::{
     fmt,
@@ -10,7 +11,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -18,13 +19,13 @@ use pagestrata_layers::{FrozenLayer, Lsn, MemLayer, OpenLayer};
 use parking_lot::{Condvar, Mutex};
 
 use crate::{
-    Background, Error, Fetch, FlushRedo, Key, PinInfo, Reader, Result, Snapshot, TimelineStats,
-    WriteLease,
+    Background, Error, Fetch, FlushFuture, FlushRedo, Key, OwnedWriteLease, PinInfo, Reader,
+    Result, Snapshot, TimelineStats, WriteLease,
     coverage::{CoverageMap, LayerIndex},
     flush::{FlushState, SharedRedo},
     map::{FileLayer, Files, MapVersion, MemSlot},
     options::Clock,
-    pins::{PinRegistry, RetiredBytes},
+    pins::{PinHandle, PinKind, PinRegistry, RetiredBytes},
     publish::{Held, Published, never_current},
     slots::Slots,
     store::StoreShared,
@@ -47,10 +48,8 @@ pub(crate) struct TimelineShared {
     /// What a reader holds that holds nothing.
     pub(crate) unpinned: Held<MapVersion>,
     pub(crate) pins: PinRegistry,
-    /// The open layer; locked for as long as somebody has the write lease, and for a moment by a flush that rolls.
-    pub(crate) writer: Mutex<OpenLayer>,
-    /// Whether somebody has the write lease.
-    pub(crate) leased: AtomicBool,
+    /// The open layer, unless the holder of the write lease has taken it out. Locked for a moment, also by a flush that rolls.
+    pub(crate) writer: Mutex<Option<Box<OpenLayer>>>,
     /// Held by whoever publishes.
     pub(crate) edits: Mutex<Edits>,
     pub(crate) flush: Mutex<FlushState>,
@@ -60,6 +59,8 @@ pub(crate) struct TimelineShared {
     pub(crate) flushing: Mutex<()>,
     /// A flush ended, well or not.
     pub(crate) flush_ended: Condvar,
+    /// Tasks that wait for that.
+    pub(crate) flush_waiters: Waiters,
     pub(crate) last_record_lsn: AtomicU64,
     pub(crate) waiters: Waiters,
     pub(crate) disk_consistent_lsn: AtomicU64,
@@ -144,13 +145,13 @@ impl TimelineShared {
             published,
             unpinned: never_current(map(empty.layer())),
             pins: PinRegistry::default(),
-            writer: Mutex::new(open),
-            leased: AtomicBool::new(false),
+            writer: Mutex::new(Some(Box::new(open))),
             edits: Mutex::new(edits),
             flush: Mutex::default(),
             flush_redo: Mutex::new(flush_redo),
             flushing: Mutex::default(),
             flush_ended: Condvar::new(),
+            flush_waiters: Waiters::default(),
             last_record_lsn: AtomicU64::new(disk_consistent_lsn.0),
             waiters: Waiters::default(),
             disk_consistent_lsn: AtomicU64::new(disk_consistent_lsn.0),
@@ -163,17 +164,26 @@ impl TimelineShared {
 
     /// The map as it is now.
     pub(crate) fn look(&self) -> Look<'_> {
-        Look { map: Some(self.published.load()), timeline: self }
+        Look { map: Some(self.current_map()), timeline: self }
+    }
+
+    /// The map as it is now, counted; in a forked child an empty one, without a lock.
+    fn current_map(&self) -> Held<MapVersion> {
+        if self.store.is_inherited() { self.unpinned.clone() } else { self.published.load() }
     }
 
     /// Rolls, unless somebody has the lease, and waits until what is frozen then is flushed.
     pub(crate) fn flush_now(self: &Arc<Self>) -> Result<Lsn> {
-        if let Some(cause) = self.store.read_only_cause() {
-            return Err(Error::ReadOnly { cause });
-        }
+        self.check_flushable()?;
         while !self.roll_unless_leased(Lsn::MAX) {
             self.wait_flushed()?;
         }
+        self.wait_flushed_and_reclaim()
+    }
+
+    /// Waits as [`TimelineShared::wait_flushed`] does, and frees what that retired where no thread does. Returns the
+    /// disk-consistent Lsn.
+    pub(crate) fn wait_flushed_and_reclaim(&self) -> Result<Lsn> {
         self.wait_flushed()?;
         if self.store.options.background == Background::Callers {
             self.reclaim();
@@ -181,8 +191,37 @@ impl TimelineShared {
         Ok(self.disk_consistent_lsn())
     }
 
+    /// Registers what holds a map version.
+    pub(crate) fn pin(
+        &self,
+        kind: PinKind,
+        caller: &'static Location<'static>,
+        number: u64,
+    ) -> PinHandle {
+        match self.store.is_inherited() {
+            true => PinHandle::unregistered(),
+            false => self.pins.add(kind, caller, self.clock(), number),
+        }
+    }
+
+    /// Nothing is flushed once the log has failed.
+    pub(crate) fn check_flushable(&self) -> Result<()> {
+        self.store.read_only_cause().map_or(Ok(()), |cause| Err(Error::ReadOnly { cause }))
+    }
+
+    /// Called by each holder of a map version or a layer in memory that has let go of it. Once the store is closed there is no
+    /// thread that reclaims: then the caller does.
     pub(crate) fn wake_reclaimer(&self) {
-        self.store.wake_reclaimer();
+        if !self.store.wake_reclaimer() {
+            self.reclaim();
+        }
+    }
+
+    /// Whether something that is committed in the open layer is in no layer file yet.
+    pub(crate) fn is_flush_due(&self, writer: &OpenLayer) -> bool {
+        let layer = writer.layer();
+        let committed = layer.committed_lsn();
+        committed > self.disk_consistent_lsn() && committed >= layer.start_lsn()
     }
 
     pub(crate) fn disk_consistent_lsn(&self) -> Lsn {
@@ -210,24 +249,15 @@ impl TimelineShared {
     /// Rolls the open layer if something at or below `upper` is committed in it, unless somebody has the write lease. False: as
     /// many layers as may be are frozen already.
     pub(crate) fn roll_unless_leased(self: &Arc<Self>, upper: Lsn) -> bool {
-        let mut writer = loop {
-            match self.writer.try_lock() {
-                Some(writer) => break writer,
-                None if self.leased.load(Ordering::Acquire) => return true,
-                // For a moment: another flush rolls, or a lease is given back.
-                None => std::thread::yield_now(),
-            }
-        };
-        let layer = writer.layer();
-        let (start, committed) = (layer.start_lsn(), layer.committed_lsn());
-        let is_durable = committed <= self.disk_consistent_lsn() || committed < start;
-        if writer.has_pending() || is_durable || upper < start {
+        let mut slot = self.writer.lock();
+        let Some(writer) = slot.as_deref_mut() else { return true };
+        if !self.is_flush_due(writer) || upper < writer.layer().start_lsn() {
             return true;
         }
         if self.look().frozen.len() >= self.store.options.frozen_layers_max {
             return false;
         }
-        self.roll(&mut writer);
+        self.roll(writer);
         true
     }
 
@@ -293,7 +323,7 @@ impl TimelineShared {
         self.wake_reclaimer();
     }
 
-    /// Frees what nobody holds any more. On the reclaimer's thread.
+    /// Frees what nobody holds any more. On the reclaimer's thread; once the store is closed, on that of each who lets go.
     pub(crate) fn reclaim(&self) {
         drop(self.published.reclaim());
         let mut reclaimed = Vec::new();
@@ -346,15 +376,57 @@ impl Timeline {
     /// by then is taken back.
     ///
     /// # Errors
-    /// [`Error::LeaseHeld`] at once when somebody has it; [`Error::ReadOnly`], [`Error::Closed`].
+    /// [`Error::LeaseHeld`] at once when another lease is out; [`Error::ReadOnly`], [`Error::Closed`].
     pub fn write_lease(&self) -> Result<WriteLease<'_>> {
-        self.0.store.check_writable()?;
-        if self.0.leased.swap(true, Ordering::Acquire) {
-            return Err(Error::LeaseHeld { timeline: self.0.name.clone() });
+        self.write_lease_owned()
+    }
+
+    /// As [`Timeline::write_lease`], but returns `None` when another lease is out.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`], [`Error::Closed`].
+    pub fn try_write_lease(&self) -> Result<Option<WriteLease<'_>>> {
+        match self.write_lease() {
+            Ok(lease) => Ok(Some(lease)),
+            Err(Error::LeaseHeld { .. }) => Ok(None),
+            Err(error) => Err(error),
         }
-        // Waits for nobody but a flush that rolls.
-        let writer = self.0.writer.lock();
-        Ok(WriteLease::new(&self.0, writer))
+    }
+
+    /// As [`Timeline::write_lease`], with a lease that borrows nothing: it can be stored beside its timeline, sent to another
+    /// thread, and held across an `.await`.
+    ///
+    /// ```
+    /// # use pagestrata::{Key, Lsn, OwnedWriteLease, Result, Timeline, Value};
+    /// struct Connection {
+    ///     timeline: Timeline,
+    ///     lease: OwnedWriteLease,
+    /// }
+    ///
+    /// fn connect(timeline: Timeline) -> Result<Connection> {
+    ///     let lease = timeline.write_lease_owned()?;
+    ///     Ok(Connection { timeline, lease })
+    /// }
+    ///
+    /// fn write(mut connection: Connection) -> std::thread::JoinHandle<Result<()>> {
+    ///     std::thread::spawn(move || {
+    ///         let lsn = connection.timeline.last_record_lsn().next();
+    ///         connection.lease.put(Key::new(1, 0), lsn, Value::Image(b"as it is"))?;
+    ///         connection.lease.commit(lsn)?.wait()
+    ///     })
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Timeline::write_lease`].
+    pub fn write_lease_owned(&self) -> Result<OwnedWriteLease> {
+        self.0.store.check_writable()?;
+        // Waits for no one but a flush that rolls.
+        let writer = self.0.writer.lock().take();
+        match writer {
+            Some(writer) => Ok(WriteLease::new(self.0.clone(), writer)),
+            None => Err(Error::LeaseHeld { timeline: self.0.name.clone() }),
+        }
     }
 
     /// A reader: one for each thread or connection.
@@ -368,7 +440,7 @@ impl Timeline {
     #[must_use]
     #[track_caller]
     pub fn snapshot(&self) -> Snapshot {
-        let map = self.0.published.load();
+        let map = self.0.current_map();
         let committed = map.value().last_record_lsn();
         Snapshot::new(map, committed, self.0.clone(), Location::caller())
     }
@@ -376,9 +448,12 @@ impl Timeline {
     /// An owned pin at an Lsn.
     ///
     /// # Errors
-    /// [`Error::NotYet`], [`Error::BelowCutoff`]
+    /// [`Error::NotYet`], [`Error::BelowCutoff`]; [`Error::Closed`] in a forked child.
     #[track_caller]
     pub fn snapshot_at(&self, lsn: Lsn) -> Result<Snapshot> {
+        if self.0.store.is_inherited() {
+            return Err(Error::Closed);
+        }
         let committed = self.0.look().last_record_lsn();
         let last_record_lsn = committed.max(self.0.start);
         if lsn > last_record_lsn {
@@ -426,17 +501,21 @@ impl Timeline {
         Reached::new(self.0.clone(), lsn)
     }
 
-    /// Everything that holds a version of the layer map or a layer, and what each of them alone keeps in memory.
+    /// Everything that holds a version of the layer map or a layer, and what each of them alone keeps in memory. Readers and
+    /// snapshots can be made and dropped meanwhile: those are in the list or not.
     #[must_use]
     pub fn pins(&self) -> Vec<PinInfo> {
+        if self.0.store.is_inherited() {
+            return Vec::new();
+        }
         self.0.pins.list(self.0.clock(), &self.0.retired())
     }
 
     /// Rolls and flushes, and waits until everything that was committed before this call is in synced layer files. Returns
     /// the disk-consistent Lsn.
     ///
-    /// While somebody holds the write lease the open layer cannot be rolled: then what is frozen is flushed, and the
-    /// returned Lsn says how far that goes ([`WriteLease::roll`] rolls under a lease).
+    /// While a write lease is out the open layer cannot be rolled: then what is frozen is flushed, and the returned Lsn says how
+    /// far that goes ([`WriteLease::flush`] flushes everything under a lease).
     ///
     /// # Errors
     /// [`Error::FlushFailed`]: nothing is lost, and it will be tried again; [`Error::ReadOnly`], [`Error::Closed`].
@@ -445,9 +524,29 @@ impl Timeline {
         self.0.flush_now()
     }
 
-    /// Gives the flushes of this timeline what makes pages of deltas, in the place of [`Options::flush_redo`](crate::Options::flush_redo), so that they can cut
-    /// long chains ([`Options::deltas_per_page_max`](crate::Options::deltas_per_page_max)): from the next flush on, until the store is closed.
+    /// As [`Timeline::flush`], for a task: no thread is blocked. Nothing happens before the first poll; dropped after it, the
+    /// flush goes on in the background.
+    ///
+    /// ```
+    /// # use pagestrata::{Lsn, Result, Timeline};
+    /// async fn flushed_up_to(timeline: &Timeline) -> Result<Lsn> {
+    ///     timeline.flush_async().await // no runtime of ours is needed
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Timeline::flush`].
+    pub fn flush_async(&self) -> FlushFuture {
+        FlushFuture::new(self.0.clone())
+    }
+
+    /// Gives the flushes of this timeline the redo that makes pages of long chains
+    /// ([`Options::deltas_per_page_max`](crate::Options::deltas_per_page_max)), in the place of
+    /// [`Options::flush_redo`](crate::Options::flush_redo): from the next flush on, until the store is closed.
     pub fn set_flush_redo(&self, redo: FlushRedo) {
+        if self.0.store.is_inherited() {
+            return;
+        }
         let before = self.0.flush_redo.lock().replace(redo.0);
         drop(before);
     }
@@ -468,6 +567,9 @@ impl Timeline {
     /// Sizes, counts and the state of flushing.
     #[must_use]
     pub fn stats(&self) -> TimelineStats {
+        if self.0.store.is_inherited() {
+            return TimelineStats::default();
+        }
         TimelineStats::of(&self.0)
     }
 }

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 
 use crate::{Result, timeline::TimelineShared};
 
-/// Who waits for a timeline to get somewhere.
+/// Tasks that wait for a timeline to get somewhere, or, with any Lsn, for something that is not an Lsn.
 ///
 /// Whoever waits enters the list and then looks at the timeline; whoever commits stores the timeline's Lsn and then looks whether somebody
 /// waits. Each puts a fence between the two, so one of them sees the other.
@@ -63,7 +63,7 @@ impl Waiters {
         self.lowest.store(lowest, Ordering::Relaxed);
     }
 
-    fn enter(&self, id: &mut Option<u64>, lsn: Lsn, waker: &Waker) {
+    pub(crate) fn enter(&self, id: &mut Option<u64>, lsn: Lsn, waker: &Waker) {
         let waker = waker.clone();
         let mut list = self.list.lock();
         let old = self.remove(&mut list, *id);
@@ -78,7 +78,7 @@ impl Waiters {
         fence(Ordering::SeqCst);
     }
 
-    fn leave(&self, id: Option<u64>) {
+    pub(crate) fn leave(&self, id: Option<u64>) {
         if id.is_some() {
             let mut list = self.list.lock();
             let old = self.remove(&mut list, id);
@@ -109,7 +109,9 @@ impl Reached {
     }
 
     fn outcome(&self) -> Option<Result<()>> {
-        if self.timeline.last_record_lsn.load(Ordering::Acquire) >= self.lsn.0 {
+        if self.timeline.last_record_lsn.load(Ordering::Acquire) >= self.lsn.0
+            && !self.timeline.store.is_inherited()
+        {
             return Some(Ok(()));
         }
         self.timeline.store.check_open().err().map(Err)
@@ -131,7 +133,9 @@ impl Future for Reached {
 
 impl Drop for Reached {
     fn drop(&mut self) {
-        self.timeline.waiters.leave(self.id);
+        if !self.timeline.store.is_inherited() {
+            self.timeline.waiters.leave(self.id);
+        }
     }
 }
 

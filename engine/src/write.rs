@@ -3,12 +3,17 @@
 //! It keeps the open layer in place while it is held: rolling needs the lease too, so no append ever finds its layer
 //! frozen, and there is nothing to retry.
 
-use std::{fmt, sync::Arc, sync::atomic::Ordering};
+use std::{fmt, marker::PhantomData, sync::Arc, sync::atomic::Ordering};
 
 use pagestrata_layers::{Key, Lsn, OpenLayer, Value};
-use parking_lot::MutexGuard;
 
-use crate::{CommitTicket, Durability, Error, ImageImport, Result, timeline::TimelineShared};
+use crate::{
+    CommitTicket, Durability, Error, ImageImport, NewestVersion, Result, Timeline,
+    newest::newest_of_writer, timeline::TimelineShared,
+};
+
+/// The open layer leaves a lease with its drop.
+const IN_PLACE: &str = "the lease holds the open layer until it is dropped";
 
 /// The exclusive right to append to a timeline. Dropping it takes back what was not committed.
 ///
@@ -43,29 +48,75 @@ use crate::{CommitTicket, Durability, Error, ImageImport, Result, timeline::Time
 /// drop(timeline);
 /// # }
 /// ```
+///
+/// `Send`, not `Sync`: one thread at a time.
+///
+/// ```
+/// # use pagestrata::{OwnedWriteLease, Timeline, WriteLease};
+/// fn may_be_sent<T: Send>() {}
+/// fn may_be_stored<T: Send + 'static>() {}
+/// # fn lease<'t>() {
+/// may_be_sent::<WriteLease<'t>>();
+/// may_be_stored::<OwnedWriteLease>();
+/// # }
+/// ```
+///
+/// ```compile_fail
+/// # use pagestrata::{OwnedWriteLease, Timeline, WriteLease};
+/// fn may_be_stored<T: Send + 'static>() {}
+/// # fn lease<'t>() {
+/// may_be_stored::<WriteLease<'t>>(); // borrowed from its timeline
+/// # }
+/// ```
 pub struct WriteLease<'t> {
-    timeline: &'t Arc<TimelineShared>,
-    writer: MutexGuard<'t, OpenLayer>,
+    timeline: Arc<TimelineShared>,
+    /// Taken out by drop alone.
+    writer: Option<Box<OpenLayer>>,
+    borrowed: PhantomData<&'t Timeline>,
 }
 
-impl<'t> WriteLease<'t> {
-    pub(crate) fn new(
-        timeline: &'t Arc<TimelineShared>,
-        writer: MutexGuard<'t, OpenLayer>,
-    ) -> WriteLease<'t> {
-        WriteLease { timeline, writer }
+/// A write lease that borrows nothing, from [`Timeline::write_lease_owned`].
+///
+/// ```
+/// # fn write(timeline: pagestrata::Timeline) {
+/// let lease = timeline.write_lease_owned().unwrap();
+/// drop(timeline); // the lease keeps what it needs
+/// std::thread::spawn(move || drop(lease));
+/// # }
+/// ```
+pub type OwnedWriteLease = WriteLease<'static>;
+
+impl WriteLease<'_> {
+    pub(crate) fn new<'t>(timeline: Arc<TimelineShared>, writer: Box<OpenLayer>) -> WriteLease<'t> {
+        WriteLease { timeline, writer: Some(writer), borrowed: PhantomData }
+    }
+
+    #[inline]
+    fn writer(&self) -> &OpenLayer {
+        self.writer.as_deref().expect(IN_PLACE)
+    }
+
+    /// The timeline and the open layer, apart.
+    #[inline]
+    fn parts(&mut self) -> (&Arc<TimelineShared>, &mut OpenLayer) {
+        (&self.timeline, self.writer.as_deref_mut().expect(IN_PLACE))
     }
 
     /// Appends one value: copies it once, into the open layer. Invisible until it is committed.
     ///
+    /// A delta is taken without a look at what it changes, since that may have to be read from a file: whether the page has a base
+    /// is for the caller to know, or to ask [`WriteLease::exists`] first. Where there is none, reads of the page fail with
+    /// [`Error::MissingBase`].
+    ///
     /// # Errors
-    /// [`Error::Layers`] with `LsnOutOfOrder` (below the last append, or at or below the last commit),
-    /// `DuplicateVersion`, `ValueTooLong`, `Full` or `OutOfMemory`; [`Error::FlushStalled`]. Nothing is changed, and a
+    /// [`Error::Layers`] with `LsnOutOfOrder` (below the last append, or at or below the last
+    /// commit), `DuplicateVersion`, `ValueTooLong`, `Full` or `OutOfMemory`;
+    /// [`Error::FlushStalled`]; [`Error::Closed`] in a forked child. Nothing is changed, and a
     /// stalled writer goes on when flushing does.
     #[inline]
     pub fn put(&mut self, key: Key, lsn: Lsn, value: Value<'_>) -> Result<()> {
         self.check_room()?;
-        Ok(self.writer.put(key, lsn, value)?)
+        Ok(self.parts().1.put(key, lsn, value)?)
     }
 
     /// Appends several values, all or none. Neighbours that borrow the very same bytes, as of a log record that touches
@@ -75,7 +126,7 @@ impl<'t> WriteLease<'t> {
     /// As [`WriteLease::put`]; nothing is changed.
     pub fn put_batch(&mut self, batch: &[(Key, Lsn, Value<'_>)]) -> Result<()> {
         self.check_room()?;
-        Ok(self.writer.put_batch(batch)?)
+        Ok(self.parts().1.put_batch(batch)?)
     }
 
     /// Drops the blocks of an object from `first_block` on, as a truncation or removal does: reads at or above `lsn`
@@ -86,7 +137,7 @@ impl<'t> WriteLease<'t> {
     /// changed.
     pub fn drop_blocks(&mut self, object: u128, first_block: u32, lsn: Lsn) -> Result<()> {
         self.check_room()?;
-        Ok(self.writer.drop_blocks(object, first_block, lsn)?)
+        Ok(self.parts().1.drop_blocks(object, first_block, lsn)?)
     }
 
     /// Makes everything appended so far visible at once, as of `lsn`, and writes it to the log first. Nothing can be put at or
@@ -100,49 +151,99 @@ impl<'t> WriteLease<'t> {
     /// [`Error::NoSpace`], [`Error::LogFull`], [`Error::FlushFailed`] when the log has its full length; [`Error::ReadOnly`],
     /// [`Error::Closed`]. Nothing is published, and what was appended still waits for its commit.
     pub fn commit(&mut self, lsn: Lsn) -> Result<CommitTicket> {
-        let store = &self.timeline.store;
+        let (timeline, writer) = self.parts();
+        let store = &timeline.store;
         store.check_open()?;
-        self.writer.prepare_commit(lsn)?;
+        writer.prepare_commit(lsn)?;
         if store.options.durability != Durability::External {
-            store.wait_for_log_room(self.timeline.number)?;
+            store.wait_for_log_room(timeline.number)?;
         }
-        let end = store.log_commit(self.timeline.number, &self.writer, lsn)?;
-        self.writer.commit(lsn).expect("prepared, and nothing was appended since");
-        self.timeline.last_record_lsn.store(lsn.0, Ordering::Release);
-        self.timeline.waiters.reached(lsn);
-        let is_full = self.writer.used_bytes() >= store.options.open_layer_size_max_bytes;
-        if (is_full || store.is_overdue(self.timeline.number, self.writer.layer().start_lsn()))
-            && self.timeline.wait_for_frozen_slot()
+        let end = store.log_commit(timeline.number, writer, lsn)?;
+        writer.commit(lsn).expect("prepared, and nothing was appended since");
+        timeline.last_record_lsn.store(lsn.0, Ordering::Release);
+        timeline.waiters.reached(lsn);
+        let is_full = writer.used_bytes() >= store.options.open_layer_size_max_bytes;
+        if (is_full || store.is_overdue(timeline.number, writer.layer().start_lsn()))
+            && timeline.wait_for_frozen_slot()
         {
-            self.timeline.roll(&mut self.writer);
+            timeline.roll(writer);
         }
         Ok(CommitTicket::new(lsn, store.log(), end, &store.options))
     }
 
     /// Takes back everything that was appended since the last commit.
     pub fn abort(&mut self) {
-        self.writer.abort();
+        self.parts().1.abort();
+    }
+
+    /// Whether the page exists for what is put next: something was put, by this lease or before it, committed or not, and not
+    /// dropped since. Says nothing about whether the page can be made: deltas without a base exist too.
+    ///
+    /// Looks in memory first, and reads layer files where that says nothing; it may wait for a device.
+    ///
+    /// ```
+    /// # use pagestrata::{Key, Lsn, Result, Value, WriteLease};
+    /// fn append(lease: &mut WriteLease<'_>, key: Key, lsn: Lsn, bytes: &[u8]) -> Result<()> {
+    ///     // The first delta of a page says that it needs nothing older.
+    ///     let will_init = !lease.exists(key)?;
+    ///     lease.put(key, lsn, Value::Delta { bytes, will_init })
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Layers`] for a layer file that is damaged or cannot be read.
+    pub fn exists(&self, key: Key) -> Result<bool> {
+        Ok(self.newest(key)?.is_some())
+    }
+
+    /// The newest version of a page as this lease sees it: what it has put and not committed, then everything that is committed.
+    /// `None`: nothing was put, or it was dropped since. As [`WriteLease::exists`], it may wait for a device.
+    ///
+    /// # Errors
+    /// As [`WriteLease::exists`].
+    pub fn newest(&self, key: Key) -> Result<Option<NewestVersion>> {
+        newest_of_writer(&self.timeline, self.writer(), key)
     }
 
     /// Freezes the open layer, to be flushed in the background, and begins an empty one. Does no I/O and copies
-    /// nothing; an empty layer stays.
+    /// nothing. A layer to which nothing was committed stays. One to which only Lsns were
+    /// committed, without values, is rolled: its flush makes no file and moves the disk-consistent
+    /// Lsn on.
     ///
     /// # Errors
     /// [`Error::Uncommitted`]; [`Error::FlushStalled`] when too many frozen layers wait and flushing fails;
     /// [`Error::ReadOnly`], [`Error::Closed`].
     pub fn roll(&mut self) -> Result<()> {
-        self.timeline.store.check_writable()?;
-        if self.writer.has_pending() {
-            return Err(Error::Uncommitted { timeline: self.timeline.name.clone() });
-        }
-        if self.writer.layer().is_empty() {
+        self.check_committed()?;
+        let layer = self.writer().layer();
+        if layer.committed_lsn() < layer.start_lsn() {
             return Ok(());
         }
-        if !self.timeline.wait_for_frozen_slot() {
-            return Err(self.timeline.stalled());
+        self.roll_now()
+    }
+
+    /// Rolls and flushes as [`Timeline::flush`] does, under the lease: returns once everything that was committed is in synced
+    /// layer files, with the disk-consistent Lsn, which is then that of the last commit.
+    ///
+    /// # Errors
+    /// [`Error::Uncommitted`]: nothing was rolled or flushed, and what was put still waits for its commit.
+    /// [`Error::FlushFailed`], [`Error::FlushStalled`]: nothing is lost, and it will be tried again; [`Error::ReadOnly`],
+    /// [`Error::Closed`].
+    pub fn flush(&mut self) -> Result<Lsn> {
+        self.check_committed()?;
+        // Also where commits without values have moved the last record alone.
+        if self.timeline.is_flush_due(self.writer()) {
+            self.roll_now()?;
         }
-        self.timeline.roll(&mut self.writer);
-        Ok(())
+        self.timeline.wait_flushed_and_reclaim()
+    }
+
+    fn check_committed(&self) -> Result<()> {
+        self.timeline.store.check_writable()?;
+        match self.writer().has_pending() {
+            true => Err(Error::Uncommitted { timeline: self.timeline.name.clone() }),
+            false => Ok(()),
+        }
     }
 
     /// Begins to import images at `lsn`, straight into image layers: for a base backup.
@@ -153,32 +254,34 @@ impl<'t> WriteLease<'t> {
     /// [`Error::ImportBehind`] when the timeline holds anything at or above `lsn`; [`Error::Uncommitted`];
     /// [`Error::FlushFailed`]; [`Error::Closed`].
     pub fn import_images(&mut self, lsn: Lsn) -> Result<ImageImport<'_>> {
-        self.timeline.store.check_writable()?;
-        if self.writer.has_pending() {
-            return Err(Error::Uncommitted { timeline: self.timeline.name.clone() });
-        }
-        let last = self.writer.last_lsn();
+        self.check_committed()?;
+        let last = self.writer().last_lsn();
         if lsn <= last || lsn == Lsn::MAX {
             return Err(Error::ImportBehind { lsn, last_record_lsn: last });
         }
-        if !self.writer.layer().is_empty() {
+        if !self.writer().layer().is_empty() {
             self.roll()?;
         }
         self.timeline.wait_flushed()?;
-        Ok(ImageImport::new(self.timeline, &mut self.writer, lsn))
+        let (timeline, writer) = self.parts();
+        Ok(ImageImport::new(timeline, writer, lsn))
     }
 
     /// The Lsn of the last append, committed or not.
     #[must_use]
     pub fn last_lsn(&self) -> Lsn {
-        self.writer.last_lsn()
+        self.writer().last_lsn()
     }
 
     /// An open layer that could not be rolled may grow to twice its size, and no further.
     #[inline]
     fn check_room(&mut self) -> Result<()> {
+        if self.timeline.store.is_inherited() {
+            return Err(Error::Closed);
+        }
         let max = self.timeline.store.options.open_layer_size_max_bytes;
-        if self.writer.used_bytes() >= 2 * max && !self.writer.has_pending() {
+        let writer = self.writer();
+        if writer.used_bytes() >= 2 * max && !writer.has_pending() {
             return self.make_room();
         }
         Ok(())
@@ -188,19 +291,31 @@ impl<'t> WriteLease<'t> {
     #[cold]
     fn make_room(&mut self) -> Result<()> {
         self.timeline.store.check_writable()?;
-        if !self.timeline.wait_for_frozen_slot() {
-            return Err(self.timeline.stalled());
+        self.roll_now()
+    }
+
+    /// Rolls, once one more layer may be frozen. Nothing is uncommitted.
+    fn roll_now(&mut self) -> Result<()> {
+        let (timeline, writer) = self.parts();
+        if !timeline.wait_for_frozen_slot() {
+            return Err(timeline.stalled());
         }
-        self.timeline.roll(&mut self.writer);
+        timeline.roll(writer);
         Ok(())
     }
 }
 
 impl Drop for WriteLease<'_> {
     fn drop(&mut self) {
-        self.writer.abort();
-        // The lock itself is given back right after this; whoever takes the lease now waits for it.
-        self.timeline.leased.store(false, Ordering::Release);
+        if self.timeline.store.is_inherited() {
+            // The lock may have been held by a thread that a fork did not copy.
+            std::mem::forget(self.writer.take());
+            return;
+        }
+        if let Some(mut writer) = self.writer.take() {
+            writer.abort();
+            *self.timeline.writer.lock() = Some(writer);
+        }
     }
 }
 
@@ -208,7 +323,7 @@ impl fmt::Debug for WriteLease<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WriteLease")
             .field("timeline", &self.timeline.name)
-            .field("open", &*self.writer)
+            .field("open", &self.writer)
             .finish()
     }
 }

@@ -36,74 +36,95 @@ const CHUNK_MIN_BYTES: usize = 64 << 10;
 const CHUNK_CLASSES: usize = 10;
 /// No offset in a chunk reaches this.
 pub(crate) const CHUNK_SPAN_BYTES: usize = CHUNK_MIN_BYTES << (CHUNK_CLASSES - 1);
-/// What a chunk leaves of its class for the allocators' own bookkeeping (bumpalo rounds up to a page) and for the alignment of its base.
-const CHUNK_OVERHEAD_BYTES: usize = 8192;
-/// Positions in a chunk are counted from a base with this alignment.
+/// How much smaller a chunk is than its class, in bytes: room for the bookkeeping of the allocators below it, so that
+/// what they take for a chunk is within the class (bumpalo rounds up to a page). Where they take more, only the bound
+/// of the pool is reached earlier.
+const CHUNK_OVERHEAD_BYTES: usize = 4096;
+/// The base of a chunk has this alignment, and no allocation in a chunk may ask for more.
 pub(crate) const CHUNK_ALIGN: usize = 64;
 /// From this size on the kernel is asked for huge pages.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// One piece of memory, handed out from its end to its start.
+///
+/// It takes the whole piece from bumpalo as one allocation and hands it out with a cursor of its own. All that it relies on is
+/// what bumpalo documents: [`Bump::try_alloc_layout`] returns memory for the layout, which stays until the arena is
+/// reset or dropped. Where an arena's own chunks lie, and in which order it hands them out, is documented nowhere and changes.
+///
+/// One owner at a time: `Send`, not `Sync`.
 #[derive(Debug)]
 pub(crate) struct Chunk {
-    bump: Bump,
-    /// Below every byte of the chunk and less than a span away from it; aligned to [`CHUNK_ALIGN`]. Only a base for
-    /// offsets: not in the chunk itself.
+    /// Start of the one allocation, aligned to [`CHUNK_ALIGN`]. Offsets are counted from here.
     base: NonNull<u8>,
+    /// Length of the allocation, in bytes; less than [`CHUNK_SPAN_BYTES`].
+    len: usize,
+    /// Offset of what was handed out last, at least [`CHUNK_ALIGN`] and at most `len`. What lies below is free.
+    free_end: usize,
     class: usize,
-    bytes: usize,
+    /// Owns the memory. Never reset, and never asked for a second allocation. In a box because bumpalo does not document that
+    /// memory stays in place when the arena itself is moved.
+    arena: Box<Bump>,
 }
 
-// SAFETY: `base` points into memory that `bump` owns and that moves with it; `Bump` itself is `Send`. Nothing in a
-// `Chunk` is tied to the thread that made it.
+// SAFETY: `base` points into memory that `arena` owns; `Bump` is `Send`. A chunk has one owner, and nothing in it is tied
+// to the thread that made it.
 unsafe impl Send for Chunk {}
 
 impl Chunk {
     fn new(class: usize) -> Result<Chunk> {
-        let capacity = (CHUNK_MIN_BYTES << class) - CHUNK_OVERHEAD_BYTES;
-        let out_of_memory = || Error::OutOfMemory { what: "an in-memory layer", bytes: capacity };
-        let bump = Bump::try_with_capacity(capacity).map_err(|_| out_of_memory())?;
-        // One chunk it is: with the limit reached, a failing allocation never adds a second one.
-        bump.set_allocation_limit(Some(bump.allocated_bytes()));
-        let room = bump.chunk_capacity();
-        let end = bump
-            .try_alloc_layout(Layout::from_size_align(0, 1).expect("valid"))
-            .map_err(|_| out_of_memory())?;
-        let start = end.as_ptr().wrapping_sub(room);
-        // One alignment unit below the chunk's first byte, so that no offset is zero.
-        let base = start.wrapping_sub(CHUNK_ALIGN + start.addr() % CHUNK_ALIGN);
+        let len = (CHUNK_MIN_BYTES << class) - CHUNK_OVERHEAD_BYTES;
+        let layout =
+            Layout::from_size_align(len, CHUNK_ALIGN).expect("a class is far from the limit");
+        let arena = Box::new(Bump::new());
+        let base = arena
+            .try_alloc_layout(layout)
+            .map_err(|_| Error::OutOfMemory { what: "an in-memory layer", bytes: len })?;
+        // All offsets, and the advice to the kernel, rest on this.
         assert!(
-            end.as_ptr().addr() - base.addr() < CHUNK_SPAN_BYTES,
-            "a chunk is smaller than its span"
+            base.addr().get().is_multiple_of(CHUNK_ALIGN)
+                && base.addr().get().checked_add(len).is_some(),
+            "bumpalo returned memory at {base:p} for {layout:?}"
         );
-        if room >= HUGE_PAGE_BYTES {
-            advise(start, room, libc::MADV_HUGEPAGE);
+        if len >= HUGE_PAGE_BYTES {
+            advise(base.as_ptr(), len, libc::MADV_HUGEPAGE);
         }
-        let bytes = bump.allocated_bytes_including_metadata();
-        Ok(Chunk { base: NonNull::new(base).expect("not at address zero"), bump, class, bytes })
+        Ok(Chunk { base, len, free_end: len, class, arena })
     }
 
-    /// Has the kernel back all of it now, rather than page by page when it is first written; from its end on, which is used
-    /// first, until `stop` is set.
+    /// Has the kernel back all of it now, rather than page by page when it is first written. Begins with its end, which is
+    /// used first, and goes on until `stop` is set.
     fn populate(&self, stop: &AtomicBool) {
-        let room = self.bump.chunk_capacity();
-        let Ok(end) = self.bump.try_alloc_layout(Layout::from_size_align(0, 1).expect("valid"))
-        else {
-            return;
-        };
-        let mut left = room;
-        while left > 0 && !stop.load(Ordering::Relaxed) {
-            let piece = left.min(HUGE_PAGE_BYTES);
-            let start = end.as_ptr().wrapping_sub(room - left + piece);
-            advise(start, piece, libc::MADV_POPULATE_WRITE);
-            left -= piece;
+        let mut end = self.len;
+        while end > 0 && !stop.load(Ordering::Relaxed) {
+            let piece = end.min(HUGE_PAGE_BYTES);
+            end -= piece;
+            advise(self.base.as_ptr().wrapping_add(end), piece, libc::MADV_POPULATE_WRITE);
         }
     }
 
-    /// Uninitialised memory, or `None` where the chunk has not that much left.
+    /// Hands out uninitialised memory and its offset from the base, or `None` where the chunk has not that much left.
+    ///
+    /// The memory lies below all that was handed out before: right below it where the alignment is 1. No offset is
+    /// zero.
+    ///
+    /// # Panics
+    /// When the alignment is above [`CHUNK_ALIGN`].
     #[inline]
-    pub(crate) fn alloc(&self, layout: Layout) -> Option<NonNull<u8>> {
-        self.bump.try_alloc_layout(layout).ok()
+    pub(crate) fn alloc(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
+        assert!(layout.align() <= CHUNK_ALIGN, "an offset is as aligned as its base at most");
+        let offset = self.free_end.checked_sub(layout.size())? & !(layout.align() - 1);
+        if offset < CHUNK_ALIGN {
+            return None;
+        }
+        self.free_end = offset;
+        // SAFETY: `offset` is at most `len`, so the address lies in the allocation at `base`, or right behind it where
+        // nothing but zero bytes were asked for.
+        Some((unsafe { self.base.add(offset) }, offset))
+    }
+
+    /// Takes back all that was handed out. Nobody may use it any more.
+    fn reset(&mut self) {
+        self.free_end = self.len;
     }
 
     /// Where offsets are counted from.
@@ -112,9 +133,9 @@ impl Chunk {
         self.base
     }
 
-    /// What the allocator gave for it, in bytes.
+    /// The memory that its allocator took for it, in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+        self.arena.allocated_bytes_including_metadata()
     }
 }
 
@@ -142,6 +163,8 @@ pub struct ChunkPool {
 struct Retained {
     classes: [Vec<Chunk>; CHUNK_CLASSES],
     bytes: usize,
+    /// Nothing is kept any more.
+    is_closed: bool,
 }
 
 impl ChunkPool {
@@ -158,12 +181,15 @@ impl ChunkPool {
     }
 
     /// Makes one of the largest chunks, backed by memory, unless `chunks` of them wait already or the pool would keep no more.
-    /// How large it is, in bytes. For whoever has a core to spare while another fills layers: memory that is touched for the first time costs
-    /// the one that touches it as much as filling it does. Once `stop` is set it returns soon.
+    /// Returns its size in bytes, or `None` where none was made and kept.
+    ///
+    /// For a thread with a core to spare while another fills layers: touching memory for the first time costs as much as
+    /// filling it does. Once `stop` is set it returns soon.
     pub fn stock(&self, chunks: usize, stop: &AtomicBool) -> Option<usize> {
         let class = CHUNK_CLASSES - 1;
         let is_enough = |retained: &Retained| {
-            retained.classes[class].len() >= chunks
+            retained.is_closed
+                || retained.classes[class].len() >= chunks
                 || retained.bytes + (CHUNK_MIN_BYTES << class) > self.retained_max_bytes
         };
         if is_enough(&self.retained.lock()) {
@@ -172,8 +198,7 @@ impl ChunkPool {
         let chunk = Chunk::new(class).ok()?;
         chunk.populate(stop);
         let bytes = chunk.bytes();
-        self.put_back(chunk);
-        Some(bytes)
+        self.put_back(chunk).then_some(bytes)
     }
 
     /// A chunk with room for `needed` bytes, as large as a layer that holds `held` bytes already deserves: layers grow
@@ -187,21 +212,34 @@ impl ChunkPool {
         {
             let mut retained = self.retained.lock();
             if let Some(chunk) = retained.classes[class].pop() {
-                retained.bytes -= chunk.bytes;
+                retained.bytes -= chunk.bytes();
                 return Ok(chunk);
             }
         }
         Chunk::new(class)
     }
 
-    /// Takes a chunk back, or frees it where enough are kept.
-    pub(crate) fn put_back(&self, mut chunk: Chunk) {
-        chunk.bump.reset();
+    /// Takes a chunk back, or frees it where enough are kept. Whether it was kept.
+    pub(crate) fn put_back(&self, mut chunk: Chunk) -> bool {
+        chunk.reset();
         let mut retained = self.retained.lock();
-        if retained.bytes + chunk.bytes <= self.retained_max_bytes {
-            retained.bytes += chunk.bytes;
+        let is_kept = !retained.is_closed
+            && retained.bytes + chunk.bytes() <= self.retained_max_bytes;
+        if is_kept {
+            retained.bytes += chunk.bytes();
             retained.classes[chunk.class].push(chunk);
         }
+        is_kept
+    }
+
+    /// Frees all chunks that wait for their next layer. From now on chunks that come back are freed at once.
+    pub fn close(&self) {
+        let freed = {
+            let mut retained = self.retained.lock();
+            std::mem::replace(&mut *retained, Retained { is_closed: true, ..Retained::default() })
+        };
+        // Outside the lock: this gives memory back to the system.
+        drop(freed);
     }
 }
 
@@ -368,15 +406,21 @@ impl ReadSpace for ScratchArena {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn layout(size: usize, align: usize) -> Layout {
+        Layout::from_size_align(size, align).unwrap()
+    }
 
     #[test]
     fn a_chunk_hands_out_all_its_room_and_no_more() {
         for class in 0..CHUNK_CLASSES {
-            let chunk = Chunk::new(class).unwrap();
+            let mut chunk = Chunk::new(class).unwrap();
             let (mut given, size) = (0, 1 << (10 + class));
-            while let Some(piece) = chunk.alloc(Layout::from_size_align(size, 32).unwrap()) {
-                let offset = piece.as_ptr().addr() - chunk.base().as_ptr().addr();
+            while let Some((piece, offset)) = chunk.alloc(layout(size, 32)) {
+                assert_eq!(piece.as_ptr().addr() - chunk.base().as_ptr().addr(), offset);
                 assert!(
                     offset > 0 && offset.is_multiple_of(32) && offset + size < CHUNK_SPAN_BYTES
                 );
@@ -387,6 +431,68 @@ mod tests {
                 "{given}"
             );
             assert!(chunk.bytes() >= given && chunk.bytes() <= CHUNK_MIN_BYTES << class);
+        }
+    }
+
+    /// An allocator may return any address at all for nothing; a chunk has an offset for it.
+    #[test]
+    fn nothing_has_an_offset_in_the_chunk() {
+        let mut chunk = Chunk::new(0).unwrap();
+        let mut last = chunk.len;
+        while let Some((address, offset)) = chunk.alloc(layout(0, 1)) {
+            assert_eq!((offset, address.as_ptr().addr()), (last, chunk.base().addr().get() + last));
+            match chunk.alloc(layout(1000, 1)) {
+                Some((_, offset)) => last = offset,
+                None => break,
+            }
+        }
+        assert!(last >= CHUNK_ALIGN && last < CHUNK_ALIGN + 1000, "{last}");
+    }
+
+    #[test]
+    fn bytes_lie_right_below_those_before_them() {
+        let mut chunk = Chunk::new(0).unwrap();
+        let mut below = chunk.alloc(layout(5, 1)).unwrap().1;
+        for size in [1, 0, 64, 7, 4096] {
+            let offset = chunk.alloc(layout(size, 1)).unwrap().1;
+            assert_eq!(offset + size, below);
+            below = offset;
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "as aligned as its base")]
+    fn an_alignment_that_the_base_has_not_is_refused() {
+        Chunk::new(0).unwrap().alloc(layout(1, 2 * CHUNK_ALIGN));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+        /// Every byte of every piece is written, and is there when all of them have been.
+        #[test]
+        fn pieces_are_aligned_and_apart(
+            asked in prop::collection::vec((0..3000_usize, 0..=6_u32), 1..200),
+            class in 0..3_usize,
+        ) {
+            let mut chunk = Chunk::new(class).unwrap();
+            for round in 0..2_u8 {
+                let mut pieces = Vec::new();
+                for (n, &(size, align)) in asked.iter().enumerate() {
+                    let Some((piece, _)) = chunk.alloc(layout(size, 1 << align)) else { break };
+                    prop_assert!(piece.addr().get().is_multiple_of(1 << align));
+                    // SAFETY: the chunk handed it out with this size.
+                    unsafe { piece.write_bytes(n as u8 ^ round, size) };
+                    pieces.push((piece, size, n as u8 ^ round));
+                }
+                prop_assert!(pieces.len() >= asked.len().min(15), "the smallest chunk has room for 15");
+                for (piece, size, byte) in pieces {
+                    // SAFETY: as above; all of it was written.
+                    let bytes = unsafe { std::slice::from_raw_parts(piece.as_ptr(), size) };
+                    prop_assert!(bytes.iter().all(|b| *b == byte));
+                }
+                chunk.reset();
+            }
         }
     }
 
@@ -401,6 +507,20 @@ mod tests {
         assert_eq!(chunk.class, CHUNK_CLASSES - 1);
         stop.store(true, Ordering::Relaxed);
         assert!(stock(3), "it is whole, though not backed");
+    }
+
+    #[test]
+    fn a_closed_pool_keeps_nothing() {
+        let pool = ChunkPool::new(usize::MAX);
+        let (early, late) = (pool.take(1, 0).unwrap(), pool.take(1, 0).unwrap());
+        pool.put_back(early);
+        assert!(pool.retained_bytes() > 0);
+        pool.close();
+        assert_eq!(pool.retained_bytes(), 0);
+        pool.put_back(late);
+        assert_eq!(pool.retained_bytes(), 0);
+        assert_eq!(pool.stock(1, &AtomicBool::new(false)), None);
+        assert!(pool.take(1, 0).is_ok(), "a layer can still be made");
     }
 
     #[test]

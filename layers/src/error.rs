@@ -25,6 +25,58 @@ pub enum Error {
         /// What the operating system said.
         source: io::Error,
     },
+    /// Something that is not a regular file has the name of one. It was not opened.
+    #[error(
+        "{}: cannot {operation}: expected a regular file, found {found}; put the file back",
+        .path.display()
+    )]
+    NotAFile {
+        /// What was tried: `"open"`, ...
+        operation: &'static str,
+        /// The name.
+        path: PathBuf,
+        /// What has it: `"a FIFO"`, `"a directory"`, ...
+        found: &'static str,
+    },
+    /// Another directory has taken the place of one that was in use. Nothing was changed in it.
+    #[error(
+        "{}: expected the directory that was here before, found another; move it back, or close \
+         the store and open it again",
+        .path.display()
+    )]
+    DirectoryReplaced {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A file is mapped and must not change, or is being written and must not be mapped. Nothing
+    /// was changed.
+    #[error(
+        "{}: cannot {operation}: this process has the file {found}; wait until it has not",
+        .path.display()
+    )]
+    FileInUse {
+        /// What was tried: `"write"`, `"truncate"`, `"map"`, ...
+        operation: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What is done with it: `"mapped"`, `"being written"`.
+        found: &'static str,
+    },
+    /// The directory's `CURRENT` is gone or is another store's. The edit was not made.
+    #[error(
+        "{}: cannot replace it: expected that of store {expected:032X}, found {}; close the store \
+         that is not to stay here",
+        .path.display(),
+        .found.map_or("nothing".to_owned(), |found| format!("that of store {found:032X}"))
+    )]
+    OtherStore {
+        /// The path of `CURRENT`.
+        path: PathBuf,
+        /// The store that is open.
+        expected: u128,
+        /// The store that was found; none where there is no `CURRENT`.
+        found: Option<u128>,
+    },
     /// Bytes on disk are not what was written. Only a copy from elsewhere helps.
     #[error(transparent)]
     Corrupt(Box<Corruption>),

@@ -24,6 +24,6 @@ pub use arena::{BlockCounts, ChunkPool, KeptBlocks, ScratchArena};
 pub use error::{Corruption, Error, Result};
 pub use key::{Key, KeyRange};
 pub use lsn::{Lsn, ParseLsnError};
-pub use mem_layer::{FrozenLayer, MemLayer, OpenLayer, SortedVersions};
+pub use mem_layer::{FrozenLayer, MemLayer, NewestInLayer, OpenLayer, SortedVersions};
 pub use redo::{Rebuild, Redo, RedoResult};
 pub use value::{Kind, PageVersion, VALUE_LEN_MAX, Value, Walk};

@@ -104,6 +104,7 @@ impl Manifest {
     ///
     /// # Errors
     /// [`Error::Io`]; the directory may then hold files that [`Manifest::open`] takes for no store.
+    /// [`Error::OtherStore`] when there is a `CURRENT` already.
     pub fn create(storage: SharedStorage, dir: &Path, store: u128) -> Result<Manifest> {
         let mut manifest = Manifest {
             storage,
@@ -115,6 +116,7 @@ impl Manifest {
             file: None,
             state: State::default(),
         };
+        manifest.check_replaced(&dir.join(CURRENT_NAME))?;
         // What an earlier creation left that never committed.
         let first = dir.join(manifest_name(1));
         if manifest.storage.exists(&first)? {
@@ -182,9 +184,11 @@ impl Manifest {
     /// Adds edits, all or none, durably.
     ///
     /// # Errors
-    /// [`Error::Io`]: the edits are not in [`Manifest::state`], but whether a reopen would find them is not known
-    /// until a later `append` succeeds. [`Error::Corrupt`] for edits that contradict the state. [`Error::Full`] when there is no
-    /// higher number for another manifest.
+    /// [`Error::Io`]: the edits are not in [`Manifest::state`], but whether a reopen would find
+    /// them is not known until a later `append` succeeds. [`Error::Corrupt`] for edits that
+    /// contradict the state. [`Error::Full`] when there is no higher number for another manifest.
+    /// [`Error::OtherStore`] when the directory's `CURRENT` is not this store's; it is left as it
+    /// is.
     pub fn append(&mut self, edits: &[Edit]) -> Result<()> {
         self.state.check(edits).map_err(|(expected, found)| {
             Error::corrupt(&self.path(), self.len, "layer edit", expected, found)
@@ -271,10 +275,29 @@ impl Manifest {
     fn commit(&mut self, current: Current) -> Result<()> {
         let (temporary, path) =
             (self.dir.join(CURRENT_TEMPORARY_NAME), self.dir.join(CURRENT_NAME));
+        self.check_replaced(&path)?;
         self.storage.rename(&temporary, &path)?;
         self.storage.sync_dir(&self.dir)?;
         (self.number, self.len, self.chain) = (current.number, current.len, current.chain);
         Ok(())
+    }
+
+    /// Checks that the `CURRENT` about to be replaced is this store's. A directory can be emptied,
+    /// or moved, and be made another store's while this one is open.
+    fn check_replaced(&self, path: &Path) -> Result<()> {
+        let found = match self.storage.exists(path)? {
+            true => {
+                let bytes = read_file(&*self.storage, path, CURRENT_LEN as u64)?;
+                Some(Current::decode(&bytes, path)?.store)
+            }
+            false => None,
+        };
+        // A new store has none, until its first edit.
+        let expected = (self.number > 0).then_some(self.store);
+        if found == expected {
+            return Ok(());
+        }
+        Err(Error::OtherStore { path: path.to_owned(), expected: self.store, found })
     }
 
     /// Old manifests mean nothing any more; one that cannot be removed now is removed by a later rewrite.

@@ -15,6 +15,7 @@
 
 mod index;
 mod memory;
+mod newest;
 mod records;
 mod sorted;
 #[cfg(test)]
@@ -34,6 +35,7 @@ use crate::{
 };
 use index::{Head, HeadPlace, Index, IndexWriter, Newest, Object, ValueRef};
 use memory::{Appender, Id, Position, Space};
+pub use newest::NewestInLayer;
 pub use sorted::SortedVersions;
 
 /// How much of a version's value is asked for when it is found.
@@ -132,7 +134,10 @@ impl MemLayer {
             if dropped.is_some_and(|dropped| lsn < dropped) {
                 return Some(Walk::Dropped);
             }
-            out(self.page_version(lsn, value));
+            #[allow(unsafe_code)]
+            // SAFETY: called below alone, for what the head and the runs of the key say at or below
+            // the committed Lsn.
+            out(unsafe { self.page_version(lsn, value) });
             value.kind.is_base().then_some(Walk::Base)
         };
         // Whoever collects a chain reads its values next: their lines come while the walk waits for its own.
@@ -170,9 +175,15 @@ impl MemLayer {
         if dropped.is_some() { Walk::Dropped } else { Walk::Older }
     }
 
+    /// # Safety
+    /// `value` is that of a visible version of this layer, as a head or an entry of it says.
     #[inline]
-    fn page_version(&self, lsn: Lsn, value: ValueRef) -> PageVersion<'_> {
-        PageVersion { lsn, kind: value.kind, bytes: self.values.bytes(value.position, value.len) }
+    #[allow(unsafe_code)]
+    unsafe fn page_version(&self, lsn: Lsn, value: ValueRef) -> PageVersion<'_> {
+        // SAFETY: heads and entries hold a value as `append_bytes` has placed it, and were
+        // published after it.
+        let bytes = unsafe { self.values.bytes(value.position, value.len) };
+        PageVersion { lsn, kind: value.kind, bytes }
     }
 
     /// All committed versions from `from` on, by key and then Lsn, at any time: also while the writer appends.
@@ -357,9 +368,11 @@ impl OpenLayer {
             PendingKind::Tombstone => None,
         };
         let before = self.pending.iter().rev().find_map(version);
-        let is_same = |before: &ValueRef| {
-            self.layer.values.bytes(before.position, before.len) == value.bytes()
-        };
+        #[allow(unsafe_code)]
+        // SAFETY: the value of a pending version of this layer, as `append` has placed it.
+        let bytes =
+            |before: &ValueRef| unsafe { self.layer.values.bytes(before.position, before.len) };
+        let is_same = |before: &ValueRef| bytes(before) == value.bytes();
         let shared = before.filter(is_same).map(|before| before.position);
         self.append(key, lsn, value, shared).map(drop)
     }

@@ -12,8 +12,13 @@
 //!
 //! **Invariant:** no method syncs as a side effect, and none retries what failed.
 
+mod at;
 mod mapping;
+mod process;
 mod real;
+#[cfg(test)]
+mod tests;
+mod uses;
 
 use std::{fmt, io::IoSlice, path::Path, sync::Arc};
 
@@ -22,6 +27,7 @@ use crate::Result;
 #[cfg(any(test, feature = "testing"))]
 pub use mapping::evict;
 pub use mapping::{FileMap, PAGE_BYTES, major_faults_of_process, major_faults_of_thread};
+pub use process::ProcessMark;
 pub use real::RealStorage;
 
 /// What reads past the page cache are aligned to, offset, length and memory, in bytes: no device that is in use needs more.
@@ -29,17 +35,30 @@ pub const DIRECT_ALIGN: usize = 4096;
 
 /// A file system, real or simulated. Shared by all threads of a store.
 ///
-/// Paths are as the caller gave them; a directory is created before files in it. Every error carries the operation
-/// and the path ([`crate::Error::Io`]).
+/// Paths are as the caller gave them; a directory is created before files in it. Every error
+/// carries the operation and the path ([`crate::Error::Io`]). Only regular files are opened, mapped
+/// and locked, and no call waits for another process: for anything else that has the name the error
+/// is [`crate::Error::NotAFile`].
 pub trait Storage: Send + Sync + fmt::Debug + 'static {
+    /// Opens a directory and returns a storage of what is below it.
+    ///
+    /// Paths still begin with `dir`, but they are looked up from the open directory: when that is
+    /// moved, or another one takes its place, the storage that this returns goes on in the one that
+    /// was opened. Each directory below it has to stay the one that it was when it was first used
+    /// ([`crate::Error::DirectoryReplaced`]). A path that is not below `dir` is an error.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`], also when there is no such directory.
+    fn anchored(&self, dir: &Path) -> Result<SharedStorage>;
+
     /// Creates an empty file for appending. An error if the name exists.
     fn create(&self, path: &Path) -> Result<Box<dyn File>>;
 
     /// Opens an existing file, for reading and appending.
     fn open(&self, path: &Path) -> Result<Box<dyn File>>;
 
-    /// Opens an existing file for reads past the page cache, all aligned to [`DIRECT_ALIGN`]. `None`: it
-    /// has no such thing.
+    /// Opens an existing file for reads with direct I/O, all aligned to [`DIRECT_ALIGN`]. `None`:
+    /// the storage has no such thing.
     fn open_direct(&self, path: &Path) -> Result<Option<Box<dyn File>>> {
         let _ = path;
         Ok(None)
@@ -106,7 +125,9 @@ pub trait File: Send + Sync + fmt::Debug {
     /// Makes the file's bytes and length durable. After an error nothing is known of any byte since the last sync.
     fn sync(&self) -> Result<()>;
 
-    /// Maps the file as it is now, for reading.
+    /// Maps the file as it is now, for reading. While the map lives, its bytes must stay what they
+    /// are: a storage of files that can change refuses writes ([`crate::Error::FileInUse`]), and
+    /// refuses to map what is being written.
     fn map(&self) -> Result<FileMap>;
 }
 

@@ -227,6 +227,7 @@ impl Future for Durable {
     type Output = Result<()>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        self.log.check_process()?;
         let polled = self.log.group().poll(self.position, context.waker());
         if polled.is_pending() {
             self.log.wake();

@@ -16,7 +16,7 @@ use std::{
 
 use pagestrata_layers::{
     Error as LayersError, Lsn,
-    storage::{File, SharedStorage},
+    storage::{File, ProcessMark, SharedStorage},
 };
 use parking_lot::{Mutex, MutexGuard};
 
@@ -72,6 +72,8 @@ pub struct Log {
     /// `SYNCED`; opened before the first append.
     synced_file: Mutex<Option<Box<dyn File>>>,
     spares: Spares,
+    /// The process that opened it: nothing is done in a forked child.
+    owner: ProcessMark,
     /// The lengths of the segments that are needed, in bytes. Changed under the appender's lock.
     bytes: AtomicU64,
     group: Group,
@@ -214,6 +216,7 @@ impl Log {
             appender: Mutex::new(appender),
             synced_file: Mutex::new(None),
             spares,
+            owner: ProcessMark::current(),
             bytes: AtomicU64::new(bytes),
             group: Group::new(synced, failed),
         }
@@ -221,6 +224,15 @@ impl Log {
 
     pub(crate) fn group(&self) -> &Group {
         &self.group
+    }
+
+    /// Checks that this is not the copy of a log that a forked child has. No lock is taken before
+    /// that: a thread that only the parent has may have held it.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] in a forked child.
+    pub fn check_process(&self) -> Result<()> {
+        if self.owner.is_current() { Ok(()) } else { Err(Error::Closed) }
     }
 
     pub(crate) fn wake(&self) {
@@ -235,6 +247,7 @@ impl Log {
     /// # Errors
     /// [`Error::NoSpace`], [`Error::Layers`], [`Error::Failed`]; there is no log then.
     pub fn start(&self) -> Result<u32> {
+        self.check_process()?;
         let mut appender = self.appender.lock();
         self.group.check()?;
         if let Some(first) = appender.segments.front() {
@@ -277,7 +290,9 @@ impl Log {
 
     /// Says that nothing will follow the parts that were appended last of a stream.
     pub fn give_up(&self, stream: u64) {
-        self.appender.lock().unfinished.give_up(stream);
+        if self.check_process().is_ok() {
+            self.appender.lock().unfinished.give_up(stream);
+        }
     }
 
     fn append_as(
@@ -293,6 +308,7 @@ impl Log {
             let max = SEGMENT_SIZE_MAX - END_LEN - SEGMENT_HEADER_LEN as u64;
             return Err(LayersError::Full { what: "a record of the log, in bytes,", max }.into());
         }
+        self.check_process()?;
         let mut appender = self.appender.lock();
         // Under the lock: whoever closes the log takes it after that.
         self.group.check()?;
@@ -406,6 +422,7 @@ impl Log {
     /// # Errors
     /// [`Error::Failed`]: whether what was appended since the last sync is durable is not known, and no sync will tell.
     pub fn sync_to(&self, position: Position) -> Result<()> {
+        self.check_process()?;
         self.group.wait_for(position, || self.sync_now())
     }
 
@@ -414,6 +431,7 @@ impl Log {
     /// # Errors
     /// As [`Log::sync_to`].
     pub fn sync(&self) -> Result<()> {
+        self.check_process()?;
         // Synced or not, for also a sync that is under way may fail.
         let end = match &self.appender.lock().tail {
             Tail::Open(current) => Some(current.position()),
@@ -469,6 +487,9 @@ impl Log {
 
     /// Does what there is to do in the background: prepares the next segment, syncs for futures.
     pub fn work(&self) {
+        if self.check_process().is_err() {
+            return;
+        }
         if let Some(position) = self.group.wanted() {
             // Whoever waits for it is told.
             let _ = self.sync_to(position);
@@ -495,6 +516,9 @@ impl Log {
     /// Says that everything of `stream` up to `lsn` is durable elsewhere, and frees the segments below `start`, which is known
     /// durably to be where the next replay begins.
     pub fn free_below(&self, start: Option<u32>, stream: u64, lsn: Lsn) {
+        if self.check_process().is_err() {
+            return;
+        }
         let mut unused = Vec::new();
         {
             let mut appender = self.appender.lock();
@@ -546,6 +570,9 @@ impl Log {
     /// Ends it: waits for the append and the sync that are under way; after them nothing is written any more, and everybody
     /// who waits is told so.
     pub fn close(&self) {
+        if self.check_process().is_err() {
+            return;
+        }
         self.group.close();
         drop(self.appender.lock());
     }

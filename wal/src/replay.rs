@@ -225,7 +225,7 @@ impl Replay {
     ) -> std::result::Result<(Replayed, Position), E> {
         let mut replayed = Replayed { strays: self.strays.clone(), ..Replayed::default() };
         let Some(mut sequence) = self.start else { return Ok((replayed, Position::default())) };
-        let synced = read_synced(&*self.storage, &self.dir, self.store);
+        let synced = read_synced(&*self.storage, &self.dir, self.store)?;
         let mut progress = Progress { synced: synced.unwrap_or_default(), ..Progress::default() };
         let (reader, tail) = loop {
             let mut reader = self.reader(sequence)?;

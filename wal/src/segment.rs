@@ -1,7 +1,7 @@
 //! Segment files: their names, how one comes to be, and reading one from front to back.
 
 use std::{
-    io::IoSlice,
+    io::{self, IoSlice},
     path::{Path, PathBuf},
 };
 
@@ -116,11 +116,24 @@ fn sync_names(storage: &dyn Storage, dir: &Path) -> Result<()> {
 }
 
 /// What `SYNCED` says. Nothing, where it is missing or not whole: it only adds to what the segments say.
-pub(crate) fn read_synced(storage: &dyn Storage, dir: &Path, store: u128) -> Option<Position> {
+///
+/// # Errors
+/// When it cannot be opened: then it cannot be written either, and the first sync would fail.
+pub(crate) fn read_synced(
+    storage: &dyn Storage,
+    dir: &Path,
+    store: u128,
+) -> Result<Option<Position>> {
     let mut bytes = [0; SYNCED_LEN];
-    let file = storage.open(&dir.join(SYNCED_NAME)).ok()?;
-    file.read_at(0, &mut bytes).ok()?;
-    decode_synced(&bytes, store)
+    let file = match storage.open(&dir.join(SYNCED_NAME)) {
+        Ok(file) => file,
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    let is_whole = file.read_at(0, &mut bytes).is_ok();
+    Ok(is_whole.then(|| decode_synced(&bytes, store)).flatten())
 }
 
 /// Opens `SYNCED` for writing, or makes it, with the room it needs.

@@ -1,8 +1,10 @@
-//! One kind of work over and over, for a profiler: `profile WORK [SECONDS]`. See `benches/flame.sh`.
+//! One kind of work over and over, for a profiler: `profile WORK [SECONDS]`. `profile --help` lists
+//! the kinds; `benches/flame.sh` makes flame graphs of them.
 
 use std::{
     hint::black_box,
     io::Write,
+    process::ExitCode,
     time::{Duration, Instant},
 };
 
@@ -17,33 +19,71 @@ use pagestrata_benches::{
 const SEED: u64 = 0x5EED;
 const BLOCKS: u32 = 1_060_000;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut args = std::env::args().skip(1);
-    let (work, seconds) = (args.next().unwrap_or_default(), args.next());
-    let seconds = seconds.map_or(Ok(10), |seconds| seconds.parse())?;
-    let run: fn(&Until) -> Done = match work.as_str() {
-        "ingest" => ingest,
-        "versions" => versions,
-        "flush" => flush,
-        "put" => put,
-        "lookup" => lookup,
-        "chain-memory" => chain_memory,
-        "chain-file" => chain_file,
-        "replay" => replay,
-        "replay-pages" => replay_pages,
-        _ => {
-            return Err("profile ingest|versions|flush|put|lookup|chain-memory|chain-file|replay|\
-                        replay-pages [SECONDS]"
-                .into());
+type Work = fn(&Until) -> Done;
+
+/// Each kind of work, and what it does.
+const WORKS: [(&str, Work, &str); 9] = [
+    ("ingest", ingest, "random 100 B records into a store that flushes as it goes"),
+    ("versions", versions, "reads of chains of ten deltas, from memory and from a file"),
+    ("flush", flush, "flushes of 2 million random 100 B records"),
+    ("put", put, "puts into one layer in memory"),
+    ("lookup", lookup, "the newest version of random keys, from memory"),
+    ("chain-memory", chain_memory, "reads of chains of ten deltas from memory"),
+    ("chain-file", chain_file, "reads of chains of ten deltas from a delta file"),
+    ("replay", replay, "opening a store whose log holds 256 MiB of small records"),
+    ("replay-pages", replay_pages, "the same with pages of 8 KiB"),
+];
+const SECONDS: u64 = 10;
+
+fn usage() -> String {
+    let mut text =
+        format!("usage: profile WORK [SECONDS]\n\nSECONDS: {SECONDS} if left out. WORK:\n");
+    for (name, _, what) in WORKS {
+        text += &format!("  {name:12} {what}\n");
+    }
+    text
+}
+
+/// What the arguments ask for; an error says what is wrong with them. None: the usage.
+fn parse(arguments: &[String]) -> Result<Option<(&'static str, Work, Duration)>, String> {
+    if arguments.iter().any(|argument| argument == "--help" || argument == "-h") {
+        return Ok(None);
+    }
+    let (work, seconds) = match arguments {
+        [work] => (work, SECONDS),
+        [work, seconds] => match seconds.parse() {
+            Ok(seconds @ 1..=86_400) => (work, seconds),
+            _ => return Err(format!("SECONDS: expected 1 to 86400, found {seconds:?}")),
+        },
+        [] => return Err("expected a WORK".to_owned()),
+        _ => return Err(format!("expected 1 or 2 arguments, found {}", arguments.len())),
+    };
+    match WORKS.iter().find(|(name, ..)| name == work) {
+        Some((name, run, _)) => Ok(Some((name, *run, Duration::from_secs(seconds)))),
+        None => Err(format!("there is no work {work:?}")),
+    }
+}
+
+fn main() -> std::io::Result<ExitCode> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (work, run, until) = match parse(&arguments) {
+        Ok(Some(asked)) => asked,
+        Ok(None) => {
+            write!(std::io::stdout(), "{}", usage())?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Err(error) => {
+            write!(std::io::stderr(), "profile: {error}\n\n{}", usage())?;
+            return Ok(ExitCode::from(2));
         }
     };
-    let Done { operations, taken } = run(&Until(Duration::from_secs(seconds)));
+    let Done { operations, taken } = run(&Until(until));
     let each = taken.as_nanos() as f64 / operations as f64;
     writeln!(
         std::io::stdout(),
         "{work}: {operations} operations in {taken:.1?}, {each:.1} ns each"
     )?;
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 /// For how long.
@@ -173,4 +213,41 @@ fn read(timeline: &Timeline, queries: &[Key], upper: Lsn) -> u64 {
         }
     }
     queries.len() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Option<(&'static str, Work, Duration)>, String> {
+        let arguments: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        super::parse(&arguments)
+    }
+
+    #[test]
+    fn every_work_can_be_asked_for_and_is_in_the_usage() {
+        for (name, ..) in WORKS {
+            for (line, expected) in [(name.to_owned(), SECONDS), (format!("{name} 13"), 13)] {
+                let (found, _, until) = parse(&line).unwrap().expect("a work");
+                assert_eq!((found, until), (name, Duration::from_secs(expected)));
+            }
+            assert!(usage().contains(&format!("\n  {name} ")));
+        }
+        assert!(parse("--help").unwrap().is_none());
+        assert!(parse("ingest -h").unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (line, error) in [
+            ("", "a WORK"),
+            ("nonsense", "\"nonsense\""),
+            ("ingest ten", "\"ten\""),
+            ("ingest 0", "1 to 86400"),
+            ("ingest 1 2", "found 3"),
+        ] {
+            let found = parse(line).map(|_| ()).unwrap_err();
+            assert!(found.contains(error), "{line:?}: {found}");
+        }
+    }
 }

@@ -9,6 +9,7 @@
 //! | a database that is dropped | tombstones for each fork of it |
 //! | a database that is copied by files | tombstones for what is in its place, and each page of the source, as an image |
 //! | the end of the backup that is the base | the identity, now consistent |
+//! | other settings, or the checkpoint of a server that was shut down | the identity ([`Settings`]) |
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -23,6 +24,7 @@ use crate::{
     Result,
     consistency::{Consistency, ConsistencyTally},
     identity::{IDENTITY_KEY, Identity},
+    settings::Settings,
     sizes::{Sizes, forks_at, objects, size_key, size_value},
 };
 
@@ -48,7 +50,7 @@ pub struct Applied {
 /// Applies records, one after the other.
 pub(crate) struct Applier {
     versions: PageVersions,
-    identity: Identity,
+    settings: Settings,
     redo: PageRedo,
     applied: Applied,
     store: Known,
@@ -100,11 +102,15 @@ struct Target<'a, 't> {
     end: Lsn,
     applied: &'a mut Applied,
     known: &'a mut Known,
+    consistency: Option<&'a mut Consistency>,
 }
 
 impl Target<'_, '_> {
     fn put(&mut self, key: Key, value: Value<'_>) -> Result<()> {
         self.lease.put(key, self.end, value)?;
+        if let Some(consistency) = &mut self.consistency {
+            consistency.put(key, self.end, value);
+        }
         match value {
             Value::Image(_) => self.applied.images += 1,
             Value::Delta { .. } => self.applied.deltas += 1,
@@ -127,6 +133,9 @@ impl Target<'_, '_> {
 
     fn drop_blocks(&mut self, object: u128, first_block: u32) -> Result<()> {
         self.lease.drop_blocks(object, first_block, self.end)?;
+        if let Some(consistency) = &mut self.consistency {
+            consistency.drop_blocks(object, first_block);
+        }
         self.applied.drops += 1;
         Ok(())
     }
@@ -187,13 +196,14 @@ impl Target<'_, '_> {
         Ok(())
     }
 
-    /// From here on the pages are those of one Lsn, if this is the end of the backup that the base is.
-    fn end_backup(&mut self, start: Lsn, identity: &mut Identity) -> Result<()> {
-        if identity.is_consistent || identity.start_lsn() != start {
-            return Ok(());
+    /// From here on the pages are those of one Lsn, if this is the end of the backup that the base
+    /// is. Whether it is.
+    fn end_backup(&mut self, start: Lsn, identity: &mut Identity) -> bool {
+        if identity.is_consistent() || identity.start_lsn() != start {
+            return false;
         }
-        identity.is_consistent = true;
-        self.put(IDENTITY_KEY, Value::Image(&identity.to_bytes()))
+        identity.set_consistent_from(self.end);
+        true
     }
 
     fn put_sizes(&mut self) -> Result<()> {
@@ -208,12 +218,18 @@ impl Target<'_, '_> {
 impl Applier {
     /// With `checks`, redo of each record is compared with the images that it has for checking, where the timeline is consistent.
     pub(crate) fn new(timeline: &Timeline, identity: Identity, checks: bool) -> Applier {
-        let redo = identity.redo();
-        timeline.set_flush_redo(FlushRedo(Arc::new(redo)));
+        let settings = Settings::new(identity, timeline.last_record_lsn(), None);
+        Applier::with_settings(timeline, settings, checks)
+    }
+
+    /// As [`Applier::new`], with the settings as they are at the timeline's last record.
+    pub(crate) fn with_settings(timeline: &Timeline, settings: Settings, checks: bool) -> Applier {
+        let redo = settings.identity().redo();
+        timeline.set_flush_redo(FlushRedo(Arc::new(redo.clone())));
         Applier {
             versions: PageVersions::new(),
-            identity,
-            redo,
+            settings,
+            redo: redo.clone(),
             applied: Applied::default(),
             store: Known {
                 timeline: timeline.clone(),
@@ -226,16 +242,41 @@ impl Applier {
         }
     }
 
+    /// Compares what was checked record by record with what the timeline has of it; to be called
+    /// behind the last record.
+    pub(crate) fn finish(&mut self) -> Result<()> {
+        match &mut self.consistency {
+            Some(consistency) => consistency.finish(&mut self.applied.checked),
+            None => Ok(()),
+        }
+    }
+
     pub(crate) fn applied(&self) -> Applied {
         self.applied
     }
 
+    /// Redoes with the settings as they are now what is put from here on, and as before what was.
+    /// It must be called before the first record is put that the new settings hold for: a flush
+    /// takes the newest redo after its layer was frozen.
+    fn change_redo(&mut self) {
+        self.redo = self.settings.identity().redo();
+        self.store.timeline.set_flush_redo(FlushRedo(Arc::new(self.redo.clone())));
+        if let Some(consistency) = &mut self.consistency {
+            consistency.set_redo(self.redo.clone());
+        }
+    }
+
     /// Puts what the record does, and commits it. Everything before it is committed.
     pub(crate) fn apply(&mut self, lease: &mut WriteLease<'_>, record: &Record<'_>) -> Result<()> {
-        let Applier { versions, identity, redo, applied, store, consistency } = self;
+        let change = self.settings.observe(record)?;
+        if change.is_new_redo {
+            self.change_redo();
+        }
+        let Applier { versions, settings, redo, applied, store, consistency } = self;
         let before = *applied;
         let end = record.end();
-        let mut target = Target { lease, end, applied, known: store };
+        let mut target =
+            Target { lease, end, applied, known: store, consistency: consistency.as_mut() };
         relation_events(record, |event| match event {
             RelationEvent::Created { rel } => target.create(rel),
             RelationEvent::Truncated { rel, first_block } => target.truncate(rel, first_block),
@@ -256,15 +297,19 @@ impl Applier {
         versions.versions(record, |key, value| target.put_page(key, value))?;
         versions.implied(record, |key, value| target.put_page(key, value))?;
         target.put_sizes()?;
-        if let Some(start) = backup_ended_by(record)? {
-            target.end_backup(start, identity)?;
+        let identity = settings.identity_mut();
+        let ended =
+            backup_ended_by(record)?.is_some_and(|start| target.end_backup(start, identity));
+        let is_new_identity = ended || change.is_new_identity;
+        if is_new_identity {
+            lease.put(IDENTITY_KEY, end, Value::Image(&identity.to_bytes()))?;
         }
-        let changed = *applied != before;
+        let changed = is_new_identity || *applied != before;
         applied.records += 1;
         if changed {
             lease.commit(end)?.wait()?;
         }
-        if let Some(consistency) = consistency.as_mut().filter(|_| identity.is_consistent) {
+        if let Some(consistency) = consistency.as_mut().filter(|_| identity.is_consistent()) {
             consistency.check(record, &mut applied.checked)?;
         }
         Ok(())

@@ -12,6 +12,9 @@ use pagestrata_postgres::{
 /// A page is some 8 KiB, and so are a hundred records of a page, about.
 const DELTAS_PER_PAGE_MAX: u32 = 100;
 
+/// Four segments of a server that was set up without a size of its own.
+const FLUSH_BYTES: u64 = 64 << 20;
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
@@ -20,6 +23,7 @@ Exit codes:
   3  not found: no such store, timeline, file or page, or an Lsn outside of the history
   4  get: a record of the page cannot be redone here
   5  ingest: the log ends in a torn record; everything before it was ingested
+  6  restore, diff: pages that cannot be redone were skipped (--skip-unknown); everything else is restored, or equal
 
 An LSN is written as PostgreSQL does, such as 0/AAF2A0.
 A KEY is tablespace/database/relation/fork/block, such as 1663/5/16384/main/0; a fork is main, fsm, vm or init.";
@@ -74,6 +78,14 @@ pub enum Command {
         /// Keep records of access methods that cannot be redone here, instead of refusing them; get fails on their pages
         #[arg(long)]
         allow_unknown_redo: bool,
+        /// pg_checksums switched data checksums on while the server was shut down: the end of the
+        /// shutdown checkpoint. The log does not say it; where it shows, or the control file beside
+        /// it does, ingest asks for this
+        #[arg(long, value_name = "LSN", value_parser = parse_lsn)]
+        checksums_on: Option<Lsn>,
+        /// The same, if it switched them off
+        #[arg(long, value_name = "LSN", value_parser = parse_lsn, conflicts_with = "checksums_on")]
+        checksums_off: Option<Lsn>,
         /// Where reading a page would take more deltas than this, make the page when they are flushed; 0: never
         #[arg(long, value_name = "N", default_value_t = DELTAS_PER_PAGE_MAX)]
         deltas_per_page_max: u32,
@@ -98,6 +110,9 @@ pub enum Command {
         /// How often what came is made durable and the server told of it, in seconds
         #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
         flush_interval: u64,
+        /// Make what came durable as soon as this many bytes of the log are not
+        #[arg(long, value_name = "BYTES", default_value_t = FLUSH_BYTES, value_parser = clap::value_parser!(u64).range(1..))]
+        flush_bytes: u64,
         /// How often lag and rate are printed, in seconds
         #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
         report_interval: u64,
@@ -164,6 +179,12 @@ pub enum Command {
         /// A directory that is not there yet, or empty
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
+        /// Refuse to write files of more bytes than this, pages of zeros included [default: 8 times the stored pages, at least 1 GiB]
+        #[arg(long, value_name = "BYTES")]
+        max_bytes: Option<u64>,
+        /// Write zeros for a page that cannot be redone, list it and go on; the exit code is 6
+        #[arg(long)]
+        skip_unknown: bool,
     },
     /// Compare all pages at an Lsn with the files of a data directory
     Diff {
@@ -176,6 +197,12 @@ pub enum Command {
         /// The data directory of a server that was shut down, or a copy of it
         #[arg(long, value_name = "DIR")]
         base: PathBuf,
+        /// Compare also if the server runs or has crashed: its files are then those of no one Lsn
+        #[arg(long)]
+        running: bool,
+        /// Pass over a page that cannot be redone, and list it; the exit code is 6 unless something differs
+        #[arg(long)]
+        skip_unknown: bool,
     },
     /// List the layer files
     Layers {

@@ -4,7 +4,9 @@ use std::{io, path::PathBuf, process::ExitCode};
 
 use pagestrata::Lsn;
 use pagestrata_layers::Error as LayersError;
-use pagestrata_postgres::{Error as PostgresError, RelFork, RelPage, live::Error as LiveError};
+use pagestrata_postgres::{
+    ClusterState, Error as PostgresError, RelFork, RelPage, live::Error as LiveError,
+};
 
 use crate::Inconsistency;
 
@@ -27,6 +29,8 @@ pub enum ExitStatus {
     NeedsRedo = 4,
     /// 5: the log ends in a torn record; everything before it was ingested.
     Torn = 5,
+    /// 6: pages that cannot be redone were skipped, as `--skip-unknown` allows; everything else is done.
+    Skipped = 6,
 }
 
 impl From<ExitStatus> for ExitCode {
@@ -87,6 +91,64 @@ pub enum Error {
         /// The data directory.
         dir: PathBuf,
     },
+    /// A server works in a directory that is to be compared.
+    #[error("{}: a server runs in it (process {pid}), so its files are those of no one Lsn; stop it, or compare them as they are with --running", .dir.display())]
+    ServerRuns {
+        /// The data directory.
+        dir: PathBuf,
+        /// The server's process.
+        pid: u32,
+    },
+    /// The server of a directory that is to be compared has crashed, or it is a copy of a running one.
+    #[error("{}: its control file says \"{state}\", expected \"shut down\": the server has not written all of its pages; start and stop it, or compare the files as they are with --running", .dir.display())]
+    NotAtRest {
+        /// The data directory.
+        dir: PathBuf,
+        /// What the control file says.
+        state: ClusterState,
+    },
+    /// A restore was to go where something is.
+    #[error("{}: cannot restore into it: there is something in it already; choose a directory that is empty or not there", .dir.display())]
+    OutNotEmpty {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// A restore was interrupted, or runs.
+    #[error("{}: a restore into it has not finished (RESTORE_INCOMPLETE is in it); remove the directory and restore again", .dir.display())]
+    RestoreIncomplete {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The files of a restore would be larger than they may be. Nothing was written.
+    #[error(
+        "cannot restore {forks_bytes} bytes, the limit is {limit} bytes{rule}: {rel} alone has {rel_bytes} bytes, {stored_bytes} of them \
+         in stored pages; a damaged record can claim such a size, so look at the relation first, or raise the limit with --max-bytes",
+        rule = if *.is_default { " (8 times the stored pages, at least 1 GiB)" } else { "" }
+    )]
+    RestoreTooLarge {
+        /// Bytes of all files.
+        forks_bytes: u64,
+        /// The most that they may have.
+        limit: u64,
+        /// Whether the limit is the default.
+        is_default: bool,
+        /// The fork with the most bytes that no stored page accounts for.
+        rel: RelFork,
+        /// Bytes of its files.
+        rel_bytes: u64,
+        /// Bytes of its pages that are stored.
+        stored_bytes: u64,
+    },
+    /// The file system has too little room for a restore. Nothing was written.
+    #[error("{}: cannot restore into it: {needed} bytes are to be written, {available} are free; make room or choose another file system", .dir.display())]
+    NoRoom {
+        /// The directory.
+        dir: PathBuf,
+        /// Bytes of pages that are not zeros.
+        needed: u64,
+        /// Bytes that are free.
+        available: u64,
+    },
     /// The base was copied while the server ran, and its pages are those of no Lsn before the end of that.
     #[error(
         "timeline {timeline:?} is not consistent at {lsn}: its base was copied while the server ran, {}",
@@ -137,6 +199,46 @@ pub enum Error {
         from: Lsn,
         /// Where the timeline ends.
         last_record_lsn: Lsn,
+    },
+    /// The log leaves changes out: PostgreSQL's recovery refuses it, too.
+    #[error(
+        "the log from {at} on was written at wal_level=minimal, which leaves changes of pages out of it: it cannot be replayed; set wal_level to replica or higher, and take a new base backup"
+    )]
+    MinimalWal {
+        /// The first record of such a log.
+        at: Lsn,
+    },
+    /// Data checksums were switched by `pg_checksums`, which writes no record of it.
+    #[error(
+        "{proof}: pg_checksums was run while the server was shut down; ingest with --checksums-{} LSN, the end of the shutdown checkpoint ({shutdowns}), or import a new base",
+        if *.is_on { "on" } else { "off" }
+    )]
+    ChecksumsUnknown {
+        /// What shows it.
+        proof: String,
+        /// Whether they were switched on.
+        is_on: bool,
+        /// Where the server was shut down.
+        shutdowns: String,
+    },
+    /// Data checksums cannot have been switched there.
+    #[error(
+        "the server was not shut down at {at}: choose the end of a shutdown checkpoint among the records to ingest ({shutdowns})"
+    )]
+    NoShutdown {
+        /// Where it was to be.
+        at: Lsn,
+        /// Where the server was shut down.
+        shutdowns: String,
+    },
+    /// The log can be read, and is refused for the settings it was written with. Nothing of it was
+    /// ingested.
+    #[error("{source}; nothing was ingested{up_to}", up_to = up_to(*.good_until))]
+    NotIngested {
+        /// Why.
+        source: Box<Error>,
+        /// The end of the last good record; none if there is none to ingest.
+        good_until: Option<Lsn>,
     },
     /// A server that is followed.
     #[error("{0}")]

@@ -1,26 +1,34 @@
 //! `follow`: the log of a running server, as it comes.
 //!
 //! ```text
-//! connect -> is it the cluster of the timeline? -> stream from the timeline's last record -> Applier, record by record
-//!    ^                                               flush in intervals -> tell the server what is durable
+//! connect -> is it the cluster of the timeline? -> stream from the timeline's last record
+//!    ^       -> Applier, record by record -> roll, flushed in the background
+//!    |       -> tell the server what is durable
 //!    '- a connection that broke, a server that restarts: again, a little later
 //! ```
 //!
-//! **Invariants:** the server is told of an Lsn as flushed only when everything up to it is in synced layer files. Whatever ends this process,
-//! it goes on from the timeline's last durable record; the server keeps the log from there on if a slot is used.
+//! **Invariants:** the server is told of an Lsn as flushed only when the timeline has it durably:
+//! everything up to it is in synced layer files, and a timeline that is opened again ends there or
+//! behind it. So the log that the server may remove is never asked for again, also where it changes
+//! no page: such records are committed and flushed like others, as a timeline's end. The log that
+//! the server keeps for a slot is bounded in bytes and in time ([`Follow::flush_bytes`],
+//! [`Follow::flush_interval`]). Each wait ends within a moment of an interrupt, but for a flush
+//! that is under way.
 
 use std::{
     fmt,
     io::{self, Write},
-    sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use pagestrata::{Lsn, Timeline, WriteLease};
 use pagestrata_postgres::{
     PageVersions, StreamDecoder,
-    live::{Connection, ConnectionInfo, Event, Lifetime, Progress, Replication, SlotName, Timing},
+    live::{
+        Connection, ConnectionInfo, Error as LiveError, Event, Interrupt, Lifetime, Progress,
+        Replication, SlotName, Timing,
+    },
 };
 use serde::Serialize;
 
@@ -28,13 +36,16 @@ use crate::{
     Applied, Error, Output, Result,
     apply::{Applier, dry_run},
     identity::Identity,
+    lag::Lag,
     output::{as_text, size},
 };
 
-/// So long an answer of the server is waited for before anything else is looked at.
+/// How long an event of the server is waited for before flushes and reports are looked at.
 const POLL: Duration = Duration::from_millis(100);
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+/// How long the server has to end a stream in order. It has been told what is durable by then.
+const FINISH_MAX: Duration = Duration::from_millis(250);
 
 /// Whom to follow, and how.
 #[derive(Debug)]
@@ -47,8 +58,10 @@ pub struct Follow {
     pub creates_slot: bool,
     /// Stop behind the first record that ends here or behind.
     pub until: Option<Lsn>,
-    /// How often what came is made durable, and the server told of it.
+    /// A flush begins at the latest so long after the one before, if there is anything to flush.
     pub flush_interval: Duration,
+    /// A flush begins as soon as this many bytes of the log are not durable.
+    pub flush_bytes: u64,
     /// How often lag and rate are told.
     pub report_interval: Duration,
     /// Keep records that nobody here knows how to redo.
@@ -64,12 +77,15 @@ pub struct FollowReport {
     /// Up to here everything is durable, and the server knows.
     #[serde(serialize_with = "as_text")]
     pub flushed: Lsn,
-    /// The end of the server's log, as it said last.
+    /// The end of the server's log, as it stated last.
     #[serde(serialize_with = "as_text")]
     pub server_end: Lsn,
-    /// Bytes between that and the last record.
+    /// Bytes of the log that the server has and the timeline has not. What was received and holds
+    /// no whole record is none of them: the beginning of a record that the server has not finished,
+    /// the empty rest of a segment.
     pub lag_bytes: u64,
-    /// How old the last message is, by the server's clock.
+    /// How long ago the server first stated an end of its log beyond what has been applied, by this
+    /// machine's clock; zero if `lag_bytes` is.
     pub lag_seconds: f64,
     /// Bytes of log a second since the last report.
     pub bytes_per_second: f64,
@@ -110,27 +126,30 @@ struct Follower<'a, 't> {
     applier: Applier,
     checks: PageVersions,
     decoder: Option<StreamDecoder>,
-    stop: &'a AtomicBool,
-    server_end: Lsn,
-    sent_at: SystemTime,
-    flushed_at: Instant,
+    interrupt: &'a Interrupt,
+    lag: Lag,
+    /// When the last flush began, and up to where.
+    flush: (Instant, Lsn),
+    /// What the server was told last of as durable.
+    told: Lsn,
     reported: (Instant, Lsn),
     reconnects: u64,
 }
 
-/// Follows a server until it `stop`s, or has come as far as it should. A report goes to `output` in intervals and at the end.
+/// Follows a server until the `interrupt` is set, or the timeline has come as far as it should. A
+/// report goes to `output` in intervals and at the end.
 ///
 /// # Errors
 /// [`Error::NoBase`], [`Error::OtherSystem`], [`Error::Live`], and what applying fails with. What is durable stays.
 pub fn follow<W: Write>(
     timeline: &Timeline,
     follow: &Follow,
-    stop: &AtomicBool,
+    interrupt: &Interrupt,
     output: &mut Output<W>,
 ) -> Result<()> {
     let no_base = || Error::NoBase { timeline: timeline.name().to_owned() };
     let identity = Identity::read(timeline)?.ok_or_else(no_base)?;
-    let now = Instant::now();
+    let (now, at) = (Instant::now(), timeline.last_record_lsn());
     let mut follower = Follower {
         follow,
         timeline,
@@ -139,37 +158,15 @@ pub fn follow<W: Write>(
         lease: timeline.write_lease()?,
         checks: PageVersions::new(),
         decoder: None,
-        stop,
-        server_end: timeline.last_record_lsn(),
-        sent_at: SystemTime::now(),
-        flushed_at: now,
-        reported: (now, timeline.last_record_lsn()),
+        interrupt,
+        lag: Lag::new(at),
+        flush: (now, at),
+        told: Lsn::INVALID,
+        reported: (now, at),
         reconnects: 0,
     };
-    let mut delay = RETRY_MIN;
-    loop {
-        let before = timeline.last_record_lsn();
-        match follower.session(output) {
-            Ok(Ended::Stopped | Ended::Reached) => break,
-            Err(Error::Live(error)) if error.is_transient() && !follower.stops() => {
-                // A closed stderr is nobody to tell.
-                let _ = writeln!(io::stderr(), "pagestrata: note: {error}; trying again");
-                follower.reconnects += 1;
-                if timeline.last_record_lsn() > before {
-                    delay = RETRY_MIN;
-                }
-                follower.sleep(delay);
-                delay = (delay * 2).min(RETRY_MAX);
-                if follower.stops() {
-                    break;
-                }
-            }
-            Err(error) => {
-                // What came before is kept as far as it goes; the error says what matters.
-                let _ = follower.flush();
-                return Err(error);
-            }
-        }
+    if follow.until.is_none_or(|until| at < until) {
+        follower.sessions(output)?;
     }
     follower.flush()?;
     output.result(&follower.report())
@@ -177,7 +174,7 @@ pub fn follow<W: Write>(
 
 impl Follower<'_, '_> {
     fn stops(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.interrupt.is_set()
     }
 
     fn sleep(&self, delay: Duration) {
@@ -187,9 +184,41 @@ impl Follower<'_, '_> {
         }
     }
 
+    /// One connection after the other, until an end is reached.
+    fn sessions<W: Write>(&mut self, output: &mut Output<W>) -> Result<()> {
+        let mut delay = RETRY_MIN;
+        loop {
+            let before = self.timeline.last_record_lsn();
+            match self.session(output) {
+                Ok(Ended::Stopped | Ended::Reached)
+                | Err(Error::Live(LiveError::Interrupted { .. })) => return Ok(()),
+                Err(Error::Live(error)) if error.is_transient() && !self.stops() => {
+                    // A closed stderr is nobody to tell.
+                    let _ = writeln!(io::stderr(), "pagestrata: note: {error}; trying again");
+                    self.reconnects += 1;
+                    if self.timeline.last_record_lsn() > before {
+                        delay = RETRY_MIN;
+                    }
+                    self.flush_if_due(true)?;
+                    self.sleep(delay);
+                    delay = (delay * 2).min(RETRY_MAX);
+                }
+                Err(Error::Live(error)) if error.is_transient() => return Ok(()),
+                Err(error) => {
+                    // What came before is kept as far as it goes; the error says what matters.
+                    let _ = self.flush();
+                    return Err(error);
+                }
+            }
+            if self.stops() {
+                return Ok(());
+            }
+        }
+    }
+
     /// One connection, from its beginning to its end.
     fn session<W: Write>(&mut self, output: &mut Output<W>) -> Result<Ended> {
-        let mut connection = Connection::open(&self.follow.info)?;
+        let mut connection = Connection::open_with(&self.follow.info, self.interrupt)?;
         let server = connection.identify()?;
         let expected = (self.identity.system_id, self.identity.wal_timeline);
         if (server.log.system_id, server.log.timeline) != expected {
@@ -214,13 +243,14 @@ impl Follower<'_, '_> {
         };
         let from = decoder.stream_from();
         let slot = self.follow.slot.as_ref();
+        self.told = Lsn::INVALID;
         let started = connection.start(slot, server.log.timeline, from, Timing::default());
         let ended = started.map_err(Error::from).and_then(|mut stream| {
             let ended = self.stream(&mut stream, &mut decoder, output)?;
             self.flush()?;
             stream.report(self.progress(&decoder));
             // The server has been told or is gone; either way nothing is lost.
-            let _ = stream.finish(Duration::from_secs(2));
+            let _ = stream.finish(FINISH_MAX);
             Ok(ended)
         });
         self.decoder = Some(decoder);
@@ -239,15 +269,15 @@ impl Follower<'_, '_> {
             }
             let mut is_asked = false;
             match stream.next_event(POLL)? {
-                Event::Wal { start, bytes, server_end, sent_at } => {
-                    (self.server_end, self.sent_at) = (server_end, sent_at);
+                Event::Wal { start, bytes, server_end, .. } => {
+                    self.lag.stated(server_end, Instant::now());
                     decoder.push(start, bytes)?;
-                    if self.apply(decoder)? {
-                        return Ok(Ended::Reached);
+                    if let Some(ended) = self.apply(decoder)? {
+                        return Ok(ended);
                     }
                 }
-                Event::KeepAlive { server_end, sent_at, wants_answer } => {
-                    (self.server_end, self.sent_at) = (server_end, sent_at);
+                Event::KeepAlive { server_end, wants_answer, .. } => {
+                    self.lag.stated(server_end, Instant::now());
                     is_asked = wants_answer;
                 }
                 Event::Quiet => {}
@@ -256,12 +286,8 @@ impl Follower<'_, '_> {
                     return Err(Error::WalTimelineEnded { timeline, next, at });
                 }
             }
-            let is_behind = self.timeline.disk_consistent_lsn() < decoder.position();
-            if is_behind && (is_asked || self.flushed_at.elapsed() >= self.follow.flush_interval) {
-                self.commit_up_to(decoder.position())?;
-                self.flush()?;
-            }
-            stream.report(self.progress(decoder));
+            self.flush_if_due(is_asked)?;
+            self.tell(stream, decoder)?;
             if self.reported.0.elapsed() >= self.follow.report_interval {
                 output.result(&self.report())?;
                 output.flush()?;
@@ -269,36 +295,81 @@ impl Follower<'_, '_> {
         }
     }
 
-    /// All whole records that have come; whether that is as far as it should go.
-    fn apply(&mut self, decoder: &mut StreamDecoder) -> Result<bool> {
+    /// Applies all whole records that have come, unless it ends before.
+    fn apply(&mut self, decoder: &mut StreamDecoder) -> Result<Option<Ended>> {
         let last = self.timeline.last_record_lsn();
-        while let Some(record) = decoder.next_record()? {
+        let mut ended = None;
+        while ended.is_none()
+            && let Some(record) = decoder.next_record()?
+        {
             if record.end() <= last {
                 continue;
             }
             dry_run(&mut self.checks, &record, self.follow.allows_unknown_redo)?;
             self.applier.apply(&mut self.lease, &record)?;
             if self.follow.until.is_some_and(|until| record.end() >= until) {
-                let end = record.end();
-                self.commit_up_to(end)?;
-                return Ok(true);
+                ended = Some(Ended::Reached);
+            } else if self.stops() {
+                ended = Some(Ended::Stopped);
             }
         }
-        Ok(false)
+        // Records that change no page are passed too: the timeline ends behind them.
+        let position = decoder.position();
+        if self.timeline.last_record_lsn() < position {
+            self.lease.commit(position)?.wait()?;
+        }
+        let has_all = ended.is_none();
+        // After a reconnect what is received is behind the position for a moment.
+        self.lag.applied(if has_all { decoder.received().max(position) } else { position });
+        Ok(ended)
     }
 
-    /// Records that change nothing are passed, too.
-    fn commit_up_to(&mut self, lsn: Lsn) -> Result<()> {
-        if self.timeline.last_record_lsn() < lsn {
-            self.lease.commit(lsn)?.wait()?;
+    /// Begins a flush if it is time for one, and does not wait for it; but a server that asks
+    /// (`is_asked`) may be waiting for it to shut down.
+    fn flush_if_due(&mut self, is_asked: bool) -> Result<()> {
+        let (durable, last) =
+            (self.timeline.disk_consistent_lsn(), self.timeline.last_record_lsn());
+        let (began, up_to) = self.flush;
+        let is_late = began.elapsed() >= self.follow.flush_interval;
+        if is_asked && durable < last {
+            return self.flush();
+        }
+        if durable < up_to {
+            // One at a time. One that fails is tried again in the background; here it is an error,
+            // once it had its time.
+            if is_late && self.timeline.stats().flush.failures > 0 {
+                return self.flush();
+            }
+            if is_late {
+                self.flush.0 = Instant::now();
+            }
+            return Ok(());
+        }
+        let is_much = last.0.saturating_sub(durable.0) >= self.follow.flush_bytes;
+        if durable < last && (is_late || is_much) {
+            self.lease.roll()?;
+            self.flush = (Instant::now(), last);
         }
         Ok(())
     }
 
+    /// Flushes all that there is, and waits for it.
     fn flush(&mut self) -> Result<()> {
         self.lease.roll()?;
         self.timeline.flush()?;
-        self.flushed_at = Instant::now();
+        self.flush = (Instant::now(), self.timeline.last_record_lsn());
+        Ok(())
+    }
+
+    /// Tells the server how far the log is stored: at once if more of it is durable, else when a
+    /// status is due.
+    fn tell(&mut self, stream: &mut Replication, decoder: &StreamDecoder) -> Result<()> {
+        let progress = self.progress(decoder);
+        stream.report(progress);
+        if self.told < progress.flushed {
+            self.told = progress.flushed;
+            stream.send_status()?;
+        }
         Ok(())
     }
 
@@ -318,9 +389,9 @@ impl Follower<'_, '_> {
         FollowReport {
             at,
             flushed: self.timeline.disk_consistent_lsn(),
-            server_end: self.server_end,
-            lag_bytes: self.server_end.0.saturating_sub(at.0),
-            lag_seconds: self.sent_at.elapsed().unwrap_or_default().as_secs_f64(),
+            server_end: self.lag.server_end(),
+            lag_bytes: self.lag.bytes(),
+            lag_seconds: self.lag.age(Instant::now()).as_secs_f64(),
             bytes_per_second: at.0.saturating_sub(from.0) as f64 / seconds,
             applied: self.applier.applied(),
             reconnects: self.reconnects,

@@ -18,11 +18,12 @@ use std::{
 };
 
 use pagestrata::{Lsn, Store, Timeline};
-use pagestrata_postgres::{BaseBackup, PAGE_SIZE};
+use pagestrata_postgres::{BaseBackup, PAGE_SIZE, WalLevel};
 use serde::Serialize;
 
 use crate::{
     Error, Progress, Result,
+    data_dir::check_complete,
     identity::{IDENTITY_KEY, Identity},
     output::{as_text, size},
     sizes::{size_key, size_value},
@@ -46,6 +47,9 @@ pub struct ImportReport {
     pub lsn: Lsn,
     /// Whether pages can be read at once, or only from the end of the backup in the log on.
     pub is_consistent: bool,
+    /// How much the server logged up to there: its `wal_level`.
+    #[serde(serialize_with = "as_text")]
+    pub wal_level: WalLevel,
     /// Number of pages.
     pub pages: u64,
     /// Their bytes.
@@ -63,6 +67,7 @@ impl fmt::Display for ImportReport {
             system_id,
             lsn,
             is_consistent,
+            wal_level,
             pages,
             page_bytes,
             layers,
@@ -76,6 +81,13 @@ impl fmt::Display for ImportReport {
             size(*page_bytes),
             size(*layer_bytes)
         )?;
+        if *wal_level == WalLevel::Minimal {
+            return write!(
+                f,
+                "; it was shut down at wal_level=minimal: its log can be ingested if the server was started \
+                 at replica or logical next"
+            );
+        }
         if *is_consistent {
             return Ok(());
         }
@@ -86,8 +98,10 @@ impl fmt::Display for ImportReport {
 /// Opens a base backup: a directory, or a tar. Its pages are those of its checkpoint, or it has a label.
 ///
 /// # Errors
-/// [`Error::NotShutDown`], and what is wrong with its files.
+/// [`Error::NotShutDown`]; [`Error::RestoreIncomplete`]; [`Error::MinimalWal`] for a copy of a
+/// running server at that level; and what is wrong with its files.
 pub fn open_base(path: &Path) -> Result<BaseBackup> {
+    check_complete(path)?;
     let archive = path.join(BASE_ARCHIVE);
     let base = match (path.is_file(), archive.is_file()) {
         (true, _) => BaseBackup::open_archive(storage(), path)?,
@@ -96,6 +110,9 @@ pub fn open_base(path: &Path) -> Result<BaseBackup> {
     };
     if base.label().is_none() && !base.control().shut_down {
         return Err(Error::NotShutDown { dir: path.to_owned() });
+    }
+    if base.label().is_some() && base.control().wal_level == WalLevel::Minimal {
+        return Err(Error::MinimalWal { at: base.start_lsn() });
     }
     Ok(base)
 }
@@ -182,7 +199,8 @@ fn import_pages(timeline: &Timeline, base: &BaseBackup) -> Result<ImportReport> 
         system_id: control.system_id,
         wal_timeline: control.timeline,
         lsn: base.start_lsn(),
-        is_consistent: identity.is_consistent,
+        is_consistent: identity.is_consistent(),
+        wal_level: control.wal_level,
         pages: count,
         page_bytes: count * PAGE_SIZE as u64,
         layers: done.layers,

@@ -24,6 +24,7 @@ use crate::{
     apply::{Applier, dry_run},
     identity::Identity,
     output::{as_text, as_text_or_null, size},
+    settings::{ChecksumSwitch, Settings},
     stores::storage,
 };
 
@@ -40,13 +41,22 @@ pub struct Log<'a> {
     pub checks: bool,
     /// Keep records that nobody here knows how to redo; else they are refused.
     pub allows_unknown_redo: bool,
+    /// Where data checksums were switched on or off: the log does not say.
+    pub checksums: Option<ChecksumSwitch>,
 }
 
 impl<'a> Log<'a> {
     /// All of it, from where the timeline ends.
     #[must_use]
     pub fn of(dir: &'a Path) -> Log<'a> {
-        Log { dir, from: None, to: None, checks: false, allows_unknown_redo: false }
+        Log {
+            dir,
+            from: None,
+            to: None,
+            checks: false,
+            allows_unknown_redo: false,
+            checksums: None,
+        }
     }
 }
 
@@ -57,6 +67,7 @@ pub struct Checked {
     identity: Identity,
     from: Lsn,
     checks: bool,
+    checksums: Option<ChecksumSwitch>,
     /// The timeline's last record.
     last_record_lsn: Lsn,
     /// The end of the last record that is to be ingested.
@@ -133,10 +144,20 @@ fn open(identity: &Identity, dir: &Path, from: Lsn, to: Option<Lsn>) -> Result<W
     Ok(reader)
 }
 
+/// A log that can be read is refused. What is before a switch of data checksums is good, too, but
+/// where that is is not known.
+fn refused(good_until: Option<Lsn>) -> impl FnOnce(Error) -> Error {
+    move |source| {
+        let good_until = good_until.filter(|_| matches!(source, Error::MinimalWal { .. }));
+        Error::NotIngested { source: Box::new(source), good_until }
+    }
+}
+
 /// Reads the log to its end without writing anything.
 ///
 /// # Errors
-/// [`Error::NoBase`], [`Error::Gap`], [`Error::WalTimeline`], and [`Error::Wal`] with what is wrong with the log.
+/// [`Error::NoBase`], [`Error::Gap`], [`Error::WalTimeline`], [`Error::NotIngested`], and
+/// [`Error::Wal`] with what is wrong with the log.
 pub fn check(timeline: &Timeline, log: &Log<'_>) -> Result<Checked> {
     let no_base = || Error::NoBase { timeline: timeline.name().to_owned() };
     let identity = Identity::read(timeline)?.ok_or_else(no_base)?;
@@ -150,6 +171,7 @@ pub fn check(timeline: &Timeline, log: &Log<'_>) -> Result<Checked> {
         identity,
         from,
         checks: log.checks,
+        checksums: log.checksums,
         last_record_lsn,
         end: last_record_lsn,
         torn_at: None,
@@ -159,19 +181,26 @@ pub fn check(timeline: &Timeline, log: &Log<'_>) -> Result<Checked> {
         return Ok(checked);
     }
     let mut reader = open(&checked.identity, log.dir, from, log.to)?;
+    let mut settings = Settings::new(checked.identity.clone(), last_record_lsn, log.checksums);
     let (mut versions, mut progress) = (PageVersions::new(), Progress::spinner("checking"));
     loop {
         let good_until = Some(reader.position()).filter(|lsn| *lsn > last_record_lsn);
         let wrong = |source| Error::Wal { source, good_until };
         let Some(record) = reader.next_record().map_err(wrong)? else { break };
         dry_run(&mut versions, &record, log.allows_unknown_redo).map_err(wrong)?;
-        checked.records += u64::from(record.end() > last_record_lsn);
+        if record.end() > last_record_lsn {
+            checked.records += 1;
+            settings.observe(&record).map_err(refused(good_until))?;
+        }
         progress.at(record.end().0 - from.0);
     }
     if let Some(WalEnd::Torn { at }) = reader.end() {
         checked.torn_at = Some(at);
     }
     checked.end = checked.end.max(reader.position());
+    if checked.records > 0 {
+        settings.finish(log.dir).map_err(refused(None))?;
+    }
     Ok(checked)
 }
 
@@ -188,10 +217,11 @@ pub fn apply(timeline: &Timeline, checked: &Checked) -> Result<Applied> {
 }
 
 fn apply_records(timeline: &Timeline, checked: &Checked) -> Result<Applied> {
-    let Checked { dir, identity, from, checks, last_record_lsn, end, .. } = checked;
+    let Checked { dir, identity, from, checks, checksums, last_record_lsn, end, .. } = checked;
     let mut reader = open(identity, dir, *from, Some(*end))?;
     let mut progress = Progress::of("ingesting", end.0 - from.0);
-    let mut applier = Applier::new(timeline, identity.clone(), *checks);
+    let settings = Settings::new(identity.clone(), *last_record_lsn, *checksums);
+    let mut applier = Applier::with_settings(timeline, settings, *checks);
     let mut lease = timeline.write_lease()?;
     while let Some(record) = reader.next_record()? {
         if record.end() > *last_record_lsn {
@@ -202,6 +232,7 @@ fn apply_records(timeline: &Timeline, checked: &Checked) -> Result<Applied> {
     if timeline.last_record_lsn() < *end {
         lease.commit(*end)?.wait()?;
     }
+    applier.finish()?;
     Ok(applier.applied())
 }
 

@@ -31,11 +31,19 @@ impl<W: Write> Output<W> {
     /// [`Error::Stdout`]
     pub fn result(&mut self, result: &(impl Serialize + Display)) -> Result<()> {
         if self.json {
-            let text = serde_json::to_string(result).map_err(std::io::Error::from);
-            text.and_then(|text| writeln!(self.writer, "{text}")).map_err(Error::Stdout)
+            self.entry(result)
         } else {
             writeln!(self.writer, "{result}").map_err(Error::Stdout)
         }
+    }
+
+    /// Writes one entry of a list that only JSON has.
+    ///
+    /// # Errors
+    /// [`Error::Stdout`]
+    pub(crate) fn entry(&mut self, entry: &impl Serialize) -> Result<()> {
+        let text = serde_json::to_string(entry).map_err(std::io::Error::from);
+        text.and_then(|text| writeln!(self.writer, "{text}")).map_err(Error::Stdout)
     }
 
     /// Writes bytes as they are.

@@ -1,26 +1,40 @@
-//! `restore`: the relation files of a data directory as they were at an Lsn; `diff`: how files differ from that.
+//! `restore`: the relation files of a data directory as they were at an Lsn.
 //!
-//! Free space maps are not logged: they are neither written nor compared, and PostgreSQL makes them anew.
+//! ```text
+//! sizes -> plan_forks -> check_room -> OutDir -> ForkFiles: holes, pages, sync
+//! ```
+//!
+//! - Free space maps are not logged: they are not written, and PostgreSQL makes them anew.
+//! - The main fork of an unlogged relation, one that has an init fork, is a copy of that, as after
+//!   a crash. Its other forks are not written.
+//! - A tablespace is a directory in `pg_tblspc`.
+//! - Pages of zeros are holes.
+//!
+//! **Invariant:** the length of every file is decided, and checked against a limit and the free
+//! space, before anything is written: sizes come from block numbers of records, and a damaged one
+//! can have any.
 
 use std::{
-    fmt, fs,
-    io::Write,
+    collections::BTreeMap,
+    fmt,
+    fs::File,
+    io::{self, Write},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
-use pagestrata::{Guard, Lsn, Scratch, Timeline};
+use pagestrata::{Guard, Key, Lsn, Scratch, Timeline};
 use pagestrata_postgres::{
-    BaseBackup, Fork, PAGE_SIZE, PageRedo, RelFork, RelPage, manager_of, mask_page, stamp_checksum,
+    Error as PostgresError, Fork, PAGE_SIZE, Page, PageRedo, RelFork, RelPage, stamp_checksum,
 };
 use serde::Serialize;
 
 use crate::{
-    Error, Output, Progress, Result,
-    identity::Identity,
+    Error, ExitStatus, Output, Progress, Result,
+    data_dir::{OutDir, available_bytes, check_empty},
+    identity::{Identity, RELATIONS},
     output::{as_text, size},
-    pages::page_at,
-    sizes::{all_forks, blocks_at, newest_size},
-    stores::storage,
+    sizes::all_forks,
 };
 
 const GLOBAL_TABLESPACE: u32 = 1664;
@@ -29,6 +43,26 @@ const DEFAULT_TABLESPACE: u32 = 1663;
 const VERSION_DIR: &str = "PG_15_202209061";
 /// Blocks of a file: 1 GiB.
 const SEGMENT_BLOCKS: u32 = 131_072;
+/// By default files may be this many times as large as the pages that are stored. A hash index
+/// allocates the most ahead: it doubles.
+const DEFAULT_LIMIT_FACTOR: u64 = 8;
+/// And by default they may be as large as this in any case, in bytes: 1 GiB.
+const DEFAULT_LIMIT_MIN: u64 = 1 << 30;
+/// Pages that are written at once, in bytes: 1 MiB.
+const WRITE_LEN: usize = 1 << 20;
+
+/// What to restore, and how.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Restore<'a> {
+    /// As of when.
+    pub(crate) lsn: Lsn,
+    /// Where to.
+    pub(crate) out: &'a Path,
+    /// How large all files may be together, in bytes; none: the default.
+    pub(crate) max_bytes: Option<u64>,
+    /// Whether a page that cannot be redone is left as zeros, and listed.
+    pub(crate) skips_unknown: bool,
+}
 
 /// What was written.
 #[derive(Debug, Serialize)]
@@ -40,20 +74,55 @@ pub struct RestoreReport {
     pub forks: u64,
     /// Pages.
     pub pages: u64,
+    /// Of these, pages of zeros, which take no room.
+    pub zero_pages: u64,
+    /// Unlogged relations, which are as after a crash.
+    pub unlogged_relations: u64,
+    /// Pages of zeros in place of some that cannot be redone.
+    pub skipped: u64,
     /// Where.
     pub out: PathBuf,
 }
 
 impl fmt::Display for RestoreReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let RestoreReport { lsn, forks, pages, out } = self;
+        let RestoreReport { lsn, forks, pages, unlogged_relations, skipped, out, .. } = self;
         let bytes = size(pages * PAGE_SIZE as u64);
         write!(
             f,
             "{forks} relation forks, {pages} pages ({bytes}), as of {lsn}, in {}",
             out.display()
-        )
+        )?;
+        if *unlogged_relations > 0 {
+            write!(f, "; {unlogged_relations} unlogged relations as after a crash")?;
+        }
+        if *skipped > 0 {
+            write!(f, "; {skipped} pages cannot be redone and are zeros")?;
+        }
+        Ok(())
     }
+}
+
+/// A page that `--skip-unknown` passed over.
+#[derive(Debug, Serialize)]
+struct SkippedLine {
+    skipped: String,
+    reason: String,
+}
+
+/// Lists a page that was skipped: as a JSON entry, or on stderr.
+pub(crate) fn report_skipped<W: Write>(
+    page: RelPage,
+    reason: &pagestrata::Error,
+    output: &mut Output<W>,
+) -> Result<()> {
+    let line = SkippedLine { skipped: page.to_string(), reason: reason.to_string() };
+    if output.is_json() {
+        return output.entry(&line);
+    }
+    // A closed stderr is nobody to tell; the report has the count.
+    let _ = writeln!(io::stderr(), "pagestrata: skipped page {}: {}", line.skipped, line.reason);
+    Ok(())
 }
 
 /// The file of a fork's segment within a data directory.
@@ -75,185 +144,372 @@ fn path_of(rel: RelFork, segment: u32) -> PathBuf {
     dir.join(format!("{relation}{fork}{segment}"))
 }
 
+/// A fork that is read, and what is written of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct PlannedFork {
+    rel: RelFork,
+    blocks: u32,
+    /// Of its blocks, those that have a version.
+    stored: u32,
+    /// It is an init fork: the main fork is written from it, too.
+    is_init: bool,
+}
+
+impl PlannedFork {
+    /// How many files it becomes, each of all of its blocks.
+    fn copies(&self) -> u64 {
+        1 + u64::from(self.is_init)
+    }
+
+    fn bytes(&self) -> u64 {
+        u64::from(self.blocks) * PAGE_SIZE as u64 * self.copies()
+    }
+
+    fn stored_bytes(&self) -> u64 {
+        u64::from(self.stored) * PAGE_SIZE as u64 * self.copies()
+    }
+}
+
+/// Which forks are written, in the order of their keys.
+fn plan_forks(forks: &BTreeMap<RelFork, u32>) -> Vec<PlannedFork> {
+    let is_unlogged = |rel: &RelFork| forks.contains_key(&rel.with_fork(Fork::Init));
+    let is_written = |rel: &RelFork| match rel.fork {
+        Fork::Fsm => false,
+        Fork::Init => true,
+        Fork::Main | Fork::Vm => !is_unlogged(rel),
+    };
+    let planned = forks.iter().filter(|(rel, _)| is_written(rel));
+    let planned = planned.map(|(rel, blocks)| PlannedFork {
+        rel: *rel,
+        blocks: *blocks,
+        stored: 0,
+        is_init: rel.fork == Fork::Init,
+    });
+    planned.collect()
+}
+
+/// Counts the pages that are stored of each planned fork.
+fn count_stored(plan: &mut [PlannedFork], guard: Guard<'_>, lsn: Lsn) -> Result<()> {
+    let mut rest = plan.iter_mut().peekable();
+    for found in guard.scan(RELATIONS, lsn) {
+        let (key, _) = found?;
+        while rest.next_if(|planned| planned.rel.object() < key.object).is_some() {}
+        if let Some(planned) = rest.peek_mut()
+            && planned.rel.object() == key.object
+            && key.block < planned.blocks
+        {
+            planned.stored += 1;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses files that would be larger than they may be, or than there is room for.
+fn check_room(plan: &[PlannedFork], max_bytes: Option<u64>, out: &Path) -> Result<()> {
+    let sum = |of: fn(&PlannedFork) -> u64| plan.iter().map(of).fold(0, u64::saturating_add);
+    let (forks_bytes, stored_bytes) = (sum(PlannedFork::bytes), sum(PlannedFork::stored_bytes));
+    let default = stored_bytes.saturating_mul(DEFAULT_LIMIT_FACTOR).max(DEFAULT_LIMIT_MIN);
+    let limit = max_bytes.unwrap_or(default);
+    let emptiest = plan.iter().max_by_key(|planned| planned.bytes() - planned.stored_bytes());
+    if let Some(planned) = emptiest.filter(|_| forks_bytes > limit) {
+        return Err(Error::RestoreTooLarge {
+            forks_bytes,
+            limit,
+            is_default: max_bytes.is_none(),
+            rel: planned.rel,
+            rel_bytes: planned.bytes(),
+            stored_bytes: planned.stored_bytes(),
+        });
+    }
+    let available = available_bytes(out)?;
+    match stored_bytes <= available {
+        true => Ok(()),
+        false => Err(Error::NoRoom { dir: out.to_owned(), needed: stored_bytes, available }),
+    }
+}
+
+/// The files of a fork, or of several that are the same: created as long as they will be, and
+/// written where a page is not zeros.
+struct ForkFiles<'o> {
+    out: &'o mut OutDir,
+    rels: &'o [RelFork],
+    blocks: u32,
+    /// The files of the segment that is open; the next one to create is behind it.
+    open: Vec<(File, PathBuf)>,
+    next_segment: u32,
+    /// Pages that follow each other in the open segment, and where they start in it, in bytes.
+    buffer: Vec<u8>,
+    start: u64,
+}
+
+impl<'o> ForkFiles<'o> {
+    fn new(out: &'o mut OutDir, rels: &'o [RelFork], blocks: u32) -> ForkFiles<'o> {
+        let (open, buffer) = (Vec::new(), Vec::new());
+        ForkFiles { out, rels, blocks, open, next_segment: 0, buffer, start: 0 }
+    }
+
+    /// Writes a page; blocks come in ascending order, and those that are left out are zeros.
+    fn put(&mut self, block: u32, page: &Page) -> Result<()> {
+        let (segment, within) = (block / SEGMENT_BLOCKS, block % SEGMENT_BLOCKS);
+        while self.next_segment <= segment {
+            self.open_next()?;
+        }
+        let offset = u64::from(within) * PAGE_SIZE as u64;
+        let follows = self.start + self.buffer.len() as u64 == offset;
+        if !follows || self.buffer.len() >= WRITE_LEN {
+            self.write_buffer()?;
+            self.start = offset;
+        }
+        self.buffer.extend_from_slice(page);
+        Ok(())
+    }
+
+    /// Creates the files behind the last page, and syncs. A fork without a block has a file, too.
+    fn finish(mut self) -> Result<()> {
+        while self.next_segment < self.blocks.div_ceil(SEGMENT_BLOCKS).max(1) {
+            self.open_next()?;
+        }
+        self.close()
+    }
+
+    fn open_next(&mut self) -> Result<()> {
+        self.close()?;
+        let segment = self.next_segment;
+        let blocks = (self.blocks - segment * SEGMENT_BLOCKS).min(SEGMENT_BLOCKS);
+        for rel in self.rels {
+            let (file, path) = self.out.create_file(&path_of(*rel, segment))?;
+            let extended = file.set_len(u64::from(blocks) * PAGE_SIZE as u64);
+            extended.map_err(|source| failed("extend", &path, source))?;
+            self.open.push((file, path));
+        }
+        (self.next_segment, self.start) = (segment + 1, 0);
+        Ok(())
+    }
+
+    fn write_buffer(&mut self) -> Result<()> {
+        for (file, path) in &self.open {
+            let written = file.write_all_at(&self.buffer, self.start);
+            written.map_err(|source| failed("write", path, source))?;
+        }
+        self.buffer.clear();
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<()> {
+        self.write_buffer()?;
+        let mut open = self.open.drain(..);
+        open.try_for_each(|(file, path)| {
+            file.sync_all().map_err(|source| failed("sync", &path, source))
+        })
+    }
+}
+
+fn failed(operation: &'static str, path: &Path, source: io::Error) -> Error {
+    Error::File { operation, path: path.to_owned(), source }
+}
+
+/// Where pages are read, and what makes them.
+pub(crate) struct Pages<'g> {
+    pub(crate) guard: Guard<'g>,
+    pub(crate) lsn: Lsn,
+    pub(crate) redo: PageRedo,
+    pub(crate) scratch: Scratch,
+}
+
+impl Pages<'_> {
+    /// A page that has a version.
+    pub(crate) fn read(&mut self, page: RelPage) -> Result<Page> {
+        let found = self.guard.page(page.key(), self.lsn, &self.redo, &mut self.scratch)?;
+        let found: &Page = found[..]
+            .try_into()
+            .map_err(|_| PostgresError::BaseLength { page, found: found.len() })?;
+        Ok(*found)
+    }
+}
+
 /// `restore`
 pub(crate) fn restore<W: Write>(
     timeline: &Timeline,
-    lsn: Lsn,
-    out: &Path,
+    how: &Restore<'_>,
     output: &mut Output<W>,
-) -> Result<()> {
+) -> Result<ExitStatus> {
+    let Restore { lsn, out, .. } = *how;
     let identity = Identity::at(timeline, lsn)?;
-    let redo = identity.redo();
     let (mut reader, mut scratch) = (timeline.reader(), Scratch::new());
     let guard = reader.pin();
-    let forks = all_forks(guard, lsn, &mut scratch)?;
-    let failed =
-        |operation, path: &Path, source| Error::File { operation, path: path.to_owned(), source };
-    if fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
-        let found = std::io::Error::other("there is something in it already");
-        return Err(failed("restore into", out, found));
+    check_empty(out)?;
+    let mut plan = plan_forks(&all_forks(guard, lsn, &mut scratch)?);
+    count_stored(&mut plan, guard, lsn)?;
+    check_room(&plan, how.max_bytes, out)?;
+    let mut dir = OutDir::create(out, lsn)?;
+    for name in ["base", "global", "pg_tblspc"] {
+        dir.create_dir(name)?;
     }
-    let all: u64 = forks.values().map(|blocks| u64::from(*blocks)).sum();
-    let mut progress = Progress::of("restoring", all * PAGE_SIZE as u64);
-    let mut report = RestoreReport { lsn, forks: 0, pages: 0, out: out.to_owned() };
-    for (rel, blocks) in forks.into_iter().filter(|(rel, _)| rel.fork != Fork::Fsm) {
-        report.forks += 1;
-        // A fork without a block has a file, too.
-        for segment in 0..blocks.div_ceil(SEGMENT_BLOCKS).max(1) {
-            let path = out.join(path_of(rel, segment));
-            let dir = path.parent().unwrap_or(out);
-            fs::create_dir_all(dir).map_err(|source| failed("create", dir, source))?;
-            let file =
-                fs::File::create_new(&path).map_err(|source| failed("create", &path, source))?;
-            let mut file = std::io::BufWriter::with_capacity(1 << 20, file);
-            let first = segment * SEGMENT_BLOCKS;
-            for block in first..blocks.min(first.saturating_add(SEGMENT_BLOCKS)) {
-                let (mut page, _) =
-                    page_at(guard, RelPage { rel, block }, lsn, &redo, &mut scratch)?;
-                if identity.data_checksums {
-                    stamp_checksum(&mut page, block);
-                }
-                file.write_all(&page[..]).map_err(|source| failed("write", &path, source))?;
-                report.pages += 1;
-                progress.at(report.pages * PAGE_SIZE as u64);
-            }
-            let file =
-                file.into_inner().map_err(|error| failed("write", &path, error.into_error()))?;
-            file.sync_all().map_err(|source| failed("sync", &path, source))?;
-        }
-    }
-    output.result(&report)
-}
-
-/// How files and pages compare.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct DiffReport {
-    /// Pages on disk, free space maps left out.
-    pub pages: u64,
-    /// Those that are equal, checksums aside.
-    pub equal: u64,
-    /// Those that differ in what PostgreSQL does not log: hints, free space and the like.
-    pub equal_masked: u64,
-    /// Those that differ otherwise.
-    pub different: u64,
-    /// Empty forks that are not on disk: dropped right before a backup of a server that ran, whose checkpoint left their files.
-    pub left_over: u64,
-    /// Forks that otherwise have another number of blocks, or are only on one side.
-    pub sizes_different: u64,
-}
-
-impl fmt::Display for DiffReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let DiffReport { pages, equal, equal_masked, different, left_over, sizes_different } = self;
-        write!(
-            f,
-            "{pages} pages: {equal} equal, {equal_masked} but for what is not logged, {different} different; {sizes_different} forks of another size"
-        )?;
-        match left_over {
-            0 => Ok(()),
-            _ => write!(f, "; {left_over} empty ones were dropped right before the base"),
-        }
-    }
-}
-
-/// A page or fork that is not the same.
-#[derive(Debug, Serialize)]
-struct DiffLine {
-    what: String,
-    here: String,
-    there: String,
-}
-
-impl fmt::Display for DiffLine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} in the store, {} on disk", self.what, self.here, self.there)
-    }
-}
-
-/// `diff`
-pub(crate) fn diff<W: Write>(
-    timeline: &Timeline,
-    lsn: Lsn,
-    dir: &Path,
-    output: &mut Output<W>,
-) -> Result<DiffReport> {
-    let redo = Identity::at(timeline, lsn)?.redo();
-    let files = BaseBackup::open(storage(), dir)?;
-    if files.label().is_some() {
-        return Err(Error::NotShutDown { dir: dir.to_owned() });
-    }
-    let (mut reader, mut scratch) = (timeline.reader(), Scratch::new());
-    let guard = reader.pin();
-    let mut report = DiffReport::default();
-    let mut forks = all_forks(guard, lsn, &mut scratch)?;
-    for (rel, there) in files.forks().filter(|(rel, _)| rel.fork != Fork::Fsm) {
-        let here = forks.remove(&rel);
-        if here != Some(there) {
-            report.sizes_different += 1;
-            let here = here.map_or_else(|| "nothing".to_owned(), |here| format!("{here} blocks"));
-            output.result(&DiffLine {
-                what: rel.to_string(),
-                here,
-                there: format!("{there} blocks"),
-            })?;
-        }
-    }
-    let left_over = Identity::start_of_running(timeline, lsn)?.map(|start| (start, 0));
-    for (rel, here) in forks.into_iter().filter(|(rel, _)| rel.fork != Fork::Fsm) {
-        if left_over.is_some() && newest_size(guard, rel, lsn, &mut scratch)? == left_over {
-            report.left_over += 1;
-            continue;
-        }
-        report.sizes_different += 1;
-        let (here, there) = (format!("{here} blocks"), "nothing".to_owned());
-        output.result(&DiffLine { what: rel.to_string(), here, there })?;
-    }
-    let mut pages = files.pages();
-    while let Some((key, bytes)) = pages.next_page()? {
-        let of = RelPage::from_key(key)?;
-        if of.rel.fork == Fork::Fsm {
-            continue;
-        }
-        report.pages += 1;
-        if let Some(line) = compare(guard, of, lsn, bytes, &redo, &mut scratch, &mut report)? {
-            output.result(&line)?;
-        }
-    }
-    output.result(&report)?;
-    Ok(report)
-}
-
-fn compare(
-    guard: Guard<'_>,
-    of: RelPage,
-    lsn: Lsn,
-    there: &[u8],
-    redo: &PageRedo,
-    scratch: &mut Scratch,
-    report: &mut DiffReport,
-) -> Result<Option<DiffLine>> {
-    let blocks = blocks_at(guard, of.rel, lsn, scratch)?.unwrap_or(0);
-    let Ok(mut there) = <[u8; PAGE_SIZE]>::try_from(there) else { return Ok(None) };
-    if of.block >= blocks {
-        // Its fork's size has been told.
-        report.different += 1;
-        return Ok(None);
-    }
-    let (mut here, _) = page_at(guard, of, lsn, redo, scratch)?;
-    here[8..10].fill(0);
-    there[8..10].fill(0);
-    if *here == there {
-        report.equal += 1;
-        return Ok(None);
-    }
-    let manager = manager_of(&there);
-    mask_page(manager, of.block, &mut here);
-    mask_page(manager, of.block, &mut there);
-    let Some(byte) = here.iter().zip(&there).position(|(here, there)| here != there) else {
-        report.equal_masked += 1;
-        return Ok(None);
+    let report = RestoreReport {
+        lsn,
+        forks: 0,
+        pages: 0,
+        zero_pages: 0,
+        unlogged_relations: 0,
+        skipped: 0,
+        out: out.to_owned(),
     };
-    report.different += 1;
-    let value = |page: &[u8; PAGE_SIZE]| format!("{:#04X} at byte {byte}", page[byte]);
-    Ok(Some(DiffLine { what: of.to_string(), here: value(&here), there: value(&there) }))
+    let all = plan.iter().map(PlannedFork::stored_bytes).fold(0, u64::saturating_add);
+    let mut writer = Writer {
+        pages: Pages { guard, lsn, redo: identity.redo(), scratch },
+        has_checksums: identity.data_checksums,
+        skips_unknown: how.skips_unknown,
+        report,
+        progress: Progress::of("restoring", all),
+        written: 0,
+        dir,
+        output,
+    };
+    let mut keys = guard.scan(RELATIONS, lsn).peekable();
+    for planned in plan {
+        while keys.next_if(|key| is_below(key, planned.rel.object())).is_some() {}
+        let mut of_fork = std::iter::from_fn(|| {
+            keys.next_if(|key| !matches!(key, Ok((key, _)) if key.object != planned.rel.object()))
+        });
+        writer.write_fork(planned, &mut of_fork)?;
+    }
+    let Writer { report, dir, output, .. } = writer;
+    dir.finish()?;
+    output.result(&report)?;
+    Ok(if report.skipped > 0 { ExitStatus::Skipped } else { ExitStatus::Done })
+}
+
+type Found = pagestrata::Result<(Key, Lsn)>;
+
+fn is_below(found: &Found, object: u128) -> bool {
+    matches!(found, Ok((key, _)) if key.object < object)
+}
+
+/// Writes forks.
+struct Writer<'g, 'w, W: Write> {
+    pages: Pages<'g>,
+    has_checksums: bool,
+    skips_unknown: bool,
+    report: RestoreReport,
+    progress: Progress,
+    written: u64,
+    dir: OutDir,
+    output: &'w mut Output<W>,
+}
+
+impl<W: Write> Writer<'_, '_, W> {
+    /// Writes a fork; `keys` are those of its pages.
+    fn write_fork(
+        &mut self,
+        planned: PlannedFork,
+        keys: &mut dyn Iterator<Item = Found>,
+    ) -> Result<()> {
+        let PlannedFork { rel, blocks, is_init, .. } = planned;
+        let rels = [rel, rel.with_fork(Fork::Main)];
+        let rels = if is_init { &rels[..] } else { &rels[..1] };
+        let mut files = ForkFiles::new(&mut self.dir, rels, blocks);
+        let (mut not_zeros, mut skipped) = (0, 0);
+        for found in keys {
+            let (key, _) = found?;
+            if key.block >= blocks {
+                continue;
+            }
+            let of = RelPage { rel, block: key.block };
+            let mut page = match self.pages.read(of) {
+                Ok(page) => page,
+                Err(Error::Engine(error)) if self.skips_unknown && is_redo(&error) => {
+                    skipped += 1;
+                    report_skipped(of, &error, self.output)?;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            self.written += PAGE_SIZE as u64 * planned.copies();
+            self.progress.at(self.written);
+            if page.iter().all(|byte| *byte == 0) {
+                continue;
+            }
+            if self.has_checksums {
+                stamp_checksum(&mut page, of.block);
+            }
+            not_zeros += 1;
+            files.put(of.block, &page)?;
+        }
+        files.finish()?;
+        let (copies, report) = (planned.copies(), &mut self.report);
+        report.forks += copies;
+        report.pages += u64::from(blocks) * copies;
+        report.zero_pages += (u64::from(blocks) - not_zeros) * copies;
+        report.unlogged_relations += u64::from(is_init);
+        report.skipped += skipped;
+        Ok(())
+    }
+}
+
+/// Whether redo failed, and not reading.
+pub(crate) fn is_redo(error: &pagestrata::Error) -> bool {
+    matches!(error, pagestrata::Error::Redo { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn forks(sizes: &[(&str, u32)]) -> BTreeMap<RelFork, u32> {
+        sizes.iter().map(|(rel, blocks)| (rel.parse().unwrap(), *blocks)).collect()
+    }
+
+    #[test]
+    fn unlogged_relations_are_written_from_their_init_forks() {
+        let plan = plan_forks(&forks(&[
+            ("1663/5/7/main", 9),
+            ("1663/5/7/fsm", 3),
+            ("1663/5/7/vm", 1),
+            ("1663/5/8/main", 9),
+            ("1663/5/8/vm", 1),
+            ("1663/5/8/init", 2),
+            ("1663/5/9/init", 0),
+        ]));
+        let of = |rel: &str, blocks, is_init| PlannedFork {
+            rel: rel.parse().unwrap(),
+            blocks,
+            stored: 0,
+            is_init,
+        };
+        let expected = [
+            of("1663/5/7/main", 9, false),
+            of("1663/5/7/vm", 1, false),
+            of("1663/5/8/init", 2, true),
+            of("1663/5/9/init", 0, true),
+        ];
+        assert_eq!(plan, expected);
+        assert_eq!(plan.iter().map(PlannedFork::bytes).sum::<u64>(), (9 + 1 + 2 * 2) * 8192);
+    }
+
+    #[test]
+    fn sizes_are_checked_before_anything_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut plan = plan_forks(&forks(&[("1663/5/7/main", 40), ("1663/5/8/main", u32::MAX)]));
+        (plan[0].stored, plan[1].stored) = (40, 2);
+        let refused =
+            |plan: &[PlannedFork], max_bytes| match check_room(plan, max_bytes, dir.path()) {
+                Err(Error::RestoreTooLarge { forks_bytes, limit, rel, rel_bytes, .. }) => {
+                    assert_eq!((rel, rel_bytes), (plan[1].rel, plan[1].bytes()));
+                    (forks_bytes, limit)
+                }
+                other => panic!("{other:?}"),
+            };
+        let all = (40 + u64::from(u32::MAX)) * 8192;
+        assert_eq!(refused(&plan, None), (all, 1 << 30));
+        assert_eq!(refused(&plan, Some(all - 1)), (all, all - 1));
+        check_room(&plan, Some(all), dir.path()).unwrap();
+        // What is stored raises the default.
+        plan[0].stored = u32::MAX / 4;
+        plan[0].blocks = u32::MAX / 4;
+        assert!(!matches!(check_room(&plan, None, dir.path()), Err(Error::RestoreTooLarge { .. })));
+        // No file system has room for this many stored pages.
+        plan[1].stored = u32::MAX;
+        let no_room = check_room(&plan, None, dir.path());
+        assert!(matches!(no_room, Err(Error::NoRoom { needed, .. }) if needed > 1 << 44));
+    }
 }

@@ -3,21 +3,22 @@
 use std::{
     io::{self, Write},
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::OnceLock,
     time::Duration,
 };
 
-use pagestrata_postgres::live::ConnectionInfo;
+use pagestrata_postgres::live::{ConnectionInfo, Interrupt};
 
 use crate::{
-    Error, ExitStatus, Output, Result,
+    ChecksumSwitch, Error, ExitStatus, Output, Result,
     args::{Command, Target},
     demo,
+    diff::{Diff, diff},
     follow::{Follow, follow},
     import::{Spool, import, open_base},
     ingest::{Log, ingest},
     layers, pages,
-    restore::{DiffReport, diff, restore},
+    restore::{Restore, restore},
     stores::{open_existing, open_to_ingest},
     verify::verify,
 };
@@ -46,10 +47,15 @@ pub fn run<W: Write>(command: Command, output: &mut Output<W>) -> Result<ExitSta
             to,
             check,
             allow_unknown_redo,
+            checksums_on,
+            checksums_off,
             deltas_per_page_max,
         } => {
             let allows_unknown_redo = allow_unknown_redo;
-            let log = Log { dir: &wal, from, to, checks: check, allows_unknown_redo };
+            let on = checksums_on.map(|at| ChecksumSwitch { at, is_on: true });
+            let checksums =
+                on.or_else(|| checksums_off.map(|at| ChecksumSwitch { at, is_on: false }));
+            let log = Log { dir: &wal, from, to, checks: check, allows_unknown_redo, checksums };
             return run_ingest(&target, &log, deltas_per_page_max, output);
         }
         Command::Follow {
@@ -59,6 +65,7 @@ pub fn run<W: Write>(command: Command, output: &mut Output<W>) -> Result<ExitSta
             create_slot,
             until,
             flush_interval,
+            flush_bytes,
             report_interval,
             allow_unknown_redo,
             deltas_per_page_max,
@@ -69,6 +76,7 @@ pub fn run<W: Write>(command: Command, output: &mut Output<W>) -> Result<ExitSta
                 creates_slot: create_slot,
                 until,
                 flush_interval: Duration::from_secs(flush_interval),
+                flush_bytes,
                 report_interval: Duration::from_secs(report_interval),
                 allows_unknown_redo: allow_unknown_redo,
             };
@@ -96,17 +104,21 @@ pub fn run<W: Write>(command: Command, output: &mut Output<W>) -> Result<ExitSta
             let (_store, timeline) = open_existing(&target.store, &target.timeline)?;
             pages::explain(&timeline, key, lsn, output)?;
         }
-        Command::Restore { target, lsn, out } => {
+        Command::Restore { target, lsn, out, max_bytes, skip_unknown } => {
             let (_store, timeline) = open_existing(&target.store, &target.timeline)?;
-            restore(&timeline, lsn, &out, output)?;
+            let how = Restore { lsn, out: &out, max_bytes, skips_unknown: skip_unknown };
+            return restore(&timeline, &how, output);
         }
-        Command::Diff { target, lsn, base } => {
+        Command::Diff { target, lsn, base, running, skip_unknown } => {
             let (_store, timeline) = open_existing(&target.store, &target.timeline)?;
-            let DiffReport { different, sizes_different, .. } =
-                diff(&timeline, lsn, &base, output)?;
-            if different + sizes_different > 0 {
-                return Ok(ExitStatus::Failed);
-            }
+            let (allows_running, skips_unknown) = (running, skip_unknown);
+            let report =
+                diff(&timeline, &Diff { lsn, base: &base, allows_running, skips_unknown }, output)?;
+            return Ok(match report.is_same() {
+                false => ExitStatus::Failed,
+                true if report.skipped > 0 => ExitStatus::Skipped,
+                true => ExitStatus::Done,
+            });
         }
         Command::Layers { target } => {
             let (_store, timeline) = open_existing(&target.store, &target.timeline)?;
@@ -126,16 +138,17 @@ fn with_password(info: ConnectionInfo) -> ConnectionInfo {
     }
 }
 
-/// Set by SIGINT and SIGTERM; the next one ends the process.
-fn stop_signal() -> Result<&'static AtomicBool> {
-    static STOP: AtomicBool = AtomicBool::new(false);
+/// An interrupt that SIGINT and SIGTERM set; the second one ends the process.
+fn stop_signal() -> Result<&'static Interrupt> {
+    static STOP: OnceLock<Interrupt> = OnceLock::new();
+    let stop = STOP.get_or_init(Interrupt::default);
     ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::Relaxed) {
+        if stop.set() {
             std::process::exit(ExitStatus::Failed as i32);
         }
     })
     .map_err(|error| Error::Signals { reason: error.to_string() })?;
-    Ok(&STOP)
+    Ok(stop)
 }
 
 fn run_ingest<W: Write>(

@@ -4,38 +4,48 @@
 //! page_server --store DIR [--listen 127.0.0.1:6400] [--metrics 127.0.0.1:6401] [--access mmap|pread|direct]
 //! ```
 //!
-//! A read that finds everything in memory is answered where its request came in, without a task, a thread or an await. One that does not
-//! becomes a task of its own, which awaits what is missing while a thread of the store waits for the device: so a cold read holds up
-//! no warm one. `--unchecked` reads without looking what is in memory, to show what that saves.
+//! A read that finds everything in memory is answered where its request came in, without a task, a
+//! thread or an await. One that does not becomes a task of its own, which awaits what is missing
+//! while a thread of the store waits for the device: so a cold read holds up no warm one.
+//! `--unchecked` reads without looking what is in memory, to show what that saves.
 //!
-//! What goes over the wire is in `frame.rs`. Deltas are patches (two bytes of offset, then what goes there), because how a delta is applied is
-//! the embedder's business. Ctrl-C ends it: no more requests are taken, those under way are answered, the store is closed.
-#![allow(clippy::print_stdout, reason = "it is a command")]
+//! What goes over the wire is in `frame.rs` and in the `README.md` of the examples. Deltas are
+//! patches (two bytes of offset, then what goes there), because how a delta is applied is the
+//! embedder's business.
+//!
+//! What a client can take is bounded: connections (`--connections`), requests under way on each
+//! (`--in-flight`), the time without a request (`--idle-timeout`), and the time in which a greeting
+//! or a request that has begun has to be complete and answers have to be taken
+//! (`--request-timeout`).
+//!
+//! Ctrl-C and SIGTERM end it: it takes no more requests, answers those under way and closes the
+//! store. Exit codes: 0 ended so, 1 failed, 2 wrong arguments.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a command")]
 
+mod connection;
 mod frame;
 mod metrics;
+#[cfg(test)]
+mod tests;
 
 use std::{
     net::SocketAddr,
     path::PathBuf,
+    process::ExitCode,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
 use clap::{Parser, ValueEnum};
-use pagestrata::{
-    AccessMode, Error, Key, Lsn, Options, PageVersion, ReadStats, Ready, Redo, RedoResult, Scratch,
-    Snapshot, Store, Timeline,
-};
+use pagestrata::{AccessMode, Key, Options, PageVersion, Redo, RedoResult, Store, Timeline};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{TcpListener, TcpStream, tcp::OwnedWriteHalf},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
     task::JoinSet,
 };
 
-use frame::{Request, Status, encode_response};
-use metrics::{InFlight, Metrics};
+use connection::{Connection, PATIENCE, turn_away};
+use metrics::Metrics;
 
 /// Serves the pages of a store over TCP.
 #[derive(Parser)]
@@ -64,12 +74,34 @@ struct Args {
     /// Threads that wait for devices.
     #[arg(long, default_value_t = 16)]
     fetchers: usize,
+    /// Connections that may be open at a time; the server tells further ones that it has no room.
+    #[arg(long, default_value_t = 1024, value_parser = at_least_one)]
+    connections: usize,
     /// Requests that one connection may have under way; further ones wait in its socket.
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 64, value_parser = at_least_one)]
     in_flight: usize,
+    /// A connection without a request for so long is closed.
+    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds)]
+    idle_timeout: Duration,
+    /// A greeting or a request that is not whole after this, or an answer that is not taken, ends
+    /// its connection.
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    request_timeout: Duration,
     /// Reads without looking what is in memory: a cold read then stops its thread.
     #[arg(long)]
     unchecked: bool,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number @ 1..=1_000_000) => Ok(number),
+        _ => Err("expected 1 to 1000000".to_owned()),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.001..=1e6).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or("expected 0.001 to 1000000 seconds".to_owned())
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -113,12 +145,21 @@ impl Redo for Patch {
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-fn main() -> Result<(), AnyError> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("page_server: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<(), AnyError> {
     let metrics = Arc::new(Metrics::default());
     let of_worker = metrics.clone();
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(args.workers)
+        .worker_threads(args.workers.max(1))
         .on_thread_start(move || of_worker.enter_worker())
         .enable_all()
         .build()?;
@@ -130,199 +171,146 @@ fn main() -> Result<(), AnyError> {
         ..Options::default()
     };
     let (store, _) = Store::open(&args.store, options)?;
-    runtime.block_on(serve(&args, &store, metrics))?;
+    runtime.block_on(serve(args, &store, metrics))?;
     drop(runtime);
-    let report = store.close(Duration::from_secs(5))?;
-    println!("closed: {report:?}");
+    let report = store.close(PATIENCE)?;
+    let ends: Vec<String> =
+        report.disk_consistent_lsns.iter().map(|(name, lsn)| format!("{name} at {lsn}")).collect();
+    println!("closed: {}; {} pins left", ends.join(", "), report.pins.len());
     Ok(())
 }
 
+/// Ends with Ctrl-C or SIGTERM.
+#[cfg(unix)]
+async fn ended_by_signal() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminated = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted,
+        _ = terminated.recv() => Ok(()),
+    }
+}
+
+/// Ends with Ctrl-C.
+#[cfg(not(unix))]
+async fn ended_by_signal() -> std::io::Result<()> {
+    tokio::signal::ctrl_c().await
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, AnyError> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|error| format!("cannot listen on {address}: {error}").into())
+}
+
+/// What answers clients and readers of the metrics page.
+struct Server<'a> {
+    args: &'a Args,
+    store: &'a Store,
+    timeline: Timeline,
+    metrics: Arc<Metrics>,
+    /// Permits for connections, for clients that are turned away, for readers of metrics.
+    room: Arc<Semaphore>,
+    turned_away: Arc<Semaphore>,
+    readers: Arc<Semaphore>,
+    stopped: watch::Receiver<bool>,
+    connections: JoinSet<Result<(), String>>,
+}
+
+impl Server<'_> {
+    fn take_client(&mut self, stream: TcpStream, peer: SocketAddr) {
+        let Ok(place) = self.room.clone().try_acquire_owned() else {
+            self.metrics.refused.fetch_add(1, Relaxed);
+            if let Ok(permit) = self.turned_away.clone().try_acquire_owned() {
+                let taken = self.args.connections;
+                let text = format!("all {taken} connections are taken; try again later");
+                tokio::spawn(async move {
+                    turn_away(stream, &text).await;
+                    drop(permit);
+                });
+            }
+            return;
+        };
+        let connection = Connection {
+            timeline: self.timeline.clone(),
+            metrics: self.metrics.clone(),
+            in_flight: Arc::new(Semaphore::new(self.args.in_flight)),
+            requests_max: self.args.in_flight,
+            unchecked: self.args.unchecked,
+            idle_timeout: self.args.idle_timeout,
+            request_timeout: self.args.request_timeout,
+        };
+        let stopped = self.stopped.clone();
+        self.connections.spawn(async move {
+            let ended = connection.serve(stream, stopped).await;
+            drop(place);
+            ended.map_err(|error| format!("connection of {peer} ended: {error}"))
+        });
+    }
+
+    fn take_reader(&self, stream: TcpStream) {
+        let Ok(permit) = self.readers.clone().try_acquire_owned() else { return };
+        let page = self.metrics.page(self.store);
+        tokio::spawn(async move {
+            // Fails when the reader is gone.
+            let _ = metrics::answer(stream, page).await;
+            drop(permit);
+        });
+    }
+
+    /// Waits for the connections, which have been told to stop.
+    async fn end(mut self) {
+        let connections = &mut self.connections;
+        let ended = async { while connections.join_next().await.is_some() {} };
+        if tokio::time::timeout(PATIENCE, ended).await.is_err() {
+            println!("{} connections do not take their answers", self.connections.len());
+            self.connections.shutdown().await;
+        }
+    }
+}
+
 async fn serve(args: &Args, store: &Store, metrics: Arc<Metrics>) -> Result<(), AnyError> {
-    let timeline = store.timeline(&args.timeline)?;
-    let (requests, pages) =
-        (TcpListener::bind(args.listen).await?, TcpListener::bind(args.metrics).await?);
-    println!("listening on {}, metrics on http://{}/", requests.local_addr()?, pages.local_addr()?);
+    let (requests, pages) = (bind(args.listen).await?, bind(args.metrics).await?);
     let (stop, stopped) = watch::channel(false);
-    let mut connections = JoinSet::new();
+    let mut server = Server {
+        args,
+        store,
+        timeline: store.timeline(&args.timeline)?,
+        metrics,
+        room: Arc::new(Semaphore::new(args.connections)),
+        turned_away: Arc::new(Semaphore::new(64)),
+        readers: Arc::new(Semaphore::new(16)),
+        stopped,
+        connections: JoinSet::new(),
+    };
+    // The first poll installs the handlers: before the line that says that there is a server.
+    let mut signalled = std::pin::pin!(ended_by_signal());
+    tokio::select! {
+        biased;
+        signalled = &mut signalled => return Ok(signalled?),
+        () = std::future::ready(()) => {}
+    }
+    println!("listening on {}, metrics on http://{}/", requests.local_addr()?, pages.local_addr()?);
     loop {
         tokio::select! {
-            accepted = requests.accept() => {
-                let Ok((stream, _)) = accepted else {
-                    // No room for another connection, most likely.
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
-                };
-                stream.set_nodelay(true)?;
-                let connection = Connection {
-                    timeline: timeline.clone(),
-                    metrics: metrics.clone(),
-                    in_flight: Arc::new(Semaphore::new(args.in_flight)),
-                    unchecked: args.unchecked,
-                };
-                connections.spawn(connection.serve(stream, stopped.clone()));
-            }
-            accepted = pages.accept() => {
-                if let Ok((stream, _)) = accepted {
-                    tokio::spawn(metrics::answer(stream, metrics.page(store)));
-                }
-            }
-            Some(ended) = connections.join_next() => {
-                if let Ok(Err(error)) = ended {
-                    println!("a connection ended: {error}");
-                }
-            }
-            interrupted = tokio::signal::ctrl_c() => {
-                interrupted?;
+            accepted = requests.accept() => match accepted {
+                Ok((stream, peer)) => server.take_client(stream, peer),
+                // No descriptor for another connection, most likely.
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            },
+            accepted = pages.accept() => if let Ok((stream, _)) = accepted {
+                server.take_reader(stream);
+            },
+            Some(ended) = server.connections.join_next() => if let Ok(Err(error)) = ended {
+                println!("{error}");
+            },
+            signalled = &mut signalled => {
+                signalled?;
                 break;
             }
         }
     }
-    println!("stopping: {} requests are under way", metrics.in_flight.load(Relaxed));
+    println!("stopping: {} requests are under way", server.metrics.in_flight.load(Relaxed));
     stop.send_replace(true);
-    let ended = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(PATIENCE, ended).await.is_err() {
-        println!("{} connections do not take their answers", connections.len());
-        connections.shutdown().await;
-    }
-    Ok(())
-}
-
-/// How long somebody is waited for: who is to take an answer, who is to write an Lsn.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// An answer and what its request has taken, which goes when it is written.
-type Answer = (Vec<u8>, OwnedSemaphorePermit, InFlight);
-
-struct Connection {
-    timeline: Timeline,
-    metrics: Arc<Metrics>,
-    /// Taken by each request, given back when its answer is written.
-    in_flight: Arc<Semaphore>,
-    unchecked: bool,
-}
-
-impl Connection {
-    /// Answers requests until there are no more, or it is told to stop; then what is under way.
-    async fn serve(
-        self,
-        stream: TcpStream,
-        mut stopped: watch::Receiver<bool>,
-    ) -> Result<(), AnyError> {
-        let (input, output) = stream.into_split();
-        let mut input = BufReader::new(input);
-        let (answers, to_write) = mpsc::channel(64);
-        let writer = tokio::spawn(write_answers(output, to_write));
-        let (mut scratch, mut snapshot) = (Scratch::new(), self.timeline.snapshot());
-        let mut counted = ReadStats::default();
-        loop {
-            // Waiting here loses nothing of a request that has come in part.
-            tokio::select! {
-                filled = input.fill_buf() => if filled?.is_empty() {
-                    break;
-                },
-                _ = stopped.changed() => break,
-                // Who asks for nothing holds no layer that others have done with.
-                () = tokio::time::sleep(Duration::from_secs(1)) => {
-                    snapshot = self.timeline.snapshot();
-                    continue;
-                }
-            }
-            let mut bytes = [0; Request::LEN];
-            input.read_exact(&mut bytes).await?;
-            let permit = self.in_flight.clone().acquire_owned().await?;
-            let in_flight = self.metrics.begin();
-            let request = Request::decode(&bytes);
-            let newest = self.timeline.last_record_lsn();
-            let lsn = if request.lsn.is_valid() { request.lsn } else { newest };
-            if lsn > snapshot.lsn() && lsn <= newest {
-                snapshot = self.timeline.snapshot();
-            }
-            // Whatever can be answered at once is.
-            let answer = match self.try_answer(&request, lsn, &snapshot, &mut scratch) {
-                Some(answer) => answer,
-                None => {
-                    self.metrics.cold.fetch_add(1, Relaxed);
-                    let (timeline, snapshot) = (self.timeline.clone(), snapshot.clone());
-                    let answers = answers.clone();
-                    tokio::spawn(async move {
-                        let answer = answer_later(&request, lsn, &timeline, snapshot).await;
-                        // Fails when the client is gone.
-                        let _ = answers.send((answer, permit, in_flight)).await;
-                    });
-                    continue;
-                }
-            };
-            answers.send((answer, permit, in_flight)).await?;
-            let all = scratch.all_reads();
-            self.metrics.add_reads(&all, &std::mem::replace(&mut counted, all));
-        }
-        // All tasks have one of their own: the writer ends behind the last answer.
-        drop(answers);
-        writer.await??;
-        Ok(())
-    }
-
-    /// The answer, if nothing has to be waited for.
-    fn try_answer(
-        &self,
-        request: &Request,
-        lsn: Lsn,
-        snapshot: &Snapshot,
-        scratch: &mut Scratch,
-    ) -> Option<Vec<u8>> {
-        if lsn > snapshot.lsn() {
-            return None;
-        }
-        let guard = snapshot.guard();
-        if self.unchecked {
-            return Some(encode(request.id, guard.page(request.key, lsn, &Patch, scratch)));
-        }
-        match guard.try_page(request.key, lsn, &Patch, scratch) {
-            Ok(Ready::Hit(page)) => Some(encode(request.id, Ok(page))),
-            Ok(Ready::Cold(..)) => None,
-            Err(error) => Some(encode(request.id, Err::<&[u8], _>(error))),
-        }
-    }
-}
-
-/// The answer to a request that has to wait: for its Lsn, for a device.
-async fn answer_later(
-    request: &Request,
-    lsn: Lsn,
-    timeline: &Timeline,
-    mut snapshot: Snapshot,
-) -> Vec<u8> {
-    if lsn > snapshot.lsn() {
-        // An Lsn that never comes is answered too.
-        let _ = tokio::time::timeout(PATIENCE, timeline.wait_for(lsn)).await;
-        match timeline.snapshot_at(lsn) {
-            Ok(at) => snapshot = at,
-            Err(error) => return encode(request.id, Err::<&[u8], _>(error)),
-        }
-    }
-    let mut scratch = Scratch::new();
-    encode(request.id, snapshot.guard().page_async(request.key, lsn, &Patch, &mut scratch).await)
-}
-
-fn encode(id: u64, page: Result<impl std::ops::Deref<Target = [u8]>, Error>) -> Vec<u8> {
-    match page {
-        Ok(page) => encode_response(id, Status::Page, &page),
-        Err(Error::NoPage { .. }) => encode_response(id, Status::NoPage, b""),
-        Err(error) => encode_response(id, Status::Failed, error.to_string().as_bytes()),
-    }
-}
-
-/// Writes answers, as many at a time as there are.
-async fn write_answers(
-    mut output: OwnedWriteHalf,
-    mut answers: mpsc::Receiver<Answer>,
-) -> std::io::Result<()> {
-    let (mut waiting, mut bytes) = (Vec::new(), Vec::new());
-    while answers.recv_many(&mut waiting, 64).await > 0 {
-        bytes.clear();
-        waiting.iter().for_each(|(answer, ..)| bytes.extend_from_slice(answer));
-        output.write_all(&bytes).await?;
-        waiting.clear();
-    }
+    server.end().await;
     Ok(())
 }

@@ -3,15 +3,15 @@
 //! | bytes | what |
 //! |---|---|
 //! | 0, 8, 12 | system identifier, version of the file, version of the catalogs |
-//! | 16 | state: 1 is shut down |
+//! | 16 | state: [`ClusterState`] |
 //! | 32 | Lsn of the last checkpoint record |
 //! | 40, 48 | of that record: where redo starts, timeline |
-//! | 176 | wal_log_hints |
+//! | 172, 176 | wal_level, wal_log_hints |
 //! | 216, 220, 224, 228 | page size, blocks of a relation segment, log page size, log segment size |
 //! | 252 | version of data checksums; 0: none |
 //! | 288 | crc32c of what is before |
 
-use std::path::Path;
+use std::{fmt, path::Path};
 
 use pagestrata_layers::{
     Lsn,
@@ -22,6 +22,7 @@ use crate::{
     Result,
     bytes::{u32_at, u64_at},
     image::PAGE_SIZE,
+    settings::WalLevel,
 };
 
 /// The file's version in PostgreSQL 13 to 16; the page magic of the log tells 15 from the others.
@@ -30,6 +31,65 @@ const CRC_OFFSET: usize = 288;
 /// PostgreSQL writes it padded with zeros to this length.
 pub(crate) const FILE_LEN_MAX: u64 = 8192;
 
+/// What a server was doing when it last wrote its control file. The numbers are PostgreSQL's (`DBState`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+#[non_exhaustive]
+pub enum ClusterState {
+    /// It has not finished its first start.
+    StartingUp = 0,
+    /// It was shut down: every page is on disk.
+    ShutDown = 1,
+    /// It was shut down as a standby, or while it recovered: every page is on disk.
+    ShutDownInRecovery = 2,
+    /// It was being shut down.
+    ShuttingDown = 3,
+    /// It recovered from a crash.
+    InCrashRecovery = 4,
+    /// It recovered from an archive, or was a standby.
+    InArchiveRecovery = 5,
+    /// It ran. It does so still, or it has crashed.
+    InProduction = 6,
+}
+
+impl ClusterState {
+    /// All of them, in the order of their numbers.
+    const ALL: [ClusterState; 7] = [
+        ClusterState::StartingUp,
+        ClusterState::ShutDown,
+        ClusterState::ShutDownInRecovery,
+        ClusterState::ShuttingDown,
+        ClusterState::InCrashRecovery,
+        ClusterState::InArchiveRecovery,
+        ClusterState::InProduction,
+    ];
+
+    /// Whether the server had written every page to disk before it ended.
+    #[must_use]
+    pub const fn is_at_rest(self) -> bool {
+        matches!(self, ClusterState::ShutDown | ClusterState::ShutDownInRecovery)
+    }
+
+    fn from_number(number: u32) -> Option<ClusterState> {
+        ClusterState::ALL.into_iter().find(|state| *state as u32 == number)
+    }
+}
+
+/// As `pg_controldata` prints it.
+impl fmt::Display for ClusterState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ClusterState::StartingUp => "starting up",
+            ClusterState::ShutDown => "shut down",
+            ClusterState::ShutDownInRecovery => "shut down in recovery",
+            ClusterState::ShuttingDown => "shutting down",
+            ClusterState::InCrashRecovery => "in crash recovery",
+            ClusterState::InArchiveRecovery => "in archive recovery",
+            ClusterState::InProduction => "in production",
+        })
+    }
+}
+
 /// The facts of a control file that reading the log and the pages rests on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ControlFile {
@@ -37,6 +97,8 @@ pub struct ControlFile {
     pub system_id: u64,
     /// Version of the system catalogs.
     pub catalog_version: u32,
+    /// What the server was doing when it wrote the file.
+    pub state: ClusterState,
     /// The server was shut down: the files are those of the checkpoint, and nothing has to be redone.
     pub shut_down: bool,
     /// Where the last checkpoint record starts: the log is read from here.
@@ -47,6 +109,8 @@ pub struct ControlFile {
     pub timeline: u32,
     /// Bytes of a log segment.
     pub wal_segment_size: u32,
+    /// How much of what it does the server has logged since it was started last.
+    pub wal_level: WalLevel,
     /// First changes of a page by hints are logged although there are no checksums.
     pub wal_log_hints: bool,
     /// Pages have checksums.
@@ -87,14 +151,22 @@ impl ControlFile {
         must_be(216, "page size", PAGE_SIZE as u32)?;
         must_be(220, "blocks of a relation segment", crate::backup::SEGMENT_BLOCKS)?;
         must_be(224, "log page size", PAGE_SIZE as u32)?;
+        let state = ClusterState::from_number(u32_at(16)).ok_or_else(|| {
+            wrong(16, "cluster state", "0 to 6".to_owned(), u32_at(16).to_string())
+        })?;
+        let level = u32_at(172);
+        let wal_level = WalLevel::from_number(level)
+            .ok_or_else(|| wrong(172, "wal_level", "0 to 2".to_owned(), level.to_string()))?;
         Ok(ControlFile {
             system_id: u64_at(0),
             catalog_version: u32_at(12),
-            shut_down: u32_at(16) == 1,
+            state,
+            shut_down: state == ClusterState::ShutDown,
             checkpoint: Lsn(u64_at(32)),
             redo: Lsn(u64_at(40)),
             timeline: u32_at(48),
             wal_segment_size: u32_at(228),
+            wal_level,
             wal_log_hints: bytes[176] != 0,
             data_checksums: u32_at(252) != 0,
         })

@@ -106,7 +106,7 @@ impl<'r> Main<'r> {
     fn needed<T>(&self, value: Option<T>) -> Result<T, Error> {
         value.ok_or_else(|| {
             let found = format!("{} bytes", self.1.main_data().len());
-            Error::corrupt(self.1.lsn(), "main data", "more of it", found)
+            Error::corrupt(self.1.place(), "main data", "more of it", found)
         })
     }
 
@@ -136,7 +136,7 @@ fn storage_events<E: From<Error>>(
         let rel = main.rel(Fork::Main)?;
         let number = main.u32()?;
         let fork = u8::try_from(number).ok().and_then(Fork::from_number);
-        let fork = fork.ok_or_else(|| Error::corrupt(record.lsn(), "fork", "0 to 3", number))?;
+        let fork = fork.ok_or_else(|| Error::corrupt(record.place(), "fork", "0 to 3", number))?;
         return sink(RelationEvent::Created { rel: rel.with_fork(fork) });
     }
     let blocks = main.u32()?;

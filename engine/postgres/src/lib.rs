@@ -31,6 +31,7 @@ mod events;
 mod image;
 #[cfg(feature = "live")]
 pub mod live;
+mod not_logged;
 mod pages;
 mod pglz;
 mod reader;
@@ -39,6 +40,7 @@ mod records;
 mod redo;
 mod rel;
 mod segments;
+mod settings;
 mod start;
 mod stream;
 mod survey;
@@ -48,16 +50,20 @@ pub mod visibility_map;
 pub use backup::{BackupLabel, BaseBackup, BasePages, RelationFile, backup_ended_by};
 pub use block::{BlockImage, BlockRef, Blocks, Compression};
 pub use checksum::{page_checksum, stamp_checksum};
-pub use control::ControlFile;
+pub use control::{ClusterState, ControlFile};
 pub use error::{Error, LogCorruption, Result};
 pub use events::{RelationEvent, relation_events};
 pub use image::{ImageDecoder, PAGE_SIZE, Page, restore_image, stamp_lsn};
+pub use not_logged::{UnloggedChange, has_all_map_bits, is_map_without_bits, unlogged_change};
 pub use pages::LogIdentity;
 pub use pglz::decompress as pglz_decompress;
 pub use reader::WalReader;
 pub use record::{ManagerId, Record, decode_record};
 pub use redo::{PageRedo, RedoError, RedoSettings, is_known, manager_of, mask_page, redo};
 pub use rel::{Fork, ParseRelPageError, RelFork, RelPage, page_key};
+pub use settings::{
+    ParameterChange, WalLevel, is_shutdown_checkpoint, parameter_change, shows_logged_hints,
+};
 pub use start::first_record;
 pub use stream::StreamDecoder;
 pub use survey::WalEnd;

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! As PostgreSQL's manual has it in "Streaming Replication Protocol", "Message Formats" and "SASL Authentication". Calls block,
-//! each for a time that the caller sets; there is no thread and no runtime here.
+//! each for a bounded time; an [`Interrupt`] ends them early. There is no runtime here, and no
+//! thread but a short-lived one that connects.
 //!
 //! ```no_run
 //! # use std::time::Duration;
@@ -39,12 +40,15 @@
 mod connection;
 mod error;
 mod info;
+mod interrupt;
 mod login;
 mod message;
 mod replication;
+mod socket;
 mod wire;
 
 pub use connection::{Connection, Lifetime, Server, Slot, SlotName};
 pub use error::{Error, Result, ServerError};
 pub use info::ConnectionInfo;
+pub use interrupt::Interrupt;
 pub use replication::{Event, Progress, Replication, Timing};

@@ -8,7 +8,8 @@
 //! record.
 //!
 //! What stops a reader is decided in one place, [`WalReader::finish`]: [`WalEnd`] if nothing is written behind it, an
-//! error if something is ([`crate::survey`]).
+//! error if something is ([`crate::survey`]). What looks like damage is read once more before, from
+//! the file: a server may have written it meanwhile.
 
 use std::path::Path;
 
@@ -16,6 +17,7 @@ use pagestrata_layers::{Lsn, storage::SharedStorage};
 
 use crate::{
     Error, Record, Result,
+    error::LogCorruption,
     records::{Assembly, Fault, Found, LogPages, Step, page_of},
     segments::Segments,
     start,
@@ -29,7 +31,15 @@ pub struct WalReader {
     assembly: Assembly,
     to: Option<Lsn>,
     ended: Option<WalEnd>,
+    /// What was wrong with the next record when it was looked at last, if it looked like damage.
+    looked_at: Option<Box<LogCorruption>>,
+    /// How often that was.
+    looks: u32,
 }
+
+/// A record that looks like damage is read again as long as it changes, but not more often than
+/// this.
+const LOOKS_MAX: u32 = 16;
 
 impl WalReader {
     /// Opens the log in `dir` at the record that starts at `from` (or at the end of the one before it), to read the records
@@ -48,7 +58,14 @@ impl WalReader {
         let mut segments = Segments::find(storage, dir, expect_system_id)?;
         start::enter_segment(&mut segments, from, expect_system_id)?;
         start::check_start(&mut segments, from)?;
-        Ok(WalReader { segments, assembly: Assembly::new(from.0), to, ended: None })
+        Ok(WalReader {
+            segments,
+            assembly: Assembly::new(from.0),
+            to,
+            ended: None,
+            looked_at: None,
+            looks: 0,
+        })
     }
 
     /// The next record; `None` once the log has ended, and [`WalReader::end`] says how.
@@ -108,38 +125,55 @@ impl WalReader {
                 }
                 Step::Found(found) => {
                     self.assembly.accept(&found);
+                    (self.looked_at, self.looks) = (None, 0);
                     return Ok(Some(found));
                 }
                 Step::Fault(fault) => {
                     self.assembly.rewind();
-                    self.ended = Some(self.finish(fault)?);
-                    return Ok(None);
+                    if let Some(end) = self.finish(fault)? {
+                        self.ended = Some(end);
+                        return Ok(None);
+                    }
                 }
                 Step::GivenUp => {}
             }
         }
     }
 
-    /// Decides what a fault is: the end of the log, or damage.
+    /// Decides what a fault is: the end of the log, or damage. `None`: the file has changed since,
+    /// and the record has to be looked at again.
     #[cold]
-    fn finish(&mut self, fault: Fault) -> Result<WalEnd> {
+    fn finish(&mut self, fault: Fault) -> Result<Option<WalEnd>> {
         let Fault { at, torn, next_page, mut corruption, .. } = fault;
         let loss = Loss { at, last: self.assembly.last(), next_page };
+        let mut is_being_written = false;
         if let Some(later) = survey::later(&mut self.segments, &loss)? {
-            let stopped = next_page.max(page_of(at));
-            if let Some(missing) = self.missing_before(page_of(at), stopped, later)? {
-                return Err(missing);
+            let has_changed = self.looked_at.as_ref().is_some_and(|before| *before != corruption);
+            let is_first = self.looked_at.is_none();
+            self.looks += 1;
+            if (is_first || has_changed) && self.looks < LOOKS_MAX {
+                self.looked_at = Some(corruption);
+                self.segments.forget();
+                return Ok(None);
             }
-            corruption.later = Some(later);
-            return Err(Error::Corrupt(corruption).in_segment(&self.segments.path(at)));
+            is_being_written =
+                later.is_on_page && (has_changed || self.segments.is_of_running_server());
+            if !is_being_written {
+                let stopped = next_page.max(page_of(at));
+                if let Some(missing) = self.missing_before(page_of(at), stopped, later.lsn)? {
+                    return Err(missing);
+                }
+                corruption.later = Some(later.lsn);
+                return Err(Error::Corrupt(corruption).in_segment(&self.segments.path(at)));
+            }
         }
         match self.to {
             Some(to) => {
                 let (dir, end) = (self.segments.dir().to_owned(), self.position());
                 Err(Error::EndsBefore { dir, to, end })
             }
-            None if torn => Ok(WalEnd::Torn { at: Lsn(at) }),
-            None => Ok(WalEnd::Clean { at: self.position() }),
+            None if torn || is_being_written => Ok(Some(WalEnd::Torn { at: Lsn(at) })),
+            None => Ok(Some(WalEnd::Clean { at: self.position() })),
         }
     }
 

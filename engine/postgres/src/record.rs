@@ -147,6 +147,11 @@ impl<'a> Record<'a> {
         self.end
     }
 
+    /// Where it is, for errors: its start, or its end for one that was decoded on its own.
+    pub(crate) fn place(&self) -> Lsn {
+        if self.lsn.is_valid() { self.lsn } else { self.end }
+    }
+
     /// Where the record before it starts.
     #[must_use]
     pub fn prev(&self) -> Lsn {
@@ -200,7 +205,7 @@ impl<'a> Record<'a> {
     #[inline]
     pub fn blocks(&self) -> Blocks<'a> {
         let (headers, payload) = self.raw.split_at(self.layout.payload_start as usize);
-        let lsn = if self.lsn.is_valid() { self.lsn } else { self.end };
+        let lsn = self.place();
         Blocks::new(&headers[HEADER_LEN..], payload, self.layout.blocks, lsn)
     }
 

@@ -120,6 +120,24 @@ impl Segments {
         Err(first_error.unwrap_or(Error::NoSegments { dir: dir.to_owned() }))
     }
 
+    /// Reads what comes next from the files again.
+    pub(crate) fn forget(&mut self) {
+        self.open = None;
+        self.window_end = self.window_start;
+    }
+
+    /// Whether this is the `pg_wal` of a data directory that a server runs in, as far as its lock
+    /// file says: it may be left from a server that crashed. What cannot be looked at is not there.
+    pub(crate) fn is_of_running_server(&self) -> bool {
+        const LOCK_FILE: &str = "postmaster.pid";
+        let path = match (self.dir.file_name(), self.dir.parent()) {
+            (Some(_), Some(parent)) => parent.join(LOCK_FILE),
+            // `.` and the like.
+            _ => self.dir.join("..").join(LOCK_FILE),
+        };
+        self.storage.exists(&path).unwrap_or(false)
+    }
+
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }

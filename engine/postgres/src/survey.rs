@@ -7,8 +7,18 @@
 //!   the loss or behind it. Records from before a segment was recycled point to far before it.
 //!
 //! and in every later segment the first page's header. A server that crashed can leave such a picture of its own accord, when
-//! the operating system wrote a later page and not an earlier one. It is reported as damage all the same: whoever knows
-//! better can read up to the place that the error names; nobody can know better after a silent end.
+//! the operating system wrote a later page and not an earlier one. It is reported as damage all the
+//! same: a user who knows better can read up to the place that the error names, and a silent end
+//! would tell nobody.
+//!
+//! **A log that is being written** ends with such a picture, too. A server writes whole pages. All
+//! records of all pages but the last one that it has written are complete, for it waits for them;
+//! on the last page a backend may not have copied its record yet, or half of it, while the records
+//! of others behind it are there. So a loss is the end, and no damage, if what follows it is on the
+//! same page only ([`Later::is_on_page`]) and somebody is writing: a server runs in the data
+//! directory (`postmaster.pid` beside `pg_wal`), or the record was another one when it was read
+//! again. Damage that is taken for an end by that is found as soon as the server has written the
+//! next page.
 
 use pagestrata_layers::Lsn;
 
@@ -68,14 +78,38 @@ impl Loss {
     }
 }
 
+/// A place where the log goes on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Later {
+    pub(crate) lsn: Lsn,
+    /// It is on the page of the loss, behind it, and so is all that goes on. The page's header is
+    /// good.
+    pub(crate) is_on_page: bool,
+}
+
 /// A place behind `loss` where the log goes on, if there is one.
 ///
 /// # Errors
 /// [`Error::OtherTimeline`] if it goes on in another one, and what [`Segments::page`] returns.
-pub(crate) fn later(segments: &mut Segments, loss: &Loss) -> Result<Option<Lsn>> {
-    let behind = segments.segment_end(loss.at);
+pub(crate) fn later(segments: &mut Segments, loss: &Loss) -> Result<Option<Later>> {
     let first = loss.at & !(LOG_PAGE - 1);
-    if let Some(lsn) = in_pages(segments, loss, first, behind)? {
+    let is_valid = matches!(segments.page(first)?, PageState::Valid(_));
+    let on_page = match in_pages(segments, loss, first, first + LOG_PAGE)? {
+        Some(lsn) => lsn,
+        None => {
+            let behind = behind_page(segments, loss, first + LOG_PAGE)?;
+            return Ok(behind.map(|lsn| Later { lsn, is_on_page: false }));
+        }
+    };
+    // What cannot be read there is not known to be nothing.
+    let is_last = matches!(behind_page(segments, loss, first + LOG_PAGE), Ok(None));
+    Ok(Some(Later { lsn: on_page, is_on_page: is_valid && is_last }))
+}
+
+/// As [`later`], from a page on that is behind that of the loss.
+fn behind_page(segments: &mut Segments, loss: &Loss, page: u64) -> Result<Option<Lsn>> {
+    let behind = segments.segment_end(loss.at);
+    if let Some(lsn) = in_pages(segments, loss, page, behind)? {
         return Ok(Some(lsn));
     }
     let size = segments.log().segment_size;

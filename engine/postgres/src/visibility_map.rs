@@ -106,7 +106,7 @@ pub fn changes(record: &Record<'_>) -> Result<[Option<MapChange>; 2]> {
     let Some((offset, bits)) = flags(record) else { return Ok([None, None]) };
     let Some(&flags) = record.main_data().get(offset) else {
         let (expected, found) = (format!("{} bytes or more", offset + 1), record.main_data().len());
-        return Err(Error::corrupt(record.lsn(), "heap record's main data", expected, found));
+        return Err(Error::corrupt(record.place(), "heap record's main data", expected, found));
     };
     let change = |id: u8| {
         let block = record.blocks().find(|block| block.id == id)?;
@@ -130,7 +130,7 @@ fn truncation(record: &Record<'_>) -> Result<Option<MapChange>> {
     let number = |offset| {
         u32_at(main, offset).ok_or_else(|| {
             let expected = format!("{TRUNCATE_LEN} bytes");
-            Error::corrupt(record.lsn(), "truncation's main data", expected, main.len())
+            Error::corrupt(record.place(), "truncation's main data", expected, main.len())
         })
     };
     let heap_block = number(0)?;

@@ -30,12 +30,15 @@ pub(crate) type SharedRedo = Arc<dyn Redo + Send + Sync>;
 pub(crate) struct PageCounts {
     pub(crate) made: u64,
     pub(crate) failed: u64,
+    /// Layers of which no chain was cut because there was no redo to make pages with.
+    pub(crate) layers_without_redo: u64,
 }
 
 impl PageCounts {
     pub(super) fn add(&mut self, more: PageCounts) {
         self.made += more.made;
         self.failed += more.failed;
+        self.layers_without_redo += more.layers_without_redo;
     }
 }
 

@@ -7,14 +7,14 @@ use pagestrata_layers::Result;
 use crate::storage::{File, FileMap, Lock, RealStorage, SharedStorage, Storage};
 
 /// The operating system's files without any sync: the same bytes, thousands of times faster on a disk.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct UnsyncedStorage;
+#[derive(Clone, Debug)]
+pub struct UnsyncedStorage(SharedStorage);
 
 impl UnsyncedStorage {
     /// As a store takes it.
     #[must_use]
     pub fn shared() -> SharedStorage {
-        Arc::new(UnsyncedStorage)
+        Arc::new(UnsyncedStorage(Arc::new(RealStorage)))
     }
 }
 
@@ -22,36 +22,40 @@ impl UnsyncedStorage {
 struct UnsyncedFile(Box<dyn File>);
 
 impl Storage for UnsyncedStorage {
+    fn anchored(&self, dir: &Path) -> Result<SharedStorage> {
+        Ok(Arc::new(UnsyncedStorage(self.0.anchored(dir)?)))
+    }
+
     fn create(&self, path: &Path) -> Result<Box<dyn File>> {
-        Ok(Box::new(UnsyncedFile(RealStorage.create(path)?)))
+        Ok(Box::new(UnsyncedFile(self.0.create(path)?)))
     }
 
     fn open(&self, path: &Path) -> Result<Box<dyn File>> {
-        Ok(Box::new(UnsyncedFile(RealStorage.open(path)?)))
+        Ok(Box::new(UnsyncedFile(self.0.open(path)?)))
     }
 
     fn open_direct(&self, path: &Path) -> Result<Option<Box<dyn File>>> {
-        Ok(RealStorage.open_direct(path)?.map(|file| Box::new(UnsyncedFile(file)) as Box<dyn File>))
+        Ok(self.0.open_direct(path)?.map(|file| Box::new(UnsyncedFile(file)) as Box<dyn File>))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        RealStorage.rename(from, to)
+        self.0.rename(from, to)
     }
 
     fn remove(&self, path: &Path) -> Result<()> {
-        RealStorage.remove(path)
+        self.0.remove(path)
     }
 
     fn list(&self, dir: &Path) -> Result<Vec<String>> {
-        RealStorage.list(dir)
+        self.0.list(dir)
     }
 
     fn create_dir(&self, dir: &Path) -> Result<()> {
-        RealStorage.create_dir(dir)
+        self.0.create_dir(dir)
     }
 
     fn exists(&self, path: &Path) -> Result<bool> {
-        RealStorage.exists(path)
+        self.0.exists(path)
     }
 
     fn sync_dir(&self, _: &Path) -> Result<()> {
@@ -59,7 +63,7 @@ impl Storage for UnsyncedStorage {
     }
 
     fn lock(&self, path: &Path) -> Result<Option<Box<dyn Lock>>> {
-        RealStorage.lock(path)
+        self.0.lock(path)
     }
 }
 

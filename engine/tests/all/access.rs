@@ -5,8 +5,8 @@ use std::{
     path::Path,
     pin::pin,
     sync::Arc,
-    task::{Context, Poll, Wake},
-    thread::{self, Thread},
+    task::{Context, Wake},
+    thread,
 };
 
 use pagestrata::{
@@ -14,7 +14,7 @@ use pagestrata::{
     Store, Timeline, Value,
 };
 
-use crate::support::Append;
+use crate::support::{Append, block_on};
 
 const PAGES: u32 = 400;
 const PAGE_LEN: usize = 8192;
@@ -74,23 +74,6 @@ fn try_until_hit(guard: Guard<'_>, block: u32, scratch: &mut Scratch) -> (Vec<u8
                 fetch.run_blocking().unwrap();
                 scratch = again;
             }
-        }
-    }
-}
-
-fn block_on<F: Future>(future: F) -> F::Output {
-    struct Unpark(Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Arc::new(Unpark(thread::current())).into();
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(output) => return output,
-            Poll::Pending => thread::park(),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use pagestrata::{
-    Error, Key, Lsn, Options, Store, Timeline, Value,
+    Durability, Error, Key, Lsn, Options, Store, Timeline, Value,
     storage::Storage,
     testing::{Failing, SimulatedStorage},
 };
@@ -30,6 +30,31 @@ fn blocks_that_are_dropped_twice_are_flushed() {
     drop(lease);
     assert_eq!(timeline.flush().unwrap(), Lsn(3));
     assert_eq!(timeline.layers()[0].tombstones, 1);
+}
+
+/// A follower of a log passes records that change nothing, and may tell others that it has them.
+#[test]
+fn a_commit_without_values_becomes_durable_under_a_lease() {
+    let options = Options { durability: Durability::External, ..small() };
+    let (dir, store, timeline) = fresh(options.clone());
+    let mut lease = timeline.write_lease().unwrap();
+    lease.put(Key::new(1, 7), Lsn(2), Value::Image(b"x")).unwrap();
+    lease.commit(Lsn(2)).unwrap();
+    for lsn in [9, 20, 20] {
+        lease.commit(Lsn(lsn)).unwrap();
+        lease.roll().unwrap();
+        assert_eq!(timeline.flush().unwrap(), Lsn(lsn));
+        assert_eq!(timeline.stats().layer_files, 1);
+    }
+    let flushes = timeline.stats().flush.flushes;
+    lease.roll().unwrap();
+    timeline.flush().unwrap();
+    assert_eq!(timeline.stats().flush.flushes, flushes, "there was nothing to roll");
+    drop(lease);
+    // As after a crash: nothing is flushed by closing.
+    drop((timeline, store));
+    let (store, _) = Store::open(dir.path(), options).unwrap();
+    assert_eq!(store.timeline("main").unwrap().last_record_lsn(), Lsn(20));
 }
 
 #[test]

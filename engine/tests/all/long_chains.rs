@@ -97,6 +97,30 @@ fn a_chain_through_many_layers_is_cut_as_often_as_it_grows_long() {
 }
 
 #[test]
+fn a_bound_without_a_redo_is_told_and_counted() {
+    let (_dir, _store, timeline) = fresh(cutting());
+    let key = Key::new(1, 1);
+    put(&timeline, [(key, Lsn(2), Value::Image(b"<"))]);
+    let count = || timeline.stats().flush.flushes_without_redo;
+    for round in 1..=3 {
+        let lsns = (0..20).map(|n| Lsn(100 * round + n));
+        put(&timeline, lsns.map(|lsn| (key, lsn, delta(b"x"))));
+        timeline.flush().unwrap();
+        assert_eq!(count(), round);
+    }
+    assert_eq!(kinds(&timeline, key, timeline.last_record_lsn()).len(), 61);
+    timeline.set_flush_redo(FlushRedo(Arc::new(Append)));
+    put(&timeline, [(key, Lsn(500), delta(b"x"))]);
+    timeline.flush().unwrap();
+    assert_eq!((count(), timeline.stats().flush.pages_made), (3, 1));
+    // Without a bound there is nothing to make.
+    let (_dir, _store, timeline) = fresh(Options::default());
+    put(&timeline, [(key, Lsn(2), Value::Image(b"<"))]);
+    timeline.flush().unwrap();
+    assert_eq!(timeline.stats().flush.flushes_without_redo, 0);
+}
+
+#[test]
 fn a_page_that_cannot_be_made_keeps_its_chain() {
     for panics in [false, true] {
         check_unmade(AllBut { block: 2, panics });

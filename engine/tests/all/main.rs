@@ -1,6 +1,7 @@
 //! The engine from outside, in one binary.
 
 mod access;
+mod closing;
 mod crashes;
 mod damage;
 mod delayed;
@@ -8,10 +9,12 @@ mod executor;
 mod faults;
 mod flushing;
 mod imports;
+mod leases;
 mod log;
 mod log_damage;
 mod log_room;
 mod long_chains;
+mod lookups;
 mod many;
 mod model;
 mod scenarios;

@@ -6,9 +6,12 @@
 
 mod child;
 mod damage;
+mod failed_opens;
 mod flush;
+mod kinds;
 mod log;
 mod manifest;
+mod ownership;
 mod panics;
 mod surroundings;
 

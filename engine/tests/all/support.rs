@@ -3,6 +3,10 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Wake},
+    thread::{self, Thread},
 };
 
 use pagestrata::{
@@ -50,6 +54,24 @@ impl LayersAway {
 
     pub(crate) fn back(self) {
         fs::rename(&self.aside, &self.layers).unwrap();
+    }
+}
+
+/// A small executor: polls one future on this thread.
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Arc::new(Unpark(thread::current())).into();
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => thread::park(),
+        }
     }
 }
 

@@ -5,6 +5,11 @@
 //! PAGESTRATA_KILLS=500 cargo test -p pagestrata --test kill        default 40; PAGESTRATA_SEED=n, default 1
 //! ```
 //!
+//! A watchdog ends a run that hangs: one cycle (a child, its death, the check of its store) that
+//! takes longer than `PAGESTRATA_KILL_CYCLE_SECONDS`, default 300, where a second is usual. It
+//! kills the child, says in which cycle it was, and fails. No run passes or fails by how long it
+//! takes otherwise.
+//!
 //! A plain `main`, because it starts itself as its own child. When a child dies comes from a seed: after so many acknowledgements and
 //! so many microseconds. What is found may differ from run to run, whether it is right does not.
 //!
@@ -16,6 +21,7 @@
 #![allow(clippy::print_stdout, reason = "a program")]
 
 mod child;
+mod watchdog;
 mod workload;
 
 use std::{
@@ -29,6 +35,7 @@ use std::{
 
 use pagestrata::{Durability, Store};
 
+use watchdog::Watchdog;
 use workload::{TIMELINES, check_timeline, count, options};
 
 /// Then a new store is begun.
@@ -53,6 +60,11 @@ fn main() {
     {
         return child::main(Path::new(dir), parse_durability(durability), seed.parse().unwrap());
     }
+    match arguments.first().map(String::as_str) {
+        Some(watchdog::HANGS) => watchdog::hang(),
+        Some(watchdog::SLEEPS) => watchdog::sleep(),
+        _ => {}
+    }
     // As the usual harness would, as far as cargo's users need it.
     let is_other = |filter: &String| !filter.starts_with('-') && !"kill".contains(&**filter);
     if arguments.iter().any(|argument| argument == "--list" || is_other(argument)) {
@@ -63,6 +75,9 @@ fn main() {
         Err(_) => default,
     };
     let (kills, seed) = (number("PAGESTRATA_KILLS", 40), number("PAGESTRATA_SEED", 1));
+    let cycle_max = Duration::from_secs(number("PAGESTRATA_KILL_CYCLE_SECONDS", 300));
+    watchdog::check();
+    let watchdog = Watchdog::start(cycle_max);
     // Beside the build, on a real disk; the system's directory for temporary files may be in memory.
     let parent = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     for durability in ["synced", "buffered"] {
@@ -70,7 +85,8 @@ fn main() {
         while totals.cycles < kills.div_ceil(2) {
             let cycles = CYCLES_OF_A_STORE.min(kills.div_ceil(2) - totals.cycles);
             let dir = tempfile::tempdir_in(&parent).unwrap();
-            live_and_die(&dir.path().join("store"), durability, seed, cycles, &mut totals);
+            let store = dir.path().join("store");
+            live_and_die(&store, durability, seed, cycles, &mut totals, &watchdog);
         }
         let Totals { cycles, acknowledged, checked, replayed, torn, imports } = totals;
         println!(
@@ -89,14 +105,22 @@ fn parse_durability(name: &str) -> Durability {
 }
 
 /// A store and its children.
-fn live_and_die(dir: &Path, durability: &str, seed: u64, cycles: u64, totals: &mut Totals) {
+fn live_and_die(
+    dir: &Path,
+    durability: &str,
+    seed: u64,
+    cycles: u64,
+    totals: &mut Totals,
+    watchdog: &Watchdog,
+) {
     let mut known = [0_u64; TIMELINES];
     for _ in 0..cycles {
         totals.cycles += 1;
         let seed = seed << 32 | totals.cycles << 1 | u64::from(durability == "synced");
         let mut random = fastrand::Rng::with_seed(seed);
-        let acknowledged = run_and_kill(dir, durability, seed, &mut random);
         let what = format!("seed {seed:#X}, {durability}, {}", dir.display());
+        watchdog.begin(format!("cycle {}, {what}", totals.cycles));
+        let acknowledged = run_and_kill(dir, durability, seed, &mut random, watchdog);
         for (timeline, n) in acknowledged {
             totals.acknowledged += 1;
             totals.imports += u64::from(workload::is_import(n));
@@ -117,12 +141,14 @@ fn run_and_kill(
     durability: &str,
     seed: u64,
     random: &mut fastrand::Rng,
+    watchdog: &Watchdog,
 ) -> Vec<(usize, u64)> {
     let mut child = Command::new(env::current_exe().unwrap())
         .args([child::ARGUMENT, dir.to_str().unwrap(), durability, &seed.to_string()])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
+    watchdog.child(Some(child.id()));
     let mut said = BufReader::new(child.stdout.take().unwrap());
     // Some die while they open the store.
     let wanted = if random.u8(..6) == 0 { 0 } else { random.usize(1..300) };
@@ -131,6 +157,7 @@ fn run_and_kill(
     let after = if wanted == 0 { random.u64(..20_000) } else { random.u64(..3_000) };
     thread::sleep(Duration::from_micros(after));
     die(&mut child);
+    watchdog.child(None);
     while hear(&mut said, &mut acknowledged) {}
     acknowledged
 }

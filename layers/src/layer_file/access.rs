@@ -43,7 +43,11 @@ static FILES: AtomicU64 = AtomicU64::new(0);
 
 /// How layer files are read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
 pub enum AccessMode {
     /// Mapped: values are borrowed from the operating system's page cache.
     ///

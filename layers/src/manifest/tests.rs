@@ -274,3 +274,40 @@ fn a_creation_that_never_committed_is_no_store() {
     drop(Manifest::create(storage(), dir.path(), STORE).unwrap());
     assert!(Manifest::open(storage(), dir.path()).unwrap().is_some());
 }
+
+/// A directory that became another store's, or nobody's, is left as it is.
+#[test]
+fn no_other_store_is_replaced() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    written(dir.path());
+    drop(Manifest::create(storage(), other.path(), STORE + 1).unwrap());
+    let current = dir.path().join(CURRENT_NAME);
+    let ours = fs::read(&current).unwrap();
+    let theirs = fs::read(other.path().join(CURRENT_NAME)).unwrap();
+    let (mut manifest, _) = Manifest::open(storage(), dir.path()).unwrap().unwrap();
+    let edit = [Edit::NextSequence(50)];
+
+    fs::write(&current, &theirs).unwrap();
+    for _ in 0..3 {
+        let refused = manifest.append(&edit).unwrap_err();
+        let expected = format!("expected that of store {STORE:032X}, found that of store");
+        assert!(refused.to_string().contains(&expected), "{refused}");
+        let is_other = |found| found == Some(STORE + 1);
+        assert!(matches!(refused, Error::OtherStore { found, .. } if is_other(found)));
+        assert_eq!(fs::read(&current).unwrap(), theirs);
+    }
+    fs::remove_file(&current).unwrap();
+    let refused = manifest.append(&edit).unwrap_err();
+    assert!(matches!(refused, Error::OtherStore { found: None, .. }), "{refused}");
+    assert!(!current.exists());
+    // Back again, it goes on, with none of what was refused.
+    fs::write(&current, &ours).unwrap();
+    manifest.append(&[Edit::NextSequence(60)]).unwrap();
+    let (reopened, _) = Manifest::open(storage(), dir.path()).unwrap().unwrap();
+    assert_eq!(reopened.state(), manifest.state());
+    // Nor is a store made where another has been made meanwhile.
+    let taken = Manifest::create(storage(), other.path(), STORE).unwrap_err();
+    assert!(matches!(taken, Error::OtherStore { .. }), "{taken}");
+    assert_eq!(fs::read(other.path().join(CURRENT_NAME)).unwrap(), theirs);
+    assert_eq!(Manifest::open(storage(), other.path()).unwrap().unwrap().0.store(), STORE + 1);
+}

@@ -89,7 +89,7 @@ impl Index {
     }
 
     #[inline]
-    fn object_id(&self, space: &Space, object: u128) -> Option<Id<Object>> {
+    pub(super) fn object_id(&self, space: &Space, object: u128) -> Option<Id<Object>> {
         let table = self.table.load()?;
         let slots = table_slots(space, table);
         let mut at = mix(object) as usize & (slots.len() - 1);
@@ -195,15 +195,29 @@ fn slot_of(block: u32, level: u32) -> usize {
 }
 
 #[inline]
+#[allow(unsafe_code)]
 fn table_slots(space: &Space, table: Id<ObjectTable>) -> &[Link<Object>] {
-    space.tail(table, 1 << space.node(table).bits)
+    // SAFETY: tables are appended by `reserve_table` alone, with as many links to objects as their
+    // header says.
+    unsafe { space.tail(table, 1 << space.node(table).bits) }
 }
 
 impl Run {
     /// Its entries, oldest first.
     #[inline]
+    #[allow(unsafe_code)]
     pub(super) fn entries(self, space: &Space) -> &[Entry] {
-        space.tail(self.block, self.len as usize)
+        // SAFETY: blocks are appended with as many entries as their capacity, and a run has no more
+        // than that; it was packed as one word with its block's id.
+        unsafe { space.tail(self.block, self.len as usize) }
+    }
+
+    /// All places of its block, those that hold no entry yet too: for the writer alone.
+    #[inline]
+    #[allow(unsafe_code)]
+    fn places(self, space: &Space) -> &[Entry] {
+        // SAFETY: as for `entries`; a place that was never used holds an unused entry.
+        unsafe { space.tail::<Versions, Entry>(self.block, self.capacity as usize) }
     }
 
     /// Asks for the line of its header and its first entries.
@@ -462,8 +476,7 @@ impl IndexWriter {
             if let Some(run) = newest
                 && run.len < run.capacity
             {
-                let entries = space.tail::<Versions, Entry>(run.block, run.capacity as usize);
-                entries[run.len as usize].set(former, value);
+                run.places(space)[run.len as usize].set(former, value);
                 return Ok(Run { len: run.len + 1, ..run }.pack());
             }
             let (capacity, header, moved) = Versions::after(newest);

@@ -1,5 +1,8 @@
-//! The memory of one in-memory layer: chunks that never move, and typed nodes in them with 32-bit ids. All that is
-//! `unsafe` about the in-memory layer is here, but for what `index/nodes.rs` promises of its types.
+//! The memory of one in-memory layer: chunks that never move, and typed nodes in them with 32-bit
+//! ids. All pointers of the in-memory layer are here. What is behind an [`Id`] is looked up by a
+//! safe call, because only this file and `index/nodes.rs` make ids; a length and a [`Position`] are
+//! numbers that anyone can make up, so what takes one is an `unsafe fn`, and the few callers,
+//! beside the data that they have it from, say why it is right.
 //!
 //! One writer appends ([`Appender`]); readers on other threads look nodes and values up by id through [`Space`]. What
 //! makes that sound:
@@ -77,10 +80,14 @@ impl<T> Id<T> {
         self.0.get()
     }
 
-    /// Back from [`Id::raw`]; zero is none. Of this file's trusted base: only for numbers that `raw` gave in the same
-    /// space, and as the type that was appended before anyone looks the node up (a link to either of two kinds has one's type).
+    /// Back from [`Id::raw`]; zero is none.
+    ///
+    /// # Safety
+    /// - `raw` is zero, or what [`Id::raw`] gave for a node of this layer's space of nodes.
+    /// - Before the node is looked up, the id has the type that the node was appended as. (A link
+    ///   to either of two kinds of node has one's type.)
     #[inline]
-    pub(super) fn from_raw(raw: u32) -> Option<Id<T>> {
+    pub(super) unsafe fn from_raw(raw: u32) -> Option<Id<T>> {
         NonZeroU32::new(raw).map(|raw| Id(raw, PhantomData))
     }
 }
@@ -105,7 +112,9 @@ impl<T> Link<T> {
     /// Pairs with [`Link::publish`].
     #[inline]
     pub(super) fn load(&self) -> Option<Id<T>> {
-        Id::from_raw(self.0.load(Ordering::Acquire))
+        // SAFETY: a link holds zero or the number of an id of its own type, and is in the space
+        // that the id is of.
+        unsafe { Id::from_raw(self.0.load(Ordering::Acquire)) }
     }
 
     /// Makes all that was written to the target visible to whoever loads the link.
@@ -126,7 +135,8 @@ impl Position {
         self.0
     }
 
-    /// Back from [`Position::raw`]; of the trusted base like [`Id::from_raw`].
+    /// Back from [`Position::raw`]. A number only: what is read at it is for the caller of
+    /// [`Space::bytes`] to answer for.
     #[inline]
     pub(super) fn from_raw(raw: u64) -> Position {
         Position(raw)
@@ -216,32 +226,38 @@ impl Space {
 
     /// The `len` items that follow a header of type `T`; both were appended as one node.
     ///
-    /// `len` is at most the number that [`Appender::append_with_tail`] was given for this id: it comes from the header, or by
-    /// the same load as the id.
+    /// # Safety
+    /// - The node was appended by [`Appender::append_with_tail`] with items of type `I`.
+    /// - `len` is at most the number of items that it was given: it comes from the header, or by
+    ///   the same load as the id.
     #[inline]
-    pub(super) fn tail<T: Node, I: Node>(&self, id: Id<T>, len: usize) -> &[I] {
+    pub(super) unsafe fn tail<T: Node, I: Node>(&self, id: Id<T>, len: usize) -> &[I] {
         let address = self.node_address(id).wrapping_add(size_of::<T>()).cast::<I>();
         debug_assert!(address.is_aligned());
-        // SAFETY: as for `node`; `append_with_tail` wrote at least this many items behind the header before the id
-        // was published.
+        // SAFETY: as for `node`; by the caller's promise `append_with_tail` wrote at least this
+        // many items behind the header before the id was published.
         unsafe { std::slice::from_raw_parts(address, len) }
     }
 
     /// The bytes of a value.
     ///
-    /// `position` and `len` are those of one [`Appender::append_bytes`] in this space.
+    /// # Safety
+    /// `position` and `len` are those of one [`Appender::append_bytes`] in this space, known as
+    /// rule 1 says.
     #[inline]
-    pub(super) fn bytes(&self, position: Position, len: usize) -> &[u8] {
-        // SAFETY: by rule 1 the bytes were copied there before the head or entry that holds position and length
-        // was published, they are never written again, and by rule 2 they outlive the borrow of `self`.
+    pub(super) unsafe fn bytes(&self, position: Position, len: usize) -> &[u8] {
+        // SAFETY: by the caller's promise and rule 1 the bytes were copied there before the head or
+        // entry that holds position and length was published, they are never written again, and by
+        // rule 2 they outlive the borrow of `self`.
         unsafe { std::slice::from_raw_parts(self.address(position.0), len) }
     }
 
     /// The bytes of values that lie one behind the other from `position` on, `len` in all.
     ///
+    /// # Safety
     /// They are those of several [`Appender::append_bytes`] in this space, each of which begins where the one that was
-    /// made after it ends.
-    pub(super) fn neighbours(&self, position: Position, len: usize) -> &[u8] {
+    /// made after it ends; `position` is that of the last one.
+    pub(super) unsafe fn neighbours(&self, position: Position, len: usize) -> &[u8] {
         // SAFETY: as for `bytes`, for each of the values. Together they are one range of one chunk: a value ends where one
         // of another chunk begins only if that one's offset is zero, and no offset is.
         unsafe { std::slice::from_raw_parts(self.address(position.0), len) }
@@ -309,30 +325,27 @@ impl Appender {
         self.used_bytes
     }
 
+    /// Uninitialised memory that nobody else knows of, and its position.
     #[inline]
     fn append(&mut self, layout: Layout) -> Result<(NonNull<u8>, u64)> {
         #[cfg(test)]
         self.space.spend_append()?;
-        if let Some(chunk) = &self.current
-            && let Some(address) = chunk.alloc(layout)
-        {
-            self.used_bytes += layout.size() as u64;
-            return Ok((address, self.position_of(chunk, address)));
-        }
-        self.add_chunk(layout)?;
+        let in_current = self.current.as_mut().and_then(|chunk| chunk.alloc(layout));
+        let (address, offset) = match in_current {
+            Some(found) => found,
+            None => self.append_to_new(layout)?,
+        };
         self.used_bytes += layout.size() as u64;
-        let chunk = self.current.as_ref().expect("just added");
-        let address = chunk.alloc(layout).expect("a new chunk has room for what it was taken for");
-        Ok((address, self.position_of(chunk, address)))
-    }
-
-    #[inline]
-    fn position_of(&self, chunk: &Chunk, address: NonNull<u8>) -> u64 {
-        let offset = address.as_ptr().addr() - chunk.base().as_ptr().addr();
-        ((self.chunks - 1) as u64) << OFFSET_BITS | offset as u64
+        Ok((address, ((self.chunks - 1) as u64) << OFFSET_BITS | offset as u64))
     }
 
     #[cold]
+    fn append_to_new(&mut self, layout: Layout) -> Result<(NonNull<u8>, usize)> {
+        self.add_chunk(layout)?;
+        let chunk = self.current.as_mut().expect("just added");
+        Ok(chunk.alloc(layout).expect("a new chunk has room for what it was taken for"))
+    }
+
     fn add_chunk(&mut self, layout: Layout) -> Result<()> {
         let space = &*self.space;
         if self.chunks == CHUNKS_MAX {
@@ -381,7 +394,8 @@ impl Appender {
             assert!(
                 size_of::<T>().is_multiple_of(align_of::<I>()),
                 "the tail begins where the header ends"
-            )
+            );
+            assert!(align_of::<I>() <= UNIT_BYTES, "a node is aligned for its tail");
         };
         let size = size_of::<T>() + len * size_of::<I>();
         // Whole lines where it fills them, so that a node straddles as few as it can.
@@ -397,7 +411,9 @@ impl Appender {
                 tail.add(at).write(item());
             }
         }
-        let id = u32::try_from(position >> UNIT_BITS).ok().and_then(Id::from_raw);
+        let raw = u32::try_from(position >> UNIT_BITS).ok();
+        // SAFETY: the node was appended above, as a `T`.
+        let id = raw.and_then(|raw| unsafe { Id::from_raw(raw) });
         // Never zero: no offset is.
         id.ok_or(Error::Full { what: "an in-memory layer's nodes", max: u64::from(u32::MAX) })
     }

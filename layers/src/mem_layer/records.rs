@@ -39,7 +39,11 @@ impl OpenLayer {
             rest = &rest[taken..];
             let head = part.finish(first, rest.is_empty());
             let values = runs.runs.iter().rev();
-            let values = values.map(|&(position, len)| self.layer.values.neighbours(position, len));
+            #[allow(unsafe_code)]
+            // SAFETY: a run is of pending values of this layer, each of which begins where the one
+            // that was put after it ends (`Runs::push`), and its position is that of the last one.
+            let bytes = |&(position, len)| unsafe { self.layer.values.neighbours(position, len) };
+            let values = values.map(bytes);
             let slices: Vec<_> = std::iter::once(&head[..]).chain(values).collect();
             append(&slices, rest.is_empty())?;
             if rest.is_empty() {

@@ -160,7 +160,11 @@ impl<'a> SortedVersions<'a> {
     fn item(&self, lsn: Lsn, value: ValueRef) -> (Key, PageVersion<'a>) {
         let LeafPlace { object, first_block, .. } = self.ahead[0].expect("the key's leaf");
         let key = Key { object, block: first_block + (self.slot - 1) as u32 };
-        (key, self.layer.page_version(lsn, value))
+        #[allow(unsafe_code)]
+        // SAFETY: called by `next` alone, for what a head or an entry of this layer says at or
+        // below the committed Lsn.
+        let version = unsafe { self.layer.page_version(lsn, value) };
+        (key, version)
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+use super::uses::Mapping;
 use crate::{Error, Result};
 
 /// What residency is told of at once, in bytes.
@@ -18,31 +19,46 @@ pub const PAGE_BYTES: usize = 4096;
 /// Of a real file it is a shared read-only mapping: no copy, and the operating system's page cache is the only
 /// cache. A simulated storage lends its own bytes.
 ///
-/// **Contract:** a mapped file is never written or truncated by the engine (layer files are complete before they
-/// are mapped and never change after). An outsider who truncates one under the mapping makes the next touch of the lost
-/// pages raise `SIGBUS`, as with every memory map.
+/// **Contract:** a file is not written to or truncated while it is mapped.
+/// [`RealStorage`](super::RealStorage) refuses both. A program that does so by other means makes
+/// the next touch of lost pages raise `SIGBUS`, as with every memory map.
+///
+/// Nothing but a storage of this crate maps a file:
+///
+/// ```compile_fail,E0624
+/// # let (path, file, mapping): (&std::path::Path, &std::fs::File, _) = todo!();
+/// pagestrata_layers::storage::FileMap::of_file(path, file, mapping);
+/// ```
+///
+/// ```
+/// let bytes = Box::new(*b"bytes");
+/// assert_eq!(pagestrata_layers::storage::FileMap::of_bytes(bytes).bytes(), b"bytes");
+/// ```
 #[derive(Debug)]
 pub struct FileMap(Bytes);
 
 #[derive(Debug)]
 enum Bytes {
-    Mapped(memmap2::Mmap),
+    /// Undone before the file may be written to again.
+    Mapped(memmap2::Mmap, #[allow(dead_code, reason = "there to be dropped")] Mapping),
     Owned(Box<[u8]>),
     Shared(Arc<Vec<u8>>),
 }
 
 impl FileMap {
-    pub(super) fn of_file(path: &Path, file: &fs::File) -> Result<FileMap> {
+    pub(super) fn of_file(path: &Path, file: &fs::File, mapping: Mapping) -> Result<FileMap> {
         let len = file.metadata().map_err(|error| Error::io("inspect", path, error))?.len();
         if len == 0 {
             return Ok(FileMap(Bytes::Owned(Box::default())));
         }
-        // SAFETY: the mapping is read-only and is handed out as `&[u8]`, so its bytes must not change while it
-        // lives. The engine maps only files that are complete and that it never writes again: a layer file gets its final name
-        // after its footer, and a removal takes only the name. Other processes are kept out by the store's lock; one
-        // that ignores it is outside the contract stated above.
+        // SAFETY: the mapping is read-only and is lent as `&[u8]`, so its bytes must not change
+        // while it lives. Through the storage they cannot: `mapping` is of this file, and as long
+        // as it lives, which is as long as the memory map, every write and truncation of the file
+        // is refused. Other processes are kept out by the store's lock; a program that writes past
+        // it, or this process by other means, is outside the contract stated above.
         let mapped = unsafe { memmap2::Mmap::map(file) };
-        Ok(FileMap(Bytes::Mapped(mapped.map_err(|error| Error::io("map", path, error))?)))
+        let mapped = mapped.map_err(|error| Error::io("map", path, error))?;
+        Ok(FileMap(Bytes::Mapped(mapped, mapping)))
     }
 
     /// Bytes that are in memory anyway, for a storage without files.
@@ -63,7 +79,7 @@ impl FileMap {
     /// To processes that may not write to a file the kernel says that all of it is in memory (`can_do_mincore` in its
     /// `mm/mincore.c`).
     pub fn residency(&self, first: usize, pages: &mut [u8]) {
-        let Bytes::Mapped(map) = &self.0 else { return pages.fill(1) };
+        let Bytes::Mapped(map, _) = &self.0 else { return pages.fill(1) };
         let count = map.len().div_ceil(PAGE_BYTES).saturating_sub(first).min(pages.len());
         let (asked, beyond) = pages.split_at_mut(count);
         beyond.fill(0);
@@ -82,7 +98,7 @@ impl FileMap {
 
     /// Asks for pages of the kernel's size, from page number `first` on, which has to begin one.
     fn ask(&self, first: usize, len: usize, pages: &mut [u8]) {
-        let Bytes::Mapped(map) = &self.0 else { return };
+        let Bytes::Mapped(map, _) = &self.0 else { return };
         assert!(first * PAGE_BYTES < map.len() && len <= pages.len() * kernel_page_bytes());
         // SAFETY: nothing is written but a byte for each page of the kernel's, and `pages` has these; addresses that are not mapped are
         // an error.
@@ -133,7 +149,7 @@ impl FileMap {
 
     /// Advises on all pages that hold some of these bytes.
     fn advise(&self, offset: u64, len: usize, advice: libc::c_int) -> io::Result<()> {
-        let Bytes::Mapped(map) = &self.0 else { return Ok(()) };
+        let Bytes::Mapped(map, _) = &self.0 else { return Ok(()) };
         let page = kernel_page_bytes() as u64;
         let first = offset / page * page;
         let end = offset.saturating_add(len as u64).min(map.len() as u64);
@@ -150,7 +166,7 @@ impl FileMap {
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         match &self.0 {
-            Bytes::Mapped(map) => map,
+            Bytes::Mapped(map, _) => map,
             Bytes::Owned(bytes) => bytes,
             Bytes::Shared(bytes) => bytes,
         }
@@ -180,7 +196,7 @@ fn major_faults(who: libc::c_int) -> u64 {
 }
 
 /// The size of the kernel's pages, which is ours or a multiple of it.
-fn kernel_page_bytes() -> usize {
+pub(super) fn kernel_page_bytes() -> usize {
     static BYTES: OnceLock<usize> = OnceLock::new();
     *BYTES.get_or_init(|| {
         // SAFETY: asks for a number.
@@ -219,7 +235,8 @@ mod tests {
         fs::write(&path, vec![7; pages * PAGE_BYTES]).unwrap();
         let file = fs::File::open(&path).unwrap();
         file.sync_all().unwrap();
-        let map = FileMap::of_file(&path, &file).unwrap();
+        let mapping = Mapping::begin(super::super::at::stat(&file).unwrap().identity).unwrap();
+        let map = FileMap::of_file(&path, &file, mapping).unwrap();
         map.expect_random();
         (dir, path, map)
     }

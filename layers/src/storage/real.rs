@@ -1,18 +1,78 @@
 //! The real file system.
 
 use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
     fs,
     io::{self, IoSlice, Seek, SeekFrom, Write},
-    os::unix::fs::{FileExt, OpenOptionsExt},
-    path::{Path, PathBuf},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::FileExt,
+    },
+    path::{Component, Path, PathBuf},
+    sync::Arc,
 };
 
-use super::{DIRECT_ALIGN, File, FileMap, Lock, Storage};
+use parking_lot::Mutex;
+
+use super::{
+    DIRECT_ALIGN, File, FileMap, Lock, ProcessMark, SharedStorage, Storage,
+    at::{self, At, Dir},
+    uses::{Identity, Mapping, Writing},
+};
 use crate::{Error, Result};
 
 /// The operating system's files.
+///
+/// Only regular files are opened, and opening never waits: a FIFO, a socket, a device, or a
+/// directory in the place of a file is [`Error::NotAFile`]. Below an [anchor](Storage::anchored) a
+/// symbolic link is too.
+///
+/// A file that is mapped cannot be written to, cut or replaced in its bytes through this type, and
+/// one that is being written cannot be mapped ([`Error::FileInUse`]), so that the bytes of a
+/// [`FileMap`] never change under its readers:
+///
+/// ```
+/// use pagestrata_layers::{Error, storage::{RealStorage, Storage}};
+///
+/// # let dir = tempfile::tempdir().unwrap();
+/// let path = dir.path().join("file");
+/// RealStorage.create(&path)?.append(b"bytes")?;
+/// let map = RealStorage.open(&path)?.map()?;
+/// let refused = RealStorage.open(&path)?.truncate(0);
+/// assert!(matches!(refused, Err(Error::FileInUse { .. })));
+/// assert_eq!(map.bytes(), b"bytes");
+/// drop(map);
+/// RealStorage.open(&path)?.truncate(0)?;
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RealStorage;
+
+/// The files below one directory, wherever that is moved.
+#[derive(Debug)]
+struct AnchoredStorage {
+    /// As it was named, for errors: what paths begin with.
+    path: PathBuf,
+    dir: OwnedFd,
+    /// The directories below it that were reached, by their paths from it. One that has been
+    /// replaced is not taken for what was there before.
+    reached: Mutex<BTreeMap<PathBuf, Identity>>,
+}
+
+/// How a storage finds the place of a path.
+trait Places {
+    /// Where the name at the end of a path is looked up.
+    fn at(&self, path: &Path) -> Result<At<'_>>;
+
+    /// A directory, opened.
+    fn dir(&self, dir: &Path) -> Result<OwnedFd>;
+
+    /// Learns that a directory was made.
+    fn created(&self, dir: &Path) {
+        let _ = dir;
+    }
+}
 
 #[derive(Debug)]
 struct RealFile {
@@ -22,18 +82,28 @@ struct RealFile {
     end: u64,
     /// Where the operating system has the file's own position, unless that is not known.
     cursor: Option<u64>,
-    /// Whether it is read past the page cache, in whole sectors.
+    /// Whether it is read with direct I/O, in whole sectors.
     is_direct: bool,
+    /// From the first write on: nobody maps it meanwhile.
+    writing: Option<Writing>,
 }
 
 impl RealFile {
-    fn new(path: &Path, file: fs::File, end: u64) -> Box<RealFile> {
-        let path = path.to_owned();
-        Box::new(RealFile { path, file, end, cursor: Some(0), is_direct: false })
+    fn new(path: &Path, file: OwnedFd, end: u64) -> Box<RealFile> {
+        let (path, file) = (path.to_owned(), file.into());
+        Box::new(RealFile { path, file, end, cursor: Some(0), is_direct: false, writing: None })
     }
-}
 
-impl RealFile {
+    /// Before anything of it is changed.
+    fn begin_writing(&mut self, operation: &'static str) -> Result<()> {
+        if self.writing.is_none() {
+            let found = with_path("inspect", &self.path, at::stat(&self.file))?;
+            let in_use = |found| Error::FileInUse { operation, path: self.path.clone(), found };
+            self.writing = Some(Writing::begin(found.identity).map_err(in_use)?);
+        }
+        Ok(())
+    }
+
     /// Gathers the parts in one call of the operating system, or as many as it makes of them.
     fn write_gathered(&mut self, offset: u64, parts: &[IoSlice<'_>]) -> io::Result<u64> {
         if self.cursor.take() != Some(offset) {
@@ -62,14 +132,19 @@ impl RealFile {
 #[derive(Debug)]
 struct RealLock {
     file: fs::File,
+    /// The process that took it.
+    owner: ProcessMark,
 }
 
 impl Drop for RealLock {
-    /// Gives the lock back by name: closing alone leaves it with a child process that some other thread has forked but
-    /// that has not come to its `exec` yet.
+    /// Gives the lock back by name: closing alone leaves it with a child process that some other
+    /// thread has forked but that has not come to its `exec` yet. A child, whose copy of the file
+    /// has the same lock, must not: only closes it.
     fn drop(&mut self) {
-        // An error changes nothing: the lock then ends with the last copy of the file.
-        let _ = self.file.unlock();
+        if self.owner.is_current() {
+            // An error changes nothing: the lock then ends with the last copy of the file.
+            let _ = self.file.unlock();
+        }
     }
 }
 
@@ -80,92 +155,231 @@ fn with_path<T>(operation: &'static str, path: &Path, result: io::Result<T>) -> 
 }
 
 /// A store on a read-only file system can still be read, and locked; an append will then fail.
-fn or_read_only(opened: io::Result<fs::File>, path: &Path) -> io::Result<fs::File> {
-    match opened {
+fn open_or_read_only(at: &At<'_>, flags: libc::c_int) -> io::Result<OwnedFd> {
+    match at.open(libc::O_RDWR | flags) {
         Err(error)
             if matches!(
                 error.kind(),
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
             ) =>
         {
-            fs::File::open(path)
+            at.open(libc::O_RDONLY)
         }
         other => other,
     }
 }
 
-impl Storage for RealStorage {
-    fn create(&self, path: &Path) -> Result<Box<dyn File>> {
-        let opened = fs::File::options().read(true).write(true).create_new(true).open(path);
-        let file = with_path("create", path, opened)?;
-        Ok(RealFile::new(path, file, 0))
+/// Opens a regular file and nothing else. It is looked at first, because opening a device may do
+/// something to it, and again when it is open, because it may have been replaced in between.
+fn open_regular(
+    operation: &'static str,
+    path: &Path,
+    at: &At<'_>,
+    open: impl FnOnce(&At<'_>) -> io::Result<OwnedFd>,
+) -> io::Result<Result<OwnedFd>> {
+    let refused = |found: at::Found| {
+        Ok(Err(Error::NotAFile { operation, path: path.to_owned(), found: found.kind() }))
+    };
+    match at.stat() {
+        Ok(found) if !found.is_regular() => return refused(found),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = open(at)?;
+    let found = at::stat(&file)?;
+    if found.is_regular() { Ok(Ok(file)) } else { refused(found) }
+}
+
+impl Places for RealStorage {
+    fn at(&self, path: &Path) -> Result<At<'_>> {
+        with_path("look up", path, At::of_process(path))
     }
 
-    fn open(&self, path: &Path) -> Result<Box<dyn File>> {
-        let opened = or_read_only(fs::File::options().read(true).write(true).open(path), path);
-        let file = with_path("open", path, opened)?;
-        let metadata = with_path("inspect", path, file.metadata())?;
-        if !metadata.is_file() {
-            return Err(Error::io("open", path, io::Error::from(io::ErrorKind::InvalidInput)));
-        }
-        Ok(RealFile::new(path, file, metadata.len()))
+    fn dir(&self, dir: &Path) -> Result<OwnedFd> {
+        with_path("open directory", dir, At::of_process(dir).and_then(|at| at.open_dir()))
+    }
+}
+
+impl AnchoredStorage {
+    fn new(path: &Path, dir: OwnedFd) -> AnchoredStorage {
+        AnchoredStorage { path: path.to_owned(), dir, reached: Mutex::default() }
     }
 
-    fn open_direct(&self, path: &Path) -> Result<Option<Box<dyn File>>> {
-        let opened = fs::File::options().read(true).custom_flags(libc::O_DIRECT).open(path);
-        match opened {
-            Ok(file) => {
-                Ok(Some(Box::new(RealFile { is_direct: true, ..*RealFile::new(path, file, 0) })))
+    /// The way from the anchor to a path below it.
+    fn below<'p>(&self, path: &'p Path) -> Result<&'p Path> {
+        let is_plain =
+            |below: &&Path| below.components().all(|part| matches!(part, Component::Normal(_)));
+        path.strip_prefix(&self.path).ok().filter(is_plain).ok_or_else(|| {
+            let expected = format!("expected a path below {}", self.path.display());
+            Error::io("look up", path, io::Error::new(io::ErrorKind::InvalidInput, expected))
+        })
+    }
+
+    /// Opens a directory below the anchor, one name at a time. Each has to be the one that was
+    /// there before.
+    fn open_below(&self, below: &Path) -> Result<OwnedFd> {
+        let mut opened: Option<OwnedFd> = None;
+        let mut reached = PathBuf::new();
+        for part in below.components() {
+            reached.push(part);
+            let above = opened.take().map_or(Dir::Borrowed(self.dir.as_fd()), Dir::Owned);
+            let (dir, found) = open_known(above, part.as_os_str())
+                .map_err(|error| Error::io("open directory", &self.path.join(&reached), error))?;
+            if *self.reached.lock().entry(reached.clone()).or_insert(found) != found {
+                return Err(Error::DirectoryReplaced { path: self.path.join(&reached) });
             }
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(None),
-            Err(error) => Err(Error::io("open", path, error)),
+            opened = Some(dir);
+        }
+        let anchor = || open_known(Dir::Borrowed(self.dir.as_fd()), ".".as_ref());
+        match opened {
+            Some(dir) => Ok(dir),
+            None => with_path("open directory", &self.path, anchor()).map(|(dir, _)| dir),
         }
     }
+}
 
-    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        with_path("rename", from, fs::rename(from, to))
+/// Opens a directory, and says which one it is.
+fn open_known(above: Dir<'_>, name: &OsStr) -> io::Result<(OwnedFd, Identity)> {
+    let opened = At::new(above, name, false)?.open_dir()?;
+    let found = at::stat(&opened)?;
+    Ok((opened, found.identity))
+}
+
+impl Places for AnchoredStorage {
+    fn at(&self, path: &Path) -> Result<At<'_>> {
+        let below = self.below(path)?;
+        let (dir, name) = match (below.parent(), below.file_name()) {
+            (Some(parent), Some(name)) if !parent.as_os_str().is_empty() => {
+                (Dir::Owned(self.open_below(parent)?), name)
+            }
+            (_, name) => (Dir::Borrowed(self.dir.as_fd()), name.unwrap_or(".".as_ref())),
+        };
+        with_path("look up", path, At::new(dir, name, false))
     }
 
-    fn remove(&self, path: &Path) -> Result<()> {
-        with_path("remove", path, fs::remove_file(path))
+    fn dir(&self, dir: &Path) -> Result<OwnedFd> {
+        self.open_below(self.below(dir)?)
     }
 
-    fn list(&self, dir: &Path) -> Result<Vec<String>> {
-        let mut names = Vec::new();
-        for entry in with_path("list", dir, fs::read_dir(dir))? {
-            // A name that is not UTF-8 is none of ours, but it is shown rather than hidden.
-            names.push(with_path("list", dir, entry)?.file_name().to_string_lossy().into_owned());
+    fn created(&self, dir: &Path) {
+        if let Ok(below) = self.below(dir) {
+            // One of this name that was removed before is not expected any more.
+            self.reached.lock().remove(below);
         }
-        names.sort_unstable();
-        Ok(names)
     }
+}
 
-    fn create_dir(&self, dir: &Path) -> Result<()> {
-        match fs::create_dir(dir) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
-            other => with_path("create directory", dir, other),
+/// The storage trait on whatever finds places.
+macro_rules! files_of {
+    ($storage:ty) => {
+        impl Storage for $storage {
+            fn anchored(&self, dir: &Path) -> Result<SharedStorage> {
+                Ok(Arc::new(AnchoredStorage::new(dir, self.dir(dir)?)))
+            }
+
+            fn create(&self, path: &Path) -> Result<Box<dyn File>> {
+                create(&self.at(path)?, path)
+            }
+
+            fn open(&self, path: &Path) -> Result<Box<dyn File>> {
+                open(&self.at(path)?, path)
+            }
+
+            fn open_direct(&self, path: &Path) -> Result<Option<Box<dyn File>>> {
+                open_direct(&self.at(path)?, path)
+            }
+
+            fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+                with_path("rename", from, self.at(from)?.rename_to(&self.at(to)?))
+            }
+
+            fn remove(&self, path: &Path) -> Result<()> {
+                with_path("remove", path, self.at(path)?.remove())
+            }
+
+            fn list(&self, dir: &Path) -> Result<Vec<String>> {
+                let names = with_path("list", dir, at::names(self.dir(dir)?))?;
+                // A name that is not UTF-8 is none of ours, but it is shown rather than hidden.
+                let shown = names.iter().map(|name| name.to_string_lossy().into_owned());
+                let mut names: Vec<_> = shown.collect();
+                names.sort_unstable();
+                Ok(names)
+            }
+
+            fn create_dir(&self, dir: &Path) -> Result<()> {
+                if create_dir(&self.at(dir)?, dir)? {
+                    self.created(dir);
+                }
+                Ok(())
+            }
+
+            fn exists(&self, path: &Path) -> Result<bool> {
+                match self.at(path).and_then(|at| with_path("inspect", path, at.stat())) {
+                    Ok(_) => Ok(true),
+                    Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                        Ok(false)
+                    }
+                    Err(error) => Err(error),
+                }
+            }
+
+            fn sync_dir(&self, dir: &Path) -> Result<()> {
+                let opened = fs::File::from(self.dir(dir)?);
+                with_path("sync directory", dir, opened.sync_all())
+            }
+
+            fn lock(&self, path: &Path) -> Result<Option<Box<dyn Lock>>> {
+                lock(&self.at(path)?, path)
+            }
         }
-    }
+    };
+}
 
-    fn exists(&self, path: &Path) -> Result<bool> {
-        with_path("inspect", path, path.try_exists())
-    }
+files_of!(RealStorage);
+files_of!(AnchoredStorage);
 
-    fn sync_dir(&self, dir: &Path) -> Result<()> {
-        let opened = with_path("open directory", dir, fs::File::open(dir))?;
-        with_path("sync directory", dir, opened.sync_all())
-    }
+fn create(at: &At<'_>, path: &Path) -> Result<Box<dyn File>> {
+    let opened = at.open(libc::O_RDWR | libc::O_CREAT | libc::O_EXCL);
+    Ok(RealFile::new(path, with_path("create", path, opened)?, 0))
+}
 
-    fn lock(&self, path: &Path) -> Result<Option<Box<dyn Lock>>> {
-        let mut options = fs::File::options();
-        options.read(true).write(true).create(true).truncate(false);
-        let opened = or_read_only(options.open(path), path);
-        let file = with_path("open lock", path, opened)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Box::new(RealLock { file }))),
-            Err(fs::TryLockError::WouldBlock) => Ok(None),
-            Err(fs::TryLockError::Error(error)) => Err(Error::io("lock", path, error)),
+fn open(at: &At<'_>, path: &Path) -> Result<Box<dyn File>> {
+    let opened = open_regular("open", path, at, |at| open_or_read_only(at, 0));
+    let file = RealFile::new(path, with_path("open", path, opened)??, 0);
+    let end = file.len()?;
+    Ok(Box::new(RealFile { end, ..*file }))
+}
+
+fn open_direct(at: &At<'_>, path: &Path) -> Result<Option<Box<dyn File>>> {
+    let opened = open_regular("open", path, at, |at| at.open(libc::O_RDONLY | libc::O_DIRECT));
+    match opened {
+        Ok(file) => {
+            Ok(Some(Box::new(RealFile { is_direct: true, ..*RealFile::new(path, file?, 0) })))
         }
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(None),
+        Err(error) => Err(Error::io("open", path, error)),
+    }
+}
+
+/// Whether it was not there before.
+fn create_dir(at: &At<'_>, dir: &Path) -> Result<bool> {
+    match at.create_dir() {
+        Ok(()) => Ok(true),
+        // A link to a directory will do too.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && at.open_dir().is_ok() => {
+            Ok(false)
+        }
+        Err(error) => Err(Error::io("create directory", dir, error)),
+    }
+}
+
+fn lock(at: &At<'_>, path: &Path) -> Result<Option<Box<dyn Lock>>> {
+    let opened = open_regular("open lock", path, at, |at| open_or_read_only(at, libc::O_CREAT));
+    let file = fs::File::from(with_path("open lock", path, opened)??);
+    match file.try_lock() {
+        Ok(()) => Ok(Some(Box::new(RealLock { file, owner: ProcessMark::current() }))),
+        Err(fs::TryLockError::WouldBlock) => Ok(None),
+        Err(fs::TryLockError::Error(error)) => Err(Error::io("lock", path, error)),
     }
 }
 
@@ -179,18 +393,21 @@ impl File for RealFile {
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.begin_writing("append to")?;
         with_path("append to", &self.path, self.file.write_all_at(bytes, self.end))?;
         self.end += bytes.len() as u64;
         Ok(())
     }
 
     fn write_at(&mut self, offset: u64, parts: &[IoSlice<'_>]) -> Result<()> {
+        self.begin_writing("write")?;
         let written = self.write_gathered(offset, parts);
         self.end = self.end.max(with_path("write", &self.path, written)?);
         Ok(())
     }
 
     fn truncate(&mut self, len: u64) -> Result<()> {
+        self.begin_writing("truncate")?;
         with_path("truncate", &self.path, self.file.set_len(len))?;
         self.end = len;
         Ok(())
@@ -224,7 +441,10 @@ impl File for RealFile {
     }
 
     fn map(&self) -> Result<FileMap> {
-        FileMap::of_file(&self.path, &self.file)
+        let found = with_path("inspect", &self.path, at::stat(&self.file))?;
+        let in_use = |found| Error::FileInUse { operation: "map", path: self.path.clone(), found };
+        let mapping = Mapping::begin(found.identity).map_err(in_use)?;
+        FileMap::of_file(&self.path, &self.file, mapping)
     }
 }
 
@@ -242,7 +462,8 @@ mod tests {
         file.append(b"one ").unwrap();
         file.append(b"two").unwrap();
         file.sync().unwrap();
-        assert_eq!(file.map().unwrap().bytes(), b"one two");
+        drop(file);
+        assert_eq!(storage.open(&first).unwrap().map().unwrap().bytes(), b"one two");
         storage.rename(&first, &second).unwrap();
         storage.sync_dir(dir.path()).unwrap();
         assert_eq!(storage.list(dir.path()).unwrap(), ["second"]);
@@ -279,7 +500,8 @@ mod tests {
     fn a_lock_is_given_back_also_when_a_child_has_inherited_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("LOCK");
-        let lock = RealLock { file: fs::File::create(&path).unwrap() };
+        let owner = ProcessMark::current();
+        let lock = RealLock { file: fs::File::create(&path).unwrap(), owner };
         lock.file.try_lock().unwrap();
         // The same open file, as a child process has it between `fork` and `exec`.
         let inherited = lock.file.try_clone().unwrap();

@@ -26,6 +26,8 @@ mod calls;
 #[derive(Clone, Debug)]
 pub struct SimulatedStorage {
     pub(super) state: Arc<Mutex<State>>,
+    /// Paths have to be below it, if there is one.
+    anchor: Option<Arc<Path>>,
 }
 
 #[derive(Debug)]
@@ -122,7 +124,7 @@ impl SimulatedStorage {
     }
 
     pub(super) fn of_state(state: State) -> SimulatedStorage {
-        SimulatedStorage { state: Arc::new(Mutex::new(state)) }
+        SimulatedStorage { state: Arc::new(Mutex::new(state)), anchor: None }
     }
 
     /// A storage with these files, durable, and the directories that they are in.

@@ -321,7 +321,8 @@ fn names_follow_the_rules_of_a_file_system() {
     create(&storage, "dis", "");
     assert_eq!(kind(storage.create(path("dis")).map(drop)), AlreadyExists);
     assert_eq!(kind(storage.create_dir(path("dis"))), AlreadyExists);
-    assert_eq!(kind(storage.open(path("dir")).map(drop)), IsADirectory);
+    let opened = storage.open(path("dir"));
+    assert!(matches!(opened, Err(crate::Error::NotAFile { found: "a directory", .. })));
     assert_eq!(kind(storage.rename(path("dis"), path("dir"))), IsADirectory);
     assert_eq!(storage.list(path("dir")).unwrap(), ["a", "b"]);
     assert_eq!(storage.list(path(".")).unwrap(), ["dir", "dis"]);

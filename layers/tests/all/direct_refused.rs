@@ -38,6 +38,10 @@ struct Refused {
 }
 
 impl Storage for Refusing {
+    fn anchored(&self, dir: &Path) -> Result<SharedStorage> {
+        self.plain.anchored(dir)
+    }
+
     fn open_direct(&self, path: &Path) -> Result<Option<Box<dyn File>>> {
         let together = self.together.clone();
         Ok(Some(Box::new(Refused { plain: self.plain.open(path)?, together })))

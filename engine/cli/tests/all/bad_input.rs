@@ -119,7 +119,7 @@ fn a_store_of_another_format_version() {
 }
 
 /// The checksum of layer files, bit by bit: this crate needs it nowhere else.
-fn crc32c(bytes: &[u8]) -> u32 {
+pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     let mut crc = !0_u32;
     for byte in bytes {
         crc ^= u32::from(*byte);

@@ -4,9 +4,16 @@
 mod backup;
 mod bad_input;
 mod captures;
+mod checking;
 mod commands;
+mod diff;
 mod follow;
+mod follow_made_up;
+#[path = "../../../postgres/tests/all/layout.rs"]
+mod layout;
+mod made_up;
 mod restore;
 #[path = "../../../postgres/tests/all/live/server.rs"]
 mod server;
+mod settings;
 mod support;

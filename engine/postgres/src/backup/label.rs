@@ -161,7 +161,7 @@ pub fn backup_ended_by(record: &Record<'_>) -> Result<Option<Lsn>> {
     }
     let main = record.main_data();
     let start = u64_at(main, 0).ok_or_else(|| {
-        Error::corrupt(record.lsn(), "main data", "8 bytes", format!("{} bytes", main.len()))
+        Error::corrupt(record.place(), "main data", "8 bytes", format!("{} bytes", main.len()))
     })?;
     Ok(Some(Lsn(start)))
 }
@@ -169,6 +169,7 @@ pub fn backup_ended_by(record: &Record<'_>) -> Result<Option<Lsn>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::ClusterState;
 
     const LABEL: &str = "START WAL LOCATION: 1/2000028 (file 000000030000000100000002)\n\
         CHECKPOINT LOCATION: 1/2000060\nBACKUP METHOD: streamed\nBACKUP FROM: primary\n\
@@ -182,11 +183,13 @@ mod tests {
         ControlFile {
             system_id: 1,
             catalog_version: 1,
+            state: ClusterState::InProduction,
             shut_down: false,
             checkpoint: Lsn(0x1_0300_0060),
             redo: Lsn(0x1_0300_0028),
             timeline: 3,
             wal_segment_size: 16 << 20,
+            wal_level: crate::WalLevel::Replica,
             wal_log_hints: false,
             data_checksums: false,
         }

@@ -1,19 +1,15 @@
 //! [`Connection`]: a session of a replication client, in which one command follows the other.
 
-use std::{
-    fmt,
-    str::FromStr,
-    time::{Duration, Instant},
-};
+use std::{fmt, str::FromStr, time::Duration};
 
 use pagestrata_layers::Lsn;
 use postgres_protocol::message::frontend;
 
 use super::{
-    ConnectionInfo, Error, Replication, Result, Timing,
+    ConnectionInfo, Error, Interrupt, Replication, Result, Timing,
     login::log_in,
     message::{self, Malformed},
-    wire::{Frame, Wire},
+    wire::{Deadline, Frame, Wire},
 };
 use crate::{LogIdentity, pages::is_segment_size};
 
@@ -81,12 +77,26 @@ impl fmt::Display for SlotName {
 type Row = Vec<Option<String>>;
 
 impl Connection {
-    /// Connects and logs in.
+    /// Connects and logs in. As [`Connection::open_with`] with an interrupt that is never set.
     ///
     /// # Errors
-    /// [`Error::Connect`], [`Error::Authentication`], [`Error::Server`]; [`Error::OtherServer`] if it is not PostgreSQL 15.
+    /// As [`Connection::open_with`].
     pub fn open(info: &ConnectionInfo) -> Result<Connection> {
-        let mut wire = Wire::connect(info)?;
+        Connection::open_with(info, &Interrupt::default())
+    }
+
+    /// Connects and logs in. The interrupt ends all waits of the connection, and of the
+    /// [`Replication`] that it becomes, early.
+    ///
+    /// A server has the `connect_timeout` of the info for each of its addresses, and a minute to
+    /// let the client in.
+    ///
+    /// # Errors
+    /// [`Error::Connect`], [`Error::Authentication`], [`Error::Server`]; [`Error::OtherServer`] if
+    /// it is not PostgreSQL 15;
+    /// [`Error::Silent`], [`Error::TimedOut`]; [`Error::Interrupted`].
+    pub fn open_with(info: &ConnectionInfo, interrupt: &Interrupt) -> Result<Connection> {
+        let mut wire = Wire::connect(info, interrupt)?;
         let welcome = log_in(&mut wire, info, ANSWER_TIMEOUT)?;
         let connection = Connection { wire, server_version: welcome.server_version };
         let version = &connection.server_version;
@@ -195,7 +205,7 @@ impl Connection {
         self.wire.doing = "starting replication";
         let command = format!("START_REPLICATION {slot}PHYSICAL {from} TIMELINE {timeline}");
         self.wire.send(|out| frontend::query(&command, out))?;
-        let frame = self.wire.expect(ANSWER_TIMEOUT)?;
+        let frame = self.wire.expect(Deadline::after(ANSWER_TIMEOUT))?;
         match frame.tag {
             message::COPY_BOTH => Ok(Replication::new(self.wire, timing)),
             message::ROW_DESCRIPTION => {
@@ -275,13 +285,11 @@ fn bytes_of(size: &str) -> Option<u64> {
 
 /// Reads the rest of a command's answer, up to where the server is ready for the next one.
 fn rows(wire: &mut Wire) -> Result<Vec<Row>> {
-    let deadline = Instant::now() + ANSWER_TIMEOUT;
+    let deadline = Deadline::after(ANSWER_TIMEOUT);
     let mut rows = Vec::new();
     let mut refused = None;
     loop {
-        let Some(frame) = wire.receive(deadline)? else {
-            return Err(wire.silent(ANSWER_TIMEOUT));
-        };
+        let frame = wire.receive_of_answer(deadline)?;
         match frame.tag {
             message::ROW if rows.len() < ROWS_MAX => rows.push(read_row(wire, &frame)?),
             message::ROW_DESCRIPTION

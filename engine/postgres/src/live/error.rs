@@ -63,6 +63,24 @@ pub enum Error {
         /// How long.
         after: Duration,
     },
+    /// The server sends, but not all of what it should.
+    #[error("{to}: no complete answer within {} s while {doing}", .after.as_secs_f64())]
+    TimedOut {
+        /// The server.
+        to: String,
+        /// What was waited for.
+        doing: &'static str,
+        /// How long.
+        after: Duration,
+    },
+    /// An [`Interrupt`](super::Interrupt) was set.
+    #[error("{to}: interrupted while {doing}")]
+    Interrupted {
+        /// The server.
+        to: String,
+        /// What was waited for.
+        doing: &'static str,
+    },
     /// The server says no.
     #[error("{to}: {error}, while {doing}")]
     Server {
@@ -132,7 +150,8 @@ impl Error {
             Error::Connect { .. }
             | Error::Io { .. }
             | Error::Closed { .. }
-            | Error::Silent { .. } => true,
+            | Error::Silent { .. }
+            | Error::TimedOut { .. } => true,
             Error::Server { error, .. } => {
                 matches!(&*error.code, "53300" | "55006" | "57P01" | "57P02" | "57P03" | "57P05")
                     || error.code.starts_with("08")

@@ -20,7 +20,7 @@ use postgres_protocol::{
 use super::{
     ConnectionInfo, Error, Result,
     message::{self, Body, Malformed},
-    wire::{Frame, Wire},
+    wire::{Deadline, Frame, Wire},
 };
 
 /// What a server said while it let someone in.
@@ -73,7 +73,9 @@ enum Proof {
     Given,
 }
 
+/// Logs in, all of it within `timeout`.
 pub(super) fn log_in(wire: &mut Wire, info: &ConnectionInfo, timeout: Duration) -> Result<Welcome> {
+    let deadline = Deadline::after(timeout);
     let parameters = [
         ("user", info.user()),
         ("replication", "true"),
@@ -83,14 +85,14 @@ pub(super) fn log_in(wire: &mut Wire, info: &ConnectionInfo, timeout: Duration) 
     wire.send(|out| frontend::startup_message(parameters, out))?;
     let mut proof = Proof::Open;
     loop {
-        let frame = wire.expect(timeout)?;
+        let frame = wire.expect(deadline)?;
         if frame.tag != message::AUTHENTICATION {
             return Err(wire.unexpected(&frame, "Authentication"));
         }
         let request = Request::read(wire.body(&frame)).map_err(|wrong| wire.protocol(wrong))?;
         match answer(wire, info, proof, request)? {
             Some(next) => proof = next,
-            None => return greet(wire, timeout),
+            None => return greet(wire, deadline),
         }
     }
 }
@@ -161,10 +163,10 @@ fn unsupported(code: u32) -> String {
 }
 
 /// Reads what a server says before it is ready.
-fn greet(wire: &mut Wire, timeout: Duration) -> Result<Welcome> {
+fn greet(wire: &mut Wire, deadline: Deadline) -> Result<Welcome> {
     let mut welcome = Welcome::default();
     loop {
-        let frame = wire.expect(timeout)?;
+        let frame = wire.expect(deadline)?;
         match frame.tag {
             message::PARAMETER => {
                 let (name, value) =

@@ -19,7 +19,7 @@ use super::{
     Error, Result,
     connection::{end_of_timeline, terminate},
     message::{self, Streamed, server_time},
-    wire::{Frame, Wire},
+    wire::{Deadline, Frame, Wire},
 };
 
 /// How often something is said.
@@ -73,7 +73,8 @@ pub enum Event<'a> {
         /// there is, [`Replication::report`] it; the next call tells it in any case.
         wants_answer: bool,
     },
-    /// Nothing came in the time that was waited.
+    /// Nothing of the log came in the time that was waited, or the [`Interrupt`](super::Interrupt)
+    /// was set: the stream can still be read, or finished.
     Quiet,
     /// The server has sent all of the timeline; the stream is over.
     TimelineEnded {
@@ -135,19 +136,25 @@ impl Replication {
     ///
     /// # Errors
     /// [`Error::Closed`] when the server shuts down, [`Error::Silent`], [`Error::Io`], [`Error::Server`],
-    /// [`Error::Protocol`]. The connection is of no use then.
+    /// [`Error::Protocol`]; [`Error::Interrupted`] in the middle of a message to the server. The
+    /// connection is of no use then.
     pub fn next_event(&mut self, wait: Duration) -> Result<Event<'_>> {
         if let Some((next, at)) = self.ended {
             return Ok(Event::TimelineEnded { next, at });
         }
         let deadline = Instant::now() + wait;
         let frame = loop {
+            if self.wire.is_interrupted() {
+                return Ok(Event::Quiet);
+            }
             self.send_if_due()?;
             let until = deadline.min(self.due_at());
             match self.wire.receive(until)? {
                 Some(frame) => match self.sort(frame)? {
                     Received::Streamed(frame) => break frame,
                     Received::Ended(next, at) => return Ok(Event::TimelineEnded { next, at }),
+                    // A server may say such things without end.
+                    Received::Nothing if Instant::now() >= deadline => return Ok(Event::Quiet),
                     Received::Nothing => {}
                 },
                 None if self.wire.silence() >= self.timing.silence_max => {
@@ -170,20 +177,21 @@ impl Replication {
         }
     }
 
-    /// Reports once more, ends the stream and the session in order; what still comes within `wait` is dropped.
+    /// Reports once more, ends the stream and the session in order; what still comes within `wait`
+    /// is dropped. Takes no longer than about twice `wait`, and no [`Interrupt`](super::Interrupt)
+    /// ends it.
     ///
     /// # Errors
-    /// As [`Replication::next_event`].
+    /// As [`Replication::next_event`], and [`Error::TimedOut`].
     pub fn finish(mut self, wait: Duration) -> Result<()> {
+        self.wire.finish_within(wait);
         if self.ended.is_none() {
             self.wire.doing = "ending the stream";
             self.send(false)?;
             self.send_copy_done()?;
-            let deadline = Instant::now() + wait;
+            let deadline = Deadline::after(wait);
             loop {
-                let Some(frame) = self.wire.receive(deadline)? else {
-                    return Err(self.wire.silent(wait));
-                };
+                let frame = self.wire.receive_of_answer(deadline)?;
                 match frame.tag {
                     message::READY => break,
                     message::ERROR => return Err(self.wire.refused(&frame)),

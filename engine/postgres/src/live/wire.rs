@@ -6,24 +6,22 @@
 //! | 1..5 | length without the kind and with itself, big-endian |
 //! | 5.. | body |
 //!
-//! **Invariants:** a wait that ends before a message is whole loses none of it. Memory is one message of the longest kind.
+//! **Invariants:** a wait that ends before a message is whole loses none of it. Memory is bounded
+//! by the longest message that is accepted ([`BODY_LEN_MAX`]). No wait outlasts its deadline or an
+//! [`Interrupt`] by more than a moment, whether the server is silent or sends without end.
 
 use std::{
-    fmt,
-    io::{self, Read, Write},
-    net::{TcpStream, ToSocketAddrs},
+    fmt, io,
     ops::Range,
     time::{Duration, Instant},
 };
 
-#[cfg(unix)]
-use std::os::unix::net::UnixStream;
-
 use ::bytes::BytesMut;
 
 use super::{
-    ConnectionInfo, Error, Result,
+    ConnectionInfo, Error, Interrupt, Result,
     message::{self, Body},
+    socket::{Socket, is_timeout},
 };
 
 /// A walsender's pieces have 128 KiB, and no other message of a server's comes close.
@@ -32,64 +30,22 @@ const BUFFER_LEN: usize = 256 << 10;
 const HEADER_LEN: usize = 5;
 /// How long a server may leave what was sent to it in the socket's buffer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Zero would mean to wait for ever.
-const WAIT_MIN: Duration = Duration::from_millis(1);
 
-#[derive(Debug)]
-enum Socket {
-    Tcp(TcpStream),
-    #[cfg(unix)]
-    Unix(UnixStream),
+/// When something has to be complete.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadline {
+    at: Instant,
+    /// How long that was from the beginning.
+    after: Duration,
 }
 
-impl Socket {
-    fn connect(info: &ConnectionInfo) -> io::Result<Socket> {
-        if info.is_socket() {
-            return Socket::connect_unix(info);
-        }
-        let mut last = None;
-        for address in (info.host(), info.port()).to_socket_addrs()? {
-            match TcpStream::connect_timeout(&address, info.connect_timeout()) {
-                Ok(socket) => {
-                    socket.set_nodelay(true)?;
-                    socket.set_write_timeout(Some(WRITE_TIMEOUT))?;
-                    return Ok(Socket::Tcp(socket));
-                }
-                Err(error) => last = Some(error),
-            }
-        }
-        Err(last.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such host")))
+impl Deadline {
+    pub(super) fn after(after: Duration) -> Deadline {
+        Deadline { at: Instant::now() + after, after }
     }
 
-    #[cfg(unix)]
-    fn connect_unix(info: &ConnectionInfo) -> io::Result<Socket> {
-        let socket = UnixStream::connect(info.to_string())?;
-        socket.set_write_timeout(Some(WRITE_TIMEOUT))?;
-        Ok(Socket::Unix(socket))
-    }
-
-    #[cfg(not(unix))]
-    fn connect_unix(_: &ConnectionInfo) -> io::Result<Socket> {
-        Err(io::Error::new(io::ErrorKind::Unsupported, "there are no such sockets here"))
-    }
-
-    fn read_within(&mut self, wait: Duration, buffer: &mut [u8]) -> io::Result<usize> {
-        let wait = Some(wait.max(WAIT_MIN));
-        match self {
-            Socket::Tcp(socket) => socket.set_read_timeout(wait).and_then(|()| socket.read(buffer)),
-            #[cfg(unix)]
-            Socket::Unix(socket) => {
-                socket.set_read_timeout(wait).and_then(|()| socket.read(buffer))
-            }
-        }
-    }
-
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Socket::Tcp(socket) => socket.write_all(bytes),
-            #[cfg(unix)]
-            Socket::Unix(socket) => socket.write_all(bytes),
-        }
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.at
     }
 }
 
@@ -109,6 +65,8 @@ pub(super) struct Wire {
     /// What of it was received and not yet taken.
     filled: Range<usize>,
     last_heard: Instant,
+    interrupt: Interrupt,
+    write_timeout: Duration,
 }
 
 /// Without what has arrived.
@@ -122,18 +80,26 @@ impl fmt::Debug for Wire {
 }
 
 impl Wire {
-    pub(super) fn connect(info: &ConnectionInfo) -> Result<Wire> {
-        let to = info.to_string();
-        let socket =
-            Socket::connect(info).map_err(|source| Error::Connect { to: to.clone(), source })?;
+    pub(super) fn connect(info: &ConnectionInfo, interrupt: &Interrupt) -> Result<Wire> {
         Ok(Wire {
-            socket,
-            to,
+            socket: Socket::connect(info, interrupt)?,
+            to: info.to_string(),
             doing: "logging in",
             inbound: vec![0; BUFFER_LEN],
             filled: 0..0,
             last_heard: Instant::now(),
+            interrupt: interrupt.clone(),
+            write_timeout: WRITE_TIMEOUT,
         })
+    }
+
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.interrupt.is_set()
+    }
+
+    /// From now on an interrupt ends no wait, but no write takes longer than this.
+    pub(super) fn finish_within(&mut self, wait: Duration) {
+        (self.interrupt, self.write_timeout) = (Interrupt::default(), wait);
     }
 
     pub(super) fn to(&self) -> &str {
@@ -150,59 +116,96 @@ impl Wire {
     }
 
     /// Sends what `write` puts into a buffer.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] and [`Error::Io`]: a part of it may have been sent.
     pub(super) fn send(
         &mut self,
         write: impl FnOnce(&mut BytesMut) -> io::Result<()>,
     ) -> Result<()> {
         let mut outbound = BytesMut::new();
-        let sent = write(&mut outbound).and_then(|()| self.socket.write_all(&outbound));
-        sent.map_err(|source| self.broken(source))
+        write(&mut outbound).map_err(|source| self.broken(source))?;
+        let deadline = Deadline::after(self.write_timeout);
+        let mut rest = &outbound[..];
+        while !rest.is_empty() {
+            match self.socket.write_some(rest) {
+                Ok(0) => return Err(self.broken(io::ErrorKind::WriteZero.into())),
+                Ok(len) => rest = &rest[len..],
+                Err(error) if !is_timeout(&error) => return Err(self.broken(error)),
+                Err(_) if self.is_interrupted() => return Err(self.interrupted()),
+                Err(_) if deadline.is_over() => {
+                    return Err(self.broken(io::ErrorKind::TimedOut.into()));
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(())
     }
 
-    /// The next message; none if it is not whole when the time is over.
+    /// The next message; none if it is not whole when the time is over or the interrupt is set.
+    /// What has arrived whole is returned in any case: a caller that loops looks at both itself.
     pub(super) fn receive(&mut self, deadline: Instant) -> Result<Option<Frame>> {
         loop {
             if let Some(frame) = self.take_frame()? {
                 return Ok(Some(frame));
             }
+            if self.is_interrupted() {
+                return Ok(None);
+            }
             self.make_room();
-            let wait = deadline.saturating_duration_since(Instant::now());
-            match self.socket.read_within(wait, &mut self.inbound[self.filled.end..]) {
+            match self.socket.read_before(deadline, &mut self.inbound[self.filled.end..]) {
                 Ok(0) => return Err(Error::Closed { to: self.to.clone(), doing: self.doing }),
                 Ok(len) => {
                     self.filled.end += len;
                     self.last_heard = Instant::now();
                 }
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock
-                    | io::ErrorKind::TimedOut
-                    | io::ErrorKind::Interrupted => {
-                        if wait.is_zero() || Instant::now() >= deadline {
-                            return Ok(None);
-                        }
-                    }
-                    _ => return Err(self.broken(error)),
-                },
+                Err(error) if !is_timeout(&error) => return Err(self.broken(error)),
+                Err(_) if Instant::now() >= deadline => return Ok(None),
+                Err(_) => {}
             }
         }
     }
 
-    /// The next message that is not just a notice, within `timeout`.
+    /// The next message of an answer that has to be complete in time, however many messages it has.
     ///
     /// # Errors
-    /// [`Error::Server`] if that is an error; [`Error::Silent`].
-    pub(super) fn expect(&mut self, timeout: Duration) -> Result<Frame> {
-        let deadline = Instant::now() + timeout;
+    /// [`Error::Interrupted`], [`Error::Silent`], [`Error::TimedOut`].
+    pub(super) fn receive_of_answer(&mut self, deadline: Deadline) -> Result<Frame> {
+        let is_over = self.is_interrupted() || deadline.is_over();
+        match if is_over { None } else { self.receive(deadline.at)? } {
+            Some(frame) => Ok(frame),
+            None => Err(self.late(deadline)),
+        }
+    }
+
+    /// The next message that is not just a notice.
+    ///
+    /// # Errors
+    /// [`Error::Server`] if that is an error; as [`Wire::receive_of_answer`].
+    pub(super) fn expect(&mut self, deadline: Deadline) -> Result<Frame> {
         loop {
-            let Some(frame) = self.receive(deadline)? else {
-                return Err(self.silent(timeout));
-            };
+            let frame = self.receive_of_answer(deadline)?;
             match frame.tag {
                 message::NOTICE | message::NOTIFICATION => {}
                 message::ERROR => return Err(self.refused(&frame)),
                 _ => return Ok(frame),
             }
         }
+    }
+
+    /// Why an answer is not complete.
+    fn late(&self, Deadline { after, .. }: Deadline) -> Error {
+        if self.is_interrupted() {
+            self.interrupted()
+        } else if self.silence() >= after {
+            self.silent(after)
+        } else {
+            Error::TimedOut { to: self.to.clone(), doing: self.doing, after }
+        }
+    }
+
+    fn interrupted(&self) -> Error {
+        Error::Interrupted { to: self.to.clone(), doing: self.doing }
     }
 
     pub(super) fn silent(&self, after: Duration) -> Error {

@@ -1,6 +1,8 @@
 //! [`PageRedo`]: a page from the versions that a store has of it.
 
-use pagestrata_layers::{Key, PageVersion, Redo, RedoResult};
+use std::sync::Arc;
+
+use pagestrata_layers::{Key, Lsn, PageVersion, Redo, RedoResult};
 
 use super::{RedoSettings, redo_at};
 use crate::{Error, PAGE_SIZE, Page, RelPage, record::read_record_of};
@@ -21,16 +23,50 @@ use crate::{Error, PAGE_SIZE, Page, RelPage, record::read_record_of};
 /// assert_eq!(bytes, [0; 8192]);
 /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
 /// ```
-#[derive(Clone, Copy, Debug)]
+///
+/// Settings may change along the log: each record is redone with those that it was written with.
+#[derive(Clone, Debug)]
 pub struct PageRedo {
+    /// Before the first change.
     settings: RedoSettings,
+    /// Which settings hold for records that end behind which Lsn; ascending.
+    changes: Arc<[(Lsn, RedoSettings)]>,
 }
 
 impl PageRedo {
-    /// For the pages of a cluster with these settings.
+    /// Makes the pages of a cluster whose settings are the same all along.
     #[must_use]
-    pub const fn new(settings: RedoSettings) -> PageRedo {
-        PageRedo { settings }
+    pub fn new(settings: RedoSettings) -> PageRedo {
+        PageRedo { settings, changes: Arc::new([]) }
+    }
+
+    /// Makes the pages of a cluster whose settings change: each of `changes` holds for the records
+    /// that end behind its Lsn, up to the next one's. Their order does not matter.
+    ///
+    /// ```
+    /// # use pagestrata_layers::Lsn;
+    /// # use pagestrata_postgres::{PageRedo, RedoSettings};
+    /// let (off, on) = (RedoSettings { logs_hints: false }, RedoSettings { logs_hints: true });
+    /// let redo = PageRedo::with_changes(off, [(Lsn(0x2000), on)]);
+    /// assert_eq!(redo.settings_at(Lsn(0x2000)), off);
+    /// assert_eq!(redo.settings_at(Lsn(0x2001)), on);
+    /// ```
+    #[must_use]
+    pub fn with_changes(
+        settings: RedoSettings,
+        changes: impl IntoIterator<Item = (Lsn, RedoSettings)>,
+    ) -> PageRedo {
+        let mut changes: Vec<(Lsn, RedoSettings)> = changes.into_iter().collect();
+        changes.sort_by_key(|(since, _)| *since);
+        PageRedo { settings, changes: changes.into() }
+    }
+
+    /// Returns the settings that a record is redone with that ends at `end`.
+    #[must_use]
+    #[inline]
+    pub fn settings_at(&self, end: Lsn) -> RedoSettings {
+        let newest = self.changes.iter().rev().find(|(since, _)| *since < end);
+        newest.map_or(self.settings, |(_, settings)| *settings)
     }
 }
 
@@ -53,7 +89,7 @@ impl Redo for PageRedo {
         for PageVersion { lsn, bytes, .. } in deltas {
             if !bytes.is_empty() {
                 let (record, block) = read_record_of(bytes, lsn, of)?;
-                redo_at(self.settings, &record, block.as_ref(), of, page)?;
+                redo_at(self.settings_at(lsn), &record, block.as_ref(), of, page)?;
             }
         }
         Ok(())

@@ -7,6 +7,7 @@
 mod allocations;
 mod backup;
 mod bases;
+mod being_written;
 mod captures;
 mod damage;
 mod events;

@@ -78,6 +78,13 @@ impl Recorder {
 }
 
 impl Storage for Recorder {
+    fn anchored(&self, dir: &Path) -> Result<SharedStorage> {
+        // What is below it is recorded too. The directory is there, and this is all that an anchor
+        // is on a simulated storage.
+        self.storage.anchored(dir)?;
+        Ok(self.shared())
+    }
+
     fn create(&self, path: &Path) -> Result<Box<dyn File>> {
         self.changes();
         Ok(self.recorded(self.storage.create(path)?))

@@ -7,7 +7,7 @@ use std::{
     process::{Command, ExitStatus, Stdio},
 };
 
-use super::{manifest, panics, surroundings};
+use super::{failed_opens, manifest, ownership, panics, surroundings};
 
 pub(super) const SIGBUS: i32 = 7;
 pub(super) const SIGKILL: i32 = 9;
@@ -90,6 +90,9 @@ fn part_of_another_test() {
         "may_write_no_longer_files" => surroundings::may_write_no_longer_files,
         "reads_a_read_only_store" => surroundings::reads_a_read_only_store,
         "writes_while_it_becomes_read_only" => surroundings::writes_while_it_becomes_read_only,
+        "forks_with_a_store_open" => ownership::forks_with_a_store_open,
+        "forks_with_a_busy_store" => ownership::forks_with_a_busy_store,
+        "fails_to_open" => failed_opens::fails_to_open,
         "reads_a_cut_file" => surroundings::reads_a_cut_file,
         other => panic!("no part {other}"),
     };

@@ -135,7 +135,8 @@ impl Object {
     pub(super) fn root(&self) -> Root {
         let packed = self.root.load(Ordering::Acquire);
         Root {
-            node: Id::from_raw(packed as u32),
+            // SAFETY: a root is packed from the id of a node of this object's space, by `set_root`.
+            node: unsafe { Id::from_raw(packed as u32) },
             height: (packed >> 32) as u32 & 7,
             prefix: (packed >> 35) as u32,
         }
@@ -189,13 +190,16 @@ impl Root {
 impl Id<Directory> {
     #[inline]
     pub(super) fn as_leaf(self) -> Id<Leaf> {
-        Id::from_raw(self.raw()).expect("an id is not zero")
+        // SAFETY: a directory at level 1, and a root at height 0, have links to leaves alone; only
+        // there this is called.
+        unsafe { Id::from_raw(self.raw()) }.expect("an id is not zero")
     }
 }
 
 impl Id<Leaf> {
     pub(super) fn as_directory(self) -> Id<Directory> {
-        Id::from_raw(self.raw()).expect("an id is not zero")
+        // SAFETY: it is made a leaf again, by `as_leaf`, before it is looked up.
+        unsafe { Id::from_raw(self.raw()) }.expect("an id is not zero")
     }
 }
 
@@ -222,7 +226,9 @@ impl Run {
 
     #[inline]
     pub(super) fn unpack(packed: u64) -> Option<Run> {
-        let block = Id::from_raw(packed as u32)?;
+        // SAFETY: a head holds zero or a run as it was packed from a block's id, in the space that
+        // the head is in.
+        let block = unsafe { Id::from_raw(packed as u32) }?;
         Some(Run { block, len: (packed >> 32) as u32 & 0xFFFF, capacity: (packed >> 48) as u32 })
     }
 }

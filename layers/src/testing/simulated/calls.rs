@@ -3,7 +3,7 @@
 use std::{
     io::{self, ErrorKind, IoSlice},
     ops::Bound::{Excluded, Unbounded},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     sync::Arc,
 };
 
@@ -11,11 +11,11 @@ use parking_lot::Mutex;
 
 use super::{SimulatedStorage, State, in_memory};
 use crate::{
-    Result,
-    storage::{File, FileMap, Lock, Storage},
+    Error, Result,
+    storage::{File, FileMap, Lock, SharedStorage, Storage},
     testing::{
         content::Content,
-        fault::{FailedSync, Failure},
+        fault::{FailedSync, Failure, Fault},
         names::{Change, Inode, Node},
     },
 };
@@ -49,6 +49,16 @@ fn dir_named(dir: &Path) -> &Path {
     if dir == Path::new(".") { Path::new("") } else { dir }
 }
 
+/// Something that is no file has the name of one; directories are all that there is of this here.
+fn not_a_file(operation: &'static str, error: Error) -> Error {
+    match error {
+        Error::Io { path, source, .. } if source.kind() == ErrorKind::IsADirectory => {
+            Error::NotAFile { operation, path, found: "a directory" }
+        }
+        other => other,
+    }
+}
+
 fn must_be(holds: bool, otherwise: ErrorKind) -> io::Result<()> {
     if holds { Ok(()) } else { Err(otherwise.into()) }
 }
@@ -73,25 +83,57 @@ impl State {
 }
 
 impl SimulatedStorage {
+    /// No directory is ever moved or replaced here, so that all there is to an anchor is which
+    /// paths it takes.
+    fn must_be_below(&self, path: &Path) -> Result<()> {
+        let is_below = |anchor: &Arc<Path>| {
+            let is_plain = |part| matches!(part, Component::Normal(_));
+            path.strip_prefix(anchor).is_ok_and(|below| below.components().all(is_plain))
+        };
+        if self.anchor.as_ref().is_none_or(is_below) {
+            return Ok(());
+        }
+        Err(Error::io("look up", path, ErrorKind::InvalidInput.into()))
+    }
+
+    /// As [`SimulatedStorage::call`] with a path.
+    fn path_call<T>(
+        &self,
+        operation: &'static str,
+        path: &Path,
+        work: impl FnOnce(&mut State, Option<&Fault>) -> io::Result<T>,
+    ) -> Result<T> {
+        self.must_be_below(path)?;
+        self.call(operation, path, NO_SPAN, work)
+    }
+
     fn opened(&self, path: &Path, inode: Inode) -> Box<dyn File> {
         Box::new(SimulatedFile { storage: self.clone(), path: path.to_owned(), inode })
     }
 }
 
 impl Storage for SimulatedStorage {
+    fn anchored(&self, dir: &Path) -> Result<SharedStorage> {
+        self.path_call("open directory", dir, |state, _| {
+            must_be(state.names.is_dir(dir_named(dir)), ErrorKind::NotFound)
+        })?;
+        Ok(Arc::new(SimulatedStorage { anchor: Some(dir.into()), ..self.clone() }))
+    }
+
     fn create(&self, path: &Path) -> Result<Box<dyn File>> {
-        let inode = self.call("create", path, NO_SPAN, |state, _| state.create(path))?;
+        let inode = self.path_call("create", path, |state, _| state.create(path))?;
         Ok(self.opened(path, inode))
     }
 
     fn open(&self, path: &Path) -> Result<Box<dyn File>> {
-        let inode = self.call("open", path, NO_SPAN, |state, _| state.file(path))?;
+        let opened = self.path_call("open", path, |state, _| state.file(path));
+        let inode = opened.map_err(|error| not_a_file("open", error))?;
         Ok(self.opened(path, inode))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         assert_eq!(from.parent(), to.parent(), "within one directory");
-        self.call("rename", from, NO_SPAN, |state, _| {
+        self.path_call("rename", from, |state, _| {
             let inode = state.file(from)?;
             must_be(!state.names.is_dir(to), ErrorKind::IsADirectory)?;
             if from == to {
@@ -106,7 +148,7 @@ impl Storage for SimulatedStorage {
     }
 
     fn remove(&self, path: &Path) -> Result<()> {
-        self.call("remove", path, NO_SPAN, |state, _| {
+        self.path_call("remove", path, |state, _| {
             let inode = state.file(path)?;
             state.unlinked(&inode);
             state.names.change(Change::Unlink(path.into(), inode));
@@ -115,7 +157,7 @@ impl Storage for SimulatedStorage {
     }
 
     fn list(&self, dir: &Path) -> Result<Vec<String>> {
-        self.call("list", dir, NO_SPAN, |state, _| {
+        self.path_call("list", dir, |state, _| {
             let (dir, names) = (dir_named(dir), &state.names);
             must_be(names.is_dir(dir), ErrorKind::NotFound)?;
             let behind =
@@ -127,7 +169,7 @@ impl Storage for SimulatedStorage {
     }
 
     fn create_dir(&self, dir: &Path) -> Result<()> {
-        self.call("create directory", dir, NO_SPAN, |state, _| {
+        self.path_call("create directory", dir, |state, _| {
             if state.names.is_dir(dir_named(dir)) {
                 return Ok(());
             }
@@ -139,13 +181,13 @@ impl Storage for SimulatedStorage {
     }
 
     fn exists(&self, path: &Path) -> Result<bool> {
-        self.call("inspect", path, NO_SPAN, |state, _| {
+        self.path_call("inspect", path, |state, _| {
             Ok(state.names.live.contains_key(dir_named(path)))
         })
     }
 
     fn sync_dir(&self, dir: &Path) -> Result<()> {
-        self.call("sync directory", dir, NO_SPAN, |state, fault| {
+        self.path_call("sync directory", dir, |state, fault| {
             let dir = dir_named(dir);
             must_be(state.names.is_dir(dir), ErrorKind::NotFound)?;
             if fault.is_none() {
@@ -156,7 +198,8 @@ impl Storage for SimulatedStorage {
     }
 
     fn lock(&self, path: &Path) -> Result<Option<Box<dyn Lock>>> {
-        self.call("lock", path, NO_SPAN, |state, fault| {
+        let locked = self.path_call("lock", path, |state, fault| {
+            must_be(!state.names.is_dir(path), ErrorKind::IsADirectory)?;
             if state.names.file(path).is_none() {
                 state.create(path)?;
             }
@@ -165,7 +208,8 @@ impl Storage for SimulatedStorage {
                 return Ok(None);
             }
             Ok(Some(Box::new(SimulatedLock { storage: self.clone(), path }) as Box<dyn Lock>))
-        })
+        });
+        locked.map_err(|error| not_a_file("open lock", error))
     }
 }
 

@@ -246,3 +246,46 @@ fn a_silent_server_is_given_up() {
     drop(replication);
     server.join().unwrap();
 }
+
+/// Runs `work` on a thread of its own; fails if that does not end.
+fn ends<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, ended) = std::sync::mpsc::channel();
+    thread::spawn(move || sender.send(work()));
+    ended.recv_timeout(WAIT).expect("it does not end")
+}
+
+/// A server that begins to stream, and then sends this without end.
+fn flood(bytes: Vec<u8>) -> (ConnectionInfo, JoinHandle<()>) {
+    serve(move |socket| {
+        let begin = [welcome("15.4"), message(b'W', &[0; 3])].concat();
+        let many = bytes.repeat(1000);
+        let mut said = socket.write_all(&begin);
+        while said.is_ok() {
+            said = socket.write_all(&many);
+        }
+    })
+}
+
+fn replication(info: &ConnectionInfo) -> pagestrata_postgres::live::Replication {
+    Connection::open(info).unwrap().start(None, 1, Lsn(0x100), Timing::default()).unwrap()
+}
+
+#[test]
+fn a_wait_for_the_log_ends_in_a_flood_of_notices() {
+    let (info, server) = flood(message(b'N', b"SNOTICE\0C00000\0Mhello\0\0"));
+    ends(move || {
+        let mut replication = replication(&info);
+        assert_eq!(replication.next_event(Duration::from_millis(50)).unwrap(), Event::Quiet);
+    });
+    server.join().unwrap();
+}
+
+#[test]
+fn a_stream_is_finished_in_a_flood_of_log() {
+    let wal = [&b"w"[..], &[0x100_u64, 0x200, 5].map(u64::to_be_bytes).concat(), &[7; 100]];
+    let (info, server) = flood(message(b'd', &wal.concat()));
+    let error = ends(move || replication(&info).finish(Duration::from_millis(200)).unwrap_err());
+    println!("{error}");
+    assert!(error.is_transient(), "{error}");
+    server.join().unwrap();
+}

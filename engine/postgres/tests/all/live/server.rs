@@ -34,8 +34,8 @@ fn is_root() -> bool {
     output(Command::new("id").arg("-u")).as_deref() == Some("0")
 }
 
-/// Runs a line of shell, as a user that a server can run as.
-fn shell(line: &str) {
+/// Runs a line of shell, as a user that a server can run as; that line, and whether it succeeded.
+fn run_shell(line: &str) -> (String, bool) {
     let mut command = match is_root() {
         true => Command::new("su"),
         false => Command::new("sh"),
@@ -46,7 +46,13 @@ fn shell(line: &str) {
     // A server keeps what it inherits open.
     let line = format!("cd / && {line} >/dev/null 2>&1 </dev/null");
     let status = command.arg("-c").arg(&line).stdin(Stdio::null()).status().unwrap();
-    assert!(status.success(), "{line}: {status}");
+    (line, status.success())
+}
+
+#[track_caller]
+fn shell(line: &str) {
+    let (line, is_done) = run_shell(line);
+    assert!(is_done, "{line}");
 }
 
 impl PostgresServer {
@@ -101,6 +107,15 @@ impl PostgresServer {
         let log = self.dir.path().join("log");
         let (data, log) = (data.display(), log.display());
         shell(&format!("{program} -D {data} -l {log} -w -t 60 {command}"));
+    }
+
+    /// As [`PostgresServer::ctl`]; whether it did what it should.
+    #[allow(dead_code, reason = "one of the two crates that have this file needs it")]
+    pub(crate) fn try_ctl(&self, command: &str) -> bool {
+        let (program, data) = (self.program("pg_ctl"), self.data());
+        let log = self.dir.path().join("log");
+        let (data, log) = (data.display(), log.display());
+        run_shell(&format!("{program} -D {data} -l {log} -w -t 60 {command}")).1
     }
 
     /// A client program, with arguments by which it finds the server.
