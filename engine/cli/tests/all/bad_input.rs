@@ -113,7 +113,7 @@ fn a_store_of_another_format_version() {
             dir.path(),
             arguments,
             1,
-            &["format version 9", "reads version 1", "that wrote it"],
+            &["format version 9", "reads version 2", "that wrote it"],
         );
     }
 }
