@@ -446,7 +446,7 @@ mod tests {
                 None => break,
             }
         }
-        assert!(last >= CHUNK_ALIGN && last < CHUNK_ALIGN + 1000, "{last}");
+        assert!((CHUNK_ALIGN..CHUNK_ALIGN + 1000).contains(&last), "{last}");
     }
 
     #[test]
