@@ -223,8 +223,8 @@ impl ChunkPool {
     pub(crate) fn put_back(&self, mut chunk: Chunk) -> bool {
         chunk.reset();
         let mut retained = self.retained.lock();
-        let is_kept = !retained.is_closed
-            && retained.bytes + chunk.bytes() <= self.retained_max_bytes;
+        let is_kept =
+            !retained.is_closed && retained.bytes + chunk.bytes() <= self.retained_max_bytes;
         if is_kept {
             retained.bytes += chunk.bytes();
             retained.classes[chunk.class].push(chunk);

@@ -56,7 +56,7 @@ pub enum Error {
     #[error("{source}{advice}; nothing was ingested{up_to}", advice = postgres_advice(source), up_to = up_to(*.good_until))]
     Wal {
         /// What is wrong with it.
-        source: PostgresError,
+        source: Box<PostgresError>,
         /// The end of the last good record; none if there is none to ingest.
         good_until: Option<Lsn>,
     },
@@ -366,8 +366,10 @@ impl Error {
             Error::Engine(E::Layers(error)) if is_missing_part(error) => ExitStatus::Failed,
             Error::Engine(E::Layers(error))
             | Error::LayerFile(error)
-            | Error::Postgres(PostgresError::Storage(error))
-            | Error::Wal { source: PostgresError::Storage(error), .. } => of_layers(error),
+            | Error::Postgres(PostgresError::Storage(error)) => of_layers(error),
+            Error::Wal { source, .. } if let PostgresError::Storage(error) = &**source => {
+                of_layers(error)
+            }
             Error::File { source, .. } => of_io(source),
             Error::Interrupted { source } => source.exit_status(),
             _ => ExitStatus::Failed,

@@ -136,7 +136,8 @@ impl fmt::Display for IngestReport {
 
 fn open(identity: &Identity, dir: &Path, from: Lsn, to: Option<Lsn>) -> Result<WalReader> {
     let opened = WalReader::open(storage(), dir, from, to, Some(identity.system_id));
-    let reader = opened.map_err(|source| Error::Wal { source, good_until: None })?;
+    let reader =
+        opened.map_err(|error| Error::Wal { source: Box::new(error), good_until: None })?;
     if reader.timeline() != identity.wal_timeline {
         let (expected, found) = (identity.wal_timeline, reader.timeline());
         return Err(Error::WalTimeline { dir: dir.to_owned(), expected, found });
@@ -185,7 +186,7 @@ pub fn check(timeline: &Timeline, log: &Log<'_>) -> Result<Checked> {
     let (mut versions, mut progress) = (PageVersions::new(), Progress::spinner("checking"));
     loop {
         let good_until = Some(reader.position()).filter(|lsn| *lsn > last_record_lsn);
-        let wrong = |source| Error::Wal { source, good_until };
+        let wrong = |error| Error::Wal { source: Box::new(error), good_until };
         let Some(record) = reader.next_record().map_err(wrong)? else { break };
         dry_run(&mut versions, &record, log.allows_unknown_redo).map_err(wrong)?;
         if record.end() > last_record_lsn {
