@@ -11,20 +11,27 @@ use std::{
     time::Duration,
 };
 
+use pagestrata_layers::storage::ProcessMark;
 use parking_lot::Mutex;
 
-use crate::{Background, CloseReport, Result, Store};
+use crate::{CloseReport, Error, Result, Store};
 
 /// The future of [`Store::close_async`].
 ///
-/// A thread that was started for it closes the store: syncs and waits of a close block no task. `Send` and `'static`; it
-/// needs no particular executor. With [`Background::Callers`](crate::Background::Callers), or where no thread can be
-/// started, the first poll closes the store, and blocks.
+/// A thread that was started for it closes the store: syncs and waits of a close block no task.
+/// `Send` and `'static`; it needs no particular executor. With
+/// [`Background::Callers`](crate::Background::Callers), or where no thread can be started, the
+/// first poll closes the store, and blocks.
 ///
-/// Dropping it stops waiting and nothing else: the thread closes the store all the same, and only then can the directory be
-/// opened again. Where there is no thread, dropping it before the first poll is dropping the [`Store`].
+/// Dropping it stops waiting and nothing else: the thread closes the store all the same, and only
+/// then can the directory be opened again. Where there is no thread, dropping it before the first
+/// poll is dropping the [`Store`].
 #[must_use = "the close's outcome is lost unless it is awaited"]
-pub struct CloseFuture(State);
+pub struct CloseFuture {
+    /// The process that closes.
+    owner: ProcessMark,
+    state: State,
+}
 
 enum State {
     /// The next poll closes it. Taken by that poll.
@@ -54,9 +61,14 @@ impl Drop for TellEnd {
 }
 
 impl CloseFuture {
-    pub(crate) fn new(store: Store, background: Background, grace: Duration) -> CloseFuture {
-        if background == Background::Callers {
-            return CloseFuture(State::Here(Some(Box::new(store)), grace));
+    fn of(state: State) -> CloseFuture {
+        CloseFuture { owner: ProcessMark::current(), state }
+    }
+
+    /// With `is_blocking` the first poll closes it, else a thread.
+    pub(crate) fn new(store: Store, is_blocking: bool, grace: Duration) -> CloseFuture {
+        if is_blocking {
+            return CloseFuture::of(State::Here(Some(Box::new(store)), grace));
         }
         // Shared with the closure, so that the store survives a thread that cannot be started.
         let slot = Arc::new(Mutex::new(Some(Box::new(store))));
@@ -69,7 +81,7 @@ impl CloseFuture {
                 store.map(|store| store.close(grace))
             }
         });
-        CloseFuture(match spawned {
+        CloseFuture::of(match spawned {
             Ok(thread) => State::Thread(ending, Some(thread)),
             Err(_) => State::Here(slot.lock().take(), grace),
         })
@@ -80,7 +92,10 @@ impl Future for CloseFuture {
     type Output = Result<CloseReport>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<CloseReport>> {
-        match &mut self.0 {
+        if !self.owner.is_current() {
+            return Poll::Ready(Err(Error::Closed));
+        }
+        match &mut self.state {
             State::Here(store, grace) => {
                 let store = store.take().expect("polled after it was ready");
                 Poll::Ready(store.close(*grace))
@@ -100,6 +115,17 @@ impl Future for CloseFuture {
                     Err(panic) => resume_unwind(panic),
                 }
             }
+        }
+    }
+}
+
+impl Drop for CloseFuture {
+    fn drop(&mut self) {
+        if let State::Thread(_, thread) = &mut self.state
+            && !self.owner.is_current()
+        {
+            // It is no thread of this process, and cannot even be detached.
+            std::mem::forget(thread.take());
         }
     }
 }

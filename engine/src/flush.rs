@@ -60,7 +60,8 @@ struct Durable {
     in_doubt: bool,
 }
 
-/// The layers that were frozen at one moment, to be waited for. Layers that are frozen later are not.
+/// The layers that were frozen at one moment, to be waited for. Layers that are frozen later are
+/// not.
 #[derive(Debug)]
 pub(crate) struct FlushTarget {
     /// The committed Lsn of the newest of them.
@@ -70,7 +71,8 @@ pub(crate) struct FlushTarget {
 }
 
 impl TimelineShared {
-    /// Has the layers flushed that are frozen now, and returns what to wait for; `None`: nothing is frozen.
+    /// Has the layers flushed that are frozen now, and returns what to wait for; `None`: nothing is
+    /// frozen.
     pub(crate) fn flush_target(&self) -> Option<FlushTarget> {
         let newest = self.look().frozen.first().map(|slot| slot.layer.committed_lsn())?;
         let failures = self.flush.lock().failures_total;
@@ -95,7 +97,8 @@ impl TimelineShared {
         Some(Err(Error::FlushFailed { timeline: self.name.clone(), cause }))
     }
 
-    /// Waits until every layer that is frozen at the time of the call has been flushed. Layers frozen later are not waited for.
+    /// Waits until every layer that is frozen at the time of the call has been flushed. Layers
+    /// frozen later are not waited for.
     pub(crate) fn wait_flushed(&self) -> Result<()> {
         let Some(target) = self.flush_target() else { return Ok(()) };
         let mut state = self.flush.lock();
@@ -107,7 +110,8 @@ impl TimelineShared {
         }
     }
 
-    /// Wakes the threads and tasks that wait for a flush to end. Called after each change of what they look at.
+    /// Wakes the threads and tasks that wait for a flush to end. Called after each change of what
+    /// they look at.
     fn tell_flush_ended(&self) {
         self.flush_ended.notify_all();
         self.flush_waiters.reached(Lsn::MAX);
@@ -182,8 +186,8 @@ impl TimelineShared {
                 if pages.layers_without_redo > 0 && state.pages.layers_without_redo == 0 {
                     tracing::warn!(
                         timeline = %self.name,
-                        "deltas_per_page_max is set, but no chain is cut: the timeline has no flush redo; \
-                         set Options::flush_redo or call Timeline::set_flush_redo"
+                        "deltas_per_page_max is set, but no chain is cut: the timeline has no \
+                         redo; set Options::flush_redo or call Timeline::set_flush_redo"
                     );
                 }
                 state.pages.add(pages);

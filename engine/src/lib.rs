@@ -32,9 +32,10 @@
 //! Reader::pin -> Guard::versions: open, frozen, delta, image -> borrowed bytes -> Guard::page: your redo
 //! ```
 //!
-//! A lease can be owned ([`Timeline::write_lease_owned`]), be asked for what it has put ([`WriteLease::newest`]), and flush
-//! ([`WriteLease::flush`]). Tasks await a commit ([`CommitTicket`]), a flush ([`Timeline::flush_async`]), a close
-//! ([`Store::close_async`]) and reads ([`Guard::page_async`]), each on any executor.
+//! A lease can be owned ([`Timeline::write_lease_owned`]), be asked for what it has put
+//! ([`WriteLease::newest`]), and flush ([`WriteLease::flush`]). Tasks await a commit
+//! ([`CommitTicket`]), a flush ([`Timeline::flush_async`]), a close ([`Store::close_async`]) and
+//! reads ([`Guard::page_async`]), each on any executor.
 //!
 //! What an acknowledged commit survives is in [`durability`]. The log that this takes is read back when the store is opened, and
 //! freed as layers are flushed.

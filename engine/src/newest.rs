@@ -12,11 +12,13 @@ pub struct NewestVersion {
     pub lsn: Lsn,
     /// Image or delta.
     pub kind: Kind,
-    /// Whether it is committed; else it waits for the lease's next commit, or is taken back by an abort.
+    /// Whether it is committed; else it waits for the lease's next commit, or is taken back by an
+    /// abort.
     pub is_committed: bool,
 }
 
-/// Returns the newest version of `key` at or below `lsn`, of which only the Lsn and the kind are looked at.
+/// Returns the newest version of `key` at or below `lsn`, of which only the Lsn and the kind are
+/// looked at.
 pub(crate) fn newest_in_map(map: &MapVersion, key: Key, lsn: Lsn) -> Result<Option<(Lsn, Kind)>> {
     with_thread_scratch(|scratch| {
         let parts = scratch.parts();

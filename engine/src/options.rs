@@ -25,9 +25,9 @@ const GIB: u64 = 1 << 30;
 /// assert!(Options { frozen_layers_max: 0, ..options }.validate().is_err());
 /// ```
 ///
-/// With the feature `serde` all names are written in snake_case (`"access": "mmap"`) and durations as text (`"100ms"`,
-/// `"1m 30s"`); nothing else is read. A field that is left out has its default, an unknown one is an error. `flush_redo` and
-/// `clock` are code and have no text.
+/// With the feature `serde` all names are written in snake_case (`"access": "mmap"`) and durations
+/// as text (`"100ms"`, `"1m 30s"`); nothing else is read. A field that is left out has its default,
+/// an unknown one is an error. `flush_redo` and `clock` are code and have no text.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(
     feature = "serde",
@@ -55,19 +55,22 @@ pub struct Options {
     pub compression: Compression,
     /// An import starts another image layer at this size, in bytes of values. 1 MiB to 16 GiB; default 256 MiB.
     pub image_layer_size_max_bytes: u64,
-    /// Upper bound on the deltas from flushed layers that a read of a page applies. When a chain is longer, flush makes the
-    /// page and stores it behind the newest delta; reads stop at such a page and do not return that delta. Deltas of layers in
-    /// memory come on top. To find long chains, flush also reads older layers, of the pages that it writes deltas of.
+    /// Upper bound on the deltas from flushed layers that a read of a page applies. When a chain is
+    /// longer, flush makes the page and stores it behind the newest delta; reads stop at such a
+    /// page and do not return that delta. Deltas of layers in memory come on top. To find long
+    /// chains, flush also reads older layers, of the pages that it writes deltas of.
     ///
     /// It takes a redo to make pages: [`Options::flush_redo`], or
-    /// [`Timeline::set_flush_redo`](crate::Timeline::set_flush_redo) for one timeline. Because the latter can come at any
-    /// time, a store opens without either; then no chain is cut, which
-    /// [`FlushStats::flushes_without_redo`](crate::FlushStats::flushes_without_redo) counts and a warning says once for each
-    /// timeline (feature `tracing`). Default 0: no bound, and no page is made.
+    /// [`Timeline::set_flush_redo`](crate::Timeline::set_flush_redo) for one timeline. Because the
+    /// latter can come at any time, a store opens without either; then no chain is cut, which
+    /// [`FlushStats::flushes_without_redo`](crate::FlushStats::flushes_without_redo) counts and a
+    /// warning says once for each timeline (feature `tracing`). Default 0: no bound, and no page is
+    /// made.
     pub deltas_per_page_max: u32,
-    /// Makes the pages that [`Options::deltas_per_page_max`] asks for, of every timeline without a redo of its own
-    /// ([`Timeline::set_flush_redo`](crate::Timeline::set_flush_redo)). What a store recovers from its log is flushed as soon as
-    /// it is open, which is before a timeline can be given its own. Default: none, and no page is made.
+    /// Makes the pages that [`Options::deltas_per_page_max`] asks for, of every timeline without a
+    /// redo of its own ([`Timeline::set_flush_redo`](crate::Timeline::set_flush_redo)). What a
+    /// store recovers from its log is flushed as soon as it is open, which is before a timeline can
+    /// be given its own. Default: none, and no page is made.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub flush_redo: Option<FlushRedo>,
     /// How long a failed flush waits before it is tried again: this long at first, then twice as long each time, up
@@ -383,7 +386,8 @@ mod tests {
         }
     }
 
-    /// One style for all of it: names in snake_case, durations as text. The files are what users have in theirs.
+    /// One style for all of it: names in snake_case, durations as text. The files are what users
+    /// have in theirs.
     #[cfg(feature = "serde")]
     #[test]
     fn options_are_written_as_in_the_golden_files() {

@@ -227,8 +227,8 @@ impl PinRegistry {
         is_held
     }
 
-    /// All pins that hold something, and what each alone keeps of the retired layers. A pin that comes or goes meanwhile may be
-    /// among them or not.
+    /// All pins that hold something, and what each alone keeps of the retired layers. A pin that
+    /// comes or goes meanwhile may be among them or not.
     pub(crate) fn list(&self, clock: Clock, retired: &[RetiredBytes]) -> Vec<PinInfo> {
         let now = clock.now();
         let pins = self.copy(|| {});
@@ -242,7 +242,8 @@ impl PinRegistry {
         pins.iter().zip(kept_alone).map(info).collect()
     }
 
-    /// Copies the pins that hold something. `between` is called between two parts, without the lock.
+    /// Copies the pins that hold something. `between` is called between two parts, without the
+    /// lock.
     fn copy(&self, between: impl FnMut()) -> Vec<CopiedPin> {
         let mut copied = Vec::new();
         self.visit(
@@ -263,8 +264,8 @@ impl PinRegistry {
         copied
     }
 
-    /// Visits each pin once until `visit` breaks off. The lock, which every new reader and snapshot takes, is held for
-    /// [`VISITED_AT_ONCE`] slots at a time.
+    /// Visits each pin once until `visit` breaks off. The lock, which every new reader and snapshot
+    /// takes, is held for [`VISITED_AT_ONCE`] slots at a time.
     fn visit(&self, mut visit: impl FnMut(&Entry) -> ControlFlow<()>, mut between: impl FnMut()) {
         // Pins beyond this are younger than the call.
         let end = self.0.lock().index_end();
@@ -283,8 +284,8 @@ impl PinRegistry {
 
 /// For each pin, the bytes of retired layers that it alone holds.
 ///
-/// One sort of the pins and two binary searches for each layer: with many pins over many retired layers, comparing each with each takes
-/// seconds.
+/// One sort of the pins and two binary searches for each layer: with many pins over many retired
+/// layers, comparing each with each takes seconds.
 fn bytes_kept_alone(pins: &[CopiedPin], retired: &[RetiredBytes]) -> Vec<u64> {
     let mut kept = vec![0; pins.len()];
     // Of map versions: by number. The number of a detached version is that of no map version.

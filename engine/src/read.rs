@@ -407,8 +407,9 @@ impl<'g> Guard<'g> {
         with_thread_scratch(|scratch| Ok(f(&self.page(key, lsn, redo, scratch)?)))
     }
 
-    /// Whether there is such a page at this Lsn: something was put, and not dropped since. Reads no layer below the one that has
-    /// the newest version, so it does not say whether the page can be made: deltas without a base exist too.
+    /// Whether there is such a page at this Lsn: something was put, and not dropped since. Reads no
+    /// layer below the one that has the newest version, so it does not say whether the page can be
+    /// made: deltas without a base exist too.
     ///
     /// # Errors
     /// As [`Guard::history`].

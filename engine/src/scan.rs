@@ -13,8 +13,8 @@ use crate::{Guard, Result, map::FileLayer};
 impl<'g> Guard<'g> {
     /// The pages of a range of objects at `lsn`, in order of their keys, each with the Lsn of its newest version.
     ///
-    /// Layers are merged as they come up; a layer's keys are first looked at when the scan gets to its key range. Of each page
-    /// no layer below the one with its newest version is read.
+    /// Layers are merged as they come up; a layer's keys are first looked at when the scan gets to
+    /// its key range. Of each page no layer below the one with its newest version is read.
     pub fn scan(
         self,
         objects: impl RangeBounds<u128>,

@@ -40,8 +40,8 @@ pub struct FlushStats {
     /// How often that failed, because a chain could not be read or redo failed: it was left as long as it is.
     pub pages_failed: u64,
     /// Flushes that cut no chain for want of a redo, although
-    /// [`Options::deltas_per_page_max`](crate::Options::deltas_per_page_max) bounds them: chains grow without a bound until
-    /// [`Options::flush_redo`](crate::Options::flush_redo) or
+    /// [`Options::deltas_per_page_max`](crate::Options::deltas_per_page_max) bounds them: chains
+    /// grow without a bound until [`Options::flush_redo`](crate::Options::flush_redo) or
     /// [`Timeline::set_flush_redo`](crate::Timeline::set_flush_redo) names one.
     pub flushes_without_redo: u64,
     /// Tries that failed since the last one that did not.

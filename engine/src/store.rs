@@ -32,8 +32,8 @@ use pagestrata_wal::{Log, Replayed};
 use parking_lot::Mutex;
 
 use crate::{
-    CloseFuture, Error, LayersError, MajorFaults, OpenProgress, Options, PinInfo, Result,
-    StoreStats, Timeline,
+    Background, CloseFuture, Error, LayersError, MajorFaults, OpenProgress, Options, PinInfo,
+    Result, StoreStats, Timeline,
     background::{Wakeup, spawn_threads},
     fetch::Fetchers,
     map::{FileLayer, is_layer_file_name, layer_file_name},
@@ -267,8 +267,8 @@ impl Store {
         self.create_in(&mut timelines, name, start)
     }
 
-    /// Returns the timeline of this name, and creates it as [`Store::create_timeline`] does if there is none. Threads that call
-    /// it at the same time get the same timeline.
+    /// Returns the timeline of this name, and creates it as [`Store::create_timeline`] does if
+    /// there is none. Threads that call it at the same time get the same timeline.
     ///
     /// A timeline that exists keeps its own start, [`Timeline::start_lsn`], whatever `start` is.
     ///
@@ -285,10 +285,11 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// Those of [`Store::create_timeline`], without [`Error::TimelineExists`]. A timeline that exists is returned by a store that
-    /// is read-only, too.
+    /// Those of [`Store::create_timeline`], without [`Error::TimelineExists`]. A timeline that
+    /// exists is returned by a store that is read-only, too.
     pub fn open_or_create_timeline(&self, name: &str, start: Lsn) -> Result<Timeline> {
         check_new_timeline(name, start)?;
+        self.shared.check_open()?;
         // Held from the look to the end of the creation.
         let mut timelines = self.shared.timelines.lock();
         if let Some(timeline) = timelines.iter().find(|timeline| timeline.name == name) {
@@ -376,8 +377,9 @@ impl Store {
 
     /// Flushes everything that was committed, syncs the log, waits up to `grace` for readers and snapshots to go, and closes.
     ///
-    /// It never waits longer than that for a reader: those that are left are in the report and can go on reading. Memory of
-    /// retired layers is freed; of those that a pin holds, when that pin goes.
+    /// It never waits longer than that for a reader: those that are left are in the report and can
+    /// go on reading. Memory of retired layers is freed; of those that a pin holds, when that pin
+    /// goes.
     ///
     /// # Errors
     /// [`Error::FlushFailed`], [`Error::ReadOnly`]: what was acknowledged is in the log; without a log
@@ -420,8 +422,9 @@ impl Store {
         failed.map(|()| report)
     }
 
-    /// As [`Store::close`], for a task: a thread that is started for it closes the store, and no commit is accepted from the call
-    /// on. Dropping the future does not stop the close; see [`CloseFuture`].
+    /// As [`Store::close`], for a task: a thread that is started for it closes the store, and no
+    /// commit is accepted from the call on. Dropping the future does not stop the close; see
+    /// [`CloseFuture`].
     ///
     /// ```
     /// # use pagestrata::{CloseReport, Result, Store};
@@ -438,8 +441,9 @@ impl Store {
     /// The future panics when closing has panicked, with the same payload.
     pub fn close_async(self, grace: Duration) -> CloseFuture {
         self.shared.closed.store(true, Ordering::Release);
-        let background = self.shared.options.background;
-        CloseFuture::new(self, background, grace)
+        let is_blocking =
+            self.shared.options.background == Background::Callers || self.shared.is_inherited();
+        CloseFuture::new(self, is_blocking, grace)
     }
 
     fn stop(&mut self) {
@@ -464,7 +468,8 @@ impl Store {
         for timeline in shared.timelines.lock().drain(..) {
             timeline.stop_flushing();
             timeline.waiters.wake_up_to(Lsn::MAX);
-            // What was let go of before the reclaimer was told to end. Whatever is let go of later is freed there and then.
+            // What was let go of before the reclaimer was told to end. Whatever is let go of later
+            // is freed there and then.
             timeline.reclaim();
         }
         shared.pool.close();
@@ -730,7 +735,6 @@ impl StoreShared {
     /// False: the store is closed, and the caller has to reclaim.
     #[must_use]
     pub(crate) fn wake_reclaimer(&self) -> bool {
-        // In a forked child nothing is reclaimed: the memory is the parent's to give back.
         self.is_inherited() || self.reclaimer.wake()
     }
 

@@ -1,8 +1,9 @@
 //! [`Timeline`]: one line of history, and the state that its writer, readers and flush share.
 //!
-//! Locks, each taken only before those further down: the open layer's place (`writer`), the flush state, the edits (`edits`,
-//! one publisher at a time), the store's manifest. Readers take none of them while the store is open; after it was closed, a
-//! reader that lets go of a map version takes the edits, because it frees what it has held.
+//! Locks, each taken only before those further down: the open layer's place (`writer`), the flush
+//! state, the edits (`edits`, one publisher at a time), the store's manifest. Readers take none of
+//! them while the store is open; after it was closed, a reader that lets go of a map version takes
+//! the edits, because it frees what it has held.
 
 use std::{
     fmt,
@@ -48,7 +49,8 @@ pub(crate) struct TimelineShared {
     /// What a reader holds that holds nothing.
     pub(crate) unpinned: Held<MapVersion>,
     pub(crate) pins: PinRegistry,
-    /// The open layer, unless the holder of the write lease has taken it out. Locked for a moment, also by a flush that rolls.
+    /// The open layer, unless the holder of the write lease has taken it out. Locked for a moment,
+    /// also by a flush that rolls.
     pub(crate) writer: Mutex<Option<Box<OpenLayer>>>,
     /// Held by whoever publishes.
     pub(crate) edits: Mutex<Edits>,
@@ -181,8 +183,8 @@ impl TimelineShared {
         self.wait_flushed_and_reclaim()
     }
 
-    /// Waits as [`TimelineShared::wait_flushed`] does, and frees what that retired where no thread does. Returns the
-    /// disk-consistent Lsn.
+    /// Waits as [`TimelineShared::wait_flushed`] does, and frees what that retired where no thread
+    /// does. Returns the disk-consistent Lsn.
     pub(crate) fn wait_flushed_and_reclaim(&self) -> Result<Lsn> {
         self.wait_flushed()?;
         if self.store.options.background == Background::Callers {
@@ -209,8 +211,8 @@ impl TimelineShared {
         self.store.read_only_cause().map_or(Ok(()), |cause| Err(Error::ReadOnly { cause }))
     }
 
-    /// Called by each holder of a map version or a layer in memory that has let go of it. Once the store is closed there is no
-    /// thread that reclaims: then the caller does.
+    /// Called by each holder of a map version or a layer in memory that has let go of it. Once the
+    /// store is closed there is no thread that reclaims: then the caller does.
     pub(crate) fn wake_reclaimer(&self) {
         if !self.store.wake_reclaimer() {
             self.reclaim();
@@ -323,7 +325,8 @@ impl TimelineShared {
         self.wake_reclaimer();
     }
 
-    /// Frees what nobody holds any more. On the reclaimer's thread; once the store is closed, on that of each who lets go.
+    /// Frees what nobody holds any more. On the reclaimer's thread; once the store is closed, on
+    /// that of each who lets go.
     pub(crate) fn reclaim(&self) {
         drop(self.published.reclaim());
         let mut reclaimed = Vec::new();
@@ -376,7 +379,8 @@ impl Timeline {
     /// by then is taken back.
     ///
     /// # Errors
-    /// [`Error::LeaseHeld`] at once when another lease is out; [`Error::ReadOnly`], [`Error::Closed`].
+    /// [`Error::LeaseHeld`] at once when another lease is out; [`Error::ReadOnly`],
+    /// [`Error::Closed`].
     pub fn write_lease(&self) -> Result<WriteLease<'_>> {
         self.write_lease_owned()
     }
@@ -393,8 +397,8 @@ impl Timeline {
         }
     }
 
-    /// As [`Timeline::write_lease`], with a lease that borrows nothing: it can be stored beside its timeline, sent to another
-    /// thread, and held across an `.await`.
+    /// As [`Timeline::write_lease`], with a lease that borrows nothing: it can be stored beside its
+    /// timeline, sent to another thread, and held across an `.await`.
     ///
     /// ```
     /// # use pagestrata::{Key, Lsn, OwnedWriteLease, Result, Timeline, Value};
@@ -501,8 +505,9 @@ impl Timeline {
         Reached::new(self.0.clone(), lsn)
     }
 
-    /// Everything that holds a version of the layer map or a layer, and what each of them alone keeps in memory. Readers and
-    /// snapshots can be made and dropped meanwhile: those are in the list or not.
+    /// Everything that holds a version of the layer map or a layer, and what each of them alone
+    /// keeps in memory. Readers and snapshots can be made and dropped meanwhile: those are in the
+    /// list or not.
     #[must_use]
     pub fn pins(&self) -> Vec<PinInfo> {
         if self.0.store.is_inherited() {
@@ -514,8 +519,9 @@ impl Timeline {
     /// Rolls and flushes, and waits until everything that was committed before this call is in synced layer files. Returns
     /// the disk-consistent Lsn.
     ///
-    /// While a write lease is out the open layer cannot be rolled: then what is frozen is flushed, and the returned Lsn says how
-    /// far that goes ([`WriteLease::flush`] flushes everything under a lease).
+    /// While a write lease is out the open layer cannot be rolled: then what is frozen is flushed,
+    /// and the returned Lsn says how far that goes ([`WriteLease::flush`] flushes everything under
+    /// a lease).
     ///
     /// # Errors
     /// [`Error::FlushFailed`]: nothing is lost, and it will be tried again; [`Error::ReadOnly`], [`Error::Closed`].
@@ -524,8 +530,8 @@ impl Timeline {
         self.0.flush_now()
     }
 
-    /// As [`Timeline::flush`], for a task: no thread is blocked. Nothing happens before the first poll; dropped after it, the
-    /// flush goes on in the background.
+    /// As [`Timeline::flush`], for a task: no thread is blocked. Nothing happens before the first
+    /// poll; dropped after it, the flush goes on in the background.
     ///
     /// ```
     /// # use pagestrata::{Lsn, Result, Timeline};
@@ -542,7 +548,8 @@ impl Timeline {
 
     /// Gives the flushes of this timeline the redo that makes pages of long chains
     /// ([`Options::deltas_per_page_max`](crate::Options::deltas_per_page_max)), in the place of
-    /// [`Options::flush_redo`](crate::Options::flush_redo): from the next flush on, until the store is closed.
+    /// [`Options::flush_redo`](crate::Options::flush_redo): from the next flush on, until the store
+    /// is closed.
     pub fn set_flush_redo(&self, redo: FlushRedo) {
         if self.0.store.is_inherited() {
             return;

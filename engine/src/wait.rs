@@ -16,7 +16,8 @@ use parking_lot::Mutex;
 
 use crate::{Result, timeline::TimelineShared};
 
-/// Tasks that wait for a timeline to get somewhere, or, with any Lsn, for something that is not an Lsn.
+/// Tasks that wait for a timeline to get somewhere, or, with any Lsn, for something that is not an
+/// Lsn.
 ///
 /// Whoever waits enters the list and then looks at the timeline; whoever commits stores the timeline's Lsn and then looks whether somebody
 /// waits. Each puts a fence between the two, so one of them sees the other.

@@ -104,8 +104,9 @@ impl WriteLease<'_> {
 
     /// Appends one value: copies it once, into the open layer. Invisible until it is committed.
     ///
-    /// A delta is taken without a look at what it changes, since that may have to be read from a file: whether the page has a base
-    /// is for the caller to know, or to ask [`WriteLease::exists`] first. Where there is none, reads of the page fail with
+    /// A delta is taken without a look at what it changes, since that may have to be read from a
+    /// file: whether the page has a base is for the caller to know, or to ask
+    /// [`WriteLease::exists`] first. Where there is none, reads of the page fail with
     /// [`Error::MissingBase`].
     ///
     /// # Errors
@@ -176,10 +177,12 @@ impl WriteLease<'_> {
         self.parts().1.abort();
     }
 
-    /// Whether the page exists for what is put next: something was put, by this lease or before it, committed or not, and not
-    /// dropped since. Says nothing about whether the page can be made: deltas without a base exist too.
+    /// Whether the page exists for what is put next: something was put, by this lease or before it,
+    /// committed or not, and not dropped since. Says nothing about whether the page can be made:
+    /// deltas without a base exist too.
     ///
-    /// Looks in memory first, and reads layer files where that says nothing; it may wait for a device.
+    /// Looks in memory first, and reads layer files where that says nothing; it may wait for a
+    /// device.
     ///
     /// ```
     /// # use pagestrata::{Key, Lsn, Result, Value, WriteLease};
@@ -191,17 +194,22 @@ impl WriteLease<'_> {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Layers`] for a layer file that is damaged or cannot be read.
+    /// [`Error::Layers`] for a layer file that is damaged or cannot be read; [`Error::Closed`] in a
+    /// forked child.
     pub fn exists(&self, key: Key) -> Result<bool> {
         Ok(self.newest(key)?.is_some())
     }
 
-    /// The newest version of a page as this lease sees it: what it has put and not committed, then everything that is committed.
-    /// `None`: nothing was put, or it was dropped since. As [`WriteLease::exists`], it may wait for a device.
+    /// The newest version of a page as this lease sees it: what it has put and not committed, then
+    /// everything that is committed. `None`: nothing was put, or it was dropped since. As
+    /// [`WriteLease::exists`], it may wait for a device.
     ///
     /// # Errors
     /// As [`WriteLease::exists`].
     pub fn newest(&self, key: Key) -> Result<Option<NewestVersion>> {
+        if self.timeline.store.is_inherited() {
+            return Err(Error::Closed);
+        }
         newest_of_writer(&self.timeline, self.writer(), key)
     }
 
@@ -222,13 +230,14 @@ impl WriteLease<'_> {
         self.roll_now()
     }
 
-    /// Rolls and flushes as [`Timeline::flush`] does, under the lease: returns once everything that was committed is in synced
-    /// layer files, with the disk-consistent Lsn, which is then that of the last commit.
+    /// Rolls and flushes as [`Timeline::flush`] does, under the lease: returns once everything that
+    /// was committed is in synced layer files, with the disk-consistent Lsn, which is then that of
+    /// the last commit.
     ///
     /// # Errors
-    /// [`Error::Uncommitted`]: nothing was rolled or flushed, and what was put still waits for its commit.
-    /// [`Error::FlushFailed`], [`Error::FlushStalled`]: nothing is lost, and it will be tried again; [`Error::ReadOnly`],
-    /// [`Error::Closed`].
+    /// [`Error::Uncommitted`]: nothing was rolled or flushed, and what was put still waits for its
+    /// commit. [`Error::FlushFailed`], [`Error::FlushStalled`]: nothing is lost, and it will be
+    /// tried again; [`Error::ReadOnly`], [`Error::Closed`].
     pub fn flush(&mut self) -> Result<Lsn> {
         self.check_committed()?;
         // Also where commits without values have moved the last record alone.
@@ -307,15 +316,14 @@ impl WriteLease<'_> {
 
 impl Drop for WriteLease<'_> {
     fn drop(&mut self) {
+        let Some(mut writer) = self.writer.take() else { return };
         if self.timeline.store.is_inherited() {
-            // The lock may have been held by a thread that a fork did not copy.
-            std::mem::forget(self.writer.take());
+            // What it would give back is the parent's.
+            std::mem::forget(writer);
             return;
         }
-        if let Some(mut writer) = self.writer.take() {
-            writer.abort();
-            *self.timeline.writer.lock() = Some(writer);
-        }
+        writer.abort();
+        *self.timeline.writer.lock() = Some(writer);
     }
 }
 

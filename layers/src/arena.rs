@@ -232,7 +232,8 @@ impl ChunkPool {
         is_kept
     }
 
-    /// Frees all chunks that wait for their next layer. From now on chunks that come back are freed at once.
+    /// Frees all chunks that wait for their next layer. From now on chunks that come back are freed
+    /// at once.
     pub fn close(&self) {
         let freed = {
             let mut retained = self.retained.lock();
@@ -513,12 +514,10 @@ mod tests {
     fn a_closed_pool_keeps_nothing() {
         let pool = ChunkPool::new(usize::MAX);
         let (early, late) = (pool.take(1, 0).unwrap(), pool.take(1, 0).unwrap());
-        pool.put_back(early);
-        assert!(pool.retained_bytes() > 0);
+        assert!(pool.put_back(early) && pool.retained_bytes() > 0);
         pool.close();
         assert_eq!(pool.retained_bytes(), 0);
-        pool.put_back(late);
-        assert_eq!(pool.retained_bytes(), 0);
+        assert!(!pool.put_back(late) && pool.retained_bytes() == 0);
         assert_eq!(pool.stock(1, &AtomicBool::new(false)), None);
         assert!(pool.take(1, 0).is_ok(), "a layer can still be made");
     }

@@ -15,16 +15,19 @@ use crate::{Background, Result, timeline::TimelineShared};
 
 /// The future of [`Timeline::flush_async`](crate::Timeline::flush_async).
 ///
-/// The store's own thread flushes, and wakes the task when a flush has ended. `Send` and `'static`; it needs no particular
-/// executor. With [`Background::Callers`](crate::Background::Callers) the first poll flushes, and blocks.
+/// The store's own thread flushes, and wakes the task when a flush has ended. `Send` and `'static`;
+/// it needs no particular executor. With [`Background::Callers`](crate::Background::Callers) the
+/// first poll flushes, and blocks.
 ///
-/// Dropping it stops waiting and nothing else: layers that it has frozen are flushed in the background all the same.
+/// Dropping it stops waiting and nothing else: layers that it has frozen are flushed in the
+/// background all the same.
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct FlushFuture {
     timeline: Arc<TimelineShared>,
     /// None: nothing was frozen yet, or the layers that were waited for are flushed.
     target: Option<FlushTarget>,
-    /// Whether the open layer needs no freezing any more: the next time that everything frozen is flushed is the end.
+    /// Whether the open layer needs no freezing any more: the next time that everything frozen is
+    /// flushed is the end.
     has_rolled: bool,
     waiter: Option<u64>,
 }
@@ -34,11 +37,13 @@ impl FlushFuture {
         FlushFuture { timeline, target: None, has_rolled: false, waiter: None }
     }
 
-    /// Freezes the open layer unless that is done, and says what has to be flushed; `None`: nothing.
+    /// Freezes the open layer unless that is done, and says what has to be flushed; `None`:
+    /// nothing.
     fn roll(&mut self) -> Result<Option<FlushTarget>> {
         self.timeline.check_flushable()?;
         loop {
-            // False while too many layers are frozen: they are waited for first, and then it is tried again.
+            // False while too many layers are frozen: they are waited for first, and then it is
+            // tried again.
             self.has_rolled = self.timeline.roll_unless_leased(Lsn::MAX);
             let target = self.timeline.flush_target();
             if target.is_some() || self.has_rolled {
@@ -53,7 +58,8 @@ impl Future for FlushFuture {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Lsn>> {
         let this = self.get_mut();
-        if this.target.is_none() {
+        // One that has begun ends as its flush does, also when the store is closed meanwhile.
+        if this.target.is_none() || this.timeline.store.is_inherited() {
             this.timeline.store.check_open()?;
         }
         if this.timeline.store.options.background == Background::Callers {
@@ -85,7 +91,9 @@ impl Future for FlushFuture {
 
 impl Drop for FlushFuture {
     fn drop(&mut self) {
-        self.timeline.flush_waiters.leave(self.waiter);
+        if !self.timeline.store.is_inherited() {
+            self.timeline.flush_waiters.leave(self.waiter);
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! Closing and flushing while tasks go on, and what a closed store gives back while timelines and snapshots outlive it.
+//! Closing and flushing while tasks go on, and what a closed store gives back while timelines and
+//! snapshots outlive it.
 
 use std::{
     future::Future,
@@ -56,6 +57,34 @@ fn a_layer_that_a_snapshot_held_over_the_close_goes_with_the_snapshot() {
         assert_eq!(timeline.stats().retired_layers, 0, "{background:?}");
         assert_eq!(timeline.stats().memory.retired_bytes, 0, "{background:?}");
     }
+}
+
+/// What is let go of between the close's flush and its end, when no thread reclaims, is freed by
+/// the close.
+#[test]
+fn a_close_frees_what_is_let_go_of_while_it_waits_for_readers() {
+    static IS_WAITING: AtomicBool = AtomicBool::new(false);
+    fn clock() -> Duration {
+        // After the flush, a close reads it to know how long it has waited.
+        IS_WAITING.store(true, Ordering::Release);
+        Duration::ZERO
+    }
+    let clock = pagestrata::Clock(clock);
+    let options = Options { clock, background: Background::Callers, ..Options::default() };
+    let (_dir, store, timeline) = fresh(options);
+    put(&timeline, Key::new(1, 1), Lsn(2), b"held");
+    let snapshot = timeline.snapshot();
+    timeline.flush().unwrap();
+    assert_eq!(timeline.stats().retired_layers, 1);
+    IS_WAITING.store(false, Ordering::Release);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            eventually(|| IS_WAITING.load(Ordering::Acquire));
+            drop(snapshot);
+        });
+        assert!(store.close(HOUR).unwrap().pins.is_empty());
+    });
+    assert_eq!(timeline.stats().retired_layers, 0);
 }
 
 /// Each of many holders may be the last one, on any thread, at the moment that the store is closed.

@@ -1,4 +1,5 @@
-//! Write leases: owned ones, what they see, flushing under them; and timelines that are opened or created.
+//! Write leases: owned ones, what they see, flushing under them; and timelines that are opened or
+//! created.
 
 use std::{collections::BTreeMap, sync::Barrier, thread};
 

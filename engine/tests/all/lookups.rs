@@ -1,4 +1,5 @@
-//! What `exists` and `scan` read: as much as the newest version of a page takes, whatever lies below it.
+//! What `exists` and `scan` read: as much as the newest version of a page takes, whatever lies
+//! below it.
 
 use pagestrata::{AccessMode, Durability, Key, Lsn, Options, Store, Timeline, Value};
 
@@ -6,10 +7,12 @@ use crate::support::put;
 
 const LAYERS: u64 = 40;
 const BLOCKS: u32 = 8;
-/// Two values to a data block, so that the blocks of all layers are many times what the block cache holds.
+/// Two values to a data block, so that the blocks of all layers are many times what the block cache
+/// holds.
 const VALUE: [u8; 8000] = [7; 8000];
 
-/// An image of each page at Lsn 2, and a delta of each in every one of `LAYERS` layer files above it.
+/// An image of each page at Lsn 2, and a delta of each in every one of `LAYERS` layer files above
+/// it.
 fn write_chains(timeline: &Timeline) {
     for block in 0..BLOCKS {
         let lsn = Lsn(2 + u64::from(block));
@@ -67,7 +70,8 @@ fn a_scan_reads_the_newest_version_of_each_page_and_no_older_one() {
     let reads = store.stats().access.reads - before;
     let newest = Lsn(100 * LAYERS);
     assert!(pages.into_iter().eq((0..BLOCKS).map(|block| (Key::new(1, block), newest))));
-    // The keys of each file, from its index, and the blocks of the newest; chains of all pages lie in 8 * 41 blocks.
+    // The keys of each file, from its index, and the blocks of the newest; chains of all pages lie
+    // in 8 * 41 blocks.
     let files = LAYERS + 1;
     assert!(reads <= 2 * files + u64::from(BLOCKS), "{reads} reads of files");
 }

@@ -1,7 +1,9 @@
-//! The newest version of a key as the writer of an open layer sees it: what is not committed yet included.
+//! The newest version of a key as the writer of an open layer sees it: what is not committed yet
+//! included.
 //!
-//! Appends whose index entries are not made yet ([`OpenLayer::put`] defers a few) are looked for in the list of what is pending;
-//! everything else is in the index. Only the writer may look beyond the committed Lsn: it alone changes what lies there.
+//! Appends whose index entries are not made yet ([`OpenLayer::put`] defers a few) are looked for in
+//! the list of what is pending; everything else is in the index. Only the writer may look beyond
+//! the committed Lsn: it alone changes what lies there.
 
 use super::{
     OpenLayer, PendingKind, ValueRef,
@@ -19,14 +21,16 @@ pub enum NewestInLayer {
         /// Image or delta.
         kind: Kind,
     },
-    /// The layer has no version of the key that was not dropped, and older layers must not be asked.
+    /// The layer has no version of the key that was not dropped, and older layers must not be
+    /// asked.
     Dropped,
     /// The layer says nothing about the key: an older layer may.
     Older,
 }
 
 impl OpenLayer {
-    /// Returns the newest version of `key` in this layer, committed or not. Changes and copies nothing.
+    /// Returns the newest version of `key` in this layer, committed or not. Changes and copies
+    /// nothing.
     #[must_use]
     pub fn newest(&self, key: Key) -> NewestInLayer {
         let (nodes, index) = (&*self.layer.nodes, &self.layer.index);
@@ -74,7 +78,8 @@ mod tests {
         OpenLayer::new(Lsn(1), &Arc::new(ChunkPool::new(0)))
     }
 
-    /// What the newest version of each key is, from a list of all appends: shares nothing with the layer's index.
+    /// What the newest version of each key is, from a list of all appends: shares nothing with the
+    /// layer's index.
     #[derive(Default)]
     struct Listed(Vec<(Lsn, Appended)>);
 

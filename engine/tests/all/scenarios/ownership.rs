@@ -18,6 +18,7 @@ use pagestrata::{
 };
 
 use super::{check, child, commit, options, write};
+use crate::support::block_on;
 
 fn made(dir: &Path, options: Options) -> (Store, Timeline) {
     let (store, _) = Store::open(dir, options).unwrap();
@@ -139,7 +140,7 @@ fn forks(dir: &Path, options: &Options) {
     let mut waiting = Box::pin(main.wait_for(Lsn(9999)));
     let mut nobody = Context::from_waker(Waker::noop());
     assert!(waiting.as_mut().poll(&mut nobody).is_pending());
-    for closes in [true, false] {
+    for ends_with in ["close", "close_async", "drop"] {
         in_child(|| {
             // SAFETY: the child uses this copy alone.
             let mut waiting = unsafe { copy_of(&waiting) };
@@ -154,15 +155,23 @@ fn forks(dir: &Path, options: &Options) {
                 (of.0, of.1, of.2, copy_of(&snapshot), copy_of(&lease), copy_of(&ticket))
             };
             must_be_closed("create_timeline", store.create_timeline("child", Lsn(1)))?;
+            let open_or_create = |name| store.open_or_create_timeline(name, Lsn(1));
+            must_be_closed("open_or_create_timeline", open_or_create("main"))?;
+            must_be_closed("open_or_create_timeline", open_or_create("child"))?;
             must_be_closed("timeline", store.timeline("main"))?;
             let put = lease.put(Key::new(1, 1), Lsn(320), Value::Image(b"of the child"));
             must_be_closed("put", put)?;
             must_be_closed("commit", lease.commit(Lsn(320)))?;
             must_be_closed("roll", lease.roll())?;
+            must_be_closed("flush under the lease", lease.flush())?;
+            must_be_closed("exists", lease.exists(Key::new(1, 1)))?;
+            must_be_closed("newest", lease.newest(Key::new(1, 1)))?;
             must_be_closed("import_images", lease.import_images(Lsn(400)))?;
             must_be_closed("write_lease", main.write_lease())?;
             must_be_closed("wait", ticket.wait())?;
+            must_be_closed("try_write_lease", main.try_write_lease())?;
             must_be_closed("flush", main.flush())?;
+            must_be_closed("flush_async", block_on(main.flush_async()))?;
             must_be_closed("snapshot_at", main.snapshot_at(Lsn(20)))?;
             must_be_closed("prefetch", main.prefetch(&[Key::new(1, 1)], Lsn(20)))?;
             match Store::open(dir, options.clone()) {
@@ -179,9 +188,12 @@ fn forks(dir: &Path, options: &Options) {
             drop(new);
             reader.unpin();
             drop((reader, snapshot, lease, main));
-            match closes {
-                true => must_be_closed("close", store.close(Duration::ZERO)),
-                false => {
+            match ends_with {
+                "close" => must_be_closed("close", store.close(Duration::ZERO)),
+                "close_async" => {
+                    must_be_closed("close_async", block_on(store.close_async(Duration::ZERO)))
+                }
+                _ => {
                     drop(store);
                     Ok(())
                 }
