@@ -140,7 +140,7 @@ fn a_file_that_may_not_be_read_is_an_error() {
     fs::write(&path, "bytes").unwrap();
     let nobody = 65_534;
     std::os::unix::fs::chown(&path, Some(nobody), Some(nobody)).unwrap_or_default();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let anchored = RealStorage.anchored(dir.path()).unwrap();
     // The superuser may read everything, so a thread stops being that for files.

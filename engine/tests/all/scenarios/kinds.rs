@@ -154,7 +154,7 @@ fn s24_a_file_that_may_not_be_read() {
     let modes = files.iter().map(|file| fs::metadata(file).unwrap().permissions());
     let modes: Vec<_> = modes.collect();
     for (file, mode) in files.iter().zip(modes) {
-        fs::set_permissions(file, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(file, fs::Permissions::from_mode(0o000)).unwrap();
         let store_dir = store_dir.clone();
         // The superuser may read everything, so a thread stops being that, for files.
         let opened = std::thread::spawn(move || {
