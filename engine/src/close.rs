@@ -11,9 +11,10 @@ use std::{
     time::Duration,
 };
 
+use pagestrata_layers::storage::ProcessMark;
 use parking_lot::Mutex;
 
-use crate::{Background, CloseReport, Result, Store};
+use crate::{Background, CloseReport, Error, Result, Store};
 
 /// The future of [`Store::close_async`].
 ///
@@ -24,7 +25,11 @@ use crate::{Background, CloseReport, Result, Store};
 /// Dropping it stops waiting and nothing else: the thread closes the store all the same, and only then can the directory be
 /// opened again. Where there is no thread, dropping it before the first poll is dropping the [`Store`].
 #[must_use = "the close's outcome is lost unless it is awaited"]
-pub struct CloseFuture(State);
+pub struct CloseFuture {
+    state: State,
+    /// The process whose thread closes the store.
+    owner: ProcessMark,
+}
 
 enum State {
     /// The next poll closes it. Taken by that poll.
@@ -54,9 +59,13 @@ impl Drop for TellEnd {
 }
 
 impl CloseFuture {
+    fn of(state: State) -> CloseFuture {
+        CloseFuture { state, owner: ProcessMark::current() }
+    }
+
     pub(crate) fn new(store: Store, background: Background, grace: Duration) -> CloseFuture {
         if background == Background::Callers {
-            return CloseFuture(State::Here(Some(Box::new(store)), grace));
+            return CloseFuture::of(State::Here(Some(Box::new(store)), grace));
         }
         // Shared with the closure, so that the store survives a thread that cannot be started.
         let slot = Arc::new(Mutex::new(Some(Box::new(store))));
@@ -69,7 +78,7 @@ impl CloseFuture {
                 store.map(|store| store.close(grace))
             }
         });
-        CloseFuture(match spawned {
+        CloseFuture::of(match spawned {
             Ok(thread) => State::Thread(ending, Some(thread)),
             Err(_) => State::Here(slot.lock().take(), grace),
         })
@@ -80,7 +89,10 @@ impl Future for CloseFuture {
     type Output = Result<CloseReport>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<CloseReport>> {
-        match &mut self.0 {
+        if !self.owner.is_current() {
+            return Poll::Ready(Err(Error::Closed));
+        }
+        match &mut self.state {
             State::Here(store, grace) => {
                 let store = store.take().expect("polled after it was ready");
                 Poll::Ready(store.close(*grace))
@@ -100,6 +112,17 @@ impl Future for CloseFuture {
                     Err(panic) => resume_unwind(panic),
                 }
             }
+        }
+    }
+}
+
+impl Drop for CloseFuture {
+    fn drop(&mut self) {
+        if let State::Thread(_, thread) = &mut self.state
+            && !self.owner.is_current()
+        {
+            // A thread of the parent's, of which a forked child knows nothing.
+            std::mem::forget(thread.take());
         }
     }
 }

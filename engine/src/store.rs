@@ -32,8 +32,8 @@ use pagestrata_wal::{Log, Replayed};
 use parking_lot::Mutex;
 
 use crate::{
-    CloseFuture, Error, LayersError, MajorFaults, OpenProgress, Options, PinInfo, Result,
-    StoreStats, Timeline,
+    Background, CloseFuture, Error, LayersError, MajorFaults, OpenProgress, Options, PinInfo,
+    Result, StoreStats, Timeline,
     background::{Wakeup, spawn_threads},
     fetch::Fetchers,
     map::{FileLayer, is_layer_file_name, layer_file_name},
@@ -289,6 +289,7 @@ impl Store {
     /// is read-only, too.
     pub fn open_or_create_timeline(&self, name: &str, start: Lsn) -> Result<Timeline> {
         check_new_timeline(name, start)?;
+        self.shared.check_open()?;
         // Held from the look to the end of the creation.
         let mut timelines = self.shared.timelines.lock();
         if let Some(timeline) = timelines.iter().find(|timeline| timeline.name == name) {
@@ -438,7 +439,11 @@ impl Store {
     /// The future panics when closing has panicked, with the same payload.
     pub fn close_async(self, grace: Duration) -> CloseFuture {
         self.shared.closed.store(true, Ordering::Release);
-        let background = self.shared.options.background;
+        let background = match self.shared.is_inherited() {
+            // There is nothing to do, so also nothing for a thread.
+            true => Background::Callers,
+            false => self.shared.options.background,
+        };
         CloseFuture::new(self, background, grace)
     }
 

@@ -191,7 +191,8 @@ impl WriteLease<'_> {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Layers`] for a layer file that is damaged or cannot be read.
+    /// [`Error::Layers`] for a layer file that is damaged or cannot be read; [`Error::Closed`] in a
+    /// forked child.
     pub fn exists(&self, key: Key) -> Result<bool> {
         Ok(self.newest(key)?.is_some())
     }
@@ -202,6 +203,9 @@ impl WriteLease<'_> {
     /// # Errors
     /// As [`WriteLease::exists`].
     pub fn newest(&self, key: Key) -> Result<Option<NewestVersion>> {
+        if self.timeline.store.is_inherited() {
+            return Err(Error::Closed);
+        }
         newest_of_writer(&self.timeline, self.writer(), key)
     }
 

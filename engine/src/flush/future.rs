@@ -53,7 +53,7 @@ impl Future for FlushFuture {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Lsn>> {
         let this = self.get_mut();
-        if this.target.is_none() {
+        if this.target.is_none() || this.timeline.store.is_inherited() {
             this.timeline.store.check_open()?;
         }
         if this.timeline.store.options.background == Background::Callers {
@@ -85,7 +85,9 @@ impl Future for FlushFuture {
 
 impl Drop for FlushFuture {
     fn drop(&mut self) {
-        self.timeline.flush_waiters.leave(self.waiter);
+        if !self.timeline.store.is_inherited() {
+            self.timeline.flush_waiters.leave(self.waiter);
+        }
     }
 }
 

@@ -79,6 +79,22 @@ fn must_be_closed<T>(what: &str, result: pagestrata::Result<T>) -> Result<(), St
     }
 }
 
+/// How a child gets rid of its copy.
+#[derive(Clone, Copy)]
+enum Close {
+    Now,
+    Later,
+    Never,
+}
+
+/// What a future comes to at once.
+fn now<T>(future: impl Future<Output = T>) -> Result<T, String> {
+    match Box::pin(future).as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(outcome) => Ok(outcome),
+        Poll::Pending => Err("it would wait".to_owned()),
+    }
+}
+
 #[test]
 fn s21_a_fork_leaves_a_child_nothing_of_the_store() {
     let dir = tempfile::tempdir().unwrap();
@@ -139,7 +155,7 @@ fn forks(dir: &Path, options: &Options) {
     let mut waiting = Box::pin(main.wait_for(Lsn(9999)));
     let mut nobody = Context::from_waker(Waker::noop());
     assert!(waiting.as_mut().poll(&mut nobody).is_pending());
-    for closes in [true, false] {
+    for closes in [Close::Now, Close::Later, Close::Never] {
         in_child(|| {
             // SAFETY: the child uses this copy alone.
             let mut waiting = unsafe { copy_of(&waiting) };
@@ -155,6 +171,11 @@ fn forks(dir: &Path, options: &Options) {
             };
             must_be_closed("create_timeline", store.create_timeline("child", Lsn(1)))?;
             must_be_closed("timeline", store.timeline("main"))?;
+            let found = store.open_or_create_timeline("main", Lsn(1));
+            must_be_closed("open_or_create_timeline", found)?;
+            must_be_closed("newest", lease.newest(Key::new(1, 1)))?;
+            must_be_closed("flush of a lease", lease.flush())?;
+            must_be_closed("flush_async", now(main.flush_async())?)?;
             let put = lease.put(Key::new(1, 1), Lsn(320), Value::Image(b"of the child"));
             must_be_closed("put", put)?;
             must_be_closed("commit", lease.commit(Lsn(320)))?;
@@ -180,8 +201,11 @@ fn forks(dir: &Path, options: &Options) {
             reader.unpin();
             drop((reader, snapshot, lease, main));
             match closes {
-                true => must_be_closed("close", store.close(Duration::ZERO)),
-                false => {
+                Close::Now => must_be_closed("close", store.close(Duration::ZERO)),
+                Close::Later => {
+                    must_be_closed("close_async", now(store.close_async(Duration::ZERO))?)
+                }
+                Close::Never => {
                     drop(store);
                     Ok(())
                 }
