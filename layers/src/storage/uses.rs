@@ -4,8 +4,8 @@
 //! [`RealStorage`](super::RealStorage) nothing can: a file is told apart by its device and inode,
 //! whatever it is called and however often it is open.
 //!
-//! Each process has a table of its own. A forked child begins with an empty one, for the lock of its
-//! parent's may be held by a thread that the child does not have; what it has inherited is the
+//! Each process has a table of its own. A forked child begins with an empty one, for the lock of
+//! its parent's may be held by a thread that the child does not have; what it has inherited is the
 //! parent's.
 #![allow(unsafe_code)]
 
@@ -73,8 +73,8 @@ impl Table {
             Err(others) => {
                 // SAFETY: made above, and nothing has learnt of it.
                 drop(unsafe { Box::from_raw(new) });
-                // SAFETY: as in `of_this_process`. Another thread of this process has stored it, so it
-                // is not null.
+                // SAFETY: as in `of_this_process`. Another thread of this process has stored it, so
+                // it is not null.
                 unsafe { &*others }
             }
         }
