@@ -65,6 +65,22 @@
 //!   are not mapped ([`Options::access`](crate::Options::access)) cannot do this: these get an error,
 //!   `access::a_file_that_was_cut_is_an_error`.
 //!
+//! # When its surroundings change
+//!
+//! - A second opening, by this process or another, is refused as long as the store is open:
+//!   `scenarios::manifest::s17_two_processes_and_one_store`. So it is while a child made by `fork`
+//!   has a copy of the store, and whatever the child does with it: its calls return
+//!   [`Error::Closed`](crate::Error::Closed), and its drop gives nothing back, waits for nobody and
+//!   touches no file: `scenarios::ownership`, the tests of `s21`.
+//! - A store whose directory is moved goes on in it, and writes nothing into another that takes its
+//!   place: `scenarios::ownership::s22_a_store_that_is_moved_away_while_it_is_open`. A directory
+//!   that is emptied and made another store's is left alone:
+//!   `scenarios::ownership::s22_a_directory_that_is_emptied_while_it_is_open`.
+//! - A FIFO, socket, device, directory or link in the place of a file, or a file that may not be
+//!   read, is an error that names it, at once: `scenarios::kinds`, the tests of `s24`.
+//! - An opening that fails gives back every descriptor, mapping, thread and byte:
+//!   `scenarios::failed_opens::s25_openings_that_fail_leave_nothing`.
+//!
 //! # What is assumed
 //!
 //! - A sector of 512 bytes is written whole or not at all, and a power failure in the middle of writing a sector does not harm what a

@@ -83,8 +83,9 @@ pub trait Storage: Send + Sync + fmt::Debug + 'static {
     /// Makes the names in a directory durable.
     fn sync_dir(&self, dir: &Path) -> Result<()>;
 
-    /// Takes the one exclusive lock on a file, created if need be, for as long as the returned value lives; the lock ends with the
-    /// process at the latest. `None`: somebody else has it.
+    /// Takes the one exclusive lock on a file, created if need be, for as long as the returned
+    /// value lives; it ends with the process, and the children that it has forked, at the latest.
+    /// Dropped in a forked child, the copy of the value gives nothing back. `None`: it is taken.
     fn lock(&self, path: &Path) -> Result<Option<Box<dyn Lock>>>;
 }
 

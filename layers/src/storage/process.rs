@@ -98,29 +98,29 @@ fn make_page() -> &'static AtomicU64 {
     unsafe { &*stored.err().unwrap_or(word) }
 }
 
+/// Runs `child` in a forked process. Returns its exit status, 0 for true.
+#[cfg(test)]
+pub(super) fn forked(child: impl FnOnce() -> bool) -> libc::c_int {
+    // SAFETY: the child ends at once, without unwinding, and glibc's allocator can be used in it.
+    match unsafe { libc::fork() } {
+        -1 => panic!("{}", std::io::Error::last_os_error()),
+        0 => {
+            let status = i32::from(!child());
+            // SAFETY: ends the process at once.
+            unsafe { libc::_exit(status) }
+        }
+        pid => {
+            let mut status = 0;
+            // SAFETY: waits for the child and stores its status.
+            assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+            status
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Runs `child` in a forked process. Returns its exit status, 0 for true.
-    fn forked(child: impl FnOnce() -> bool) -> libc::c_int {
-        // SAFETY: the child calls only what neither allocates nor takes a lock, and ends without
-        // unwinding.
-        match unsafe { libc::fork() } {
-            -1 => panic!("{}", std::io::Error::last_os_error()),
-            0 => {
-                let status = i32::from(!child());
-                // SAFETY: ends the process at once.
-                unsafe { libc::_exit(status) }
-            }
-            pid => {
-                let mut status = 0;
-                // SAFETY: waits for the child and stores its status.
-                assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-                status
-            }
-        }
-    }
 
     #[test]
     fn no_child_has_a_mark_of_its_ancestors() {

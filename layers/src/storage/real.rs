@@ -62,11 +62,11 @@ struct AnchoredStorage {
 
 /// How a storage finds the place of a path.
 trait Places {
-    /// Where the name at the end of a path is looked up.
-    fn at(&self, path: &Path) -> Result<At<'_>>;
+    /// Where the name at the end of a path is looked up, for an operation that an error names.
+    fn at(&self, operation: &'static str, path: &Path) -> Result<At<'_>>;
 
     /// A directory, opened.
-    fn dir(&self, dir: &Path) -> Result<OwnedFd>;
+    fn dir(&self, operation: &'static str, dir: &Path) -> Result<OwnedFd>;
 
     /// Learns that a directory was made.
     fn created(&self, dir: &Path) {
@@ -191,12 +191,12 @@ fn open_regular(
 }
 
 impl Places for RealStorage {
-    fn at(&self, path: &Path) -> Result<At<'_>> {
-        with_path("look up", path, At::of_process(path))
+    fn at(&self, operation: &'static str, path: &Path) -> Result<At<'_>> {
+        with_path(operation, path, At::of_process(path))
     }
 
-    fn dir(&self, dir: &Path) -> Result<OwnedFd> {
-        with_path("open directory", dir, At::of_process(dir).and_then(|at| at.open_dir()))
+    fn dir(&self, operation: &'static str, dir: &Path) -> Result<OwnedFd> {
+        with_path(operation, dir, At::of_process(dir).and_then(|at| at.open_dir()))
     }
 }
 
@@ -206,35 +206,31 @@ impl AnchoredStorage {
     }
 
     /// The way from the anchor to a path below it.
-    fn below<'p>(&self, path: &'p Path) -> Result<&'p Path> {
+    fn below<'p>(&self, operation: &'static str, path: &'p Path) -> Result<&'p Path> {
         let is_plain =
             |below: &&Path| below.components().all(|part| matches!(part, Component::Normal(_)));
         path.strip_prefix(&self.path).ok().filter(is_plain).ok_or_else(|| {
             let expected = format!("expected a path below {}", self.path.display());
-            Error::io("look up", path, io::Error::new(io::ErrorKind::InvalidInput, expected))
+            Error::io(operation, path, io::Error::new(io::ErrorKind::InvalidInput, expected))
         })
     }
 
     /// Opens a directory below the anchor, one name at a time. Each has to be the one that was
     /// there before.
-    fn open_below(&self, below: &Path) -> Result<OwnedFd> {
+    fn open_below(&self, below: &Path) -> io::Result<Result<OwnedFd>> {
         let mut opened: Option<OwnedFd> = None;
         let mut reached = PathBuf::new();
         for part in below.components() {
             reached.push(part);
             let above = opened.take().map_or(Dir::Borrowed(self.dir.as_fd()), Dir::Owned);
-            let (dir, found) = open_known(above, part.as_os_str())
-                .map_err(|error| Error::io("open directory", &self.path.join(&reached), error))?;
+            let (dir, found) = open_known(above, part.as_os_str())?;
             if *self.reached.lock().entry(reached.clone()).or_insert(found) != found {
-                return Err(Error::DirectoryReplaced { path: self.path.join(&reached) });
+                return Ok(Err(Error::DirectoryReplaced { path: self.path.join(&reached) }));
             }
             opened = Some(dir);
         }
         let anchor = || open_known(Dir::Borrowed(self.dir.as_fd()), ".".as_ref());
-        match opened {
-            Some(dir) => Ok(dir),
-            None => with_path("open directory", &self.path, anchor()).map(|(dir, _)| dir),
-        }
+        Ok(Ok(opened.map_or_else(|| anchor().map(|(dir, _)| dir), Ok)?))
     }
 }
 
@@ -246,23 +242,23 @@ fn open_known(above: Dir<'_>, name: &OsStr) -> io::Result<(OwnedFd, Identity)> {
 }
 
 impl Places for AnchoredStorage {
-    fn at(&self, path: &Path) -> Result<At<'_>> {
-        let below = self.below(path)?;
+    fn at(&self, operation: &'static str, path: &Path) -> Result<At<'_>> {
+        let below = self.below(operation, path)?;
         let (dir, name) = match (below.parent(), below.file_name()) {
             (Some(parent), Some(name)) if !parent.as_os_str().is_empty() => {
-                (Dir::Owned(self.open_below(parent)?), name)
+                (Dir::Owned(with_path(operation, path, self.open_below(parent))??), name)
             }
             (_, name) => (Dir::Borrowed(self.dir.as_fd()), name.unwrap_or(".".as_ref())),
         };
-        with_path("look up", path, At::new(dir, name, false))
+        with_path(operation, path, At::new(dir, name, false))
     }
 
-    fn dir(&self, dir: &Path) -> Result<OwnedFd> {
-        self.open_below(self.below(dir)?)
+    fn dir(&self, operation: &'static str, dir: &Path) -> Result<OwnedFd> {
+        with_path(operation, dir, self.open_below(self.below(operation, dir)?))?
     }
 
     fn created(&self, dir: &Path) {
-        if let Ok(below) = self.below(dir) {
+        if let Ok(below) = self.below("create directory", dir) {
             // One of this name that was removed before is not expected any more.
             self.reached.lock().remove(below);
         }
@@ -274,31 +270,32 @@ macro_rules! files_of {
     ($storage:ty) => {
         impl Storage for $storage {
             fn anchored(&self, dir: &Path) -> Result<SharedStorage> {
-                Ok(Arc::new(AnchoredStorage::new(dir, self.dir(dir)?)))
+                Ok(Arc::new(AnchoredStorage::new(dir, self.dir("open directory", dir)?)))
             }
 
             fn create(&self, path: &Path) -> Result<Box<dyn File>> {
-                create(&self.at(path)?, path)
+                create(&self.at("create", path)?, path)
             }
 
             fn open(&self, path: &Path) -> Result<Box<dyn File>> {
-                open(&self.at(path)?, path)
+                open(&self.at("open", path)?, path)
             }
 
             fn open_direct(&self, path: &Path) -> Result<Option<Box<dyn File>>> {
-                open_direct(&self.at(path)?, path)
+                open_direct(&self.at("open", path)?, path)
             }
 
             fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-                with_path("rename", from, self.at(from)?.rename_to(&self.at(to)?))
+                let (at, to) = (self.at("rename", from)?, self.at("rename", to)?);
+                with_path("rename", from, at.rename_to(&to))
             }
 
             fn remove(&self, path: &Path) -> Result<()> {
-                with_path("remove", path, self.at(path)?.remove())
+                with_path("remove", path, self.at("remove", path)?.remove())
             }
 
             fn list(&self, dir: &Path) -> Result<Vec<String>> {
-                let names = with_path("list", dir, at::names(self.dir(dir)?))?;
+                let names = with_path("list", dir, at::names(self.dir("list", dir)?))?;
                 // A name that is not UTF-8 is none of ours, but it is shown rather than hidden.
                 let shown = names.iter().map(|name| name.to_string_lossy().into_owned());
                 let mut names: Vec<_> = shown.collect();
@@ -307,14 +304,15 @@ macro_rules! files_of {
             }
 
             fn create_dir(&self, dir: &Path) -> Result<()> {
-                if create_dir(&self.at(dir)?, dir)? {
+                if create_dir(&self.at("create directory", dir)?, dir)? {
                     self.created(dir);
                 }
                 Ok(())
             }
 
             fn exists(&self, path: &Path) -> Result<bool> {
-                match self.at(path).and_then(|at| with_path("inspect", path, at.stat())) {
+                match self.at("inspect", path).and_then(|at| with_path("inspect", path, at.stat()))
+                {
                     Ok(_) => Ok(true),
                     Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                         Ok(false)
@@ -324,12 +322,12 @@ macro_rules! files_of {
             }
 
             fn sync_dir(&self, dir: &Path) -> Result<()> {
-                let opened = fs::File::from(self.dir(dir)?);
+                let opened = fs::File::from(self.dir("open directory", dir)?);
                 with_path("sync directory", dir, opened.sync_all())
             }
 
             fn lock(&self, path: &Path) -> Result<Option<Box<dyn Lock>>> {
-                lock(&self.at(path)?, path)
+                lock(&self.at("open lock", path)?, path)
             }
         }
     };

@@ -34,7 +34,12 @@ fn an_anchor_takes_paths_below_it_and_no_others() {
         storage.create_dir(&root).unwrap();
         let anchored = storage.anchored(&root).unwrap();
         assert!(!anchored.exists(&sub).unwrap());
-        assert_io(&anchored.create(&sub.join("file")).unwrap_err(), io::ErrorKind::NotFound);
+        let refused = anchored.create(&sub.join("file")).unwrap_err();
+        assert_io(&refused, io::ErrorKind::NotFound);
+        let expected = format!("{}: cannot create: ", sub.join("file").display());
+        assert!(refused.to_string().starts_with(&expected), "{refused}");
+        let refused = anchored.list(&sub).unwrap_err();
+        assert!(refused.to_string().contains("sub: cannot list: "), "{refused}");
         anchored.create_dir(&sub).unwrap();
         anchored.create_dir(&sub).unwrap();
         anchored.create(&sub.join("a")).unwrap().append(b"bytes").unwrap();

@@ -87,10 +87,13 @@ fn s25_openings_that_fail_leave_nothing() {
     child::run("fails_to_open", dir.path(), "").assert_success();
 }
 
+/// What an opening fails of, and what brings that about in a store.
+type Cause = (&'static str, fn(&Path));
+
 /// In a process of its own, which counts what it holds.
 pub(super) fn fails_to_open(dir: &Path) {
     let base = Options { background: Background::Threads, ..options() };
-    let causes: [(&str, fn(&Path)); 9] = [
+    let causes: [Cause; 9] = [
         ("a damaged CURRENT", |store| damage(&store.join("CURRENT"), |_| 20)),
         ("a damaged manifest", |store| {
             damage(&store.join("MANIFEST-00000001"), |len| len - 9);

@@ -60,6 +60,7 @@ fn make_other(kind: &str, path: &Path, aside: &Path) -> bool {
     let node = |mode, device| unsafe { libc::mknod(name.as_ptr(), mode, device) } == 0;
     match kind {
         "FIFO" => return node(libc::S_IFIFO | 0o600, 0),
+        "FIFO to read" => return node(libc::S_IFIFO | 0o444, 0),
         // The null device.
         "device" => return node(libc::S_IFCHR | 0o600, libc::makedev(1, 3)),
         "socket" => return node(libc::S_IFSOCK | 0o600, 0),
@@ -145,6 +146,41 @@ fn s24_something_else_in_the_place_of_a_directory() {
     assert_eq!(check(&main), 40);
 }
 
+/// Why a store cannot be opened by a user who may do no more than any.
+fn opened_by_nobody(store_dir: &Path) -> Error {
+    let store_dir = store_dir.to_owned();
+    // The superuser may do everything, so a thread stops being that, for files.
+    let opened = std::thread::spawn(move || {
+        let nobody = 65_534;
+        // SAFETY: changes the user of this thread alone, which ends.
+        unsafe { libc::syscall(libc::SYS_setfsuid, nobody) };
+        Store::open(&store_dir, options()).map(|_| ())
+    });
+    opened.join().unwrap().expect_err("it may not be opened")
+}
+
+/// Opening one to read waits for a writer; one that may be written too is opened without.
+#[test]
+fn s24_a_fifo_that_may_only_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store_dir, aside) = (dir.path().join("store"), dir.path().join("aside"));
+    let files = made(&store_dir);
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    for file in &files {
+        fs::rename(file, &aside).unwrap();
+        assert!(make_other("FIFO to read", file, &aside));
+        let error = opened_by_nobody(&store_dir);
+        assert!(
+            matches!(&error, Error::Layers(LayersError::NotAFile { path, found: "a FIFO", .. })
+                if path == file),
+            "{}: {error}",
+            file.display()
+        );
+        remove(file);
+        fs::rename(&aside, file).unwrap();
+    }
+}
+
 #[test]
 fn s24_a_file_that_may_not_be_read() {
     let dir = tempfile::tempdir().unwrap();
@@ -154,16 +190,8 @@ fn s24_a_file_that_may_not_be_read() {
     let modes = files.iter().map(|file| fs::metadata(file).unwrap().permissions());
     let modes: Vec<_> = modes.collect();
     for (file, mode) in files.iter().zip(modes) {
-        fs::set_permissions(file, fs::Permissions::from_mode(0)).unwrap();
-        let store_dir = store_dir.clone();
-        // The superuser may read everything, so a thread stops being that, for files.
-        let opened = std::thread::spawn(move || {
-            let nobody = 65_534;
-            // SAFETY: changes the user of this thread alone, which ends.
-            unsafe { libc::syscall(libc::SYS_setfsuid, nobody) };
-            Store::open(&store_dir, options()).map(|_| ())
-        });
-        let error = opened.join().unwrap().expect_err("it may not be read");
+        fs::set_permissions(file, fs::Permissions::from_mode(0o000)).unwrap();
+        let error = opened_by_nobody(&store_dir);
         assert!(
             matches!(&error, Error::Layers(LayersError::Io { path, source, .. })
                 if path == file && source.kind() == io::ErrorKind::PermissionDenied),

@@ -85,7 +85,7 @@ impl State {
 impl SimulatedStorage {
     /// No directory is ever moved or replaced here, so that all there is to an anchor is which
     /// paths it takes.
-    fn must_be_below(&self, path: &Path) -> Result<()> {
+    fn must_be_below(&self, operation: &'static str, path: &Path) -> Result<()> {
         let is_below = |anchor: &Arc<Path>| {
             let is_plain = |part| matches!(part, Component::Normal(_));
             path.strip_prefix(anchor).is_ok_and(|below| below.components().all(is_plain))
@@ -93,7 +93,7 @@ impl SimulatedStorage {
         if self.anchor.as_ref().is_none_or(is_below) {
             return Ok(());
         }
-        Err(Error::io("look up", path, ErrorKind::InvalidInput.into()))
+        Err(Error::io(operation, path, ErrorKind::InvalidInput.into()))
     }
 
     /// As [`SimulatedStorage::call`] with a path.
@@ -103,7 +103,7 @@ impl SimulatedStorage {
         path: &Path,
         work: impl FnOnce(&mut State, Option<&Fault>) -> io::Result<T>,
     ) -> Result<T> {
-        self.must_be_below(path)?;
+        self.must_be_below(operation, path)?;
         self.call(operation, path, NO_SPAN, work)
     }
 
