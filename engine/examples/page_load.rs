@@ -246,6 +246,15 @@ impl Ask {
         ask.warm_up().await?;
         let faults = metric(ask.metrics, "worker_major_faults_total").await?;
         let waited = metric(ask.metrics, "cold_requests_total").await?;
+        Ask::measure(&ask).await?.print();
+        let faults = metric(ask.metrics, "worker_major_faults_total").await? - faults;
+        let waited = metric(ask.metrics, "cold_requests_total").await? - waited;
+        println!("{faults} major faults on executor threads, {waited} requests waited");
+        Ok(())
+    }
+
+    /// Asks with all clients, and returns how long the answers took.
+    async fn measure(ask: &Arc<Ask>) -> Result<Taken, AnyError> {
         let next_cold = Arc::new(AtomicU32::new(0));
         let began = Instant::now() + Duration::from_millis(100);
         let mut clients = Vec::new();
@@ -256,11 +265,7 @@ impl Ask {
         for client in clients {
             taken.add(client.await??);
         }
-        taken.print();
-        let faults = metric(ask.metrics, "worker_major_faults_total").await? - faults;
-        let waited = metric(ask.metrics, "cold_requests_total").await? - waited;
-        println!("{faults} major faults on executor threads, {waited} requests waited");
-        Ok(())
+        Ok(taken)
     }
 
     /// Reads each hot page twice: what was read for the first time is verified then.
@@ -341,7 +346,7 @@ async fn connect(server: SocketAddr) -> Result<TcpStream, AnyError> {
     let mut text = vec![0; len];
     stream.read_exact(&mut text).await?;
     match welcome {
-        Welcome::Welcome if version == VERSION => Ok(stream),
+        Welcome::Accepted if version == VERSION => Ok(stream),
         _ => Err(format!(
             "{server} speaks version {version}, this is version {VERSION}: {}",
             String::from_utf8_lossy(&text)
@@ -428,4 +433,71 @@ async fn metric(server: SocketAddr, name: &str) -> Result<u64, AnyError> {
     stream.read_to_string(&mut text).await?;
     let line = text.lines().find_map(|line| line.strip_prefix(&format!("pagestrata_{name} ")));
     Ok(line.ok_or("no such metric")?.parse()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::frame::{GREETING_LEN, encode_response, encode_welcome, refuse_greeting};
+
+    const HOT: u32 = 5;
+    const PAGES: u32 = 25;
+
+    /// Answers one client; the pages below `cold` from memory, the others not.
+    async fn answer(mut stream: TcpStream, cold: u32) -> std::io::Result<()> {
+        let mut greeting = [0; GREETING_LEN];
+        stream.read_exact(&mut greeting).await?;
+        assert_eq!(refuse_greeting(&greeting), None);
+        stream.write_all(&encode_welcome(Welcome::Accepted, "")).await?;
+        loop {
+            let mut request = [0; Request::LEN];
+            stream.read_exact(&mut request).await?;
+            let Request { id, key, .. } = Request::decode(&request);
+            let source = if key.block < cold { Source::Warm } else { Source::Cold };
+            let response = encode_response(id, Status::Page, source, &page(key.block));
+            stream.write_all(&response).await?;
+        }
+    }
+
+    /// What a client measures at a server for which only pages from `cold` on are cold.
+    fn measure(cold: u32) -> Taken {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let server = listener.local_addr().unwrap();
+            tokio::spawn(async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    tokio::spawn(answer(stream, cold));
+                }
+            });
+            let ask = Arc::new(Ask {
+                server,
+                metrics: server,
+                pages: PAGES,
+                hot: HOT,
+                cold_percent: 100,
+                clients: 2,
+                rate: 1000.0,
+                seconds: 0.2,
+            });
+            ask.warm_up().await.unwrap();
+            Ask::measure(&ask).await.unwrap()
+        })
+    }
+
+    #[test]
+    fn figures_are_kept_when_all_cold_pages_were_asked_for() {
+        let taken = measure(HOT);
+        assert_eq!((taken.cold.len(), taken.in_memory.len()), (20, 0));
+        assert!(taken.without_cold > 0);
+        assert_eq!(taken.warm.len() as u64, taken.without_cold);
+    }
+
+    #[test]
+    fn what_was_in_memory_is_not_taken_for_cold() {
+        let taken = measure(PAGES - 8);
+        assert_eq!((taken.cold.len(), taken.in_memory.len()), (8, 12));
+    }
 }

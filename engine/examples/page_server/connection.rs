@@ -142,7 +142,7 @@ impl Connection {
         self.within("its greeting", input.read_exact(&mut greeting)).await?;
         let refused = refuse_greeting(&greeting);
         let welcome = match &refused {
-            None => encode_welcome(Welcome::Welcome, ""),
+            None => encode_welcome(Welcome::Accepted, ""),
             Some(text) => encode_welcome(Welcome::OtherProtocol, text),
         };
         self.within("taking the greeting", output.write_all(&welcome)).await?;

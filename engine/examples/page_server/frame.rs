@@ -52,7 +52,7 @@ pub(crate) fn greeting() -> [u8; GREETING_LEN] {
 /// What a server's greeting says about the connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Welcome {
-    Welcome,
+    Accepted,
     OtherProtocol,
     NoRoom,
 }
@@ -97,7 +97,7 @@ pub(crate) fn decode_welcome(head: &[u8; WELCOME_LEN]) -> Result<(Welcome, u32, 
         return Err(format!("greeting of the server: expected \"PSPG\", found \"{found}\""));
     }
     let welcome = match number(8) {
-        0 => Welcome::Welcome,
+        0 => Welcome::Accepted,
         1 => Welcome::OtherProtocol,
         2 => Welcome::NoRoom,
         other => return Err(format!("greeting of the server: expected 0 to 2, found {other}")),

@@ -91,7 +91,7 @@ impl TestServer {
 
     fn greeted(&self) -> TcpStream {
         let mut stream = self.connect();
-        assert_eq!(greet(&mut stream, &greeting()), (Welcome::Welcome, String::new()));
+        assert_eq!(greet(&mut stream, &greeting()), (Welcome::Accepted, String::new()));
         stream
     }
 
@@ -221,7 +221,7 @@ fn there_is_a_limit_of_connections() {
     // The server notices the end of a connection when it gets to it.
     loop {
         let mut next = server.connect();
-        if greet(&mut next, &greeting()).0 == Welcome::Welcome {
+        if greet(&mut next, &greeting()).0 == Welcome::Accepted {
             break;
         }
         assert!(began.elapsed() < WATCHDOG, "there is no room again");
@@ -245,7 +245,7 @@ fn what_is_sent_in_part_is_not_waited_for() {
     hear_end(&mut half_a_greeting);
     let mut half_a_request = server.connect();
     half_a_request.write_all(&greeting()).unwrap();
-    assert_eq!(hear_welcome(&mut half_a_request).0, Welcome::Welcome);
+    assert_eq!(hear_welcome(&mut half_a_request).0, Welcome::Accepted);
     half_a_request.write_all(&[0; 20]).unwrap();
     hear_end(&mut half_a_request);
     assert_eq!(server.metric("pagestrata_connections_timed_out_total"), 3);

@@ -69,10 +69,12 @@ fn end(Cycle { what, child, .. }: &Cycle, cycle_max: Duration) -> ! {
 /// Hangs as a cycle might, with a child, under a watchdog that waits for nothing.
 pub(crate) fn hang() -> ! {
     let watchdog = Watchdog::start(Duration::ZERO);
-    let child = Command::new(env::current_exe().unwrap()).arg(SLEEPS).spawn().unwrap();
+    let mut child = Command::new(env::current_exe().unwrap()).arg(SLEEPS).spawn().unwrap();
     let what = "a cycle that hangs".to_owned();
     let cycle = Cycle { began: Instant::now(), what, child: Some(child.id()) };
     *watchdog.0.lock().unwrap() = Some(cycle);
+    // The watchdog kills it, and ends this process right after.
+    let _ = child.wait();
     sleep()
 }
 

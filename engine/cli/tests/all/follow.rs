@@ -92,6 +92,53 @@ fn a_followed_server_has_the_same_pages() {
     assert!(same == pages && pages > 900);
 }
 
+/// What changes no page is confirmed; the server removes it, and it is not asked for again.
+#[test]
+fn a_slot_keeps_little_of_a_log_that_changes_no_page() {
+    let settings = "autovacuum = off\nwal_keep_size = 0\nmin_wal_size = 2MB\nmax_wal_size = 2MB";
+    let Some(server) = PostgresServer::start(settings) else {
+        println!("PostgreSQL 15's server programs are not here: nothing is followed");
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    server.sql("create table t(id int)\ninsert into t values (1)\ncheckpoint");
+    server.ctl("stop -m fast");
+    copy_dir(&server.data(), &dir.path().join("base"));
+    run(dir.path(), "import --store {}/store --base {}/base").good();
+    server.ctl("start");
+    let conninfo = server.conninfo(server.socket_dir(), "user=postgres");
+    let follower = Follower::start(dir.path(), &conninfo);
+    let emit = "select pg_logical_emit_message(false, 'none', repeat('z', 1000000))\n";
+    let kept = "select pg_wal_lsn_diff(pg_current_wal_flush_lsn(), restart_lsn) \
+                from pg_replication_slots where slot_name = 'pages'";
+    let mut polls = 0;
+    while server.sql(kept).is_empty() {
+        polls += 1;
+        assert!(polls < 600, "there is no slot");
+        thread::sleep(Duration::from_millis(50));
+    }
+    server.sql(&format!("{}checkpoint", emit.repeat(20)));
+    // The follower flushes each second. Polls are counted so that a test that hangs ends.
+    let mut polls = 0;
+    while server.sql(kept).parse::<u64>().unwrap() > 100_000 {
+        polls += 1;
+        assert!(polls < 600, "the server keeps {} bytes", server.sql(kept));
+        thread::sleep(Duration::from_millis(50));
+    }
+    drop(follower);
+    server.sql(&format!("checkpoint\n{}checkpoint", emit.repeat(3)));
+    let oldest = server.sql("select count(*) from pg_ls_waldir()").parse::<u64>().unwrap();
+    assert!(oldest < 15, "{oldest} segments: the server has removed what it need not keep");
+    let end = server.sql("insert into t values (2)\nselect pg_current_wal_insert_lsn()");
+    let store = dir.path().join("store");
+    let output = command()
+        .args(["follow", "--slot", "pages", "--store", store.to_str().unwrap()])
+        .args(["--until", &end, "--conninfo", &conninfo])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// How many of the server's pages are in the store, but for what may differ between a server and its standby.
 fn compare(dir: &Path, data: &Path) -> (u64, u64) {
     let (_store, timeline) = pagestrata_cli::open_existing(&dir.join("store"), "main").unwrap();

@@ -249,6 +249,7 @@ impl Connection {
     }
 
     fn other_server(&self, what: &'static str, expected: &'static str, found: String) -> Error {
+        let found = message::shortened(&found);
         Error::OtherServer { to: self.wire.to().to_owned(), what, expected, found }
     }
 }

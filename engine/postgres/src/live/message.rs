@@ -140,7 +140,7 @@ impl<'a> Body<'a> {
                 self.end()?;
                 return Ok(error);
             }
-            let text = readable(self.text("field")?);
+            let text = shortened(&readable(self.text("field")?));
             match field {
                 b'S' if error.severity.is_empty() => error.severity = text,
                 // The same, not translated.
@@ -226,6 +226,15 @@ fn readable(text: &[u8]) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
+/// A server's text as errors show it: what is longer is cut off.
+pub(super) fn shortened(text: &str) -> String {
+    const CHARS_MAX: usize = 1000;
+    match text.char_indices().nth(CHARS_MAX) {
+        Some((end, _)) => format!("{}... ({} bytes)", &text[..end], text.len()),
+        None => text.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -243,6 +252,13 @@ mod tests {
             assert!(Body::new(COPY_DATA, &bytes[..len]).streamed().is_err());
         }
         assert_eq!(server_time(SystemTime::UNIX_EPOCH), 0);
+    }
+
+    #[test]
+    fn long_texts_are_cut_off() {
+        assert_eq!(shortened("é"), "é");
+        assert_eq!(shortened(&"é".repeat(1000)), "é".repeat(1000));
+        assert_eq!(shortened(&"é".repeat(1001)), format!("{}... (2002 bytes)", "é".repeat(1000)));
     }
 
     proptest::proptest! {

@@ -224,6 +224,7 @@ impl Wire {
 
     pub(super) fn protocol(&self, malformed: message::Malformed) -> Error {
         let message::Malformed { what, expected, found } = malformed;
+        let found = message::shortened(&found);
         Error::Protocol { to: self.to.clone(), doing: self.doing, what, expected, found }
     }
 

@@ -289,3 +289,33 @@ fn a_stream_is_finished_in_a_flood_of_log() {
     assert!(error.is_transient(), "{error}");
     server.join().unwrap();
 }
+
+/// Memory is taken for what a client can use, not for what a server states or repeats.
+#[test]
+fn what_is_too_long_or_too_much_is_refused() {
+    let mut too_long = vec![b'd'];
+    too_long.extend((2_u32 << 20).to_be_bytes());
+    let (info, server) = say([welcome("15.4"), message(b'W', &[0; 3]), too_long].concat());
+    let error = replication(&info).next_event(WAIT).unwrap_err();
+    assert!(error.to_string().contains("length of CopyData: expected 4 to 1048580"), "{error}");
+    server.join().unwrap();
+
+    let one = row(&["on"]);
+    let data = &one[7..one.iter().position(|byte| *byte == b'C').unwrap()];
+    let (info, server) = say([welcome("15.4"), data.repeat(6)].concat());
+    let error = Connection::open(&info).unwrap().show("fsync").unwrap_err();
+    assert!(error.to_string().contains("DataRow"), "{error}");
+    server.join().unwrap();
+
+    let long = format!("SERROR\0VERROR\0C42704\0M{}\0\0", "no ".repeat(200_000));
+    let (info, server) =
+        say([welcome("15.4"), message(b'E', long.as_bytes()), message(b'Z', b"I")].concat());
+    let error = Connection::open(&info).unwrap().show("fsync").unwrap_err();
+    assert!(error.to_string().len() < 5_000, "{} bytes of error", error.to_string().len());
+    drop(server);
+
+    let (info, server) = say([welcome("15.4"), row(&[&"9".repeat(500_000), "1"])].concat());
+    let error = Connection::open(&info).unwrap().identify().unwrap_err();
+    assert!(error.to_string().len() < 5_000, "{} bytes of error", error.to_string().len());
+    drop(server);
+}
