@@ -195,7 +195,7 @@ fn no_manifest_follows_the_highest_number() {
     let number = u64::MAX;
     let mut bytes = encode_header(STORE, number);
     let head_crc = crc32c::crc32c(&bytes[..HEADER_LEN - 4]);
-    let (record, chain) = encode_record(head_crc, &[Edit::NextSequence(7)]);
+    let (record, chain) = encode_record(head_crc, &[Edit::NextSequence(7)]).unwrap();
     bytes.extend_from_slice(&record);
     let current = Current { store: STORE, number, len: bytes.len() as u64, chain };
     bytes.extend_from_slice(b"half an edit");
