@@ -434,11 +434,12 @@ impl<'a> Many<'a> {
         };
         let asked: Vec<Asked> = alone.iter().map(asked).collect();
         let Many { pending, entries, .. } = self;
-        map.files.get(layer).versions_of_many(
+        let file = map.files.get(layer);
+        file.versions_of_many(
             &asked,
             arena,
             &mut |at, version| entries.push(&mut pending[alone[at] as usize], version),
-            &mut |at, walk| walks.push((alone[at], walk.map_err(Error::from))),
+            &mut |at, walk| walks.push((alone[at], file.noted(walk).map_err(Error::from))),
         );
         for index in shared {
             let pending = &mut pending[index as usize];

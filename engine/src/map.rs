@@ -14,7 +14,7 @@ use pagestrata_layers::{
     layer_file::{Asked, LayerKind, LayerSummary, ReadSpace},
 };
 
-pub(crate) use files::{FileLayer, Files, is_layer_file_name, layer_file_name};
+pub(crate) use files::{FileLayer, Files, layer_file_name};
 use window::{Next, Window};
 
 use crate::{
@@ -78,7 +78,7 @@ impl<'a> Found<'a> {
     /// What a file has given, or what it is missing.
     #[inline]
     fn given<T>(&mut self, file: &Arc<FileLayer>, given: LayersResult<T>) -> Result<T> {
-        given.map_err(|error| {
+        file.noted(given).map_err(|error| {
             if let LayersError::NotResident { offset, len } = error {
                 self.missing = Some(Missing { file: file.clone(), offset, len });
             }

@@ -13,6 +13,7 @@ mod log;
 mod manifest;
 mod ownership;
 mod panics;
+mod restored;
 mod surroundings;
 
 use std::{path::PathBuf, time::Duration};

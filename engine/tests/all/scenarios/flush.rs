@@ -69,6 +69,11 @@ fn names(storage: &SimulatedStorage, dir: &str) -> Vec<String> {
     inside.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect()
 }
 
+/// Finished layer files.
+fn layer_names(storage: &SimulatedStorage) -> Vec<String> {
+    names(storage, LAYERS).into_iter().filter(|name| name.ends_with(".delta")).collect()
+}
+
 const COMMITS: u64 = 60;
 
 /// Writes, and flushes with a fault set. Returns what is left and the calls of the flush.
@@ -112,11 +117,11 @@ fn s6_crash_between_the_layer_and_the_manifest() {
     let mut orphans = 0;
     for call in named + 1..=committed {
         let (storage, _) = flushed(fault(call, false));
-        let layer = names(&storage, LAYERS);
+        let layer = layer_names(&storage);
         assert_eq!(layer.len(), 1);
         for left in [storage.killed(), storage.crash(&mut all_kept), storage.crash(&mut none_kept)]
         {
-            let was_there = !names(&left, LAYERS).is_empty();
+            let was_there = !layer_names(&left).is_empty();
             let (found, report) = reopen(&left);
             assert_eq!((found, report.log_commits, report.layer_files), (COMMITS, COMMITS, 0));
             assert_eq!(report.orphans_removed.contains(&layer[0]), was_there, "{report:?}");
