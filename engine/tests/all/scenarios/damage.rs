@@ -13,6 +13,13 @@ use pagestrata::{
 use super::{DIR, corruption, corruption_at_open, open, options, write};
 use crate::support::Append;
 
+in_all_access_modes!(
+    s12_bit_flip_in_a_block_of_a_layer_file,
+    s13_a_block_that_belongs_elsewhere,
+    s14_a_layer_file_that_was_cut_is_not_opened,
+    s15_a_size_that_lies,
+);
+
 const PAGES: u32 = 60;
 
 /// What the layers hold under key `(1, page)` at an Lsn; of one length, so that all blocks are alike.
@@ -75,7 +82,6 @@ fn data_blocks(storage: &SimulatedStorage, layer: &Path) -> BTreeSet<u64> {
     blocks
 }
 
-#[test]
 fn s12_bit_flip_in_a_block_of_a_layer_file() {
     let (storage, layers) = with_layers();
     let blocks = data_blocks(&storage, &layers[0]);
@@ -128,7 +134,6 @@ fn check_quarantine(timeline: &Timeline, layer: &Path, block: u64, reads: u64) {
     assert!(one.first_error.contains(&format!("at offset {block}:")), "{}", one.first_error);
 }
 
-#[test]
 fn s13_a_block_that_belongs_elsewhere() {
     let (storage, layers) = with_layers();
     let blocks: Vec<_> = data_blocks(&storage, &layers[0]).into_iter().collect();
@@ -154,7 +159,6 @@ fn s13_a_block_that_belongs_elsewhere() {
     assert_eq!(corruption_at_open(&damaged).0, layers[0]);
 }
 
-#[test]
 fn s14_a_layer_file_that_was_cut_is_not_opened() {
     let (storage, layers) = with_layers();
     let len = storage.bytes(&layers[0]).len();
@@ -178,7 +182,6 @@ fn lie(bytes: &mut [u8], sequence: u64, (block, block_end): (usize, usize), raw_
     bytes[block..block + 4].copy_from_slice(&crc.to_le_bytes());
 }
 
-#[test]
 fn s15_a_size_that_lies() {
     const ZEROS: usize = 1 << 20;
     // The most that a block may claim: a value of the greatest length, and what is around it.

@@ -8,10 +8,15 @@ use pagestrata::{
 use super::{DIR, check, commit, keys, open, options, reopen, write};
 use crate::support::eventually;
 
+in_all_access_modes!(
+    s5_no_space_for_a_layer_file,
+    s6_crash_between_the_layer_and_the_manifest,
+    s7_crash_between_the_manifest_and_the_log,
+);
+
 const LAYERS: &str = "/store/timelines/1";
 const LOG: &str = "/store/log";
 
-#[test]
 fn s5_no_space_for_a_layer_file() {
     for background in [Background::Callers, Background::Threads] {
         // One segment of the log is enough for everything.
@@ -111,7 +116,6 @@ fn fault(call: u64, late: bool) -> Option<Fault> {
     Some(Fault { call, late, for_good: true, ..Fault::default() })
 }
 
-#[test]
 fn s6_crash_between_the_layer_and_the_manifest() {
     let (named, committed, _) = steps();
     let mut orphans = 0;
@@ -137,7 +141,6 @@ fn s6_crash_between_the_layer_and_the_manifest() {
     assert!(orphans > 2, "{orphans}");
 }
 
-#[test]
 fn s7_crash_between_the_manifest_and_the_log() {
     let (_, committed, calls) = steps();
     let freed = calls.iter().filter(|call| call.operation == "remove");

@@ -9,6 +9,14 @@ use pagestrata::{
 
 use super::{DIR, check, open, options, write};
 
+in_all_access_modes!(
+    s23_an_older_manifest_beside_newer_layers,
+    s23_an_older_manifest_beside_newer_layers_and_a_log,
+    s23_an_older_manifest_that_lacks_a_timeline,
+    s23_an_older_current_before_several_edits,
+    s23_a_reading_open_changes_nothing,
+);
+
 fn external() -> Options {
     Options { durability: Durability::External, ..options() }
 }
@@ -72,7 +80,6 @@ fn put_back(names: &[&str], backup: &SimulatedStorage, now: &SimulatedStorage) -
     restored
 }
 
-#[test]
 fn s23_an_older_manifest_beside_newer_layers() {
     let options = Options { image_layer_size_max_bytes: 1 << 20, ..external() };
     for how in [Newer::Flushed, Newer::FlushedAfterReopen, Newer::Imported] {
@@ -103,7 +110,6 @@ fn s23_an_older_manifest_beside_newer_layers() {
 }
 
 /// With a log the newer versions may be in it still, or not: what is refused is left as it was.
-#[test]
 fn s23_an_older_manifest_beside_newer_layers_and_a_log() {
     let (backup, now, _) = backed_up(Newer::Flushed, &options());
     for names in PUT_BACK {
@@ -115,7 +121,6 @@ fn s23_an_older_manifest_beside_newer_layers_and_a_log() {
 }
 
 /// A timeline that only the newer manifest has, with layer files in its directory.
-#[test]
 fn s23_an_older_manifest_that_lacks_a_timeline() {
     let storage = SimulatedStorage::new();
     let (store, main, _) = open(&storage, external()).unwrap();
@@ -140,7 +145,6 @@ fn s23_an_older_manifest_that_lacks_a_timeline() {
 }
 
 /// More than one whole edit behind the length that CURRENT gives: a crash leaves one at the most.
-#[test]
 fn s23_an_older_current_before_several_edits() {
     let storage = SimulatedStorage::new();
     let (store, main, _) = open(&storage, external()).unwrap();
@@ -159,7 +163,6 @@ fn s23_an_older_current_before_several_edits() {
 
 /// Whatever a crash has left, opening a store to read it changes nothing, and it reads the same as a store that was opened
 /// to be written.
-#[test]
 fn s23_a_reading_open_changes_nothing() {
     let storage = SimulatedStorage::new();
     let (_store, main, _) = open(&storage, options()).unwrap();
