@@ -273,7 +273,7 @@ impl TimelineShared {
     fn write_layer(&self, layer: &MemLayer) -> Result<(LayerRecord, PageCounts)> {
         let mut file = NewLayer::create(self, LayerKind::Delta)?;
         let mut keys: Option<(Key, Key)> = None;
-        let tombstones = layer.tombstones();
+        let tombstones = layer.tombstones()?;
         let mut put = |key, version: PageVersion<'_>, page: Option<&[u8]>| {
             keys = Some((keys.map_or(key, |(first, _)| first), key));
             match page {

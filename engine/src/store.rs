@@ -562,10 +562,13 @@ fn lock_to_read(storage: &dyn Storage, dir: &Path) -> Result<(SharedStorage, Box
     struct Unlocked;
     impl Lock for Unlocked {}
 
-    match storage.exists(&dir.join(CURRENT_NAME))? && !storage.exists(&dir.join(LOCK_NAME))? {
-        true => Ok((storage.anchored(dir)?, Box::new(Unlocked))),
-        false => lock_dir(storage, dir, &Options { create: false, ..Options::default() }),
+    // A link that leads nowhere is a name too.
+    if storage.exists(&dir.join(CURRENT_NAME))?
+        && storage.list(dir)?.iter().all(|name| name != LOCK_NAME)
+    {
+        return Ok((storage.anchored(dir)?, Box::new(Unlocked)));
     }
+    lock_dir(storage, dir, &Options { create: false, ..Options::default() })
 }
 
 /// Opens a directory that holds a store or may get one, and takes its lock. All that the store does

@@ -49,7 +49,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 use crate::{
-    Error, Result,
+    Error, Result, reserve,
     storage::{File, SharedStorage, Storage, read_file},
 };
 use edit::{EDIT_LEN_MAX, Edit, State};
@@ -65,11 +65,13 @@ const MANIFEST_MAGIC: &[u8; 8] = b"PSMANIFT";
 const CURRENT_LEN: usize = 64;
 const HEADER_LEN: usize = 48;
 const RECORD_HEADER_LEN: usize = 8;
+/// What memory is for.
+const RECORD: &str = "a record of the manifest";
 /// The longest payload of a record, in bytes: as much as a reader takes into memory at once. A state that is longer is
 /// rewritten as several records.
-const RECORD_LEN_MAX: u32 = 64 << 20;
+const RECORD_LEN_MAX: u32 = if cfg!(test) { 1 << 20 } else { 64 << 20 };
 /// A rewrite ends a record, and appends it, as soon as it is this long, in bytes.
-const REWRITE_RECORD_LEN: usize = 1 << 20;
+const REWRITE_RECORD_LEN: usize = if cfg!(test) { 64 << 10 } else { 1 << 20 };
 /// A manifest is rewritten when it is this many times as long as its state, but not below [`REWRITE_LEN_MIN`].
 const REWRITE_FACTOR: u64 = 4;
 const REWRITE_LEN_MIN: u64 = 1 << 20;
@@ -273,7 +275,7 @@ impl Manifest {
         let mut chain = crc32c::crc32c(&buffer[..HEADER_LEN - 4]);
         let mut start = begin_record(&mut buffer)?;
         for edit in state.to_edits() {
-            reserve(&mut buffer, EDIT_LEN_MAX)?;
+            reserve(&mut buffer, EDIT_LEN_MAX, RECORD)?;
             edit.encode(&mut buffer);
             if buffer.len() - start >= REWRITE_RECORD_LEN {
                 chain = end_record(chain, &mut buffer[start..]);
@@ -464,7 +466,7 @@ fn encode_record(chain: u32, edits: &[Edit]) -> Result<(Vec<u8>, u32)> {
     let mut record = Vec::new();
     begin_record(&mut record)?;
     for edit in edits {
-        reserve(&mut record, EDIT_LEN_MAX)?;
+        reserve(&mut record, EDIT_LEN_MAX, RECORD)?;
         edit.encode(&mut record);
     }
     if record.len() - RECORD_HEADER_LEN > RECORD_LEN_MAX as usize {
@@ -480,7 +482,7 @@ fn encode_record(chain: u32, edits: &[Edit]) -> Result<(Vec<u8>, u32)> {
 /// Begins a record behind what is in the buffer; returns where.
 fn begin_record(buffer: &mut Vec<u8>) -> Result<usize> {
     let start = buffer.len();
-    reserve(buffer, RECORD_HEADER_LEN)?;
+    reserve(buffer, RECORD_HEADER_LEN, RECORD)?;
     buffer.extend_from_slice(&[0; RECORD_HEADER_LEN]);
     Ok(start)
 }
@@ -492,12 +494,6 @@ fn end_record(chain: u32, record: &mut [u8]) -> u32 {
     let crc = record_crc(chain, len, &record[RECORD_HEADER_LEN..]);
     record[4..8].copy_from_slice(&crc.to_le_bytes());
     crc
-}
-
-fn reserve(buffer: &mut Vec<u8>, more: usize) -> Result<()> {
-    let bytes = buffer.len() + more;
-    let what = "a record of the manifest";
-    buffer.try_reserve(more).map_err(|_| Error::OutOfMemory { what, bytes })
 }
 
 fn record_crc(chain: u32, len: u32, payload: &[u8]) -> u32 {

@@ -2,8 +2,8 @@
 
 use std::{ops::Range, path::Path};
 
-use super::{RECORD_HEADER_LEN, RECORD_LEN_MAX, array};
-use crate::{Error, Result, storage::File};
+use super::{RECORD, RECORD_HEADER_LEN, RECORD_LEN_MAX, array};
+use crate::{Error, Result, reserve, storage::File};
 
 /// How much is read at once, in bytes, unless a record is longer.
 const CHUNK_LEN: u64 = 64 << 10;
@@ -76,10 +76,7 @@ impl<'f> Records<'f> {
             None => {
                 let wanted = (len as u64).max(CHUNK_LEN).min(self.end - from) as usize;
                 self.buffer.clear();
-                let what = "a record of the manifest";
-                self.buffer
-                    .try_reserve_exact(wanted)
-                    .map_err(|_| Error::OutOfMemory { what, bytes: wanted })?;
+                reserve(&mut self.buffer, wanted, RECORD)?;
                 self.buffer.resize(wanted, 0);
                 self.buffer_start = from;
                 self.file.read_at(from, &mut self.buffer)?;

@@ -93,9 +93,9 @@ fn flushed(fault: Option<Fault>) -> (SimulatedStorage, Vec<Operation>) {
     storage.set_fault(fault);
     let flushed = main.flush();
     assert!(flushed.is_ok() || fault.is_some());
-    assert_eq!(check(&main), COMMITS);
-    storage.set_fault(None);
     let calls = storage.trace();
+    storage.set_fault(None);
+    assert_eq!(check(&main), COMMITS);
     (storage, calls)
 }
 
