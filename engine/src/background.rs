@@ -77,14 +77,16 @@ pub(crate) fn spawn_threads(
         threads.push(spawned.map_err(Error::Thread)?);
         Ok(())
     };
-    spawn("pagestrata-flush", StoreShared::flush_until_stopped)?;
+    if !shared.reads_only {
+        spawn("pagestrata-flush", StoreShared::flush_until_stopped)?;
+    }
     spawn("pagestrata-reclaim", StoreShared::reclaim_until_stopped)?;
     if shared.options.remembers_residency() {
         spawn("pagestrata-watch", |shared| {
             shared.access.watch_until_stopped(shared.options.residency_interval);
         })?;
     }
-    if shared.options.durability != Durability::External {
+    if shared.options.durability != Durability::External && !shared.reads_only {
         spawn("pagestrata-log", StoreShared::log_until_stopped)?;
     }
     Ok(())

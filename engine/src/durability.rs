@@ -9,7 +9,9 @@
 //! | `Buffered { sync_interval }` | nothing is lost | what was committed since the last sync of the log may be |
 //! | `External` | what was not flushed is lost | what was not flushed is lost |
 //!
-//! Test names are those of `cargo test -p pagestrata --test all` (`module::test`), unless another place is named.
+//! Test names are those of `cargo test -p pagestrata --test all` (`module::test`), unless another place is named. A scenario
+//! runs once for each way to read layer files: `scenarios::flush::s6_...` stands for `scenarios::flush::mmap::s6_...`,
+//! `scenarios::flush::pread::s6_...` and `scenarios::flush::direct::s6_...`.
 //!
 //! # In every mode
 //!
@@ -61,9 +63,19 @@
 //! - A layer file that somebody cuts off is refused when the store is opened:
 //!   `scenarios::damage::s14_a_layer_file_that_was_cut_is_not_opened`. While it is mapped, touching what is gone ends the process with
 //!   `SIGBUS`, as with every memory map, so keep others from writing into a store that is open:
-//!   `scenarios::surroundings::s14_a_layer_file_that_is_cut_while_it_is_mapped`. A read that does not wait looks before it touches, and files that
-//!   are not mapped ([`Options::access`](crate::Options::access)) cannot do this: these get an error,
+//!   `scenarios::surroundings::s14_a_layer_file_that_is_cut_while_it_is_open`. A read that does not wait looks before it touches, and files that
+//!   are not mapped ([`Options::access`](crate::Options::access)) cannot do this: these get an error, the same test and
 //!   `access::a_file_that_was_cut_is_an_error`.
+//! - A damaged block of a layer file fails the reads that touch it, with file and offset; other pages stay readable, the file is
+//!   named by [`StoreStats::quarantined`](crate::StoreStats::quarantined), and a reopen finds the same:
+//!   `scenarios::damage::s12_bit_flip_in_a_block_of_a_layer_file`. A store with a layer file whose footer or index root
+//!   is damaged is not opened.
+//! - An older CURRENT or manifest that is put back beside newer layer files is an error that names what it does not explain, and
+//!   nothing is removed: `scenarios::restored::s23_an_older_manifest_beside_newer_layers`.
+//! - A store that is opened to be read only is left as it was, byte for byte:
+//!   `scenarios::restored::s23_a_reading_open_changes_nothing`.
+//! - Memory of 256 KiB and more that the allocator refuses is an error of that operation, and the store goes on: the test
+//!   `large_allocations` of this package.
 //!
 //! # When its surroundings change
 //!

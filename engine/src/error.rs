@@ -46,6 +46,20 @@ pub enum Error {
         /// What is in it.
         found: String,
     },
+    /// The manifest does not name layer files that were finished, so CURRENT or the manifest is older than
+    /// they are, as after a partial restore of a backup. Nothing was changed.
+    #[error(
+        "{}: cannot open the store: expected layer files that its manifest names, found {} that it does not ({}); \
+         CURRENT or the manifest is older than these files: put back the newest CURRENT and MANIFEST of this \
+         store, or move the files elsewhere to open it without them",
+        .path.display(), .files.len(), listed(.files)
+    )]
+    UnexplainedFiles {
+        /// The store's directory.
+        path: PathBuf,
+        /// The files.
+        files: Vec<PathBuf>,
+    },
     /// The store has no timeline of this name.
     #[error("no timeline {name:?}; the store has: {existing}")]
     NoTimeline {
@@ -208,6 +222,17 @@ impl From<pagestrata_wal::Error> for Error {
             other => Error::ReadOnly { cause: other.to_string() },
         }
     }
+}
+
+/// The first few files, for people.
+fn listed(files: &[PathBuf]) -> String {
+    const LISTED: usize = 3;
+    let mut text: Vec<_> =
+        files.iter().take(LISTED).map(|file| file.display().to_string()).collect();
+    if files.len() > LISTED {
+        text.push(format!("and {} more", files.len() - LISTED));
+    }
+    text.join(", ")
 }
 
 fn first_of(damaged: &[DamagedFile]) -> String {

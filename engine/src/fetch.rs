@@ -78,7 +78,7 @@ impl Job {
         }
         match &self.work {
             Work::Missing(Missing { file, offset, len }, into) => {
-                Ok(file.fetch(*offset, *len, into)?)
+                Ok(file.noted(file.fetch(*offset, *len, into))?)
             }
             Work::Pages(snapshot, keys, lsn) => snapshot.guard().touch(keys, *lsn),
         }

@@ -1,7 +1,8 @@
 //! Flushing: frozen layers become delta layers, in the background, oldest first.
 //!
-//! The order of durable steps, here and nowhere else: layer file written and synced; renamed to its name; directory synced;
-//! manifest edit appended and synced; published; the log below it freed. A step that fails leaves the frozen layer where it was, in memory
+//! The order of durable steps, here and nowhere else: layer file written and synced; directory with its marker synced (see
+//! `leftovers`); renamed to its name; directory synced; manifest edit appended and synced; marker removed; published; the log
+//! below it freed. A step that fails leaves the frozen layer where it was, in memory
 //! and readable. A file that was durable by then is taken up by the next try, which must not make the layer twice: whether
 //! the manifest names it is not known. Of any other file nothing stays, and the next try begins anew.
 
@@ -25,7 +26,7 @@ pub use future::FlushFuture;
 use crate::{
     Background, Error, LayersError, Result,
     map::{FileLayer, layer_file_name},
-    new_layer::NewLayer,
+    new_layer::{NewLayer, unmark},
     timeline::TimelineShared,
 };
 
@@ -247,6 +248,7 @@ impl TimelineShared {
         });
         match added {
             Ok(file) => {
+                unmark(self, &durable.record);
                 self.publish_flushed(lsn.next(), Some(file));
                 self.store.free_log(log_start, self.number, lsn);
                 Ok((file_len, durable.pages))
@@ -275,7 +277,7 @@ impl TimelineShared {
     fn write_layer(&self, layer: &MemLayer) -> Result<(LayerRecord, PageCounts)> {
         let mut file = NewLayer::create(self, LayerKind::Delta)?;
         let mut keys: Option<(Key, Key)> = None;
-        let tombstones = layer.tombstones();
+        let tombstones = layer.tombstones()?;
         let mut put = |key, version: PageVersion<'_>, page: Option<&[u8]>| {
             keys = Some((keys.map_or(key, |(first, _)| first), key));
             match page {

@@ -8,7 +8,12 @@ use pagestrata_layers::{
     manifest::edit::{Edit, LayerRecord},
 };
 
-use crate::{Error, Result, map::FileLayer, new_layer::NewLayer, timeline::TimelineShared};
+use crate::{
+    Error, Result,
+    map::FileLayer,
+    new_layer::{NewLayer, unmark},
+    timeline::TimelineShared,
+};
 
 /// An import of images at one Lsn. Nothing of it is visible until [`ImageImport::finish`]; dropped before, it leaves
 /// nothing but files that the next opening of the store removes.
@@ -156,11 +161,12 @@ impl<'l> ImageImport<'l> {
             FileLayer::open(&timeline.store.access, &timeline.dir, record.clone())
         };
         let files = self.records.iter().map(open).collect::<Result<Vec<_>>>()?;
-        let mut edits: Vec<_> = self.records.into_iter().map(Edit::AddLayer).collect();
+        let mut edits: Vec<_> = self.records.iter().cloned().map(Edit::AddLayer).collect();
         edits.push(Edit::DiskConsistent { timeline: timeline.number, lsn: self.lsn });
         let log_start = timeline.store.log_start_after(timeline.number, self.lsn);
         edits.extend(log_start.map(Edit::LogStart));
         timeline.store.append_import(&edits)?;
+        self.records.iter().for_each(|record| unmark(timeline, record));
         timeline.publish_imported(files, self.lsn, self.writer);
         timeline.store.free_log(log_start, timeline.number, self.lsn);
         Ok(report)

@@ -241,7 +241,7 @@ impl Timeline {
         let map = self.0.look();
         let mut verifying = Verifying::default();
         for file in map.files.iter() {
-            let verified = file.verify();
+            let verified = file.noted(file.verify());
             verifying.add(file.path(), verified.map(|found| (file.summary().file_len, found)));
         }
         verifying.finish()

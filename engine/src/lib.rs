@@ -61,6 +61,7 @@ mod fetch;
 mod flush;
 mod import;
 mod layers;
+mod leftovers;
 mod log;
 mod many;
 mod map;
@@ -71,7 +72,9 @@ mod page_cache;
 mod pins;
 mod plan;
 mod publish;
+mod quarantine;
 mod read;
+mod read_only;
 #[cfg(feature = "metrics")]
 mod recorded;
 mod recover;
@@ -105,7 +108,9 @@ pub use pagestrata_layers::{
 pub use pagestrata_wal::LogStats;
 pub use pins::{DetachedStats, PinInfo, PinKind};
 pub use plan::{PlannedLayer, ReadPlan, ReadStats};
+pub use quarantine::QuarantinedLayer;
 pub use read::{Guard, Page, Reader, Ready, Versions};
+pub use read_only::ReadOnlyStore;
 pub use recover::OpenProgress;
 pub use scratch::Scratch;
 pub use snapshot::Snapshot;

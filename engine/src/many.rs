@@ -12,17 +12,18 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 
 use pagestrata_layers::{
     BlockCounts, Key, KeyRange, Kind, Lsn, PageVersion, ScratchArena, Walk, layer_file::Asked,
+    reserve,
 };
 
 use crate::{
-    Error, Guard, Page, PlannedLayer, ReadPlan, Rebuild, Redo, Result, Scratch,
+    Error, Guard, LayersError, Page, PlannedLayer, ReadPlan, Rebuild, Redo, Result, Scratch,
     coverage::{Hit, LayerIndex},
     map::{Found, MapVersion, MemSlot},
     scratch::{Parts, with_thread_scratch},
 };
 
 /// So many keys share what is read for them; a longer list is read in parts, so that what they need in memory is bounded.
-const KEYS_AT_ONCE: usize = 4096;
+const KEYS_AT_ONCE: usize = 1024;
 
 impl<'g> Guard<'g> {
     /// As [`Guard::page`], of many pages, in less time than one by one: the layer map is walked once for all of them, each layer is visited once,
@@ -156,7 +157,7 @@ impl<'g> Guard<'g> {
             many.run(plan.as_deref_mut(), &mut |batch| deliver(batch, page));
             found.layers = many.layers;
             found.value_bytes = many.value_bytes();
-            found.versions_elsewhere = many.entries.0.len() as u64;
+            found.versions_elsewhere = many.entries.list.len() as u64;
         }
     }
 
@@ -175,7 +176,13 @@ impl<'g> Guard<'g> {
         for ended in batch.ended.drain(..) {
             let Ended { key, walk, oldest } = ended;
             let start = versions.len();
-            versions.extend(batch.entries.oldest_first(oldest));
+            let walk = walk.and_then(|walk| {
+                for version in batch.entries.oldest_first(oldest) {
+                    reserve(&mut versions, 1, VERSIONS)?;
+                    versions.push(version);
+                }
+                Ok(walk)
+            });
             let chain = &versions[start..];
             match (walk, chain) {
                 (Err(error), _) => sink(key, Err(error)),
@@ -229,19 +236,39 @@ struct Pending {
 }
 
 /// The versions of all keys.
-struct Entries<'a>(Vec<(PageVersion<'a>, Option<u32>)>);
+struct Entries<'a> {
+    list: Vec<(PageVersion<'a>, Option<u32>)>,
+    /// The list could not grow, and lacks versions of keys whose walks have not ended.
+    is_out_of_memory: bool,
+}
+
+/// What memory is for.
+const VERSIONS: &str = "the versions of several pages";
 
 impl<'a> Entries<'a> {
     /// Adds the next older version of a key.
     fn push(&mut self, pending: &mut Pending, version: PageVersion<'a>) {
-        let newer = pending.oldest.replace(self.0.len() as u32);
-        self.0.push((version, newer));
+        if reserve(&mut self.list, 1, VERSIONS).is_err() {
+            self.is_out_of_memory = true;
+            return;
+        }
+        let newer = pending.oldest.replace(self.list.len() as u32);
+        self.list.push((version, newer));
+    }
+
+    /// What a walk has come to, unless versions may be missing.
+    fn checked(&self, walk: Result<Walk>) -> Result<Walk> {
+        if self.is_out_of_memory {
+            let bytes = (self.list.len() + 1) * size_of::<(PageVersion<'_>, Option<u32>)>();
+            return Err(LayersError::OutOfMemory { what: VERSIONS, bytes }.into());
+        }
+        walk
     }
 
     fn oldest_first(&self, oldest: Option<u32>) -> impl Iterator<Item = PageVersion<'a>> {
         let mut next = oldest;
         std::iter::from_fn(move || {
-            let (version, newer) = self.0[next? as usize];
+            let (version, newer) = self.list[next? as usize];
             next = newer;
             Some(version)
         })
@@ -313,12 +340,13 @@ impl<'a> Many<'a> {
         let pending = |&key| Pending { key, upper, oldest: None, hit: None };
         let mut pending: Vec<Pending> = keys.iter().map(pending).collect();
         pending.sort_unstable_by_key(|pending| pending.key);
-        let entries = Entries(Vec::with_capacity(pending.len()));
+        let list = Vec::with_capacity(pending.len());
+        let entries = Entries { list, is_out_of_memory: false };
         Many { map, arena, pending, entries, ended: Vec::new(), layers: 0 }
     }
 
     fn value_bytes(&self) -> u64 {
-        self.entries.0.iter().map(|(version, _)| version.bytes.len() as u64).sum()
+        self.entries.list.iter().map(|(version, _)| version.bytes.len() as u64).sum()
     }
 
     /// Visits layer after layer, and hands on the keys whose walks end in each.
@@ -382,6 +410,7 @@ impl<'a> Many<'a> {
 
     fn end(&mut self, index: u32, walk: Result<Walk>) {
         let Pending { key, oldest, .. } = self.pending[index as usize];
+        let walk = self.entries.checked(walk);
         self.ended.push(Ended { key, walk, oldest });
     }
 
@@ -401,7 +430,8 @@ impl<'a> Many<'a> {
             if walk == Walk::Older {
                 return true;
             }
-            ended.push(Ended { key, walk: Ok(walk), oldest: pending.oldest });
+            let walk = entries.checked(Ok(walk));
+            ended.push(Ended { key, walk, oldest: pending.oldest });
             false
         });
         self.layers += u64::from(asked > 0);
@@ -434,17 +464,19 @@ impl<'a> Many<'a> {
         };
         let asked: Vec<Asked> = alone.iter().map(asked).collect();
         let Many { pending, entries, .. } = self;
-        map.files.get(layer).versions_of_many(
+        let file = map.files.get(layer);
+        file.versions_of_many(
             &asked,
             arena,
             &mut |at, version| entries.push(&mut pending[alone[at] as usize], version),
-            &mut |at, walk| walks.push((alone[at], walk.map_err(Error::from))),
+            &mut |at, walk| walks.push((alone[at], file.noted(walk).map_err(Error::from))),
         );
         for index in shared {
             let pending = &mut pending[index as usize];
             let mut found = Found::default();
             let floor = hit(pending).floor;
             let walk = map.versions_shared(pending.key, pending.upper, floor, arena, &mut found);
+            let walk = walk.and_then(|walk| found.check_memory().map(|()| walk));
             found.versions.into_iter().for_each(|version| entries.push(pending, version));
             walks.push((index, walk));
         }
@@ -463,7 +495,7 @@ impl<'a> Many<'a> {
 
     /// What was seen so far: versions, keys that have ended and not been delivered, blocks.
     fn seen(&self) -> (usize, usize, BlockCounts) {
-        (self.entries.0.len(), self.ended.len(), self.arena.counts())
+        (self.entries.list.len(), self.ended.len(), self.arena.counts())
     }
 
     /// Writes a visit down, if anybody wants to know.
@@ -483,7 +515,7 @@ impl<'a> Many<'a> {
             why,
             keys: asked as u64,
             keys_ended: (self.ended.len() - ended) as u64,
-            versions: (self.entries.0.len() - versions) as u64,
+            versions: (self.entries.list.len() - versions) as u64,
             blocks: counts.blocks - blocks.blocks,
             block_bytes: counts.block_bytes - blocks.block_bytes,
             read_bytes: counts.read_bytes - blocks.read_bytes,

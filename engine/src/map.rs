@@ -12,16 +12,26 @@ use std::{cmp::Reverse, sync::Arc};
 use pagestrata_layers::{
     BlockCounts, Key, Kind, Lsn, MemLayer, PageVersion, Result as LayersResult, ScratchArena, Walk,
     layer_file::{Asked, LayerKind, LayerSummary, ReadSpace},
+    reserve,
 };
 
-pub(crate) use files::{FileLayer, Files, is_layer_file_name, layer_file_name};
+pub(crate) use files::{FileLayer, Files, layer_file_name};
 use window::{Next, Window};
 
 use crate::{
-    LayersError, Result,
+    Error, LayersError, Result,
     coverage::{self, Change, CoverageMap, LayerIndex, LayerShape, Visit},
     fetch::Missing,
 };
+
+/// What memory is for.
+const VERSIONS: &str = "the versions of a page";
+
+#[cold]
+fn out_of_memory(versions: usize) -> Error {
+    let bytes = (versions + 1) * size_of::<PageVersion<'_>>();
+    LayersError::OutOfMemory { what: VERSIONS, bytes }.into()
+}
 
 /// A layer in memory and the number of the first map version that had it.
 #[derive(Clone, Debug)]
@@ -63,6 +73,8 @@ pub(crate) struct Found<'a> {
     pub(crate) counts: BlockCounts,
     /// How many versions a read of many pages has found, which keeps its own list.
     pub(crate) versions_elsewhere: u64,
+    /// The list of versions could not grow, and lacks some: [`Found::check_memory`].
+    is_out_of_memory: bool,
 }
 
 impl<'a> Found<'a> {
@@ -73,12 +85,22 @@ impl<'a> Found<'a> {
         self.layers = 0;
         self.value_bytes = 0;
         self.versions_elsewhere = 0;
+        self.is_out_of_memory = false;
+    }
+
+    /// After a walk: whether all its versions are in the list.
+    #[inline]
+    pub(crate) fn check_memory(&self) -> Result<()> {
+        match self.is_out_of_memory {
+            false => Ok(()),
+            true => Err(out_of_memory(self.versions.len())),
+        }
     }
 
     /// What a file has given, or what it is missing.
     #[inline]
     fn given<T>(&mut self, file: &Arc<FileLayer>, given: LayersResult<T>) -> Result<T> {
-        given.map_err(|error| {
+        file.noted(given).map_err(|error| {
             if let LayersError::NotResident { offset, len } = error {
                 self.missing = Some(Missing { file: file.clone(), offset, len });
             }
@@ -101,6 +123,12 @@ impl<'a> Found<'a> {
     #[inline]
     fn push(&mut self, version: PageVersion<'a>) {
         self.value_bytes += version.bytes.len() as u64;
+        if self.versions.len() == self.versions.capacity()
+            && reserve(&mut self.versions, 1, VERSIONS).is_err()
+        {
+            self.is_out_of_memory = true;
+            return;
+        }
         self.versions.push(version);
     }
 
@@ -254,18 +282,23 @@ impl MapVersion {
         found: &mut Found<'a>,
     ) -> Result<Walk> {
         let mut all: Vec<(PageVersion<'a>, LayerRef<'a>)> = Vec::new();
+        let mut memory = Ok(());
         let mut dropped_at: Option<Lsn> = None;
         for index in self.coverage.deltas_at(key, floor) {
             let file = self.files.get(index);
             found.layers += 1;
-            let walk = file.versions(key, upper, floor, arena, &mut |version| {
-                all.push((version, LayerRef::File(file)))
+            let walk = file.versions(key, upper, floor, arena, &mut |version| match reserve(
+                &mut all, 1, VERSIONS,
+            ) {
+                Ok(()) => all.push((version, LayerRef::File(file))),
+                Err(error) => memory = Err(error),
             });
             if found.given(file, walk)? == Walk::Dropped {
                 let newest = file.newest_tombstone(key, upper, arena.kind());
                 dropped_at = dropped_at.max(found.given(file, newest)?);
             }
         }
+        memory?;
         // A page before the delta that leads to it.
         all.sort_unstable_by_key(|(version, _)| {
             (Reverse(version.lsn), version.kind != Kind::Image)

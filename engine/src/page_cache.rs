@@ -9,6 +9,9 @@ use quick_cache::{Weighter, sync::Cache};
 /// is the same.
 pub(crate) struct PageCache(Cache<Name, Arc<[u8]>, ByBytes>);
 
+/// Longer pages are not kept, in bytes.
+const PAGE_LEN_MAX: usize = 256 << 10;
+
 type Name = (u64, Key, Lsn);
 
 #[derive(Clone)]
@@ -34,7 +37,10 @@ impl PageCache {
     }
 
     pub(crate) fn put(&self, timeline: u64, key: Key, newest: Lsn, page: &[u8]) {
-        self.0.insert((timeline, key, newest), page.into());
+        // Memory for a copy cannot be asked for in vain: one that is large may end the process.
+        if page.len() < PAGE_LEN_MAX {
+            self.0.insert((timeline, key, newest), page.into());
+        }
     }
 
     pub(crate) fn bytes(&self) -> u64 {

@@ -196,6 +196,7 @@ impl<'g> Guard<'g> {
         self.check(lsn)?;
         let Parts { arena, found, .. } = parts;
         let walk = self.map.versions(key, lsn.min(self.upper), arena, found)?;
+        found.check_memory()?;
         found.counts = arena.counts();
         Ok((Versions { found, kept: arena.kept(), timeline: self.timeline }, walk))
     }
@@ -237,6 +238,7 @@ impl<'g> Guard<'g> {
         };
         let walk =
             self.map.versions_until(key, lsn.min(self.upper), arena, found, &mut is_cached)?;
+        found.check_memory()?;
         if let Some(page) = cached_page {
             return Ok(Page(page));
         }

@@ -81,7 +81,7 @@ pub(crate) fn replay_log(
         let mut told = OpenProgress { replayed_bytes: 0, log_bytes: replay.bytes()? };
         let mut bytes = 0;
         with_stocked_pool(shared, told.log_bytes, || {
-            replay.run(&mut |record: Record<'_>| {
+            let mut take = |record: Record<'_>| {
                 bytes += record.payload.len() as u64;
                 if bytes - told.replayed_bytes >= PROGRESS_BYTES {
                     told.replayed_bytes = bytes;
@@ -97,7 +97,11 @@ pub(crate) fn replay_log(
                 })?;
                 report.log_commits += u64::from(timeline.replay(&record, corrupt)?);
                 Ok(())
-            })
+            };
+            match shared.reads_only {
+                true => replay.check(&mut take),
+                false => replay.run(&mut take),
+            }
         })
     });
     // What was never committed whole is not there.

@@ -71,7 +71,7 @@ struct Source<'g> {
 enum LayerKeys<'g> {
     /// A file whose keys were not looked at.
     Unopened(&'g FileLayer),
-    File(Keys<'g>),
+    File(&'g FileLayer, Keys<'g>),
     Memory(SortedVersions<'g>),
 }
 
@@ -121,7 +121,7 @@ impl<'g> Pages<'g> {
         let next = loop {
             let next = match &mut keys {
                 LayerKeys::Unopened(_) => unreachable!("opened before"),
-                LayerKeys::File(keys) => keys.next().transpose()?,
+                LayerKeys::File(file, keys) => file.noted(keys.next().transpose())?,
                 LayerKeys::Memory(versions) => versions.next().map(|(key, _)| key),
             };
             if next.is_none_or(|next| Some(next) > self.last) {
@@ -142,7 +142,7 @@ impl<'g> Pages<'g> {
                 return Ok(None);
             }
             if let LayerKeys::Unopened(file) = keys {
-                self.push(LayerKeys::File(file.keys_from(next)?))?;
+                self.push(LayerKeys::File(file, file.noted(file.keys_from(next))?))?;
                 continue;
             }
             let is_new = self.last < Some(next);

@@ -3,7 +3,7 @@
 use pagestrata_layers::{Lsn, layer_file::AccessStats};
 use pagestrata_wal::LogStats;
 
-use crate::{pins::DetachedStats, timeline::TimelineShared};
+use crate::{QuarantinedLayer, pins::DetachedStats, timeline::TimelineShared};
 
 /// Memory that a timeline takes from the allocator, in bytes, by what it is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,6 +74,8 @@ pub struct TimelineStats {
     pub detached: DetachedStats,
     /// Flushing.
     pub flush: FlushStats,
+    /// Layer files in which reads have met damage since the store was opened.
+    pub quarantined: Vec<QuarantinedLayer>,
 }
 
 /// What [`Store::stats`](crate::Store::stats) returns.
@@ -98,6 +100,8 @@ pub struct StoreStats {
     pub major_faults: MajorFaults,
     /// The log.
     pub log: LogStats,
+    /// Layer files in which reads have met damage since the store was opened.
+    pub quarantined: Vec<QuarantinedLayer>,
 }
 
 /// How often threads had to wait for a device inside a memory access, where nothing says so and nobody expects it (`getrusage(2)`).
@@ -159,6 +163,7 @@ impl TimelineStats {
                 failures: flush.failures,
                 last_error: flush.last_error.clone(),
             },
+            quarantined: map.files.iter().filter_map(|file| file.quarantined()).collect(),
         }
     }
 }

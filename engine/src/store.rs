@@ -8,7 +8,6 @@
 //! ```
 
 use std::{
-    collections::BTreeSet,
     fmt,
     path::{Path, PathBuf},
     sync::{
@@ -36,14 +35,15 @@ use crate::{
     Result, StoreStats, Timeline,
     background::{Wakeup, spawn_threads},
     fetch::Fetchers,
-    map::{FileLayer, is_layer_file_name, layer_file_name},
+    leftovers::{Leftovers, NamedFiles, is_of_read_only_file_system},
+    map::FileLayer,
     page_cache::PageCache,
     recover::replay_log,
     timeline::{Opening, TimelineShared},
 };
 
 const LOCK_NAME: &str = "LOCK";
-const TIMELINES_NAME: &str = "timelines";
+pub(crate) const TIMELINES_NAME: &str = "timelines";
 /// How many sequence numbers are reserved with one edit of the manifest.
 const SEQUENCES_RESERVED: u64 = 1024;
 
@@ -72,6 +72,8 @@ pub(crate) struct StoreShared {
     pub(crate) owner: ProcessMark,
     pub(crate) dir: PathBuf,
     pub(crate) options: Options,
+    /// Opened to be read only: nothing in the directory is written, renamed or removed.
+    pub(crate) reads_only: bool,
     pub(crate) storage: SharedStorage,
     /// How layer files are read.
     pub(crate) access: Arc<LayerAccess>,
@@ -114,8 +116,9 @@ pub struct OpenReport {
     pub layer_files: u64,
     /// The lengths of all layer files, in bytes.
     pub layer_file_bytes: u64,
-    /// Files that no timeline knows, left by an interrupted flush or import, and removed now. What has another name than the
-    /// engine gives is left alone.
+    /// Files that an interrupted flush or import has left, and segments of the log that are of no use: removed now, or
+    /// left where they are when the store is opened to be read only. What has another name than
+    /// the engine gives is left alone.
     pub orphans_removed: Vec<String>,
     /// Segments of the log that were read.
     pub log_segments: u64,
@@ -153,11 +156,17 @@ impl Store {
     /// Opens the store in a directory, or makes one there. What the log holds and no layer file does is in memory again.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`], [`Error::Locked`], [`Error::NoStore`], [`Error::NotAStore`], and
+    /// [`Error::InvalidOption`], [`Error::Locked`], [`Error::NoStore`], [`Error::NotAStore`],
+    /// [`Error::UnexplainedFiles`] when the manifest is older than layer files beside it, and
     /// [`Error::Layers`] for CURRENT, a manifest, a layer file or a segment of the log that is
     /// damaged, missing (both are `Corrupt`), of another format version, or no regular file
     /// (`NotAFile`). What the store holds is left as it was; a long log may have been flushed up to
     /// the damage.
+    ///
+    /// Of a layer file the header, the footer, the tombstones and the root of the index are read: damage there, or another
+    /// length than the manifest says, is an error here. Damage in any other block is not met before a read
+    /// touches it: that read fails with `Corrupt`, other pages stay readable, and
+    /// [`StoreStats::quarantined`] names the file.
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<(Store, OpenReport)> {
         Store::open_with(Arc::new(RealStorage), path, options)
     }
@@ -184,13 +193,27 @@ impl Store {
         options: Options,
         progress: &mut dyn FnMut(OpenProgress),
     ) -> Result<(Store, OpenReport)> {
+        Store::open_as(storage, path.as_ref(), options, false, progress)
+    }
+
+    /// Opens a store, to be written or to be read only.
+    pub(crate) fn open_as(
+        storage: SharedStorage,
+        path: &Path,
+        options: Options,
+        reads_only: bool,
+        progress: &mut dyn FnMut(OpenProgress),
+    ) -> Result<(Store, OpenReport)> {
         options.validate()?;
         let began = options.clock.now();
-        let dir = path.as_ref().to_owned();
-        let (outside, (storage, lock)) = (storage.clone(), lock_dir(&*storage, &dir, &options)?);
+        let (dir, outside) = (path.to_owned(), storage);
+        let (storage, lock) = match reads_only {
+            true => lock_to_read(&*outside, &dir)?,
+            false => lock_dir(&*outside, &dir, &options)?,
+        };
         let (manifest, mut report) = open_manifest(&storage, &*outside, &dir, &options)?;
         let mut state = manifest.state().clone();
-        let next_sequence = state.next_sequence;
+        let (next_sequence, named) = (state.next_sequence, NamedFiles::of(&state));
         let pool = usize::try_from(options.pool_retained_max_bytes).unwrap_or(usize::MAX);
         let shared = Arc::new(StoreShared {
             id: manifest.store(),
@@ -215,30 +238,30 @@ impl Store {
             access: LayerAccess::new(storage.clone(), options.of_access()),
             storage,
             options,
+            reads_only,
         });
         // From here on, also an opening that fails gives everything back, by the drop of this.
         let mut store = Store { shared, threads: Vec::new(), _lock: lock };
         let shared = &store.shared;
         let mut timelines = Vec::new();
-        let mut orphans = Vec::new();
         for (number, state) in std::mem::take(&mut state.timelines) {
-            let timeline = shared.open_timeline(number, state, &mut orphans)?;
+            let timeline = shared.open_timeline(number, state)?;
             let stats = crate::TimelineStats::of(&timeline);
             report.timelines += 1;
             report.layer_files += stats.layer_files;
             report.layer_file_bytes += stats.layer_file_bytes;
             timelines.push(timeline);
         }
+        let leftovers = Leftovers::find(&*shared.storage, &shared.dir, &named, next_sequence)?;
         let (replayed, damage) =
             replay_log(shared, &timelines, state.log_start, progress, &mut report)?;
         *shared.timelines.lock() = timelines;
         let replayed = match damage {
             Some(damage) => Replayed::unusable(&damage),
+            None if reads_only => Replayed::unusable("it was opened to be read only"),
+            // Only now: an opening that fails leaves the store as it was.
             None => {
-                let stray = |name: &String| (shared.log_dir(), name.clone());
-                orphans.extend(replayed.strays.iter().map(stray));
-                // Only now: an opening that fails leaves the store as it was.
-                shared.remove_orphans(orphans, &mut report)?;
+                shared.remove_leftovers(leftovers, &replayed.strays, &mut report)?;
                 replayed
             }
         };
@@ -364,6 +387,7 @@ impl Store {
             stats.memory.frozen_bytes += of.memory.frozen_bytes;
             stats.memory.retired_bytes += of.memory.retired_bytes;
             stats.memory.map_bytes += of.memory.map_bytes;
+            stats.quarantined.extend(of.quarantined);
         }
         stats.access = self.shared.access.stats();
         stats.major_faults = MajorFaults {
@@ -529,10 +553,27 @@ pub(crate) struct Existing {
 pub(crate) fn lock_and_read(storage: &SharedStorage, dir: &Path) -> Result<Existing> {
     let options = Options { create: false, ..Options::default() };
     let outside = storage;
-    let (storage, lock) = lock_dir(&**outside, dir, &options)?;
+    let (storage, lock) = lock_to_read(&**outside, dir)?;
     let (manifest, _) = open_manifest(&storage, &**outside, dir, &options)?;
     let (id, state) = (manifest.store(), manifest.state().clone());
+    Leftovers::find(&*storage, dir, &NamedFiles::of(&state), state.next_sequence)?;
     Ok(Existing { storage, id, state, _lock: lock })
+}
+
+/// As [`lock_dir`], of a store that exists and without making the file that is locked: where it is
+/// missing, as in a copy of a store, no process has the store open.
+fn lock_to_read(storage: &dyn Storage, dir: &Path) -> Result<(SharedStorage, Box<dyn Lock>)> {
+    #[derive(Debug)]
+    struct Unlocked;
+    impl Lock for Unlocked {}
+
+    // A link that leads nowhere is a name too.
+    if storage.exists(&dir.join(CURRENT_NAME))?
+        && storage.list(dir)?.iter().all(|name| name != LOCK_NAME)
+    {
+        return Ok((storage.anchored(dir)?, Box::new(Unlocked)));
+    }
+    lock_dir(storage, dir, &Options { create: false, ..Options::default() })
 }
 
 /// Opens a directory that holds a store or may get one, and takes its lock. All that the store does
@@ -619,11 +660,6 @@ fn name_in_timelines(storage: &dyn Storage, dir: &Path) -> Result<Option<String>
     }
 }
 
-fn is_of_read_only_file_system(error: &LayersError) -> bool {
-    let read_only = std::io::ErrorKind::ReadOnlyFilesystem;
-    matches!(error, LayersError::Io { source, .. } if source.kind() == read_only)
-}
-
 fn random_id() -> Result<u128> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| Error::Entropy(error.to_string()))?;
@@ -631,37 +667,31 @@ fn random_id() -> Result<u128> {
 }
 
 impl StoreShared {
-    /// Opens a timeline, and lists the files of its directory that it does not know in `orphans`.
+    /// Opens a timeline.
     fn open_timeline(
         self: &Arc<Self>,
         number: u64,
         state: TimelineState,
-        orphans: &mut Vec<(PathBuf, String)>,
     ) -> Result<Arc<TimelineShared>> {
         let dir = timeline_dir(&self.dir, number);
-        let known: BTreeSet<_> = state.layers.values().map(layer_file_name).collect();
         let open = |record| FileLayer::open(&self.access, &dir, record);
         let layers = state.layers.into_values().map(open).collect::<Result<Vec<_>>>()?;
-        let names = self.storage.list(&dir);
-        let names = names.map_err(|error| error.of_required("timeline", "its directory"))?;
-        // What the engine did not put there is none of its business.
-        let found =
-            names.into_iter().filter(|name| !known.contains(name) && is_layer_file_name(name));
-        orphans.extend(found.map(|name| (dir.clone(), name)));
         let TimelineState { name, start, disk_consistent_lsn, .. } = state;
         let opening = Opening { number, name, start, disk_consistent_lsn, dir, layers };
         Ok(TimelineShared::new(self.clone(), opening))
     }
 
-    /// Removes files that no timeline knows.
-    fn remove_orphans(
+    /// Removes what an interrupted flush or import has left, and segments of the log that are of no use.
+    fn remove_leftovers(
         &self,
-        orphans: Vec<(PathBuf, String)>,
+        leftovers: Leftovers,
+        strays: &[String],
         report: &mut OpenReport,
     ) -> Result<()> {
-        for (dir, name) in orphans {
-            match self.storage.remove(&dir.join(&name)) {
-                Ok(()) => report.orphans_removed.push(name),
+        report.orphans_removed = leftovers.remove(&*self.storage)?;
+        for name in strays {
+            match self.storage.remove(&self.log_dir().join(name)) {
+                Ok(()) => report.orphans_removed.push(name.clone()),
                 // What cannot be written can still be read.
                 Err(error) if is_of_read_only_file_system(&error) => {}
                 Err(error) => return Err(error.into()),

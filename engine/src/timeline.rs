@@ -271,8 +271,9 @@ impl TimelineShared {
             return;
         }
         let is_crowded = self.look().frozen.len() >= self.store.options.frozen_layers_max;
-        // What is only to be salvaged is not written to.
-        if is_crowded && !self.store.options.salvage_log && self.flush.lock().failures == 0 {
+        // A store that is only salvaged or read is not written to.
+        let may_write = !self.store.options.salvage_log && !self.store.reads_only;
+        if is_crowded && may_write && self.flush.lock().failures == 0 {
             self.flush_oldest();
             // The thread that does it is not there yet.
             self.reclaim();

@@ -33,10 +33,12 @@ impl Compressor {
         }
     }
 
-    /// The compressed form of `raw`; none if it is not smaller by a sixteenth.
+    /// The compressed form of `raw`; none if it is not smaller by a sixteenth, or there is no memory for it.
     pub(crate) fn compress(&mut self, raw: &[u8]) -> Option<&[u8]> {
         let stored_len_max = raw.len() - raw.len() / 16;
         if self.stored.len() < stored_len_max {
+            // Without the memory for it the block stays as it is.
+            self.stored.try_reserve(stored_len_max - self.stored.len()).ok()?;
             self.stored.resize(stored_len_max, 0);
         }
         // The only failure of the one-shot call is that the result does not fit, which is the answer "no".

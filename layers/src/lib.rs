@@ -15,6 +15,7 @@ pub mod manifest;
 mod mem_layer;
 mod prefetch;
 mod redo;
+mod reserve;
 pub mod storage;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -26,4 +27,5 @@ pub use key::{Key, KeyRange};
 pub use lsn::{Lsn, ParseLsnError};
 pub use mem_layer::{FrozenLayer, MemLayer, NewestInLayer, OpenLayer, SortedVersions};
 pub use redo::{Rebuild, Redo, RedoResult};
+pub use reserve::reserve;
 pub use value::{Kind, PageVersion, VALUE_LEN_MAX, Value, Walk};

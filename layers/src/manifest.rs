@@ -6,6 +6,8 @@
 //!
 //! - bytes behind the committed length are an edit that never was: reported and cut off;
 //! - anything wrong before it, a missing file, or a shorter one is corruption: an error with file and offset;
+//! - two whole edits behind it are corruption too: CURRENT is older than the manifest, for a crash
+//!   leaves one at the most;
 //! - after a failed append or sync nothing is known of the manifest's tail, so the next edit goes to a new manifest with
 //!   the whole state, and what is not known is never built on.
 //!
@@ -34,19 +36,24 @@
 //! | 44 | 4 | crc32c of bytes 0..44 |
 //! | then records: 0 | 4 | length of the payload |
 //! | 4 | 4 | crc32c of the previous checksum, the length and the payload |
-//! | 8 | | payload: edits, see [`edit`] |
+//! | 8 | | payload: edits, see [`edit`]; at most 64 MiB |
+//!
+//! A manifest is read in pieces: opening one takes memory for its longest record and its state,
+//! whatever its length.
 
 pub mod edit;
+mod records;
 #[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};
 
 use crate::{
-    Error, Result,
+    Error, Result, reserve,
     storage::{File, SharedStorage, Storage, read_file},
 };
-use edit::{Edit, State};
+use edit::{EDIT_LEN_MAX, Edit, State};
+use records::Records;
 
 /// The name of the file that says which manifest counts.
 pub const CURRENT_NAME: &str = "CURRENT";
@@ -58,8 +65,13 @@ const MANIFEST_MAGIC: &[u8; 8] = b"PSMANIFT";
 const CURRENT_LEN: usize = 64;
 const HEADER_LEN: usize = 48;
 const RECORD_HEADER_LEN: usize = 8;
-/// No manifest is longer: it is rewritten long before.
-const MANIFEST_LEN_MAX: u64 = 4 << 30;
+/// What memory is for.
+const RECORD: &str = "a record of the manifest";
+/// The longest payload of a record, in bytes: as much as a reader takes into memory at once. A state that is longer is
+/// rewritten as several records.
+const RECORD_LEN_MAX: u32 = if cfg!(test) { 1 << 20 } else { 64 << 20 };
+/// A rewrite ends a record, and appends it, as soon as it is this long, in bytes.
+const REWRITE_RECORD_LEN: usize = if cfg!(test) { 64 << 10 } else { 1 << 20 };
 /// A manifest is rewritten when it is this many times as long as its state, but not below [`REWRITE_LEN_MIN`].
 const REWRITE_FACTOR: u64 = 4;
 const REWRITE_LEN_MIN: u64 = 1 << 20;
@@ -147,22 +159,17 @@ impl Manifest {
         let bytes = read_file(&*storage, &current_path, CURRENT_LEN as u64)?;
         let current = Current::decode(&bytes, &current_path)?;
         let path = dir.join(manifest_name(current.number));
-        let bytes = read_file(&*storage, &path, MANIFEST_LEN_MAX).map_err(|error| {
+        let file = storage.open(&path).map_err(|error| {
             error.of_required("manifest", format_args!("the committed {} bytes", current.len))
         })?;
+        let found = file.len()?;
         let mut state = State::default();
-        let records = replay(&bytes, &path, current, &mut state)?;
-        let report = ManifestReport {
-            len: current.len,
-            records,
-            cut_bytes: bytes.len() as u64 - current.len,
-        };
+        let records = replay(&*file, &path, current, found, &mut state)?;
+        check_tail(&*file, &current_path, &path, current, found)?;
+        let report = ManifestReport { len: current.len, records, cut_bytes: found - current.len };
         let Current { store, number, len, chain } = current;
         // The tail is not cut here, so that opening only reads: the next edit starts another manifest.
-        let file = match report.cut_bytes {
-            0 => Some(storage.open(&path)?),
-            _ => None,
-        };
+        let file = Some(file).filter(|_| report.cut_bytes == 0);
         Ok(Some((
             Manifest { storage, dir: dir.to_owned(), store, number, len, chain, file, state },
             report,
@@ -186,25 +193,34 @@ impl Manifest {
     /// # Errors
     /// [`Error::Io`]: the edits are not in [`Manifest::state`], but whether a reopen would find
     /// them is not known until a later `append` succeeds. [`Error::Corrupt`] for edits that
-    /// contradict the state. [`Error::Full`] when there is no higher number for another manifest.
-    /// [`Error::OtherStore`] when the directory's `CURRENT` is not this store's; it is left as it
-    /// is.
+    /// contradict the state. [`Error::OtherStore`] when the directory's `CURRENT` is not this
+    /// store's; it is left as it is. [`Error::Full`] when there is no higher number for another
+    /// manifest, or the edits are too long for one record; [`Error::OutOfMemory`]: nothing was
+    /// written.
     pub fn append(&mut self, edits: &[Edit]) -> Result<()> {
         self.state.check(edits).map_err(|(expected, found)| {
             Error::corrupt(&self.path(), self.len, "layer edit", expected, found)
         })?;
         let wants_rewrite =
             self.len > REWRITE_LEN_MIN.max(REWRITE_FACTOR * self.state.encoded_len());
-        match self.file.take() {
-            Some(file) if !wants_rewrite => self.append_record(file, edits),
-            _ => self.rewrite(edits),
+        if wants_rewrite || self.file.is_none() {
+            self.file = None;
+            return self.rewrite(edits);
         }
+        let (record, chain) = encode_record(self.chain, edits)?;
+        let file = self.file.take().expect("looked at before");
+        self.append_record(file, &record, chain, edits)
     }
 
     /// On an error the file stays taken, so the next edit is a rewrite.
-    fn append_record(&mut self, mut file: Box<dyn File>, edits: &[Edit]) -> Result<()> {
-        let (record, chain) = encode_record(self.chain, edits);
-        file.append(&record)?;
+    fn append_record(
+        &mut self,
+        mut file: Box<dyn File>,
+        record: &[u8],
+        chain: u32,
+        edits: &[Edit],
+    ) -> Result<()> {
+        file.append(record)?;
         file.sync()?;
         let len = self.len + record.len() as u64;
         let current = Current { store: self.store, number: self.number, len, chain };
@@ -220,18 +236,14 @@ impl Manifest {
         state.apply(edits);
         let number = self.next_number()?;
         let path = self.dir.join(manifest_name(number));
-        let mut bytes = encode_header(self.store, number);
-        let (record, chain) =
-            encode_record(crc32c::crc32c(&bytes[..HEADER_LEN - 4]), &state.to_edits());
-        bytes.extend_from_slice(&record);
-        let current = Current { store: self.store, number, len: bytes.len() as u64, chain };
-        let written = self.write_manifest(&path, &bytes);
-        let written = written.and_then(|file| self.write_current(current).map(|()| file));
+        let written = self.write_manifest(&path, number, &state);
+        let written = written
+            .and_then(|(file, current)| self.write_current(current).map(|()| (file, current)));
         if written.is_err() {
             // Nothing names it, so tries that go on failing leave no more and more files. At best: a later rewrite removes it.
             let _ = self.storage.remove(&path);
         }
-        let file = written?;
+        let (file, current) = written?;
         self.commit(current)?;
         self.file = Some(file);
         self.state = state;
@@ -251,13 +263,35 @@ impl Manifest {
         }
     }
 
-    fn write_manifest(&self, path: &Path, bytes: &[u8]) -> Result<Box<dyn File>> {
+    /// Writes a manifest that leads to `state`, a record at a time, and what CURRENT has to say of it.
+    fn write_manifest(
+        &self,
+        path: &Path,
+        number: u64,
+        state: &State,
+    ) -> Result<(Box<dyn File>, Current)> {
         let mut file = self.storage.create(path)?;
-        file.append(bytes)?;
+        let (mut buffer, mut len) = (encode_header(self.store, number), 0);
+        let mut chain = crc32c::crc32c(&buffer[..HEADER_LEN - 4]);
+        let mut start = begin_record(&mut buffer)?;
+        for edit in state.to_edits() {
+            reserve(&mut buffer, EDIT_LEN_MAX, RECORD)?;
+            edit.encode(&mut buffer);
+            if buffer.len() - start >= REWRITE_RECORD_LEN {
+                chain = end_record(chain, &mut buffer[start..]);
+                file.append(&buffer)?;
+                len += buffer.len() as u64;
+                buffer.clear();
+                start = begin_record(&mut buffer)?;
+            }
+        }
+        chain = end_record(chain, &mut buffer[start..]);
+        file.append(&buffer)?;
+        len += buffer.len() as u64;
         file.sync()?;
         // Its name before the name that leads to it: a crash may keep either change of the directory without the other.
         self.storage.sync_dir(&self.dir)?;
-        Ok(file)
+        Ok((file, Current { store: self.store, number, len, chain }))
     }
 
     /// Writes `current` aside and syncs it.
@@ -316,7 +350,8 @@ impl Manifest {
 /// A manifest that only a committed `CURRENT` can have led to. A creation that never committed leaves no more than the
 /// first manifest with an empty state in it.
 fn committed_manifest(storage: &dyn Storage, dir: &Path) -> Result<Option<String>> {
-    let (record, _) = encode_record(0, &State::default().to_edits());
+    let edits: Vec<_> = State::default().to_edits().collect();
+    let (record, _) = encode_record(0, &edits)?;
     let created_len = (HEADER_LEN + record.len()) as u64;
     for name in storage.list(dir)? {
         let Some(number) = manifest_number(&name) else { continue };
@@ -427,14 +462,38 @@ fn encode_header(store: u128, number: u64) -> Vec<u8> {
 }
 
 /// A record and its checksum, which the next one begins with.
-fn encode_record(chain: u32, edits: &[Edit]) -> (Vec<u8>, u32) {
-    let mut record = vec![0; RECORD_HEADER_LEN];
-    edits.iter().for_each(|edit| edit.encode(&mut record));
-    let len = u32::try_from(record.len() - RECORD_HEADER_LEN).expect("edits of less than 4 GiB");
+fn encode_record(chain: u32, edits: &[Edit]) -> Result<(Vec<u8>, u32)> {
+    let mut record = Vec::new();
+    begin_record(&mut record)?;
+    for edit in edits {
+        reserve(&mut record, EDIT_LEN_MAX, RECORD)?;
+        edit.encode(&mut record);
+    }
+    if record.len() - RECORD_HEADER_LEN > RECORD_LEN_MAX as usize {
+        return Err(Error::Full {
+            what: "an edit of the manifest, in bytes,",
+            max: RECORD_LEN_MAX.into(),
+        });
+    }
+    let chain = end_record(chain, &mut record);
+    Ok((record, chain))
+}
+
+/// Begins a record behind what is in the buffer; returns where.
+fn begin_record(buffer: &mut Vec<u8>) -> Result<usize> {
+    let start = buffer.len();
+    reserve(buffer, RECORD_HEADER_LEN, RECORD)?;
+    buffer.extend_from_slice(&[0; RECORD_HEADER_LEN]);
+    Ok(start)
+}
+
+/// Completes a record's header; its checksum.
+fn end_record(chain: u32, record: &mut [u8]) -> u32 {
+    let len = (record.len() - RECORD_HEADER_LEN) as u32;
     record[..4].copy_from_slice(&len.to_le_bytes());
     let crc = record_crc(chain, len, &record[RECORD_HEADER_LEN..]);
     record[4..8].copy_from_slice(&crc.to_le_bytes());
-    (record, crc)
+    crc
 }
 
 fn record_crc(chain: u32, len: u32, payload: &[u8]) -> u32 {
@@ -442,73 +501,76 @@ fn record_crc(chain: u32, len: u32, payload: &[u8]) -> u32 {
     crc32c::crc32c_append(crc, payload)
 }
 
-/// Replays all committed records into `state` and counts them.
-fn replay(bytes: &[u8], path: &Path, current: Current, state: &mut State) -> Result<u64> {
-    let found = bytes.len() as u64;
-    let committed =
-        usize::try_from(current.len).ok().filter(|&len| (HEADER_LEN..=bytes.len()).contains(&len));
-    let Some(committed) = committed else {
+/// Replays all committed records into `state` and counts them. `found` is the file's length.
+fn replay(
+    file: &dyn File,
+    path: &Path,
+    current: Current,
+    found: u64,
+    state: &mut State,
+) -> Result<u64> {
+    if !(HEADER_LEN as u64..=found).contains(&current.len) {
         let expected = format_args!("at least the committed {} bytes", current.len);
         return Err(Error::corrupt(path, found, "manifest length", expected, found));
-    };
-    let bytes = &bytes[..committed];
-    check_head(bytes, MANIFEST_MAGIC, path)?;
-    check_crc(&bytes[..HEADER_LEN], HEADER_LEN - 4, path)?;
+    }
+    let mut bytes = [0; HEADER_LEN];
+    file.read_at(0, &mut bytes)?;
+    check_head(&bytes, MANIFEST_MAGIC, path)?;
+    check_crc(&bytes, HEADER_LEN - 4, path)?;
     let (store, number) =
-        (u128::from_le_bytes(array(bytes, 16)), u64::from_le_bytes(array(bytes, 32)));
+        (u128::from_le_bytes(array(&bytes, 16)), u64::from_le_bytes(array(&bytes, 32)));
     if (store, number) != (current.store, current.number) {
         let expected = format_args!("store {:032X} number {}", current.store, current.number);
-        return Err(Error::corrupt(
-            path,
-            16,
-            "manifest",
-            expected,
-            format_args!("store {store:032X} number {number}"),
-        ));
+        let found = format_args!("store {store:032X} number {number}");
+        return Err(Error::corrupt(path, 16, "manifest", expected, found));
     }
-    let mut chain = u32::from_le_bytes(array(bytes, HEADER_LEN - 4));
-    let (mut at, mut records) = (HEADER_LEN, 0);
-    while at < bytes.len() {
-        let offset = at as u64;
-        let rest = &bytes[at..];
-        let len = (rest.len() >= RECORD_HEADER_LEN).then(|| u32::from_le_bytes(array(rest, 0)));
-        let Some(payload) = len.and_then(|len| rest[RECORD_HEADER_LEN..].get(..len as usize))
-        else {
-            return Err(Error::corrupt(
-                path,
-                offset,
-                "record length",
-                format_args!("{} bytes or less", rest.len()),
-                "more",
-            ));
-        };
-        let expected = u32::from_le_bytes(array(rest, 4));
-        chain = record_crc(chain, payload.len() as u32, payload);
-        if chain != expected {
-            let (expected, found) = (format_args!("{expected:08x}"), format_args!("{chain:08x}"));
-            return Err(Error::corrupt(path, offset, "record checksum", expected, found));
+    let mut chain = u32::from_le_bytes(array(&bytes, HEADER_LEN - 4));
+    let mut reader = Records::new(file, HEADER_LEN as u64..current.len);
+    let mut records = 0;
+    while let Some(record) = reader.next(path)? {
+        chain = record_crc(chain, record.payload.len() as u32, record.payload);
+        if chain != record.crc {
+            let (expected, found) =
+                (format_args!("{:08x}", record.crc), format_args!("{chain:08x}"));
+            return Err(Error::corrupt(path, record.offset, "record checksum", expected, found));
         }
-        let edits = Edit::decode_all(payload, current.store).map_err(|(expected, found)| {
-            Error::corrupt(path, offset, "layer edit", expected, found)
+        state.replay(record.payload, current.store).map_err(|(expected, found)| {
+            Error::corrupt(path, record.offset, "layer edit", expected, found)
         })?;
-        let checked = state.check(&edits);
-        checked.map_err(|(expected, found)| {
-            Error::corrupt(path, offset, "layer edit", expected, found)
-        })?;
-        state.apply(&edits);
-        at += RECORD_HEADER_LEN + payload.len();
         records += 1;
     }
     if chain != current.chain {
         let (expected, found) =
             (format_args!("{:08x}", current.chain), format_args!("{chain:08x}"));
-        return Err(Error::corrupt(
-            path,
-            at as u64,
-            "checksum of the last record",
-            expected,
-            found,
-        ));
+        let what = "checksum of the last record";
+        return Err(Error::corrupt(path, current.len, what, expected, found));
     }
     Ok(records)
+}
+
+/// Looks at what is behind the committed length. After an edit that failed the next one goes to another manifest, so a
+/// crash leaves one edit at the most: a whole one with more behind it was committed by a later CURRENT.
+fn check_tail(
+    file: &dyn File,
+    current_path: &Path,
+    path: &Path,
+    current: Current,
+    found: u64,
+) -> Result<()> {
+    let mut reader = Records::new(file, current.len..found);
+    // Whatever cannot be read as a record is the rest of an edit that was being written.
+    let record = match reader.next(path) {
+        Ok(Some(record)) => record,
+        Ok(None) | Err(Error::Corrupt(_)) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let is_whole =
+        record_crc(current.chain, record.payload.len() as u32, record.payload) == record.crc;
+    let end = record.offset + (RECORD_HEADER_LEN + record.payload.len()) as u64;
+    if !is_whole || end == found {
+        return Ok(());
+    }
+    let expected = format_args!("a committed length of at least {end}, which a later edit proves");
+    let found = format_args!("{}; CURRENT is older than {}", current.len, path.display());
+    Err(Error::corrupt(current_path, 40, "committed length", expected, found))
 }

@@ -31,7 +31,7 @@ use std::{
 
 use crate::{
     ChunkPool, Error, Key, Lsn, PageVersion, Result, VALUE_LEN_MAX, Value, Walk,
-    layer_file::Tombstone,
+    layer_file::Tombstone, reserve,
 };
 use index::{Head, HeadPlace, Index, IndexWriter, Newest, Object, ValueRef};
 use memory::{Appender, Id, Position, Space};
@@ -194,21 +194,22 @@ impl MemLayer {
     }
 
     /// The committed tombstones, sorted by object and then Lsn, each once.
-    #[must_use]
-    pub fn tombstones(&self) -> Vec<Tombstone> {
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]
+    pub fn tombstones(&self) -> Result<Vec<Tombstone>> {
         let committed = self.committed_lsn();
         let mut found = Vec::new();
         if self.counts.tombstones.load(Ordering::Relaxed) == 0 {
-            return found;
+            return Ok(found);
         }
         let mut next = self.index.first_object_from(&self.nodes, 0);
         while let Some(object) = next {
             let of_object = object.drops(&self.nodes, committed);
-            found.extend(of_object.map(|(first_block, lsn)| Tombstone {
-                object: object.object(),
-                first_block,
-                lsn,
-            }));
+            for (first_block, lsn) in of_object {
+                reserve(&mut found, 1, "tombstones")?;
+                found.push(Tombstone { object: object.object(), first_block, lsn });
+            }
             next = object.next_in_order(&self.nodes);
         }
         found.sort_unstable_by_key(|tombstone| {
@@ -216,7 +217,7 @@ impl MemLayer {
         });
         // Dropping the same blocks again at the same Lsn says nothing new.
         found.dedup();
-        found
+        Ok(found)
     }
 }
 
@@ -272,6 +273,8 @@ pub struct OpenLayer {
 
 /// How many entries wait until they are made together: about as many as a core can have cache misses under way.
 const DEFERRED_MAX: usize = 16;
+/// What memory is for.
+const PENDING: &str = "what waits for its commit";
 
 #[derive(Clone, Copy)]
 struct Pending {
@@ -416,6 +419,7 @@ impl OpenLayer {
             return Err(Error::ValueTooLong { len: bytes.len() });
         }
         self.make_room_to_wait()?;
+        reserve(&mut self.pending, 1, PENDING)?;
         let space = &*self.layer.nodes;
         let object = self.index.object(space, &self.layer.index, key.object)?;
         let head = self.index.head(space, object, key.block)?;
@@ -481,6 +485,7 @@ impl OpenLayer {
     pub fn drop_blocks(&mut self, object: u128, first_block: u32, lsn: Lsn) -> Result<()> {
         self.check_lsn(lsn)?;
         self.make_room_to_wait()?;
+        reserve(&mut self.pending, 1, PENDING)?;
         let space = &*self.layer.nodes;
         let id = self.index.object(space, &self.layer.index, object)?;
         if let Some(block) = self.pending_put_at(lsn, id, first_block) {

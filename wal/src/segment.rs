@@ -6,7 +6,7 @@ use std::{
 };
 
 use pagestrata_layers::{
-    Error, Result,
+    Error, Result, reserve,
     storage::{File, Storage},
 };
 
@@ -78,7 +78,8 @@ fn name(storage: &dyn Storage, dir: &Path, from: &Path, sequence: u32) -> Result
 fn write_new(storage: &dyn Storage, path: &Path, header: &SegmentHeader) -> Result<()> {
     let mut file = storage.create(path)?;
     let len = usize::try_from(header.len).expect("a segment's length");
-    let zeros = vec![0; CHUNK_BYTES.min(len)];
+    static ZEROS: [u8; CHUNK_BYTES] = [0; CHUNK_BYTES];
+    let zeros = &ZEROS[..CHUNK_BYTES.min(len)];
     file.append(&header.encode())?;
     let mut left = len - SEGMENT_HEADER_LEN;
     while left > 0 {
@@ -208,6 +209,8 @@ impl SegmentReader {
             let rest = usize::try_from(self.header.len - offset).expect("a segment's length");
             let wanted = len.max(CHUNK_BYTES).min(rest);
             if self.buffer.len() < wanted {
+                let more = wanted - self.buffer.len();
+                reserve(&mut self.buffer, more, "a record of the log")?;
                 self.buffer.resize(wanted, 0);
             }
             self.buffer_len = 0;
@@ -246,14 +249,21 @@ impl SegmentReader {
             };
             let Some(header) = self.frame_header(at)? else { return Err(corrupt(self)) };
             // One piece of the buffer: header and payload are checked again, for they may have been read again.
-            let frame = self.bytes(at, header.frame_len() as usize)?.map(<[u8]>::to_vec);
+            let mut frame = Vec::new();
+            let Some(bytes) = self.bytes(at, header.frame_len() as usize)? else {
+                return Err(corrupt(self));
+            };
+            reserve(&mut frame, bytes.len(), "a record of the log")?;
+            frame.extend_from_slice(bytes);
             let position = self.position(at);
             let is_whole = |frame: &Vec<u8>| {
                 let (head, rest) = frame.split_first_chunk().expect("as long as a header");
                 FrameHeader::decode(head, self.seed, position) == Some(header)
                     && crc32c::crc32c(&rest[..header.payload_len as usize]) == header.payload_crc
             };
-            let Some(frame) = frame.filter(is_whole) else { return Err(corrupt(self)) };
+            if !is_whole(&frame) {
+                return Err(corrupt(self));
+            }
             self.file.write_at(at, &[IoSlice::new(&frame)])?;
             at += header.frame_len();
             if header.kind == FrameKind::End {

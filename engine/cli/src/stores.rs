@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use pagestrata::{
-    Durability, Options, Store, Timeline,
+    Durability, Options, ReadOnlyStore, Store, Timeline,
     storage::{RealStorage, SharedStorage},
 };
 
@@ -15,16 +15,19 @@ pub fn storage() -> SharedStorage {
     Arc::new(RealStorage)
 }
 
-/// Opens a store that exists, and one of its timelines. Nothing is written by that; the store is open as long as the
-/// first of the two is kept.
+/// Opens a store that exists to read it, and one of its timelines. Nothing in its directory is written or removed; the store
+/// is open as long as the first of the two is kept.
 ///
 /// # Errors
 /// No such store or timeline, a store in use, a damaged one.
-pub fn open_existing(dir: &Path, timeline: &str) -> Result<(Store, Timeline)> {
-    open_to_ingest(dir, timeline, 0)
+pub fn open_existing(dir: &Path, timeline: &str) -> Result<(ReadOnlyStore, Timeline)> {
+    let store = Store::open_read_only(dir, options())?;
+    let timeline = store.timeline(timeline)?;
+    Ok((store, timeline))
 }
 
-/// As [`open_existing`], for what is going to write: flushes make a page where more deltas than this would have to be applied; 0: none.
+/// Opens a store that exists to write to it, and one of its timelines. Flushes make a page where more deltas than this
+/// would have to be applied; 0: none.
 ///
 /// # Errors
 /// As [`open_existing`].

@@ -14,7 +14,7 @@ use std::{
 };
 
 use pagestrata_layers::{
-    Key, Kind, Lsn, MemLayer, PageVersion, Redo, VALUE_LEN_MAX, layer_file::Tombstone,
+    Key, Kind, Lsn, MemLayer, PageVersion, Redo, VALUE_LEN_MAX, layer_file::Tombstone, reserve,
 };
 
 use crate::{Result, Scratch, many::Chains, timeline::TimelineShared};
@@ -131,7 +131,7 @@ impl<'m> ChainCutter<'m> {
             let map = self.timeline.look();
             let older = Chains::read(&map, &keys, below, scratch.parts().arena);
             while let Some((key, version)) = versions.next_if(|(key, _)| *key <= last) {
-                let page = self.page_after(key, version, &older);
+                let page = self.page_after(key, version, &older)?;
                 put(key, version, page)?;
             }
         }
@@ -144,11 +144,11 @@ impl<'m> ChainCutter<'m> {
         key: Key,
         version: PageVersion<'m>,
         older: &Chains<'_>,
-    ) -> Option<&[u8]> {
+    ) -> Result<Option<&[u8]>> {
         if self.key != Some(key) {
             self.key = Some(key);
             self.dropped = 0;
-            self.drops.go_to(key);
+            self.drops.go_to(key)?;
             self.restart(Base::Unknown);
         }
         let dropped = self.drops.until(version.lsn);
@@ -159,7 +159,7 @@ impl<'m> ChainCutter<'m> {
         match version.kind {
             Kind::Image => {
                 self.restart(Base::Image(version.bytes));
-                return None;
+                return Ok(None);
             }
             Kind::Delta { will_init: true } => self.restart(Base::Fresh),
             Kind::Delta { will_init: false } => {}
@@ -171,27 +171,28 @@ impl<'m> ChainCutter<'m> {
             });
         }
         if let Base::Missing = self.base {
-            return None;
+            return Ok(None);
         }
+        reserve(&mut self.deltas, 1, "the deltas of a page")?;
         self.deltas.push(version);
         let in_older = if let Base::Older { deltas } = self.base { deltas } else { 0 };
         if in_older + self.deltas.len() <= self.max && !self.is_due {
-            return None;
+            return Ok(None);
         }
         if !self.make_page(key, older) {
             self.restart(Base::Missing);
             self.counts.failed += 1;
-            return None;
+            return Ok(None);
         }
         std::mem::swap(&mut self.page, &mut self.next_page);
         self.restart(Base::Made);
         if self.page.len() + version.bytes.len() > VALUE_LEN_MAX {
             self.is_due = true;
             self.counts.failed += 1;
-            return None;
+            return Ok(None);
         }
         self.counts.made += 1;
-        Some(&self.page)
+        Ok(Some(&self.page))
     }
 
     fn restart(&mut self, base: Base<'m>) {
@@ -234,7 +235,7 @@ struct Drops<'m> {
 }
 
 impl Drops<'_> {
-    fn go_to(&mut self, key: Key) {
+    fn go_to(&mut self, key: Key) -> Result<()> {
         if self.object != Some(key.object) {
             let before = self.tombstones.partition_point(|of| of.object < key.object);
             let from = &self.tombstones[before..];
@@ -242,12 +243,15 @@ impl Drops<'_> {
             self.object = Some(key.object);
             self.lsns.clear();
             self.ahead.clear();
+            reserve(&mut self.ahead, of_object.len(), "tombstones")?;
             self.ahead.extend_from_slice(of_object);
             self.ahead.sort_unstable_by_key(|of| std::cmp::Reverse(of.first_block));
         }
         while let Some(Tombstone { lsn, .. }) = self.ahead.pop_if(|of| of.covers(key)) {
+            reserve(&mut self.lsns, 1, "tombstones")?;
             self.lsns.insert(self.lsns.partition_point(|other| *other <= lsn), lsn);
         }
+        Ok(())
     }
 
     /// How many there are up to an Lsn.

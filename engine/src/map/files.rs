@@ -3,11 +3,12 @@
 use std::{ops::Deref, path::Path, sync::Arc};
 
 use pagestrata_layers::{
+    Result as LayersResult,
     layer_file::{LayerAccess, LayerFile, LayerKind, LayerSummary},
     manifest::edit::LayerRecord,
 };
 
-use crate::{Result, coverage::LayerIndex};
+use crate::{QuarantinedLayer, Result, coverage::LayerIndex, quarantine::Damage};
 
 const CHUNK: usize = 64;
 
@@ -18,6 +19,7 @@ type Chunk = [Option<Arc<FileLayer>>; CHUNK];
 pub(crate) struct FileLayer {
     file: LayerFile,
     record: LayerRecord,
+    damage: Damage,
 }
 
 impl FileLayer {
@@ -28,7 +30,18 @@ impl FileLayer {
         record: LayerRecord,
     ) -> Result<FileLayer> {
         let file = access.open(&dir.join(layer_file_name(&record)), Some(&record.summary))?;
-        Ok(FileLayer { file, record })
+        Ok(FileLayer { file, record, damage: Damage::default() })
+    }
+
+    /// Passes on what a read of this file has come to, and keeps in mind that it met damage.
+    #[inline]
+    pub(crate) fn noted<T>(&self, read: LayersResult<T>) -> LayersResult<T> {
+        read.inspect_err(|error| self.damage.note(error))
+    }
+
+    /// The damage that reads have met in it, if any.
+    pub(crate) fn quarantined(&self) -> Option<QuarantinedLayer> {
+        self.damage.of(self.file.path())
     }
 
     pub(crate) fn record(&self) -> &LayerRecord {
@@ -67,16 +80,6 @@ pub(crate) fn layer_file_name(record: &LayerRecord) -> String {
         LayerKind::Image { .. } => (format!("{:016X}", lsn_range.start.0), "image"),
     };
     format!("{start}-{end}__{lsns}__L{level}-{:08X}.{extension}", id.sequence)
-}
-
-/// Whether it could be the name of a layer file, or of one that was on its way.
-pub(crate) fn is_layer_file_name(name: &str) -> bool {
-    let of_stem = |byte: u8| {
-        byte.is_ascii_digit() || byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_')
-    };
-    name.rsplit_once('.').is_some_and(|(stem, extension)| {
-        matches!(extension, "delta" | "image" | "tmp") && stem.bytes().all(of_stem)
-    })
 }
 
 /// Layer files by slot number.

@@ -3,6 +3,27 @@
 //!
 //! A workload is numbered commits, each of two pages of its own; from the number everything else follows, so that
 //! whoever opens what is left knows what has to be there.
+//!
+//! Each scenario runs in all access modes, with the same outcome.
+
+/// Makes a test of each scenario for each access mode.
+macro_rules! in_all_access_modes {
+    ($($scenario:ident),+ $(,)?) => {
+        in_all_access_modes!(@mode mmap, Mmap, $($scenario)+);
+        in_all_access_modes!(@mode pread, Pread, $($scenario)+);
+        in_all_access_modes!(@mode direct, Direct, $($scenario)+);
+    };
+    (@mode $module:ident, $mode:ident, $($scenario:ident)+) => {
+        mod $module {
+            $(
+                #[test]
+                fn $scenario() {
+                    crate::scenarios::in_mode(pagestrata::AccessMode::$mode, super::$scenario);
+                }
+            )+
+        }
+    };
+}
 
 mod child;
 mod damage;
@@ -13,22 +34,42 @@ mod log;
 mod manifest;
 mod ownership;
 mod panics;
+mod restored;
 mod surroundings;
 
-use std::{path::PathBuf, time::Duration};
+use std::{cell::Cell, path::PathBuf, time::Duration};
 
 use pagestrata::{
-    Background, CommitTicket, Error, Key, LayersError, Lsn, OpenReport, Options, Scratch, Store,
-    Timeline, Value, WriteLease,
+    AccessMode, Background, CommitTicket, Error, Key, LayersError, Lsn, OpenReport, Options,
+    Scratch, Store, Timeline, Value, WriteLease,
     testing::{SimulatedStorage, fill_value},
 };
 
 const DIR: &str = "/store";
 const MILLISECOND: Duration = Duration::from_millis(1);
 
+thread_local! {
+    /// How the stores of this thread's scenario read layer files.
+    static ACCESS: Cell<AccessMode> = const { Cell::new(AccessMode::Mmap) };
+}
+
+/// Runs a scenario whose stores, opened with [`options`], read layer files in this mode.
+fn in_mode(access: AccessMode, scenario: impl FnOnce()) {
+    struct Reset;
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            ACCESS.set(AccessMode::Mmap);
+        }
+    }
+    ACCESS.set(access);
+    let _reset = Reset;
+    scenario();
+}
+
 /// Everything small, and done by the callers: each run makes the same calls.
 fn options() -> Options {
     Options {
+        access: ACCESS.get(),
         open_layer_size_max_bytes: 64 << 10,
         block_size_target_bytes: 1 << 10,
         log_segment_size_bytes: 4 << 10,

@@ -190,7 +190,7 @@ impl LayerAccess {
             let map = file.map()?;
             map.expect_random();
             let file = match self.options.remembers_residency {
-                true => MappedFile::watched(map, &self.watch),
+                true => MappedFile::watched(map, &self.watch)?,
                 false => Arc::new(MappedFile::unwatched(map)),
             };
             BlockSource::Mapped(CountedMap { file, _counted: Some(counted) })
@@ -321,7 +321,7 @@ impl CachedFile {
             }
             _ => (offset, offset + len as u64),
         };
-        let mut buffer = access.buffers.take((to - from) as usize);
+        let mut buffer = access.buffers.take((to - from) as usize)?;
         let into = &mut buffer.bytes_mut()[..(to - from) as usize];
         let file = access.open_files.get_or_insert_with(&self.number, || self.open())?;
         let read = match file.read_up_to(from, into) {
@@ -344,10 +344,13 @@ impl CachedFile {
     }
 
     /// A block with these bytes.
-    pub(super) fn copied(&self, bytes: &[u8]) -> CachedBlock {
-        let mut buffer = self.access.buffers.take(bytes.len());
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]
+    pub(super) fn copied(&self, bytes: &[u8]) -> Result<CachedBlock> {
+        let mut buffer = self.access.buffers.take(bytes.len())?;
         buffer.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
-        CachedBlock { buffer, start: 0, len: bytes.len() }
+        Ok(CachedBlock { buffer, start: 0, len: bytes.len() })
     }
 
     /// Puts a block into the cache.
@@ -356,11 +359,11 @@ impl CachedFile {
     }
 
     /// The first `len` bytes of what was read, in a buffer that has not much more room than that.
-    pub(super) fn fitted(&self, read: CachedBlock, len: usize) -> CachedBlock {
+    pub(super) fn fitted(&self, read: CachedBlock, len: usize) -> Result<CachedBlock> {
         let len = len.min(read.len);
         let kept = read.buffer.bytes().len();
         if len.next_multiple_of(DIRECT_ALIGN) * 4 > kept * 3 {
-            return CachedBlock { len, ..read };
+            return Ok(CachedBlock { len, ..read });
         }
         self.copied(&read.bytes()[..len])
     }

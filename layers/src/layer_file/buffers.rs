@@ -5,7 +5,7 @@ use std::sync::Arc;
 use aligned_vec::{AVec, ConstAlign};
 use parking_lot::Mutex;
 
-use crate::storage::DIRECT_ALIGN;
+use crate::{Error, Result, storage::DIRECT_ALIGN};
 
 /// Longer ones are not kept for the next read.
 const RETAINED_SECTORS: usize = 16;
@@ -27,17 +27,27 @@ pub(super) struct Buffer {
 
 impl Buffers {
     /// At least `len` bytes of any content.
-    pub(super) fn take(self: &Arc<Self>, len: usize) -> Buffer {
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]
+    pub(super) fn take(self: &Arc<Self>, len: usize) -> Result<Buffer> {
         let sectors = len.div_ceil(DIRECT_ALIGN).max(1);
         let retained = self.0.get(sectors - 1).and_then(|retained| retained.lock().pop());
-        let bytes = retained.unwrap_or_else(|| {
-            const ZEROS: [u8; DIRECT_ALIGN] = [0; DIRECT_ALIGN];
-            let mut bytes = Bytes::with_capacity(0, sectors * DIRECT_ALIGN);
-            // Its own `resize` writes byte by byte.
-            (0..sectors).for_each(|_| bytes.extend_from_slice(&ZEROS));
-            bytes
-        });
-        Buffer { bytes, buffers: self.clone() }
+        let bytes = match retained {
+            Some(bytes) => bytes,
+            None => {
+                const ZEROS: [u8; DIRECT_ALIGN] = [0; DIRECT_ALIGN];
+                let mut bytes = Bytes::new(0);
+                let (what, len) = ("a block of a layer file", sectors * DIRECT_ALIGN);
+                bytes
+                    .try_reserve_exact(len)
+                    .map_err(|_| Error::OutOfMemory { what, bytes: len })?;
+                // Its own `resize` writes byte by byte.
+                (0..sectors).for_each(|_| bytes.extend_from_slice(&ZEROS));
+                bytes
+            }
+        };
+        Ok(Buffer { bytes, buffers: self.clone() })
     }
 }
 
@@ -72,16 +82,16 @@ mod tests {
     fn buffers_are_aligned_long_enough_and_used_again() {
         let buffers = Arc::new(Buffers::default());
         for len in [0, 1, 4096, 4097, 16 << 10, 64 << 10, 1 << 20] {
-            let mut buffer = buffers.take(len);
+            let mut buffer = buffers.take(len).unwrap();
             assert!(buffer.bytes().len() >= len && buffer.bytes().len() < len.max(1) + 4096);
             let at = buffer.bytes().as_ptr().addr();
             assert!(at.is_multiple_of(DIRECT_ALIGN));
             buffer.bytes_mut().fill(len as u8);
             drop(buffer);
-            let again = buffers.take(len).bytes().as_ptr().addr();
+            let again = buffers.take(len).unwrap().bytes().as_ptr().addr();
             assert!(again == at || len > 64 << 10, "the same memory");
         }
-        let many: Vec<Buffer> = (0..3 * RETAINED_MAX).map(|_| buffers.take(1)).collect();
+        let many: Vec<Buffer> = (0..3 * RETAINED_MAX).map(|_| buffers.take(1).unwrap()).collect();
         drop(many);
         assert_eq!(buffers.0[0].lock().len(), RETAINED_MAX);
     }

@@ -6,7 +6,7 @@ use super::{
     format::{array, u64_at},
     page::Place,
 };
-use crate::{Kind, Lsn, VALUE_LEN_MAX, Value};
+use crate::{Kind, Lsn, Result, VALUE_LEN_MAX, Value, reserve};
 
 const PART_HEADER_LEN: usize = 8;
 pub(super) const ENTRY_LEN: usize = 16;
@@ -50,6 +50,14 @@ impl PartBuilder {
         ENTRY_LEN * self.entries.len().saturating_sub(1)
     }
 
+    /// Makes room for so many entries more.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`]
+    pub(super) fn reserve(&mut self, more: usize) -> Result<()> {
+        reserve(&mut self.entries, more, "the versions of a page")
+    }
+
     pub(super) fn push(&mut self, lsn: Lsn, value: Value<'_>, buffer: &mut Vec<u8>) {
         if self.entries.is_empty() {
             self.start = buffer.len();
@@ -66,10 +74,15 @@ impl PartBuilder {
     }
 
     /// Takes the part out of the buffer; [`PartBuilder::put_back`] goes on with it elsewhere.
-    pub(super) fn take_out(&self, buffer: &mut Vec<u8>, carried: &mut Vec<u8>) {
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`]; the part is where it was.
+    pub(super) fn take_out(&self, buffer: &mut Vec<u8>, carried: &mut Vec<u8>) -> Result<()> {
         carried.clear();
+        reserve(carried, buffer.len() - self.start, "the versions of a page")?;
         carried.extend_from_slice(&buffer[self.start..]);
         buffer.truncate(self.start);
+        Ok(())
     }
 
     pub(super) fn put_back(&mut self, buffer: &mut Vec<u8>, carried: &[u8]) {
@@ -221,7 +234,7 @@ mod tests {
             }
             assert_eq!(builder.first_lsn(), Some(Lsn(10)));
             let mut carried = Vec::new();
-            builder.take_out(&mut buffer, &mut carried);
+            builder.take_out(&mut buffer, &mut carried).unwrap();
             builder.put_back(&mut buffer, &carried);
             builder.end(&mut buffer);
             assert!(builder.is_empty());

@@ -2,8 +2,8 @@
 
 use super::{
     block::BlockType,
-    page::{PageBuilder, Place, Row},
-    sink::BlockSink,
+    page::{PAGE_LEN_MAX, PageBuilder, Place, Row},
+    sink::{BLOCK_OVERHEAD_MAX, BlockSink},
 };
 use crate::{Lsn, Result};
 
@@ -60,6 +60,7 @@ impl IndexBuilder {
 fn write(page: &mut PageBuilder, sink: &mut BlockSink) -> Result<Row> {
     let (key, lsn) = page.first().unwrap_or((crate::Key::MIN, Lsn::INVALID));
     let place = Place::new(sink.block_offset(), 0);
+    sink.reserve(PAGE_LEN_MAX + BLOCK_OVERHEAD_MAX)?;
     page.write(sink.begin());
     sink.end(BlockType::Index)?;
     Ok(Row { key, lsn, place })

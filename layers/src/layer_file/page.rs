@@ -14,7 +14,7 @@ use super::{
 use crate::{Key, Lsn};
 
 /// The most that a page's payload takes, so that its block occupies 4 KiB.
-const PAGE_LEN_MAX: usize = 4096 - BLOCK_HEADER_LEN;
+pub(super) const PAGE_LEN_MAX: usize = 4096 - BLOCK_HEADER_LEN;
 /// Level, rows, segments, the first segment's object, the fences.
 const HEAD_LEN: usize = FENCES + WINDOW_LEN;
 const ROWS: usize = 2;

@@ -264,7 +264,7 @@ impl LayerFile {
             return wrong("layer file", &expected, &found);
         }
         drop(header);
-        let blocks = Blocks::new(source, id);
+        let blocks = Blocks::new(source, id)?;
         let file = LayerFile { path: path.to_owned(), blocks, footer, filter: OnceLock::new() };
         file.check_footer()?;
         Ok(file)

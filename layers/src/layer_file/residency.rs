@@ -17,7 +17,10 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 
 use super::handshake::{Handshake, Then};
-use crate::storage::{FileMap, PAGE_BYTES};
+use crate::{
+    Result, reserve,
+    storage::{FileMap, PAGE_BYTES},
+};
 
 const PAGES_A_WORD: usize = u64::BITS as usize;
 /// How many pages are looked at with one call of the kernel, at the most.
@@ -45,12 +48,18 @@ impl MappedFile {
     }
 
     /// One that whoever looks after `watch` looks at.
-    pub(super) fn watched(map: FileMap, watch: &Arc<Watch>) -> Arc<MappedFile> {
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`]
+    pub(super) fn watched(map: FileMap, watch: &Arc<Watch>) -> Result<Arc<MappedFile>> {
         let words = map.bytes().len().div_ceil(PAGE_BYTES).div_ceil(PAGES_A_WORD);
-        let resident = (0..words).map(|_| AtomicU64::new(0)).collect();
+        let mut resident = Vec::new();
+        reserve(&mut resident, words, "marks of resident pages")?;
+        resident.extend((0..words).map(|_| AtomicU64::new(0)));
+        let resident = resident.into_boxed_slice();
         let file = Arc::new(MappedFile { map, resident, watch: Some(watch.clone()) });
         watch.add(&file);
-        file
+        Ok(file)
     }
 
     #[inline]
@@ -299,7 +308,8 @@ mod tests {
             file.map().unwrap()
         };
         let watch = Arc::new(Watch::default());
-        let (file, unwatched) = (MappedFile::watched(map(), &watch), MappedFile::unwatched(map()));
+        let (file, unwatched) =
+            (MappedFile::watched(map(), &watch).unwrap(), MappedFile::unwatched(map()));
         file.populate(0, PAGES * PAGE_BYTES).unwrap();
         let at = |page: usize| (page * PAGE_BYTES) as u64;
         let pages = [0, 1, 63, 64, 4095, 4096, PAGES - 1];
@@ -336,7 +346,7 @@ mod tests {
         let file = crate::storage::Storage::open(&crate::storage::RealStorage, &path).unwrap();
         file.sync().unwrap();
         let watch = Arc::new(Watch::default());
-        let file = MappedFile::watched(file.map().unwrap(), &watch);
+        let file = MappedFile::watched(file.map().unwrap(), &watch).unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| watch.look_until_stopped(Duration::from_millis(1)));
             file.populate(0, 1).unwrap();
@@ -352,7 +362,7 @@ mod tests {
 
     fn one_page(path: &std::path::Path, watch: &Arc<Watch>) -> Arc<MappedFile> {
         let file = crate::storage::Storage::open(&crate::storage::RealStorage, path).unwrap();
-        MappedFile::watched(file.map().unwrap(), watch)
+        MappedFile::watched(file.map().unwrap(), watch).unwrap()
     }
 
     #[test]

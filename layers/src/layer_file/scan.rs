@@ -10,7 +10,7 @@ use super::{
     reader::{IndexPage, IndexPages, LentPage, Uncounted},
     source::Lent,
 };
-use crate::{Key, Kind, Lsn, PageVersion, Result};
+use crate::{Key, Kind, Lsn, PageVersion, Result, reserve};
 
 /// The rows of the leaves in order. Ends after an error.
 #[derive(Debug, Clone)]
@@ -260,6 +260,8 @@ impl Scan<'_> {
         let payload = match block.codec {
             Codec::Raw => Some(block.stored),
             Codec::Zstd => {
+                self.inflated.clear();
+                reserve(&mut self.inflated, block.raw_len, "a block that is scanned")?;
                 self.inflated.resize(block.raw_len, 0);
                 self.file.inflate(&block.stored, offset, &mut self.inflated)?;
                 None

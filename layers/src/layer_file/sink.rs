@@ -5,15 +5,20 @@ use std::path::Path;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{
-    block::{BLOCK_HEADER_LEN, BlockHeader, BlockSeal, BlockType, Codec, extent},
+    block::{BLOCK_EXTENT_MIN, BLOCK_HEADER_LEN, BlockHeader, BlockSeal, BlockType, Codec, extent},
     format::{FOOTER_LEN, HEADER_LEN},
 };
-use crate::{Error, Result, storage::File};
+use crate::{Error, Result, reserve, storage::File};
 
 /// As soon as so much is complete it is appended to the file.
 const APPEND_LEN: usize = 256 << 10;
 /// More than this is given back after an unusually large block.
 const CAPACITY_MAX: usize = 2 << 20;
+
+/// What memory is for.
+const BLOCKS: &str = "blocks of a layer file";
+/// What a block has beside its payload, at most: its header, and zeros up to the next block.
+pub(super) const BLOCK_OVERHEAD_MAX: usize = BLOCK_HEADER_LEN + BLOCK_EXTENT_MIN;
 
 /// The file behind a writer.
 ///
@@ -34,15 +39,18 @@ pub(super) struct BlockSink {
 }
 
 impl BlockSink {
+    /// # Errors
+    /// [`Error::OutOfMemory`]
     pub(super) fn new(
         file: Box<dyn File>,
         seal: BlockSeal,
         header: &[u8; HEADER_LEN],
-    ) -> BlockSink {
-        let mut buffer = Vec::with_capacity(APPEND_LEN * 5 / 4);
+    ) -> Result<BlockSink> {
+        let mut buffer = Vec::new();
+        reserve(&mut buffer, APPEND_LEN * 5 / 4, BLOCKS)?;
         buffer.extend_from_slice(header);
         let digest = Box::new(Xxh3::new());
-        BlockSink {
+        Ok(BlockSink {
             file,
             seal,
             digest,
@@ -51,7 +59,16 @@ impl BlockSink {
             appended_len: 0,
             blocks: 0,
             failed: false,
-        }
+        })
+    }
+
+    /// Makes room for so many bytes of blocks, headers and padding included: what is added within
+    /// them allocates nothing.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]; what was added before is as it was.
+    pub(super) fn reserve(&mut self, len: usize) -> Result<()> {
+        reserve(&mut self.buffer, len, BLOCKS)
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -132,7 +149,10 @@ impl BlockSink {
         }
         self.appended_len += self.buffer.len() as u64;
         self.buffer.clear();
-        self.buffer.shrink_to(CAPACITY_MAX);
+        if self.buffer.capacity() > CAPACITY_MAX {
+            // Not shrunk in place, which may not fail.
+            self.buffer = Vec::new();
+        }
         self.block_start = 0;
         Ok(())
     }

@@ -19,7 +19,7 @@ use super::{
     format::{FOOTER_LEN, HEADER_LEN, array},
     residency::MappedFile,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, reserve};
 
 /// What is read of a data block of which nothing is known but where it begins: one of the default size, with its header.
 pub(super) const DATA_GUESS: usize = (16 << 10) + BLOCK_EXTENT_MIN;
@@ -157,7 +157,9 @@ impl Blocks {
         self.source.lends(bytes)
     }
 
-    pub(super) fn new(source: BlockSource, id: LayerId) -> Blocks {
+    /// # Errors
+    /// [`Error::OutOfMemory`]
+    pub(super) fn new(source: BlockSource, id: LayerId) -> Result<Blocks> {
         let words = match &source {
             BlockSource::Mapped(_) => {
                 let bits = source.len().div_ceil(BLOCK_EXTENT_MIN as u64);
@@ -165,11 +167,11 @@ impl Blocks {
             }
             BlockSource::Cached(_) => 0,
         };
-        Blocks {
-            source,
-            seal: BlockSeal::new(id),
-            verified: (0..words).map(|_| AtomicU64::new(0)).collect(),
-        }
+        let mut verified = Vec::new();
+        reserve(&mut verified, words as usize, "marks of verified blocks")?;
+        verified.extend((0..words).map(|_| AtomicU64::new(0)));
+        let verified = verified.into_boxed_slice();
+        Ok(Blocks { source, seal: BlockSeal::new(id), verified })
     }
 
     pub(super) fn source(&self) -> &BlockSource {
@@ -352,7 +354,7 @@ impl Blocks {
         if block.bytes().len() < extent {
             block = file.read(offset, extent)?;
         }
-        let block = file.fitted(block, extent);
+        let block = file.fitted(block, extent)?;
         match self.seal.mismatch(offset, block.bytes()) {
             None => Ok(block),
             Some(crcs) => Err(wrong_checksum(crcs, offset, what, path)),
@@ -417,7 +419,7 @@ impl Blocks {
                         if self.seal.mismatch(offset, bytes).is_some() {
                             return None;
                         }
-                        let block = Arc::new(file.copied(bytes));
+                        let block = Arc::new(file.copied(bytes).ok()?);
                         file.put(offset, block.clone());
                         Some((offset, block))
                     }));

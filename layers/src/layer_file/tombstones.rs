@@ -6,7 +6,7 @@ use super::{
     LayerFile, ReadKind, Tombstone,
     block::{BlockType, extent},
     format::{array, u64_at},
-    sink::BlockSink,
+    sink::{BLOCK_OVERHEAD_MAX, BlockSink},
 };
 use crate::{Error, Key, Lsn, Result};
 
@@ -31,6 +31,7 @@ pub(super) fn write(
     assert!(tombstones.iter().all(inside), "a tombstone is outside {lsn_range:?}");
     let offset = if tombstones.is_empty() { 0 } else { sink.block_offset() };
     for rows in tombstones.chunks(TOMBSTONES_PER_BLOCK) {
+        sink.reserve(rows.len() * TOMBSTONE_LEN + BLOCK_OVERHEAD_MAX)?;
         let payload = sink.begin();
         for row in rows {
             payload.extend_from_slice(&row.object.to_le_bytes());

@@ -12,7 +12,7 @@ use super::{
     reader::{IndexPage, IndexPages, Uncounted},
     scan::Rows,
 };
-use crate::{Key, Lsn, Result};
+use crate::{Key, Lsn, Result, reserve};
 
 /// What [`LayerFile::verify`] went through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -146,6 +146,7 @@ impl LayerFile {
     fn load_for_verify(&self, offset: u64, inflated: &mut Vec<u8>) -> Result<usize> {
         let block = self.data_block(offset, ReadKind::Once)?;
         inflated.clear();
+        reserve(inflated, block.raw_len, "a block that is verified")?;
         match block.codec {
             Codec::Raw => inflated.extend_from_slice(&block.stored),
             Codec::Zstd => {

@@ -10,11 +10,11 @@ use super::{
     format::{FOOTER_LEN, Footer, encode_footer, encode_header},
     index::IndexBuilder,
     page::{Place, Row},
-    sink::BlockSink,
+    sink::{BLOCK_OVERHEAD_MAX, BlockSink},
     tombstones,
 };
 use crate::{
-    Error, Key, KeyRange, Kind, Lsn, Result, VALUE_LEN_MAX, Value, compress::Compressor,
+    Error, Key, KeyRange, Kind, Lsn, Result, VALUE_LEN_MAX, Value, compress::Compressor, reserve,
     storage::Storage,
 };
 
@@ -81,7 +81,7 @@ impl LayerWriter {
             .map_err(|error| Error::io("compress", path, error))?;
         let file = storage.create(path)?;
         Ok(LayerWriter {
-            sink: BlockSink::new(file, BlockSeal::new(id), &encode_header(id, kind)),
+            sink: BlockSink::new(file, BlockSeal::new(id), &encode_header(id, kind))?,
             compressor,
             index: IndexBuilder::default(),
             filter: (kind != LayerKind::Image { complete: true }).then(FilterBuilder::default),
@@ -105,7 +105,8 @@ impl LayerWriter {
     /// Adds a version.
     ///
     /// # Errors
-    /// [`Error::OutOfOrder`] and [`Error::ValueTooLong`] change nothing; [`Error::Io`] is for good.
+    /// [`Error::OutOfOrder`] and [`Error::ValueTooLong`] change nothing; [`Error::Io`] and
+    /// [`Error::OutOfMemory`] are for good.
     ///
     /// # Panics
     /// If `lsn` is no position; or if, in an image layer, the value is no image or not at the Lsn of the others.
@@ -151,9 +152,13 @@ impl LayerWriter {
 
         let new_key = previous.is_none_or(|(previous, _)| previous != key);
         if new_key {
-            self.end_part();
+            self.end_part()?;
         }
         self.make_room(len)?;
+        // Also what completing the part and the block adds.
+        let overhead = VALUE_OVERHEAD_MAX * values.len() + self.part.growth() + BLOCK_OVERHEAD_MAX;
+        self.sink.reserve(len + overhead)?;
+        self.part.reserve(values.len())?;
         if !self.block_is_open {
             self.sink.begin();
             self.block_is_open = true;
@@ -191,25 +196,28 @@ impl LayerWriter {
             return Ok(());
         }
         if !self.part.is_empty() && !self.parts.is_empty() {
-            self.part.take_out(self.sink.buffer(), &mut self.carried);
+            self.part.take_out(self.sink.buffer(), &mut self.carried)?;
             self.write_block()?;
+            self.sink.reserve(self.carried.len() + BLOCK_OVERHEAD_MAX)?;
             self.part.put_back(self.sink.begin(), &self.carried);
             self.block_is_open = true;
             if !self.is_full_for(len) {
                 return Ok(());
             }
         }
-        self.end_part();
+        self.end_part()?;
         self.write_block()
     }
 
     /// Completes the open chain part, if there is one.
-    fn end_part(&mut self) {
+    fn end_part(&mut self) -> Result<()> {
         let (Some((key, _)), Some(lsn)) = (self.written.last, self.part.first_lsn()) else {
-            return;
+            return Ok(());
         };
+        reserve(&mut self.parts, 1, "the pages of a block")?;
         self.parts.push((key, lsn, self.part.start() - self.sink.payload_start()));
         self.part.end(self.sink.buffer());
+        Ok(())
     }
 
     /// Closes the open data block, if there is one, and gives its parts to the index.
@@ -249,7 +257,7 @@ impl LayerWriter {
         lsn_range: Range<Lsn>,
         tombstones: &[Tombstone],
     ) -> Result<LayerSummary> {
-        self.end_part();
+        self.end_part()?;
         self.write_block()?;
         self.written.check_ranges(key_range, &lsn_range);
         if let Some(filter) = &mut self.filter {

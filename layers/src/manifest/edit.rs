@@ -9,7 +9,7 @@
 //! | next sequence | 5 | sequence u64 |
 //! | start of the log | 6 | sequence u32 of a segment |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     Key, KeyRange, Lsn,
@@ -89,6 +89,8 @@ pub struct TimelineState {
 /// What was expected and what was found instead.
 pub(super) type Mismatch = (String, String);
 
+/// The longest edit, in bytes: the creation of a timeline with the longest name.
+pub(super) const EDIT_LEN_MAX: usize = 1 + 8 + 8 + 2 + TIMELINE_NAME_LEN_MAX;
 const LAYER_LEN: u64 = 1 + 8 + 8 + 1 + 1 + 20 + 1 + 20 + 8 + 8 + 8 + 16 + 8 * 4;
 
 impl Edit {
@@ -121,16 +123,6 @@ impl Edit {
                 out.extend_from_slice(&sequence.to_le_bytes());
             }
         }
-    }
-
-    /// All edits of a record's payload.
-    pub(super) fn decode_all(payload: &[u8], store: u128) -> Result<Vec<Edit>, Mismatch> {
-        let mut fields = Fields(payload);
-        let mut edits = Vec::new();
-        while !fields.0.is_empty() {
-            edits.push(Edit::decode(&mut fields, store)?);
-        }
-        Ok(edits)
     }
 
     fn decode(fields: &mut Fields<'_>, store: u128) -> Result<Edit, Mismatch> {
@@ -260,12 +252,38 @@ fn check_ranges(summary: &LayerSummary) -> Result<(), Mismatch> {
 }
 
 impl State {
+    /// Follows the edits of a record's payload, one at a time, so that a long record takes no more
+    /// memory than its bytes. After an error the state is of no use.
+    pub(super) fn replay(&mut self, payload: &[u8], store: u128) -> Result<(), Mismatch> {
+        let mut fields = Fields(payload);
+        let mut named = BTreeSet::new();
+        while !fields.0.is_empty() {
+            let edit = Edit::decode(&mut fields, store)?;
+            let layer = match &edit {
+                Edit::AddLayer(LayerRecord { summary: LayerSummary { id, .. }, .. }) => {
+                    Some((id.timeline, id.sequence))
+                }
+                Edit::RemoveLayer { timeline, sequence } => Some((*timeline, *sequence)),
+                _ => None,
+            };
+            // As `check` has it for the edits of one `append`.
+            if let Some((timeline, sequence)) = layer.filter(|&layer| !named.insert(layer)) {
+                let found = format_args!("{timeline}-{sequence} again");
+                return Err(mismatch("a layer that the edit has not named", found));
+            }
+            let edit = std::slice::from_ref(&edit);
+            self.check(edit)?;
+            self.apply(edit);
+        }
+        Ok(())
+    }
+
     /// Whether `edits` can follow this state, one after the other.
     pub(super) fn check(&self, edits: &[Edit]) -> Result<(), Mismatch> {
         // What the edits before the one that is looked at have changed.
         let mut created: Vec<(u64, &str)> = Vec::new();
         let mut advanced: BTreeMap<u64, Lsn> = BTreeMap::new();
-        let (mut added, mut removed) = (Vec::new(), Vec::new());
+        let (mut added, mut removed) = (BTreeSet::new(), BTreeSet::new());
         let mut next_sequence = self.next_sequence;
         for edit in edits {
             match edit {
@@ -288,13 +306,13 @@ impl State {
                     let id = layer.summary.id;
                     self.check_timeline(id.timeline, &created)?;
                     if self.has_layer(id.timeline, id.sequence)
-                        || added.contains(&id)
+                        || added.contains(&(id.timeline, id.sequence))
                         || id.sequence >= next_sequence
                     {
                         return Err(mismatch("a new layer", id));
                     }
                     check_ranges(&layer.summary)?;
-                    added.push(id);
+                    added.insert((id.timeline, id.sequence));
                 }
                 Edit::RemoveLayer { timeline, sequence } => {
                     if !self.has_layer(*timeline, *sequence) || removed.contains(sequence) {
@@ -303,7 +321,7 @@ impl State {
                             format_args!("{timeline}-{sequence}"),
                         ));
                     }
-                    removed.push(*sequence);
+                    removed.insert(*sequence);
                 }
                 Edit::DiskConsistent { timeline, lsn } => {
                     self.check_timeline(*timeline, &created)?;
@@ -380,19 +398,16 @@ impl State {
     }
 
     /// The fewest edits that lead here.
-    pub(super) fn to_edits(&self) -> Vec<Edit> {
-        let mut edits = vec![Edit::NextSequence(self.next_sequence)];
-        edits.extend(self.log_start.map(Edit::LogStart));
-        for (&timeline, state) in &self.timelines {
-            edits.push(Edit::CreateTimeline {
-                timeline,
-                name: state.name.clone(),
-                start: state.start,
-            });
-            edits.extend(state.layers.values().cloned().map(Edit::AddLayer));
-            edits.push(Edit::DiskConsistent { timeline, lsn: state.disk_consistent_lsn });
-        }
-        edits
+    pub(super) fn to_edits(&self) -> impl Iterator<Item = Edit> + '_ {
+        let first = [Edit::NextSequence(self.next_sequence)].into_iter();
+        let timelines = self.timelines.iter().flat_map(|(&timeline, state)| {
+            let (name, start) = (state.name.clone(), state.start);
+            let created = Edit::CreateTimeline { timeline, name, start };
+            let layers = state.layers.values().cloned().map(Edit::AddLayer);
+            let lsn = state.disk_consistent_lsn;
+            [created].into_iter().chain(layers).chain([Edit::DiskConsistent { timeline, lsn }])
+        });
+        first.chain(self.log_start.map(Edit::LogStart)).chain(timelines)
     }
 
     /// About how long [`State::to_edits`] is when encoded, in bytes.

@@ -195,7 +195,7 @@ fn no_manifest_follows_the_highest_number() {
     let number = u64::MAX;
     let mut bytes = encode_header(STORE, number);
     let head_crc = crc32c::crc32c(&bytes[..HEADER_LEN - 4]);
-    let (record, chain) = encode_record(head_crc, &[Edit::NextSequence(7)]);
+    let (record, chain) = encode_record(head_crc, &[Edit::NextSequence(7)]).unwrap();
     bytes.extend_from_slice(&record);
     let current = Current { store: STORE, number, len: bytes.len() as u64, chain };
     bytes.extend_from_slice(b"half an edit");
@@ -310,4 +310,63 @@ fn no_other_store_is_replaced() {
     assert!(matches!(taken, Error::OtherStore { .. }), "{taken}");
     assert_eq!(fs::read(other.path().join(CURRENT_NAME)).unwrap(), theirs);
     assert_eq!(Manifest::open(storage(), other.path()).unwrap().unwrap().0.store(), STORE + 1);
+}
+
+/// A state that is longer than a record is rewritten as several, and an edit that is longer is refused.
+#[test]
+fn a_record_is_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut manifest = Manifest::create(storage(), dir.path(), STORE).unwrap();
+    let name = "main".to_owned();
+    let create = Edit::CreateTimeline { timeline: 1, name, start: Lsn(16) };
+    manifest.append(&[create, Edit::NextSequence(1 << 20)]).unwrap();
+    let layers = |numbers: std::ops::Range<u64>| -> Vec<Edit> {
+        numbers.map(|sequence| layer(1, sequence + 1)).collect()
+    };
+    match manifest.append(&layers(0..10_000)) {
+        Err(Error::Full { max, .. }) => assert_eq!(max, u64::from(RECORD_LEN_MAX)),
+        other => panic!("{other:?}"),
+    }
+    // Nothing was written for it.
+    for start in 0..4 {
+        manifest.append(&layers(start * 1000..(start + 1) * 1000)).unwrap();
+    }
+    let state = manifest.state().clone();
+    assert_eq!(state.timelines[&1].layers.len(), 4000);
+    drop(manifest);
+    let path = dir.path().join(manifest_name(1));
+    let whole = fs::read(&path).unwrap();
+    fs::write(&path, [&whole[..], &[0x55; 3]].concat()).unwrap();
+    let (mut manifest, report) = Manifest::open(storage(), dir.path()).unwrap().unwrap();
+    assert_eq!((report.records, report.cut_bytes), (6, 3));
+    manifest.append(&[]).unwrap();
+    drop(manifest);
+    let (manifest, report) = Manifest::open(storage(), dir.path()).unwrap().unwrap();
+    assert_eq!((manifest.number, manifest.state()), (2, &state));
+    let len = 4000 * 150;
+    assert!((len / REWRITE_RECORD_LEN as u64 / 2..20).contains(&report.records), "{report:?}");
+    assert_eq!(report.cut_bytes, 0);
+}
+
+/// A length over the bound is refused by its value, whatever follows.
+#[test]
+fn a_record_that_claims_too_much_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    written(dir.path());
+    let (path, current_path) = (dir.path().join(manifest_name(1)), dir.path().join(CURRENT_NAME));
+    let mut current = Current::decode(&fs::read(&current_path).unwrap(), &current_path).unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    let at = bytes.len() as u64;
+    bytes.extend_from_slice(&(RECORD_LEN_MAX + 1).to_le_bytes());
+    bytes.resize(bytes.len() + RECORD_LEN_MAX as usize + 100, 0);
+    fs::write(&path, &bytes).unwrap();
+    current.len = bytes.len() as u64;
+    fs::write(&current_path, current.encode()).unwrap();
+    match Manifest::open(storage(), dir.path()) {
+        Err(Error::Corrupt(found)) => {
+            assert_eq!((&found.path, found.offset, found.what), (&path, at, "record length"));
+            assert!(found.expected.contains(&RECORD_LEN_MAX.to_string()), "{found}");
+        }
+        other => panic!("{other:?}"),
+    }
 }

@@ -10,6 +10,10 @@ use crate::{
 
 /// A part of a commit is closed when values and table hold this much. A value may make it longer, by as much as a value can.
 const PART_BYTES: usize = 256 << 10;
+/// A part is closed also when its table is this long or it has so many runs of values: no list that is made for a part
+/// takes more than a few such lengths of memory.
+const PART_TABLE_BYTES: usize = 64 << 10;
+const PART_RUNS: usize = 4 << 10;
 
 impl OpenLayer {
     /// Hands out what is pending as the payloads of log records ([`crate::commit_record`]), one or several, each as slices
@@ -30,7 +34,10 @@ impl OpenLayer {
             let mut runs = Runs::default();
             let mut taken = 0;
             for pending in rest {
-                if taken > 0 && part.table_len() + runs.bytes >= PART_BYTES {
+                let is_full = part.table_len() + runs.bytes >= PART_BYTES
+                    || part.table_len() >= PART_TABLE_BYTES
+                    || runs.runs.len() >= PART_RUNS;
+                if taken > 0 && is_full {
                     break;
                 }
                 self.push(pending, &mut part, &mut runs);

@@ -159,7 +159,12 @@ fn check_sorted(layer: &MemLayer, model: &Model) {
     // The same drop twice is one tombstone.
     drops.dedup();
     assert_eq!(
-        layer.tombstones().iter().map(|t| (t.object, t.first_block, t.lsn)).collect::<Vec<_>>(),
+        layer
+            .tombstones()
+            .unwrap()
+            .iter()
+            .map(|t| (t.object, t.first_block, t.lsn))
+            .collect::<Vec<_>>(),
         drops
     );
 }

@@ -6,4 +6,5 @@ mod layer_filter;
 mod layer_golden;
 mod layer_memory;
 mod layer_model;
+mod manifest_memory;
 mod support;

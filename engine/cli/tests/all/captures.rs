@@ -15,7 +15,7 @@ use pagestrata_cli::{
     identity::Identity,
     import::{import, open_base},
     ingest::{self, Log},
-    open_existing, open_to_ingest,
+    open_to_ingest,
     oracle::{self, Expected, Hashed, Reference, Sized},
     sample,
 };
@@ -150,7 +150,7 @@ fn check_capture(capture: &Capture) {
     drop(timeline);
     store.close(Duration::ZERO).unwrap();
 
-    let (_store, timeline) = open_existing(&store_dir, "main").unwrap();
+    let (_store, timeline) = open_to_ingest(&store_dir, "main", 0).unwrap();
     let reopened = compare_all(&timeline);
     let again = ingest::ingest(&timeline, &Log::of(&wal)).unwrap();
     assert_eq!(again.applied.records, 0);

@@ -12,6 +12,7 @@ mod follow_made_up;
 #[path = "../../../postgres/tests/all/layout.rs"]
 mod layout;
 mod made_up;
+mod read_only;
 mod restore;
 #[path = "../../../postgres/tests/all/live/server.rs"]
 mod server;

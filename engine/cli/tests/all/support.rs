@@ -92,7 +92,7 @@ pub(crate) fn put_size(dir: &Path, rel: &str, lsn: Lsn, blocks: u32) {
 }
 
 fn put_values(dir: &Path, values: &[(Key, Lsn, Value<'_>)]) {
-    let (store, timeline) = pagestrata_cli::open_existing(&dir.join("store"), "main").unwrap();
+    let (store, timeline) = pagestrata_cli::open_to_ingest(&dir.join("store"), "main", 0).unwrap();
     let mut lease = timeline.write_lease().unwrap();
     for (key, lsn, value) in values {
         lease.put(*key, *lsn, *value).unwrap();

@@ -7,13 +7,16 @@ use std::{
     process::{Command, ExitStatus, Stdio},
 };
 
-use super::{failed_opens, manifest, ownership, panics, surroundings};
+use pagestrata::AccessMode;
+
+use super::{failed_opens, in_mode, manifest, ownership, panics, surroundings};
 
 pub(super) const SIGBUS: i32 = 7;
 pub(super) const SIGKILL: i32 = 9;
 
 const PART: &str = "PAGESTRATA_TEST_PART";
 const DIR: &str = "PAGESTRATA_TEST_DIR";
+const ACCESS: &str = "PAGESTRATA_TEST_ACCESS";
 
 /// How a child has ended.
 pub(super) struct Ended {
@@ -67,6 +70,7 @@ fn command(part: &str, dir: &Path, before: &[&str], prepare: &str) -> Command {
     command.args(words).arg(exe);
     command.args(["--exact", "scenarios::child::part_of_another_test", "--nocapture"]);
     command.args(["--test-threads", "1"]).env(PART, part).env(DIR, dir);
+    command.env(ACCESS, format!("{:?}", super::ACCESS.get()));
     command
 }
 
@@ -96,5 +100,11 @@ fn part_of_another_test() {
         "reads_a_cut_file" => surroundings::reads_a_cut_file,
         other => panic!("no part {other}"),
     };
-    run(Path::new(&dir));
+    let access = match &*env::var(ACCESS).unwrap() {
+        "Mmap" => AccessMode::Mmap,
+        "Pread" => AccessMode::Pread,
+        "Direct" => AccessMode::Direct,
+        other => panic!("no access mode {other}"),
+    };
+    in_mode(access, || run(Path::new(&dir)));
 }

@@ -11,6 +11,14 @@ use pagestrata::{
 };
 
 use super::{DIR, corruption, corruption_at_open, open, options, write};
+use crate::support::Append;
+
+in_all_access_modes!(
+    s12_bit_flip_in_a_block_of_a_layer_file,
+    s13_a_block_that_belongs_elsewhere,
+    s14_a_layer_file_that_was_cut_is_not_opened,
+    s15_a_size_that_lies,
+);
 
 const PAGES: u32 = 60;
 
@@ -74,7 +82,6 @@ fn data_blocks(storage: &SimulatedStorage, layer: &Path) -> BTreeSet<u64> {
     blocks
 }
 
-#[test]
 fn s12_bit_flip_in_a_block_of_a_layer_file() {
     let (storage, layers) = with_layers();
     let blocks = data_blocks(&storage, &layers[0]);
@@ -83,12 +90,15 @@ fn s12_bit_flip_in_a_block_of_a_layer_file() {
         for (byte, bit) in [(0, 0), (4, 1), (9, 7), (40, 3), (300, 6)] {
             let damaged = storage.killed();
             damaged.flip(&layers[0], block + byte, bit);
-            let (_store, main, _) = open(&damaged, options()).unwrap();
-            for _ in 0..2 {
+            let (store, main, _) = open(&damaged, options()).unwrap();
+            assert_eq!(main.stats().quarantined, []);
+            for round in 1..=2 {
                 let (right, found) = read_all(&main);
                 assert_eq!(found, BTreeSet::from([(layers[0].clone(), block)]));
                 assert!((100..120).contains(&right), "the other pages: {right}");
+                check_quarantine(&main, &layers[0], block, round * (120 - right as u64));
             }
+            assert_eq!(store.stats().quarantined, main.stats().quarantined);
             match main.verify() {
                 Err(Error::Damaged { damaged, .. }) => assert_eq!(damaged[0].path, layers[0]),
                 other => panic!("{other:?}"),
@@ -96,11 +106,34 @@ fn s12_bit_flip_in_a_block_of_a_layer_file() {
             // Nor does it keep anybody from writing.
             write(&main, 3..=3);
             main.flush().unwrap();
+            drop((main, store));
+            // A reopen finds the same again: by a read of many pages, and by a scan.
+            let (_store, main, _) = open(&damaged, options()).unwrap();
+            let keys: Vec<_> = (0..PAGES).map(|page| Key::new(1, page)).collect();
+            let (mut right, mut wrong) = (0, 0);
+            let mut sink = |_, page: pagestrata::Result<pagestrata::Page<'_>>| match page {
+                Ok(_) => right += 1,
+                Err(error) => {
+                    assert_eq!(corruption(error), (layers[0].clone(), block));
+                    wrong += 1;
+                }
+            };
+            let (mut reader, mut scratch) = (main.reader(), Scratch::new());
+            reader.pin().pages(&keys, Lsn(10), &Append, &mut scratch, &mut sink).unwrap();
+            assert!(right > 40 && wrong > 0, "{right} right, {wrong} wrong");
+            check_quarantine(&main, &layers[0], block, wrong);
         }
     }
 }
 
-#[test]
+#[track_caller]
+fn check_quarantine(timeline: &Timeline, layer: &Path, block: u64, reads: u64) {
+    let quarantined = timeline.stats().quarantined;
+    let [one] = &quarantined[..] else { panic!("{quarantined:?}") };
+    assert_eq!((Path::new(&one.file), one.reads), (layer, reads));
+    assert!(one.first_error.contains(&format!("at offset {block}:")), "{}", one.first_error);
+}
+
 fn s13_a_block_that_belongs_elsewhere() {
     let (storage, layers) = with_layers();
     let blocks: Vec<_> = data_blocks(&storage, &layers[0]).into_iter().collect();
@@ -126,7 +159,6 @@ fn s13_a_block_that_belongs_elsewhere() {
     assert_eq!(corruption_at_open(&damaged).0, layers[0]);
 }
 
-#[test]
 fn s14_a_layer_file_that_was_cut_is_not_opened() {
     let (storage, layers) = with_layers();
     let len = storage.bytes(&layers[0]).len();
@@ -150,7 +182,6 @@ fn lie(bytes: &mut [u8], sequence: u64, (block, block_end): (usize, usize), raw_
     bytes[block..block + 4].copy_from_slice(&crc.to_le_bytes());
 }
 
-#[test]
 fn s15_a_size_that_lies() {
     const ZEROS: usize = 1 << 20;
     // The most that a block may claim: a value of the greatest length, and what is around it.

@@ -9,6 +9,15 @@ use super::{
     check, commit, corruption_at_open, is_read_only, keys, open, options, reopen, value, write,
 };
 
+in_all_access_modes!(
+    s1_power_cut_mid_append_then_kills_during_recovery,
+    s2_bit_flip_in_the_middle_of_the_log,
+    s3_a_sync_of_the_log_fails,
+    s4_no_space_to_append_to_the_log,
+    s4_no_space_for_the_whole_of_an_append,
+    s4_a_write_to_the_log_that_fails_makes_the_store_read_only,
+);
+
 /// A store with acknowledged commits, and a commit behind them that nobody was told of.
 fn with_an_append_under_way(acknowledged: u64) -> SimulatedStorage {
     let storage = SimulatedStorage::new();
@@ -21,7 +30,6 @@ fn with_an_append_under_way(acknowledged: u64) -> SimulatedStorage {
     storage
 }
 
-#[test]
 fn s1_power_cut_mid_append_then_kills_during_recovery() {
     const ACKNOWLEDGED: u64 = 30;
     let storage = with_an_append_under_way(ACKNOWLEDGED);
@@ -89,7 +97,6 @@ fn s1_power_cut_mid_append_then_kills_during_recovery() {
     assert!(found >= known, "{found} of {known}");
 }
 
-#[test]
 fn s2_bit_flip_in_the_middle_of_the_log() {
     const COMMITS: u64 = 30;
     let storage = SimulatedStorage::new();
@@ -130,7 +137,6 @@ fn s2_bit_flip_in_the_middle_of_the_log() {
     }
 }
 
-#[test]
 fn s3_a_sync_of_the_log_fails() {
     for failed_sync in [FailedSync::KeepsDirty, FailedSync::DropsDirty] {
         let storage = SimulatedStorage::new();
@@ -179,7 +185,6 @@ fn s3_a_sync_of_the_log_fails() {
     }
 }
 
-#[test]
 fn s4_no_space_to_append_to_the_log() {
     // No room for the next segment.
     let storage = SimulatedStorage::new();
@@ -214,7 +219,6 @@ fn s4_no_space_to_append_to_the_log() {
 }
 
 /// The write itself fails, after half of it: thrice at the same place, then another commit takes it.
-#[test]
 fn s4_no_space_for_the_whole_of_an_append() {
     for at in 1..30 {
         let storage = SimulatedStorage::new();
@@ -253,7 +257,6 @@ fn s4_no_space_for_the_whole_of_an_append() {
 }
 
 /// The other side of S4: a write that fails for any other reason is the end of the log until a reopen.
-#[test]
 fn s4_a_write_to_the_log_that_fails_makes_the_store_read_only() {
     for late in [false, true] {
         let storage = SimulatedStorage::new();

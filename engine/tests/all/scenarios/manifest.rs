@@ -9,6 +9,8 @@ use pagestrata::{
 
 use super::{DIR, child, corruption_at_open, open, options, reopen, write};
 
+in_all_access_modes!(s16_a_manifest_that_was_cut_off, s17_two_processes_and_one_store,);
+
 /// A store whose manifest is begun anew: its last edit failed. The fault is of the edit after that.
 fn begun_anew(fault: impl Fn(u64) -> Option<Fault>) -> (SimulatedStorage, u64) {
     let storage = SimulatedStorage::new();
@@ -31,7 +33,6 @@ fn begun_anew(fault: impl Fn(u64) -> Option<Fault>) -> (SimulatedStorage, u64) {
     (storage, calls)
 }
 
-#[test]
 fn s16_a_manifest_that_was_cut_off() {
     // Wherever the change to a new manifest stops: the old one counts, or the new one.
     let (whole, calls) = begun_anew(|_| None);
@@ -78,7 +79,6 @@ fn s16_a_manifest_that_was_cut_off() {
     assert_eq!((found, report.manifest_cut_bytes), (10, 33));
 }
 
-#[test]
 fn s17_two_processes_and_one_store() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = Store::open(dir.path(), options()).unwrap();

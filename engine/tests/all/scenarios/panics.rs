@@ -16,7 +16,14 @@ use pagestrata::{
 use super::{DIR, check, child, commit, keys, open, options, reopen, value, write};
 use crate::support::eventually;
 
-#[test]
+in_all_access_modes!(
+    s18_no_memory,
+    s19_a_panic_in_redo_or_while_scanning,
+    s19_a_panic_while_a_store_is_opened,
+    s19_a_reader_that_dies_with_a_guard,
+    s19_a_writer_that_dies_with_the_lease,
+);
+
 fn s18_no_memory() {
     let dir = tempfile::tempdir().unwrap();
     // KiB of memory that is written to; files are mapped beside it.
@@ -97,7 +104,6 @@ fn others_go_on(main: &Timeline) {
     main.verify().unwrap();
 }
 
-#[test]
 fn s19_a_panic_in_redo_or_while_scanning() {
     let storage = SimulatedStorage::new();
     let (_store, main, _) = open(&storage, options()).unwrap();
@@ -135,7 +141,6 @@ fn s19_a_panic_in_redo_or_while_scanning() {
     assert_eq!(main.stats().retired_layers, 0);
 }
 
-#[test]
 fn s19_a_panic_while_a_store_is_opened() {
     let storage = SimulatedStorage::new();
     let large = Options {
@@ -168,7 +173,6 @@ fn s19_a_panic_while_a_store_is_opened() {
     assert_eq!((found, report.log_commits), (20, 21));
 }
 
-#[test]
 fn s19_a_reader_that_dies_with_a_guard() {
     for background in [Background::Callers, Background::Threads] {
         let storage = SimulatedStorage::new();
@@ -205,7 +209,6 @@ fn s19_a_reader_that_dies_with_a_guard() {
     }
 }
 
-#[test]
 fn s19_a_writer_that_dies_with_the_lease() {
     for background in [Background::Callers, Background::Threads] {
         let storage = SimulatedStorage::new();
