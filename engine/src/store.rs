@@ -24,7 +24,7 @@ use pagestrata_layers::{
     layer_file::LayerAccess,
     manifest::{
         CURRENT_NAME, Manifest,
-        edit::{Edit, State, TIMELINE_NAME_LEN_MAX, TimelineState},
+        edit::{Edit, State, TimelineState},
     },
     storage::{Lock, ProcessMark, RealStorage, SharedStorage, Storage, major_faults_of_process},
 };
@@ -36,6 +36,7 @@ use crate::{
     StoreStats, Timeline,
     background::{Wakeup, spawn_threads},
     fetch::Fetchers,
+    is_timeline_name,
     map::{FileLayer, is_layer_file_name, layer_file_name},
     page_cache::PageCache,
     recover::replay_log,
@@ -491,7 +492,7 @@ impl fmt::Debug for Store {
 
 /// Whether a timeline can have this name and this start.
 fn check_new_timeline(name: &str, start: Lsn) -> Result<()> {
-    if name.is_empty() || name.len() > TIMELINE_NAME_LEN_MAX || name.chars().any(char::is_control) {
+    if !is_timeline_name(name) {
         return Err(Error::InvalidTimelineName { name: name.to_owned() });
     }
     if !start.is_valid() || start == Lsn::MAX {

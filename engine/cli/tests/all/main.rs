@@ -17,3 +17,4 @@ mod restore;
 mod server;
 mod settings;
 mod support;
+mod words;
