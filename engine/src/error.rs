@@ -75,7 +75,9 @@ pub enum Error {
         name: String,
     },
     /// A name that no timeline can have.
-    #[error("{name:?} cannot name a timeline: expected 1 to 255 bytes without control characters")]
+    #[error(
+        "{name:?} cannot name a timeline: expected 1 to 255 bytes without control characters, of direction too"
+    )]
     InvalidTimelineName {
         /// The name.
         name: String,

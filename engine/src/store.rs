@@ -23,7 +23,7 @@ use pagestrata_layers::{
     layer_file::LayerAccess,
     manifest::{
         CURRENT_NAME, Manifest,
-        edit::{Edit, State, TIMELINE_NAME_LEN_MAX, TimelineState},
+        edit::{Edit, State, TimelineState},
     },
     storage::{Lock, ProcessMark, RealStorage, SharedStorage, Storage, major_faults_of_process},
 };
@@ -35,6 +35,7 @@ use crate::{
     Result, StoreStats, Timeline,
     background::{Wakeup, spawn_threads},
     fetch::Fetchers,
+    is_timeline_name,
     leftovers::{Leftovers, NamedFiles, is_of_read_only_file_system},
     map::FileLayer,
     page_cache::PageCache,
@@ -520,7 +521,7 @@ impl fmt::Debug for Store {
 
 /// Whether a timeline can have this name and this start.
 fn check_new_timeline(name: &str, start: Lsn) -> Result<()> {
-    if name.is_empty() || name.len() > TIMELINE_NAME_LEN_MAX || name.chars().any(char::is_control) {
+    if !is_timeline_name(name) {
         return Err(Error::InvalidTimelineName { name: name.to_owned() });
     }
     if !start.is_valid() || start == Lsn::MAX {

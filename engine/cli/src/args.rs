@@ -256,10 +256,10 @@ fn parse_lsn(text: &str) -> Result<Lsn, String> {
 
 /// What the engine refuses as a name, before a store is made for it.
 fn parse_timeline(text: &str) -> Result<String, String> {
-    if (1..=255).contains(&text.len()) && !text.chars().any(char::is_control) {
+    if pagestrata::is_timeline_name(text) {
         return Ok(text.to_owned());
     }
-    Err("no name: expected 1 to 255 bytes without control characters".to_owned())
+    Err("no name: expected 1 to 255 bytes without control characters, of direction too".to_owned())
 }
 
 #[cfg(test)]

@@ -268,6 +268,18 @@ pub enum Error {
         /// Where.
         at: Lsn,
     },
+    /// A tar that is compressed, or a directory with such.
+    #[error(
+        "{what} is compressed: unpack it on the way, `{program} {path}| pagestrata import --base -`; one with tablespaces has to be unpacked, all of its archives beside each other"
+    )]
+    Compressed {
+        /// The archive, or what it comes through.
+        what: String,
+        /// The program that unpacks it, and writes to standard output.
+        program: &'static str,
+        /// Its argument, with a space behind it, if there is one.
+        path: String,
+    },
     /// The log is of another timeline of the cluster.
     #[error("{}: the log is of PostgreSQL timeline {found}, the base is of timeline {expected}; supply the log of that timeline", .dir.display())]
     WalTimeline {
@@ -441,7 +453,6 @@ fn postgres_advice(error: &PostgresError) -> &'static str {
         PostgresError::OtherCluster { .. } => "; supply the log of that cluster",
         PostgresError::OtherTimeline { .. } => "; take the other timeline's segments away",
         PostgresError::SegmentName { .. } => "; take it away",
-        PostgresError::OtherVersion { .. } => "; only PostgreSQL 15 is read",
         PostgresError::Start { .. } => "; supply the segment that it is in, or mend --from",
         PostgresError::UnknownRedo { .. } => {
             "; --allow-unknown-redo keeps such records as they are"

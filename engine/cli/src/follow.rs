@@ -17,7 +17,7 @@
 
 use std::{
     fmt,
-    io::{self, Write},
+    io::Write,
     thread,
     time::{Duration, Instant},
 };
@@ -37,7 +37,7 @@ use crate::{
     apply::{Applier, dry_run},
     identity::Identity,
     lag::Lag,
-    output::{as_text, size},
+    output::{as_text, size, tell},
 };
 
 /// How long an event of the server is waited for before flushes and reports are looked at.
@@ -193,8 +193,7 @@ impl Follower<'_, '_> {
                 Ok(Ended::Stopped | Ended::Reached)
                 | Err(Error::Live(LiveError::Interrupted { .. })) => return Ok(()),
                 Err(Error::Live(error)) if error.is_transient() && !self.stops() => {
-                    // A closed stderr is nobody to tell.
-                    let _ = writeln!(io::stderr(), "pagestrata: note: {error}; trying again");
+                    tell(format_args!("note: {error}; trying again"));
                     self.reconnects += 1;
                     if self.timeline.last_record_lsn() > before {
                         delay = RETRY_MIN;

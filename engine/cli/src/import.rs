@@ -98,11 +98,15 @@ impl fmt::Display for ImportReport {
 /// Opens a base backup: a directory, or a tar. Its pages are those of its checkpoint, or it has a label.
 ///
 /// # Errors
-/// [`Error::NotShutDown`]; [`Error::RestoreIncomplete`]; [`Error::MinimalWal`] for a copy of a
-/// running server at that level; and what is wrong with its files.
+/// [`Error::Compressed`], [`Error::NotShutDown`], [`Error::RestoreIncomplete`];
+/// [`Error::MinimalWal`] for a copy of a running server at that level; and what is wrong with its
+/// files.
 pub fn open_base(path: &Path) -> Result<BaseBackup> {
     check_complete(path)?;
     let archive = path.join(BASE_ARCHIVE);
+    if let Some(compressed) = compressed(path) {
+        return Err(compressed);
+    }
     let base = match (path.is_file(), archive.is_file()) {
         (true, _) => BaseBackup::open_archive(storage(), path)?,
         (_, true) => BaseBackup::open_archive(storage(), &archive)?,
@@ -116,6 +120,44 @@ pub fn open_base(path: &Path) -> Result<BaseBackup> {
     }
     Ok(base)
 }
+
+/// What `pg_basebackup` compresses with: the ending of a name, how a file begins, and what unpacks
+/// it.
+const COMPRESSIONS: [(&str, [u8; 4], usize, &str); 3] = [
+    ("gz", [0x1F, 0x8B, 0, 0], 2, "zcat"),
+    ("lz4", [0x04, 0x22, 0x4D, 0x18], 4, "lz4 -dc"),
+    ("zst", [0x28, 0xB5, 0x2F, 0xFD], 4, "zstd -dc"),
+];
+
+/// [`Error::Compressed`] for a file that is, and for a directory that has such instead of a tar.
+fn compressed(path: &Path) -> Option<Error> {
+    let error = |path: &Path, program| match path.starts_with(DESCRIPTORS) {
+        true => {
+            let what = "the tar on standard input".to_owned();
+            Error::Compressed { what, program, path: String::new() }
+        }
+        false => {
+            let what = path.display().to_string();
+            Error::Compressed { path: format!("{what} "), what, program }
+        }
+    };
+    let mut begin = [0; 4];
+    if path.is_file() {
+        File::open(path).and_then(|mut file| file.read_exact(&mut begin)).ok()?;
+        let found = COMPRESSIONS.iter().find(|(_, magic, len, _)| begin[..*len] == magic[..*len]);
+        return found.map(|(.., program)| error(path, program));
+    }
+    if path.join(BASE_ARCHIVE).exists() {
+        return None;
+    }
+    COMPRESSIONS.iter().find_map(|(ending, _, _, program)| {
+        let archive = path.join(format!("{BASE_ARCHIVE}.{ending}"));
+        archive.is_file().then(|| error(&archive, program))
+    })
+}
+
+/// Where the files that this process has open are.
+const DESCRIPTORS: &str = "/proc/self/fd";
 
 /// A stream, kept in a file that has no name: however this process ends, nothing of it is left.
 #[derive(Debug)]
@@ -143,7 +185,7 @@ impl Spool {
     /// Where it can be read as long as this is kept.
     #[must_use]
     pub fn path(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+        PathBuf::from(format!("{DESCRIPTORS}/{}", self.file.as_raw_fd()))
     }
 }
 

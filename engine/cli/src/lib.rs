@@ -44,7 +44,7 @@ mod verify;
 pub use apply::Applied;
 pub use consistency::{ConsistencyTally, Inconsistency};
 pub use error::{Error, ExitStatus, Result};
-pub use output::Output;
+pub use output::{Output, printable, tell};
 pub use pages::page_at;
 pub use progress::Progress;
 pub use record_name::record_name;

@@ -1,12 +1,9 @@
 //! The `pagestrata` command: arguments in, exit code out. Everything between is the library beside it.
 
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::{io, process::ExitCode};
 
 use clap::{Parser, error::ErrorKind};
-use pagestrata_cli::{Error, ExitStatus, Output, args::Cli, run};
+use pagestrata_cli::{Error, ExitStatus, Output, args::Cli, run, tell};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -27,9 +24,7 @@ fn failed(error: &Error) -> ExitStatus {
     if error.is_broken_pipe() {
         return ExitStatus::Done;
     }
-    let text = error.to_string().replace('\n', " ");
-    // When stderr is gone too there is nobody left to tell.
-    let _ = writeln!(io::stderr(), "pagestrata: {text}");
+    tell(error);
     error.exit_status()
 }
 
@@ -50,6 +45,6 @@ fn usage(error: &clap::Error) -> ExitStatus {
         text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim).collect();
     let paragraph = paragraph.join(" ");
     let told = paragraph.strip_prefix("error: ").unwrap_or(&paragraph);
-    let _ = writeln!(io::stderr(), "pagestrata: {told}; see pagestrata --help");
+    tell(format_args!("{told}; see pagestrata --help"));
     ExitStatus::Usage
 }

@@ -1,7 +1,17 @@
-//! Where results go: lines for people or JSON, the same values either way.
+//! Where results go: lines for people or JSON, the same values either way. And notes and errors, on
+//! stderr.
+//!
+//! **Invariant:** all that is printed but a page's bytes goes through here, and no character of it
+//! controls the terminal or the direction of text: names come from outside, of files, in backup
+//! labels and archives.
 
-use std::{fmt::Display, io::Write};
+use std::{
+    borrow::Cow,
+    fmt::{Display, Write as _},
+    io::{self, Write},
+};
 
+use pagestrata::is_bidirectional_control;
 use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
@@ -33,7 +43,10 @@ impl<W: Write> Output<W> {
         if self.json {
             self.entry(result)
         } else {
-            writeln!(self.writer, "{result}").map_err(Error::Stdout)
+            for line in result.to_string().lines() {
+                writeln!(self.writer, "{}", printable(line)).map_err(Error::Stdout)?;
+            }
+            Ok(())
         }
     }
 
@@ -43,7 +56,12 @@ impl<W: Write> Output<W> {
     /// [`Error::Stdout`]
     pub(crate) fn entry(&mut self, entry: &impl Serialize) -> Result<()> {
         let text = serde_json::to_string(entry).map_err(std::io::Error::from);
-        text.and_then(|text| writeln!(self.writer, "{text}")).map_err(Error::Stdout)
+        let text = text.map_err(Error::Stdout)?;
+        // What serde_json leaves as it is, as JSON has it.
+        let text = escaped(&text, |c, text| {
+            let _ = write!(text, "\\u{:04x}", u32::from(c));
+        });
+        writeln!(self.writer, "{text}").map_err(Error::Stdout)
     }
 
     /// Writes bytes as they are.
@@ -61,6 +79,45 @@ impl<W: Write> Output<W> {
     pub fn flush(&mut self) -> Result<()> {
         self.writer.flush().map_err(Error::Stdout)
     }
+}
+
+/// Writes a line to stderr, made [`printable`]. When stderr is closed there is nobody left to tell.
+pub fn tell(text: impl Display) {
+    let _ = writeln!(io::stderr(), "pagestrata: {}", printable(&text.to_string()));
+}
+
+/// Text on one line that leaves the terminal and the direction of what is beside it alone:
+/// characters that would change these are replaced by escapes as in Rust's strings.
+///
+/// ```
+/// use pagestrata_cli::printable;
+///
+/// assert_eq!(printable("base/5/16384"), "base/5/16384");
+/// assert_eq!(printable("a\nb\u{1B}[2J\u{202E}c"), r"a\nb\u{1b}[2J\u{202e}c");
+/// ```
+#[must_use]
+pub fn printable(text: &str) -> Cow<'_, str> {
+    escaped(text, |c, text| text.extend(c.escape_default()))
+}
+
+/// Control characters, those that change the direction of text, and those that end a line.
+fn is_harmful(c: char) -> bool {
+    c.is_control() || is_bidirectional_control(c) || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
+/// With what `escape` appends in the place of each harmful character.
+fn escaped(text: &str, escape: impl Fn(char, &mut String)) -> Cow<'_, str> {
+    if !text.contains(is_harmful) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match is_harmful(c) {
+            true => escape(c, &mut safe),
+            false => safe.push(c),
+        }
+    }
+    Cow::Owned(safe)
 }
 
 /// Serializes a value as its text.

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    io::{self, Write},
+    io::Write,
     path::{Path, PathBuf},
 };
 
@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::{
     Error, Output, Result,
     identity::{Identity, RELATIONS},
-    output::{as_text, as_text_or_null, sha256_hex},
+    output::{as_text, as_text_or_null, sha256_hex, tell},
     record_name::record_name,
     sizes::blocks_at,
 };
@@ -184,12 +184,8 @@ pub(crate) fn versions<W: Write>(
     }
     if !oldest.kind.is_base() {
         output.flush()?;
-        // Beside the list, not in it; a closed stderr is nobody to tell.
-        let _ = writeln!(
-            io::stderr(),
-            "pagestrata: note: no base below {}: redo starts from a page of zeros",
-            oldest.lsn
-        );
+        // Beside the list, not in it.
+        tell(format_args!("note: no base below {}: redo starts from a page of zeros", oldest.lsn));
     }
     Ok(())
 }

@@ -33,7 +33,7 @@ use crate::{
     Error, ExitStatus, Output, Progress, Result,
     data_dir::{OutDir, available_bytes, check_empty},
     identity::{Identity, RELATIONS},
-    output::{as_text, size},
+    output::{as_text, size, tell},
     sizes::all_forks,
 };
 
@@ -120,8 +120,7 @@ pub(crate) fn report_skipped<W: Write>(
     if output.is_json() {
         return output.entry(&line);
     }
-    // A closed stderr is nobody to tell; the report has the count.
-    let _ = writeln!(io::stderr(), "pagestrata: skipped page {}: {}", line.skipped, line.reason);
+    tell(format_args!("skipped page {}: {}", line.skipped, line.reason));
     Ok(())
 }
 

@@ -17,7 +17,9 @@ use crate::{
     follow::{Follow, follow},
     import::{Spool, import, open_base},
     ingest::{Log, ingest},
-    layers, pages,
+    layers,
+    output::tell,
+    pages,
     restore::{Restore, restore},
     stores::{open_existing, open_to_ingest},
     verify::verify,
@@ -163,11 +165,9 @@ fn run_ingest<W: Write>(
     output.result(&report)?;
     let Some(at) = report.torn_at else { return Ok(ExitStatus::Done) };
     output.flush()?;
-    // A closed stderr is nobody to tell; the exit code says it too.
-    let _ = writeln!(
-        io::stderr(),
-        "pagestrata: warning: the log ends in a torn record at {at}; everything before it was ingested, \
-         supply a whole segment and ingest again for the rest"
-    );
+    tell(format_args!(
+        "warning: the log ends in a torn record at {at}; everything before it was ingested, supply a \
+         whole segment, or wait until the server has written it, and ingest again for the rest"
+    ));
     Ok(ExitStatus::Torn)
 }

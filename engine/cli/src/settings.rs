@@ -10,8 +10,8 @@
 //! `pg_checksums` runs only while the server is shut down, so data checksums change only at the end
 //! of a shutdown checkpoint. Which one cannot be read from the log. So the log is refused, with the
 //! shutdowns to choose from, where a record shows that hint bits are logged although they should
-//! not be, or where the control file beside the log disagrees at its end. Nobody notices a switch
-//! that neither shows.
+//! not be, or where the control file beside the log disagrees at its end. A switch that neither
+//! shows goes unnoticed.
 //!
 //! A timeline keeps the settings in its [`Identity`], one version for each change, so that they are
 //! known at each Lsn.

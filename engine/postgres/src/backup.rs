@@ -213,12 +213,24 @@ impl BasePages<'_> {
 fn check_version(storage: &SharedStorage, part: &Part) -> Result<()> {
     let bytes = part.read(storage, VERSION_LEN_MAX)?;
     let found = String::from_utf8_lossy(&bytes);
+    // 9.6 and before had two parts.
+    let is_version = |text: &str| {
+        let mut parts = text.split('.');
+        text.len() <= 5 && parts.all(|part| part.parse::<u16>().is_ok_and(|number| number < 1000))
+    };
     match found.trim_end() {
         "15" => Ok(()),
-        found => {
-            Err(StorageError::corrupt(&part.path, part.offset, "PostgreSQL version", "15", found)
-                .into())
+        found if is_version(found) => {
+            Err(crate::Error::ClusterVersion { path: part.path.clone(), version: found.into() })
         }
+        found => Err(StorageError::corrupt(
+            &part.path,
+            part.offset,
+            "PostgreSQL version",
+            "15",
+            format!("{found:?}"),
+        )
+        .into()),
     }
 }
 

@@ -23,6 +23,8 @@ use crate::{
     rel::{Fork, RelFork, RelPage},
 };
 
+/// PostgreSQL's number for no block.
+const INVALID_BLOCK: u32 = u32::MAX;
 /// The highest id of a block reference.
 pub(crate) const BLOCK_ID_MAX: u8 = 32;
 pub(crate) const ID_TOPLEVEL_XID: u8 = 252;
@@ -192,6 +194,9 @@ impl BlockHeader {
             previous.with_fork(fork)
         };
         let block = cursor.u32().ok_or_else(short)?;
+        if block == INVALID_BLOCK {
+            return Err(LogCorruption::new(lsn, "block number", "at most 4294967294", block));
+        }
         Ok(BlockHeader { rel, block, flags, data_len, image })
     }
 

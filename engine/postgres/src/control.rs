@@ -27,6 +27,9 @@ use crate::{
 
 /// The file's version in PostgreSQL 13 to 16; the page magic of the log tells 15 from the others.
 const VERSION: u32 = 1300;
+/// Those of other versions that have one of their own.
+const OTHER_VERSIONS: [(u32, &str); 5] =
+    [(1002, "10"), (1100, "11"), (1201, "12"), (1700, "17"), (1800, "18")];
 const CRC_OFFSET: usize = 288;
 /// PostgreSQL writes it padded with zeros to this length.
 pub(crate) const FILE_LEN_MAX: u64 = 8192;
@@ -146,6 +149,10 @@ impl ControlFile {
             found if found == expected => Ok(()),
             found => Err(wrong(offset, what, expected.to_string(), found.to_string())),
         };
+        if let Some((_, version)) = OTHER_VERSIONS.iter().find(|(number, _)| *number == u32_at(8)) {
+            let (path, version) = (path.to_owned(), (*version).into());
+            return Err(crate::Error::ClusterVersion { path, version });
+        }
         must_be(8, "control file version", VERSION)?;
         must_be(CRC_OFFSET, "control file checksum", crc32c::crc32c(body))?;
         must_be(216, "page size", PAGE_SIZE as u32)?;

@@ -100,7 +100,7 @@ pub enum Error {
         found: u32,
     },
     /// The segment was written by another PostgreSQL version.
-    #[error("{}: page {lsn} has page magic {magic:#06X} of PostgreSQL {version}, expected 0xD110 of PostgreSQL 15", .segment.display())]
+    #[error("{}: this log is of PostgreSQL {version}, page magic {magic:#06X} at {lsn}; this build reads 15", .segment.display())]
     OtherVersion {
         /// The file.
         segment: PathBuf,
@@ -110,6 +110,14 @@ pub enum Error {
         magic: u16,
         /// The versions that write it.
         version: &'static str,
+    },
+    /// A data directory of another PostgreSQL version.
+    #[error("{}: this is a PostgreSQL {version} cluster; this build reads 15", .path.display())]
+    ClusterVersion {
+        /// The file that says so, or the archive that it is in.
+        path: PathBuf,
+        /// The version.
+        version: Box<str>,
     },
     /// The place to start from is not where a record starts, or is not in the log that is here.
     #[error("{}: cannot start at {from}: {reason}", .dir.display())]

@@ -15,7 +15,8 @@ use pagestrata_layers::{
 
 use crate::{
     Error, Result,
-    pages::{LOG_PAGE, LogIdentity, PageState, read_header, read_long_header},
+    bytes::u32_at,
+    pages::{LOG_PAGE, LogIdentity, PageState, is_segment_size, read_header, read_long_header},
     records::LogPages,
 };
 
@@ -74,6 +75,16 @@ fn names(storage: &SharedStorage, dir: &Path) -> Result<Vec<SegmentName>> {
     Ok(names.iter().filter_map(|name| SegmentName::parse(name)).collect())
 }
 
+/// Where a segment starts, for errors: by the size that its header states, if a server makes such,
+/// or else by the usual one.
+fn start_of(name: SegmentName, header: &[u8]) -> Lsn {
+    const SIZE_OFFSET: usize = 32;
+    const USUAL_SIZE: u64 = 16 << 20;
+    let stated = u32_at(header, SIZE_OFFSET).map(u64::from).filter(|size| is_segment_size(*size));
+    let size = stated.unwrap_or(USUAL_SIZE);
+    Lsn((u64::from(name.upper) << 32).saturating_add(u64::from(name.lower).saturating_mul(size)))
+}
+
 /// The name of a segment.
 pub(crate) fn name_of(timeline: u32, number: u64, segment_size: u64) -> String {
     let per_upper = (1 << 32) / segment_size;
@@ -99,7 +110,7 @@ impl Segments {
             let file = storage.open(&path)?;
             let mut header = vec![0; file.len()?.min(40) as usize];
             file.read_at(0, &mut header)?;
-            match read_long_header(&header, Lsn(u64::from(upper) << 32), &path) {
+            match read_long_header(&header, start_of(*name, &header), &path) {
                 Ok((found, segment_size)) => {
                     let system_id = system_id.unwrap_or(found);
                     let log = LogIdentity { system_id, timeline, segment_size };

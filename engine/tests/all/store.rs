@@ -313,7 +313,12 @@ fn a_store_is_opened_once_and_only_where_it_is() {
     assert!(!path.exists(), "left as it was");
     let store = open(&path);
     assert!(matches!(Store::open(&path, no_create.clone()), Err(Error::Locked { .. })));
-    assert!(matches!(store.create_timeline("", Lsn(1)), Err(Error::InvalidTimelineName { .. })));
+    let too_long = "x".repeat(256);
+    for name in ["", "a\nb", "\u{9B}", "a\u{202E}b", "\u{61C}", "a\u{200F}", "\u{2069}", &too_long]
+    {
+        let refused = store.create_timeline(name, Lsn(1));
+        assert!(matches!(refused, Err(Error::InvalidTimelineName { .. })), "{name:?}");
+    }
     assert!(matches!(store.create_timeline("t", Lsn(0)), Err(Error::InvalidLsn { .. })));
     store.create_timeline("t", Lsn(1)).unwrap();
     assert!(matches!(store.create_timeline("t", Lsn(1)), Err(Error::TimelineExists { .. })));

@@ -371,6 +371,8 @@ fn hostile_and_damaged_archives() {
         refused(&["corrupt", "base.tar"]);
     }
     edit(&path, |bytes| bytes[..4].copy_from_slice(&[0x1F, 0x8B, 8, 0]));
+    refused(&["base.tar is compressed", "zcat "]);
+    edit(&path, |bytes| bytes[..4].copy_from_slice(b"BZh9"));
     refused(&["corrupt tar archive at offset 0", "not compressed"]);
     // An archive of nothing, and none at all.
     fs::write(&path, [0; 1024]).unwrap();

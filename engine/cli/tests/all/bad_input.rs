@@ -201,7 +201,7 @@ fn a_base_that_is_none() {
     edit(&relation, |bytes| bytes.truncate(8192 * 10 + 100));
     refused(dir.path(), import, 1, &["corrupt relation file at offset 81920"]);
     fs::write(dir.path().join("base/PG_VERSION"), "14\n").unwrap();
-    refused(dir.path(), import, 1, &["corrupt PostgreSQL version", "expected 15, found 14"]);
+    refused(dir.path(), import, 1, &["PostgreSQL 14 cluster", "this build reads 15"]);
     assert!(!dir.path().join("store").exists());
 }
 
@@ -319,4 +319,65 @@ fn the_log_of_another_timeline() {
         1,
         &["timeline 2", "of timeline 1", "supply the log of that timeline"],
     );
+}
+
+/// Appends a record to the sample's log: an insert into a page that it makes, of this number.
+fn append_insert(wal: &Path, block: u32) {
+    let mut reader =
+        pagestrata_postgres::WalReader::open(pagestrata_cli::storage(), wal, BEGIN, None, None)
+            .unwrap();
+    let mut last = BEGIN;
+    while let Some(record) = reader.next_record().unwrap() {
+        last = record.lsn();
+    }
+    let end = reader.position();
+    let mut record = vec![0; 24];
+    record[8..16].copy_from_slice(&last.0.to_le_bytes());
+    (record[16], record[17]) = (0x80, 10);
+    record.extend([0, 0x60, 5, 0]);
+    for number in [1663, 5, 99_999, block] {
+        record.extend_from_slice(&u32::to_le_bytes(number));
+    }
+    record.extend([255, 3, 0, 0, 0, 0, 0, 1, 0, 0]);
+    // The data of the block comes first: a tuple of nothing; then offset number and flags.
+    let len = record.len() as u32;
+    record[..4].copy_from_slice(&len.to_le_bytes());
+    let crc = crc32c(&[&record[24..], &record[..20]].concat());
+    record[20..24].copy_from_slice(&crc.to_le_bytes());
+    let offset = (end.0 % (1 << 20)) as usize;
+    let name = format!("0000000100000000{:08X}", end.0 >> 20);
+    edit(&wal.join(name), |bytes| bytes[offset..offset + record.len()].copy_from_slice(&record));
+}
+
+/// What an ingest does for a block does not grow with its number.
+#[test]
+fn a_huge_block_number_costs_what_a_small_one_does() {
+    let ingested_with = |block: u32| {
+        let dir = ingested();
+        append_insert(&dir.path().join("wal"), block);
+        let report = run(dir.path(), &format!("{INGEST} --json")).good().json().remove(0);
+        let scan =
+            format!("scan --json --store {{}}/store --lsn {}", report["to"].as_str().unwrap());
+        let pages = run(dir.path(), &scan).good().json();
+        let of_it: Vec<_> =
+            pages.iter().filter(|page| page["key"].as_str().unwrap().contains("/99999/")).collect();
+        assert_eq!(of_it.len(), 1);
+        assert_eq!(of_it[0]["key"], format!("1663/5/99999/main/{block}"));
+        let number = |name: &str| report[name].as_u64().unwrap();
+        let puts = ["records", "images", "deltas", "sizes", "drops", "value_bytes"].map(number);
+        (puts, number("layer_bytes"))
+    };
+    let (small, small_bytes) = ingested_with(7);
+    let (huge, huge_bytes) = ingested_with(u32::MAX - 1);
+    assert_eq!(small, huge);
+    assert_eq!((small[0], small[2], small[3]), (1, 1, 1), "a record, a delta, a size");
+    assert!(huge_bytes.abs_diff(small_bytes) < 1000, "{huge_bytes} and {small_bytes}");
+}
+
+#[test]
+fn a_block_number_that_is_none() {
+    let dir = ingested();
+    append_insert(&dir.path().join("wal"), u32::MAX);
+    let says = ["corrupt block number", &format!("at {END}"), "at most 4294967294"];
+    refused(dir.path(), INGEST, 1, &says);
 }

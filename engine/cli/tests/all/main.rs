@@ -18,3 +18,4 @@ mod restore;
 mod server;
 mod settings;
 mod support;
+mod words;
