@@ -381,6 +381,34 @@ mod tests {
         assert!(!is_lost_in_copy(of, &[0xFF; PAGE_SIZE], &redone, &on_disk));
     }
 
+    proptest::proptest! {
+        /// Pages from outside can have anything where offsets and lengths are.
+        #[test]
+        fn no_bytes_cause_a_panic(
+            header in proptest::array::uniform32(proptest::num::u8::ANY),
+            more in proptest::array::uniform32(proptest::num::u8::ANY),
+            tail in proptest::array::uniform16(proptest::num::u8::ANY),
+            id in proptest::sample::select(vec![0xFF80_u16, 0xFF81, 0xFF82, 0xF092, 0x1717]),
+            special in proptest::sample::select(vec![8176_u16, 8184, 8192, 0, 65535]),
+            fork in proptest::sample::select(vec!["main", "vm", "init"]),
+        ) {
+            let mut on_disk = [0; PAGE_SIZE];
+            on_disk[..32].copy_from_slice(&header);
+            on_disk[32..64].copy_from_slice(&more);
+            on_disk[PAGE_SIZE - 16..].copy_from_slice(&tail);
+            on_disk[16..18].copy_from_slice(&special.to_le_bytes());
+            on_disk[PAGE_SIZE - 2..].copy_from_slice(&id.to_le_bytes());
+            let of = page(&format!("1663/5/16384/{fork}/0"));
+            let mut redone = on_disk;
+            redone[40] ^= 1;
+            let _ = unlogged_change(of, &redone, &on_disk);
+            let _ = is_lost_in_copy(of, &on_disk, &redone, &on_disk);
+            // Neither side is favored but where a map was copied.
+            let (there, here) = (&on_disk, &redone);
+            proptest::prop_assert_eq!(unlogged_change(of, here, there), unlogged_change(of, there, here));
+        }
+    }
+
     #[test]
     fn pages_of_other_kinds_are_never_excused() {
         let of = page("1663/5/16384/main/0");
