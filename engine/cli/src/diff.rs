@@ -23,7 +23,7 @@ use serde::Serialize;
 
 use crate::{
     Error, Output, Result,
-    data_dir::{check_at_rest, check_complete},
+    data_dir::{check_at_rest, check_complete, check_not_running},
     identity::Identity,
     restore::{Pages, is_redo, report_skipped},
     sizes::{all_forks, newest_size},
@@ -176,6 +176,10 @@ pub(crate) fn diff<W: Write>(
     let lsn = how.lsn;
     let identity = Identity::at(timeline, lsn)?;
     check_complete(how.base)?;
+    // First of all: files of a running server may vanish while they are listed.
+    if !how.allows_running {
+        check_not_running(how.base)?;
+    }
     let files = BaseBackup::open(storage(), how.base)?;
     if files.label().is_some() {
         return Err(Error::NotShutDown { dir: how.base.to_owned() });

@@ -31,7 +31,8 @@ const CRC_OFFSET: usize = 288;
 /// PostgreSQL writes it padded with zeros to this length.
 pub(crate) const FILE_LEN_MAX: u64 = 8192;
 
-/// What a server was doing when it last wrote its control file. The numbers are PostgreSQL's (`DBState`).
+/// What a server was doing when it last wrote its control file. The numbers are PostgreSQL's
+/// (`DBState`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 #[non_exhaustive]

@@ -37,10 +37,12 @@ const DENSE: &str = "set enable_seqscan = off\nset enable_bitmapscan = off\n\
     insert into dense select i, int4range(i % 200, i % 200 + 1) from generate_series(1, 3000) i\n\
     delete from dense where id % 4 = 1\n\
     select count(*) from dense where during && int4range(0, 500)\n\
-    insert into dense select i, int4range(i % 200, i % 200 + 1) from generate_series(3001, 4000) i\n\
+    insert into dense select i, int4range(i % 200, i % 200 + 1)\x20\
+        from generate_series(3001, 4000) i\n\
     delete from dense where id % 4 = 2\n\
     select count(*) from dense where during && int4range(0, 500)\n\
-    insert into dense select i, int4range(i % 200, i % 200 + 1) from generate_series(4001, 5000) i";
+    insert into dense select i, int4range(i % 200, i % 200 + 1)\x20\
+        from generate_series(4001, 5000) i";
 
 const WORK: &str = "insert into quick values (1, 'x')\n\
     select nextval('numbers') from generate_series(1, 40)\n\
