@@ -12,9 +12,9 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -27,6 +27,9 @@ use crate::{Error, Result, stores::storage};
 /// The file that tells a directory whose restore has not finished.
 const MARKER: &str = "RESTORE_INCOMPLETE";
 const PID_FILE: &str = "postmaster.pid";
+/// As initdb makes them: a server refuses a data directory that others can write to or read.
+const DIR_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
 /// PostgreSQL's has eight short lines.
 const PID_FILE_LEN_MAX: u64 = 1 << 16;
 
@@ -35,14 +38,22 @@ fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Err
     move |source| Error::File { operation, path, source }
 }
 
-/// Refuses a directory whose files may still change, or were never all written.
+/// Refuses a directory that a server works in.
 ///
 /// # Errors
-/// [`Error::ServerRuns`], [`Error::NotAtRest`].
-pub(crate) fn check_at_rest(dir: &Path, control: &ControlFile) -> Result<()> {
-    if let Some(pid) = running_server(dir) {
-        return Err(Error::ServerRuns { dir: dir.to_owned(), pid });
+/// [`Error::ServerRuns`]
+pub(crate) fn check_not_running(dir: &Path) -> Result<()> {
+    match running_server(dir) {
+        Some(pid) => Err(Error::ServerRuns { dir: dir.to_owned(), pid }),
+        None => Ok(()),
     }
+}
+
+/// Refuses a directory of which not all pages were written.
+///
+/// # Errors
+/// [`Error::NotAtRest`]
+pub(crate) fn check_at_rest(dir: &Path, control: &ControlFile) -> Result<()> {
     match control.state {
         state if state.is_at_rest() => Ok(()),
         state => Err(Error::NotAtRest { dir: dir.to_owned(), state }),
@@ -130,7 +141,7 @@ impl OutDir {
              If no such process runs, remove the directory and restore again.\n"
         );
         let write = || {
-            let mut file = File::create_new(&path)?;
+            let mut file = create_new(&path)?;
             file.write_all(text.as_bytes())?;
             file.sync_all()
         };
@@ -148,7 +159,7 @@ impl OutDir {
         if let Some(parent) = path.parent() {
             self.create_dirs(parent)?;
         }
-        let file = File::create_new(&path).map_err(failed("create", &path))?;
+        let file = create_new(&path).map_err(failed("create", &path))?;
         Ok((file, path))
     }
 
@@ -183,7 +194,9 @@ impl OutDir {
         if let Some(above) = above.filter(|above| !above.is_dir()) {
             self.create_dirs(above)?;
         }
-        match fs::create_dir(dir) {
+        // Directories above it hold no data.
+        let mode = if dir.starts_with(&self.dir) { DIR_MODE } else { 0o777 };
+        match DirBuilder::new().mode(mode).create(dir) {
             Ok(()) => self.dirs.extend(above.map(Path::to_owned)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
             Err(error) => return Err(failed("create", dir)(error)),
@@ -195,6 +208,10 @@ impl OutDir {
     fn sync_dirs(&self) -> Result<()> {
         self.dirs.iter().try_for_each(|dir| sync_dir(dir))
     }
+}
+
+fn create_new(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path)
 }
 
 fn sync_dir(dir: &Path) -> Result<()> {

@@ -8,7 +8,7 @@
 //! What PostgreSQL does not log is no difference, and is counted by its kind ([`NotLogged`]).
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     fmt,
     io::Write,
     path::Path,
@@ -16,14 +16,14 @@ use std::{
 
 use pagestrata::{Kind, Lsn, Scratch, Timeline};
 use pagestrata_postgres::{
-    BaseBackup, Fork, PAGE_SIZE, Page, RelFork, RelPage, UnloggedChange, has_all_map_bits,
-    is_map_without_bits, manager_of, mask_page, unlogged_change,
+    BaseBackup, Fork, ManagerId, PAGE_SIZE, Page, RelFork, RelPage, UnloggedChange,
+    is_lost_in_copy, is_map_without_bits, manager_of, mask_page, unlogged_change,
 };
 use serde::Serialize;
 
 use crate::{
     Error, Output, Result,
-    data_dir::{check_at_rest, check_complete},
+    data_dir::{check_at_rest, check_complete, check_not_running},
     identity::Identity,
     restore::{Pages, is_redo, report_skipped},
     sizes::{all_forks, newest_size},
@@ -59,27 +59,32 @@ pub struct NotLogged {
     /// Visibility map pages without a set bit that only one side has, or has as zeros. A map
     /// without a page counts as one.
     pub empty_visibility_maps: u64,
-    /// Visibility map pages with more set bits on disk: of a database that `CREATE DATABASE` with
-    /// `STRATEGY wal_log` copied, which logs the copied maps as empty.
-    pub copied_visibility_maps: u64,
+    /// Pages of visibility maps, and of the range maps of BRIN, with more entries on disk: of a
+    /// database that `CREATE DATABASE` with `STRATEGY wal_log` copied, which logs such pages as
+    /// empty.
+    pub copied_map_pages: u64,
     /// Blocks of zeros on disk, behind the end of their fork: it was extended, and the server
     /// crashed before it logged their use.
     pub trailing_zero_blocks: u64,
+    /// Relation forks on disk of files that no row of `pg_class` names, with more blocks than they
+    /// have in the log: of transactions that a crash cut off.
+    pub orphan_forks: u64,
     /// Pages of free space maps on disk.
     pub free_space_map_pages: u64,
 }
 
 impl NotLogged {
     /// The counts, with their names.
-    fn counts(&self) -> [(u64, &'static str); 8] {
+    fn counts(&self) -> [(u64, &'static str); 9] {
         [
             (self.unlogged_relations, "unlogged relations"),
             (self.sequences, "states of sequences"),
             (self.spgist_last_used_pages, "SP-GiST lastUsedPages"),
             (self.gist_tuples_deleted, "GiST F_TUPLES_DELETED"),
             (self.empty_visibility_maps, "visibility map pages without a set bit"),
-            (self.copied_visibility_maps, "visibility map pages of copied databases"),
+            (self.copied_map_pages, "map pages of copied databases"),
             (self.trailing_zero_blocks, "trailing blocks of zeros"),
+            (self.orphan_forks, "forks that no row names"),
             (self.free_space_map_pages, "free space map pages"),
         ]
     }
@@ -171,6 +176,10 @@ pub(crate) fn diff<W: Write>(
     let lsn = how.lsn;
     let identity = Identity::at(timeline, lsn)?;
     check_complete(how.base)?;
+    // First of all: files of a running server may vanish while they are listed.
+    if !how.allows_running {
+        check_not_running(how.base)?;
+    }
     let files = BaseBackup::open(storage(), how.base)?;
     if files.label().is_some() {
         return Err(Error::NotShutDown { dir: how.base.to_owned() });
@@ -191,6 +200,9 @@ pub(crate) fn diff<W: Write>(
         unlogged: unlogged.map(|rel| rel.with_fork(Fork::Main)).collect(),
         here,
         there,
+        files: &files,
+        dir: how.base,
+        named: BTreeMap::new(),
         extra: None,
         skips_unknown: how.skips_unknown,
         report: DiffReport::default(),
@@ -230,6 +242,10 @@ struct Comparison<'g, 'w, W: Write> {
     unlogged: BTreeSet<RelFork>,
     here: BTreeMap<RelFork, u32>,
     there: BTreeMap<RelFork, u32>,
+    files: &'w BaseBackup,
+    dir: &'w Path,
+    /// The numbers of files that rows of the catalog name, by database; none: nothing is known.
+    named: BTreeMap<u32, Option<BTreeSet<u32>>>,
     /// Of the fork whose pages are read, what is behind its end in the store.
     extra: Option<ExtraBlocks>,
     skips_unknown: bool,
@@ -261,6 +277,7 @@ impl<W: Write> Comparison<'_, '_, W> {
                 (None, Some(_)) if rel.fork == Fork::Vm => {
                     self.report.not_logged.empty_visibility_maps += 1;
                 }
+                (None, _) if self.is_orphan(rel)? => self.report.not_logged.orphan_forks += 1,
                 (None, _) => self.size_line(rel)?,
                 (Some(here), there) => self.shorter_on_disk(rel, here, there)?,
             }
@@ -342,9 +359,11 @@ impl<W: Write> Comparison<'_, '_, W> {
             self.end_fork()?;
             self.extra = Some(ExtraBlocks { rel: of.rel, count: 0, written: 0 });
         }
+        let is_zeros = there.iter().all(|byte| *byte == 0);
+        let is_known = self.here.contains_key(&of.rel);
         let is_excused = match of.rel.fork {
             Fork::Vm => is_map_without_bits(there),
-            _ => self.here.contains_key(&of.rel) && there.iter().all(|byte| *byte == 0),
+            _ => is_known && is_zeros,
         };
         if let Some(extra) = &mut self.extra {
             extra.count += 1;
@@ -355,7 +374,13 @@ impl<W: Write> Comparison<'_, '_, W> {
 
     /// Settles the blocks of a fork that are on disk only, when all of them have come.
     fn end_fork(&mut self) -> Result<()> {
-        let Some(ExtraBlocks { rel, count, written }) = self.extra.take() else { return Ok(()) };
+        let Some(ExtraBlocks { rel, count, written }) = self.extra.take() else {
+            return Ok(());
+        };
+        if written > 0 && self.is_orphan(rel)? {
+            self.report.not_logged.orphan_forks += 1;
+            return Ok(());
+        }
         if written > 0 {
             self.report.different += count;
             return self.size_line(rel);
@@ -378,8 +403,8 @@ impl<W: Write> Comparison<'_, '_, W> {
             self.report.equal += 1;
             return Ok(());
         }
-        if of.rel.fork == Fork::Vm && self.is_copied_map(of)? && has_all_map_bits(&there, &here) {
-            self.report.not_logged.copied_visibility_maps += 1;
+        if self.is_lost_in_copy(of, &here, &there)? {
+            self.report.not_logged.copied_map_pages += 1;
             return Ok(());
         }
         let change = unlogged_change(of, &here, &there);
@@ -406,17 +431,36 @@ impl<W: Write> Comparison<'_, '_, W> {
         self.output.result(&DiffLine { what: of.to_string(), here, there })
     }
 
-    /// Whether a map page was logged as an empty image behind the start of the base: a copied one,
-    /// whose bits PostgreSQL takes for a hole.
-    fn is_copied_map(&mut self, of: RelPage) -> Result<bool> {
+    /// Whether a map page was logged as an empty image behind the start of the base, and nothing
+    /// else differs. A page that a flush has made hides what it is made of: there may be an older
+    /// image below each.
+    fn is_lost_in_copy(&mut self, of: RelPage, here: &Page, there: &Page) -> Result<bool> {
+        if of.rel.fork != Fork::Vm && manager_of(there) != ManagerId::BRIN {
+            return Ok(false);
+        }
         let Pages { guard, lsn, scratch, .. } = &mut self.pages;
-        let versions = guard.history(of.key(), *lsn, scratch)?;
-        let base = versions.newest_first().next_back();
-        Ok(base.is_some_and(|base| {
-            let image = <&Page>::try_from(base.bytes).ok();
-            base.kind == Kind::Image
-                && base.lsn > self.start
-                && image.is_some_and(is_map_without_bits)
-        }))
+        let mut at = *lsn;
+        while at > self.start {
+            let versions = guard.history(of.key(), at, scratch)?;
+            let Some(oldest) = versions.newest_first().next_back() else { break };
+            if let Ok(image) = <&Page>::try_from(oldest.bytes)
+                && oldest.kind == Kind::Image
+                && oldest.lsn > self.start
+                && is_lost_in_copy(of, image, here, there)
+            {
+                return Ok(true);
+            }
+            at = Lsn(oldest.lsn.0 - 1);
+        }
+        Ok(false)
+    }
+
+    /// Whether a fork is one that no server will read: its number is in no row that counts.
+    fn is_orphan(&mut self, rel: RelFork) -> Result<bool> {
+        let named = match self.named.entry(rel.database) {
+            Entry::Occupied(named) => named.into_mut(),
+            Entry::Vacant(place) => place.insert(self.files.named_files(self.dir, rel.database)?),
+        };
+        Ok(named.as_ref().is_some_and(|named| !named.contains(&rel.relation)))
     }
 }

@@ -11,8 +11,11 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error).into(),
     };
     let mut output = Output::new(io::BufWriter::new(io::stdout().lock()), cli.json);
-    let done = run(cli.command, &mut output);
-    let status = match done.and_then(|status| output.flush().map(|()| status)) {
+    let flushed = match run(cli.command, &mut output) {
+        Ok(status) => output.flush().map(|()| status),
+        Err(error) => Err(error),
+    };
+    let status = match flushed {
         Ok(status) => status,
         Err(error) => failed(&error),
     };

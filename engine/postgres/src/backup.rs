@@ -4,11 +4,13 @@
 //! |---|---|
 //! | `files.rs` | which files matter, and where they are; the files of a directory |
 //! | `archive.rs` | the files in a tar |
+//! | `catalog.rs` | which files the catalog of a database can name |
 //! | `label.rs` | where a copy of a running server's files starts and ends in the log |
 //!
 //! **Invariant:** pages come in ascending order of their keys, each once; a page of zeros is a page.
 
 mod archive;
+mod catalog;
 mod files;
 mod label;
 

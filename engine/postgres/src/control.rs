@@ -34,7 +34,8 @@ const CRC_OFFSET: usize = 288;
 /// PostgreSQL writes it padded with zeros to this length.
 pub(crate) const FILE_LEN_MAX: u64 = 8192;
 
-/// What a server was doing when it last wrote its control file. The numbers are PostgreSQL's (`DBState`).
+/// What a server was doing when it last wrote its control file. The numbers are PostgreSQL's
+/// (`DBState`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 #[non_exhaustive]
@@ -177,5 +178,41 @@ impl ControlFile {
             wal_log_hints: bytes[176] != 0,
             data_checksums: u32_at(252) != 0,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A control file with this state, by the layout above.
+    fn file(state: u32) -> Vec<u8> {
+        let mut bytes = vec![0; FILE_LEN_MAX as usize];
+        for (at, value) in
+            [(8, 1300), (16, state), (216, 8192), (220, 131_072), (224, 8192), (228, 1 << 24)]
+        {
+            bytes[at..at + 4].copy_from_slice(&u32::to_le_bytes(value));
+        }
+        let sum = crc32c::crc32c(&bytes[..CRC_OFFSET]);
+        bytes[CRC_OFFSET..CRC_OFFSET + 4].copy_from_slice(&sum.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn the_state_is_told_as_pg_controldata_does() {
+        let states: Vec<String> = (0..7)
+            .map(|number| {
+                let control = ControlFile::parse(&file(number), Path::new("pg_control")).unwrap();
+                assert_eq!(control.shut_down, number == 1);
+                assert_eq!(control.state.is_at_rest(), [1, 2].contains(&number));
+                control.state.to_string()
+            })
+            .collect();
+        assert_eq!((&states[1][..], &states[6][..]), ("shut down", "in production"));
+        for number in [7, u32::MAX] {
+            let error = ControlFile::parse(&file(number), Path::new("pg_control")).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains("cluster state") && text.contains("0 to 6"), "{text}");
+        }
     }
 }

@@ -54,7 +54,7 @@ pub use control::{ClusterState, ControlFile};
 pub use error::{Error, LogCorruption, Result};
 pub use events::{RelationEvent, relation_events};
 pub use image::{ImageDecoder, PAGE_SIZE, Page, restore_image, stamp_lsn};
-pub use not_logged::{UnloggedChange, has_all_map_bits, is_map_without_bits, unlogged_change};
+pub use not_logged::{UnloggedChange, is_lost_in_copy, is_map_without_bits, unlogged_change};
 pub use pages::LogIdentity;
 pub use pglz::decompress as pglz_decompress;
 pub use reader::WalReader;

@@ -32,6 +32,12 @@ const SPGIST_LAST_USED: std::ops::Range<usize> = 28..92;
 const GIST_LEAF: u16 = 1;
 const GIST_TUPLES_DELETED: u16 = 4;
 
+const BRIN_SPECIAL: usize = PAGE_SIZE - 8;
+/// What a page of a range map ends with, `BRIN_PAGETYPE_REVMAP`.
+const BRIN_RANGE_MAP: [u8; 2] = [0x92, 0xF0];
+/// A block and a number; zeros: none.
+const BRIN_POINTER_LEN: usize = 6;
+
 /// `last_value` and `log_cnt`, at the start of a sequence's tuple.
 const SEQUENCE_STATE_LEN: usize = 16;
 /// With `is_called`.
@@ -101,13 +107,44 @@ pub fn is_map_without_bits(page: &Page) -> bool {
     is_never_written || is_initialized && page[HEADER_LEN..].iter().all(|byte| *byte == 0)
 }
 
-/// Whether a visibility map page has every bit that another has, and is the same otherwise but for
-/// its checksum.
+/// Whether the whole difference is what `CREATE DATABASE` with the strategy `wal_log` leaves out of
+/// the log.
+///
+/// It logs each page of the copy as a standard one. Visibility maps and the range maps of BRIN have
+/// their contents where a standard page has free space, so that PostgreSQL logs them as empty, and
+/// recovers them so. `logged` is that image. What later records add is on both sides: the disk has
+/// every entry that redo has.
 #[must_use]
-pub fn has_all_map_bits(page: &Page, of: &Page) -> bool {
-    let header = |page: &Page| (page[..8].to_vec(), page[10..HEADER_LEN].to_vec());
-    let mut pairs = page[HEADER_LEN..].iter().zip(&of[HEADER_LEN..]);
-    header(page) == header(of) && pairs.all(|(has, of)| has & of == *of)
+pub fn is_lost_in_copy(of: RelPage, logged: &Page, redone: &Page, on_disk: &Page) -> bool {
+    let special = usize::from(u16_at(logged, SPECIAL).unwrap_or_default());
+    let is_map = match of.rel.fork {
+        Fork::Vm => special == PAGE_SIZE,
+        Fork::Main => special == BRIN_SPECIAL && logged[PAGE_SIZE - 2..] == BRIN_RANGE_MAP,
+        _ => false,
+    };
+    let is_empty = logged[12..14] == [HEADER_LEN as u8, 0] && logged[14..16] == logged[16..18];
+    if !is_map || !is_empty || logged[HEADER_LEN..special].iter().any(|byte| *byte != 0) {
+        return false;
+    }
+    let contents = HEADER_LEN..special;
+    let is_more = match of.rel.fork {
+        Fork::Vm => {
+            let mut pairs = redone[contents.clone()].iter().zip(&on_disk[contents.clone()]);
+            pairs.all(|(redone, on_disk)| redone & on_disk == *redone)
+        }
+        _ => {
+            let of =
+                |page: &Page| page[contents.clone()].as_chunks::<BRIN_POINTER_LEN>().0.to_vec();
+            let pairs = of(redone).into_iter().zip(of(on_disk));
+            pairs
+                .into_iter()
+                .all(|(redone, on_disk)| redone == on_disk || redone == [0; BRIN_POINTER_LEN])
+        }
+    };
+    // What is behind the last whole pointer is never written.
+    let rest = special - (special - HEADER_LEN) % BRIN_POINTER_LEN;
+    let compared = if of.rel.fork == Fork::Vm { special } else { rest };
+    is_more && equal_without(redone, on_disk, &[CHECKSUM, HEADER_LEN..compared])
 }
 
 /// The bytes of a sequence's state on its page.
@@ -288,11 +325,89 @@ mod tests {
             set[bit / 8] |= 1 << (bit % 8);
             assert_eq!(unlogged_change(of, &zeros, &set), None, "bit {bit} on disk");
             assert_eq!(unlogged_change(of, &set, &zeros), None, "bit {bit} in the store");
-            assert!(has_all_map_bits(&set, &empty) && !has_all_map_bits(&empty, &set));
         }
-        let mut header = empty;
-        header[20] = 1;
-        assert!(!has_all_map_bits(&header, &empty));
+    }
+
+    /// Bytes that can be changed on disk without more of a difference than the copy.
+    fn lost(of: RelPage, logged: &Page, redone: &Page, on_disk: &Page, bit: u8) -> Vec<usize> {
+        let is_lost = |at: &usize| {
+            let mut other = *on_disk;
+            other[*at] ^= bit;
+            is_lost_in_copy(of, logged, redone, &other)
+        };
+        (0..PAGE_SIZE).filter(is_lost).collect()
+    }
+
+    #[test]
+    fn a_copied_map_has_more_on_disk_and_nothing_else() {
+        let of = page("1663/5/16384/vm/0");
+        let logged = page_with(24, 8192, &[]);
+        let (mut redone, mut on_disk) = (logged, logged);
+        redone[4..8].copy_from_slice(&99_u32.to_le_bytes());
+        redone[100] = 0b1100;
+        on_disk[..8].copy_from_slice(&redone[..8]);
+        on_disk[24..].fill(0xFF);
+        assert!(is_lost_in_copy(of, &logged, &redone, &on_disk));
+        let expected: Vec<_> = (8..10).chain(24..PAGE_SIZE).filter(|at| *at != 100).collect();
+        assert_eq!(
+            lost(of, &logged, &redone, &on_disk, 0b1000),
+            expected,
+            "a bit of redo has to stay"
+        );
+        // Not if the log has a bit, and of no other page.
+        let mut other = logged;
+        other[5000] = 1;
+        assert!(!is_lost_in_copy(of, &other, &redone, &on_disk));
+        assert!(!is_lost_in_copy(of, &[0; PAGE_SIZE], &redone, &on_disk));
+        assert!(!is_lost_in_copy(page("1663/5/16384/main/0"), &logged, &redone, &on_disk));
+    }
+
+    #[test]
+    fn a_copied_range_map_has_more_on_disk_and_nothing_else() {
+        let of = page("1663/5/16384/main/1");
+        let logged = page_with(24, 8184, &[0, 0, 0, 0, 0, 0, 0x92, 0xF0]);
+        let (mut redone, mut on_disk) = (logged, logged);
+        redone[30..36].copy_from_slice(&[0, 0, 3, 0, 7, 0]);
+        on_disk[24..36].copy_from_slice(&[0, 0, 3, 0, 6, 0, 0, 0, 3, 0, 7, 0]);
+        assert!(is_lost_in_copy(of, &logged, &redone, &on_disk));
+        let expected: Vec<_> = (8..10).chain(24..30).chain(36..8184).collect();
+        assert_eq!(
+            lost(of, &logged, &redone, &on_disk, 1),
+            expected,
+            "a pointer of redo has to stay"
+        );
+        let regular = page_with(24, 8184, &[0, 0, 0, 0, 0, 0, 0x93, 0xF0]);
+        assert!(!is_lost_in_copy(of, &regular, &redone, &on_disk));
+        assert!(!is_lost_in_copy(of, &[0xFF; PAGE_SIZE], &redone, &on_disk));
+    }
+
+    proptest::proptest! {
+        /// Pages from outside can have anything where offsets and lengths are.
+        #[test]
+        fn no_bytes_cause_a_panic(
+            header in proptest::array::uniform32(proptest::num::u8::ANY),
+            more in proptest::array::uniform32(proptest::num::u8::ANY),
+            tail in proptest::array::uniform16(proptest::num::u8::ANY),
+            id in proptest::sample::select(vec![0xFF80_u16, 0xFF81, 0xFF82, 0xF092, 0x1717]),
+            special in proptest::sample::select(vec![8176_u16, 8184, 8192, 0, 65535]),
+            fork in proptest::sample::select(vec!["main", "vm", "init"]),
+        ) {
+            let mut on_disk = [0; PAGE_SIZE];
+            on_disk[..32].copy_from_slice(&header);
+            on_disk[32..64].copy_from_slice(&more);
+            on_disk[PAGE_SIZE - 16..].copy_from_slice(&tail);
+            on_disk[16..18].copy_from_slice(&special.to_le_bytes());
+            on_disk[PAGE_SIZE - 2..].copy_from_slice(&id.to_le_bytes());
+            let of = page(&format!("1663/5/16384/{fork}/0"));
+            let mut redone = on_disk;
+            redone[40] ^= 1;
+            let _ = unlogged_change(of, &redone, &on_disk);
+            let _ = is_lost_in_copy(of, &on_disk, &redone, &on_disk);
+            // Neither side is favored but where a map was copied.
+            let (there, here) = (&on_disk, &redone);
+            let both = [(here, there), (there, here)].map(|(a, b)| unlogged_change(of, a, b));
+            proptest::prop_assert_eq!(both[0], both[1]);
+        }
     }
 
     #[test]

@@ -37,10 +37,12 @@ const DENSE: &str = "set enable_seqscan = off\nset enable_bitmapscan = off\n\
     insert into dense select i, int4range(i % 200, i % 200 + 1) from generate_series(1, 3000) i\n\
     delete from dense where id % 4 = 1\n\
     select count(*) from dense where during && int4range(0, 500)\n\
-    insert into dense select i, int4range(i % 200, i % 200 + 1) from generate_series(3001, 4000) i\n\
+    insert into dense select i, int4range(i % 200, i % 200 + 1)\x20\
+        from generate_series(3001, 4000) i\n\
     delete from dense where id % 4 = 2\n\
     select count(*) from dense where during && int4range(0, 500)\n\
-    insert into dense select i, int4range(i % 200, i % 200 + 1) from generate_series(4001, 5000) i";
+    insert into dense select i, int4range(i % 200, i % 200 + 1)\x20\
+        from generate_series(4001, 5000) i";
 
 const WORK: &str = "insert into quick values (1, 'x')\n\
     select nextval('numbers') from generate_series(1, 40)\n\
@@ -113,8 +115,12 @@ impl Cluster {
     }
 
     fn ingest(&self) -> Lsn {
+        self.ingest_with("")
+    }
+
+    fn ingest_with(&self, more: &str) -> Lsn {
         let wal = self.server.data().join("pg_wal");
-        let ingest = format!("ingest --json --store {{}}/store --wal {}", wal.display());
+        let ingest = format!("ingest --json --store {{}}/store --wal {}{more}", wal.display());
         let report = run(self.dir.path(), &ingest).good().json().remove(0);
         report["to"].as_str().unwrap().parse().unwrap()
     }
@@ -149,7 +155,12 @@ fn what_is_not_logged_is_counted_by_kind() {
     let Some(cluster) = Cluster::start(SETTINGS, TABLES) else { return };
     let server = &cluster.server;
     // Blocks that a transaction adds, and whose log is lost with it.
-    cluster.crash_after(&["insert into grown select i from generate_series(1, 20000) i"]);
+    // And files of relations of which no row is left.
+    cluster.crash_after(&[
+        "insert into grown select i from generate_series(1, 20000) i",
+        "create table lost as select i from generate_series(1, 5000) i",
+        "create index on lost(i)",
+    ]);
     cluster.restart();
     // Behind the crash, for recovery makes pages as redo does here.
     server.sql(DENSE);
@@ -172,6 +183,7 @@ fn what_is_not_logged_is_counted_by_kind() {
         ("gist_tuples_deleted", 1),
         ("empty_visibility_maps", 1),
         ("trailing_zero_blocks", 10),
+        ("orphan_forks", 2),
         ("free_space_map_pages", 10),
     ] {
         assert!(kinds[kind].as_u64() >= Some(at_least), "{kind}: {kinds}");
@@ -220,6 +232,12 @@ fn check_other_bytes(cluster: &Cluster, end: Lsn, files: &[PathBuf; 7]) {
         assert!(what.contains(&name), "{what} names {name}");
         fs::write(&file, before).unwrap();
     }
+    // A file of a relation that has a row is no orphan.
+    let planted = beside(later, "_init");
+    fs::write(&planted, [0; 8192]).unwrap();
+    let ran = cluster.diff(end, " --json");
+    assert_eq!((ran.code, &ran.json()[0]["here"]), (1, &"nothing".into()));
+    fs::remove_file(planted).unwrap();
     // The main fork of an unlogged relation may have anything, its init fork may not.
     let before = fs::read(quick).unwrap();
     edit(quick, |bytes| bytes[100] ^= 1);
@@ -252,6 +270,68 @@ fn restores_unlogged_relations(cluster: &Cluster, end: Lsn, quick: &Path) {
     assert!(out.join("base/5").join(name).exists());
     assert!(!out.join("base/5").join(format!("{name}_vm")).exists());
     assert!(!out.join("RESTORE_INCOMPLETE").exists());
+}
+
+/// `CREATE DATABASE` with the strategy `wal_log` logs maps as empty.
+#[test]
+fn maps_of_copied_databases_are_counted() {
+    let settings = "autovacuum = off\nfull_page_writes = off";
+    let tables = "create table t(i int, t text) with (fillfactor = 20)\n\
+        insert into t select i, repeat('x', 100) from generate_series(1, 8000) i\n\
+        vacuum t\n\
+        create index t_brin on t using brin(i) with (pages_per_range = 1)";
+    let Some(cluster) = Cluster::start(settings, tables) else { return };
+    let server = &cluster.server;
+    server.sql("create database copied template postgres strategy wal_log");
+    server.sql("create database by_files template postgres strategy file_copy");
+    // Records of the copied maps, more than a read redoes.
+    let mut psql = server.client("psql");
+    let work = "do $$ begin for n in 1..40 loop delete from t where i = n * 10; commit; \
+        insert into t values (n * 10, 'y'); commit; end loop; end $$";
+    psql.args(["-Xq", "-v", "ON_ERROR_STOP=1", "-d", "copied", "-c", work]);
+    // Ranges that vacuum summarizes.
+    let more = "insert into t select i, repeat('x', 100) from generate_series(30001, 30100) i";
+    psql.args(["-c", more, "-c", "vacuum t"]);
+    for n in 0..6 {
+        psql.args(["-c", &format!("delete from t where i = {}", 2000 + n), "-c", "vacuum t"]);
+    }
+    assert!(psql.stdin(Stdio::null()).status().unwrap().success());
+    let path = |relation: &str| {
+        let path = format!("select pg_relation_filepath('{relation}')");
+        let mut psql = server.client("psql");
+        let output = psql.args(["-XqAt", "-d", "copied", "-c", &path]).output().unwrap();
+        server.data().join(String::from_utf8(output.stdout).unwrap().trim())
+    };
+    let (map, ranges) = (beside(&path("t"), "_vm"), path("t_brin"));
+    server.ctl("stop -m fast");
+    let end = cluster.ingest_with(" --deltas-per-page-max 3");
+    let report = cluster.diff(end, " --json").good().json();
+    println!("{}", report[0]);
+    assert_eq!(report.len(), 1);
+    let kinds = &report[0]["not_logged"];
+    // Maps of catalogs, too.
+    assert!(kinds["copied_map_pages"].as_u64() > Some(2), "{kinds}");
+    let get = |page: &Path| {
+        let name = page.file_name().unwrap().to_str().unwrap();
+        let database = page.parent().unwrap().file_name().unwrap().to_str().unwrap();
+        let (relation, rest) = match name.strip_suffix("_vm") {
+            Some(relation) => (relation, "vm/0"),
+            None => (name, "main/1"),
+        };
+        let key = format!("1663/{database}/{relation}/{rest}");
+        run(cluster.dir.path(), &format!("get --store {{}}/store {key} --lsn {end}")).good().stdout
+    };
+    // What redo has of a map, the disk has to have.
+    for (file, first) in [(&map, 0), (&ranges, 8192)] {
+        let page = get(file);
+        let at = (24..8184).find(|at| page[*at] != 0);
+        let at = at.unwrap_or_else(|| panic!("nothing in the log of {}", file.display()));
+        let before = fs::read(file).unwrap();
+        edit(file, |bytes| bytes[first + at] ^= page[at]);
+        assert_eq!(cluster.diff(end, "").code, 1, "byte {at} of {}", file.display());
+        fs::write(file, before).unwrap();
+    }
+    cluster.diff(end, "").good();
 }
 
 #[test]

@@ -231,6 +231,12 @@ fn a_restore_goes_into_an_empty_directory() {
     };
     fs::create_dir(dir.path().join("empty")).unwrap();
     restore("empty").good();
+    // A server refuses directories that others can read, and nobody else has a right to the pages.
+    restore("private").good();
+    for (path, mode) in [("", 0o700), ("base/5", 0o700), ("base/5/16384", 0o600)] {
+        let found = fs::metadata(dir.path().join("private").join(path)).unwrap();
+        assert_eq!(found.mode() & 0o777, mode, "{path:?}");
+    }
     let written = contents(&dir.path().join("empty"));
     restore("empty").failed(1, &["there is something in it already", "choose a directory"]);
     assert!(contents(&dir.path().join("empty")) == written);
@@ -242,8 +248,8 @@ fn a_restore_goes_into_an_empty_directory() {
     assert_eq!(contents(&dir.path().join("hidden")).len(), 1);
 }
 
-/// A fork with blocks that were never written, in two segments, is as long as it should be and takes
-/// no room.
+/// A fork with blocks that were never written, in two segments, is as long as it should be and
+/// takes no room.
 #[test]
 fn blocks_that_were_never_written_are_holes() {
     let dir = imported();
