@@ -71,21 +71,19 @@ fn compare(capture: &Capture, random: &mut Random) {
     let log = identity(&reader);
     let expected = all_of(&mut reader);
     let end = reader.position().0;
-    let mut restarts = 0;
     for len_max in [200, 20_000, 400_000] {
         let dir = capture.wal();
         let mut sent = Sent { dir: &dir, log, open: None };
         let mut decoder = StreamDecoder::new(log, capture.start()).unwrap();
-        let mut records = Vec::new();
+        let (mut records, mut restarts) = (Vec::new(), Restarts::new(capture, end, len_max));
         assert_eq!(decoder.received(), decoder.stream_from());
         while decoder.received().0 < end {
             let from = decoder.received();
             let len = (1 + random.below(len_max)).min(end - from.0);
             decoder.push(from, &sent.bytes(from.0, len)).unwrap();
             drain(&mut decoder, &mut records).unwrap();
-            if random.below(2 * end / len_max) < 20 {
-                restarts += 1;
-                if restarts % 2 == 0 {
+            if restarts.is_due(decoder.position(), random) {
+                if restarts.count.is_multiple_of(2) {
                     decoder.restart();
                 } else {
                     decoder = StreamDecoder::new(log, decoder.position()).unwrap();
@@ -94,8 +92,42 @@ fn compare(capture: &Capture, random: &mut Random) {
         }
         assert_eq!(decoder.position().0, end, "{}", capture.name);
         assert!(records == expected, "{}: records differ", capture.name);
+        println!("{}, pieces of {len_max}: {} restarts", capture.name, restarts.count);
+        assert!(restarts.count >= 2, "{}: both kinds of restart", capture.name);
     }
-    assert!(restarts > 0);
+}
+
+/// When a decoder starts again: some twenty times in a log, by chance, but not behind every other
+/// piece of a short one; and once in each third at the latest, whatever the chance is. Only where
+/// records were read since the last time: a record that is longer than a piece would never end.
+struct Restarts {
+    start: u64,
+    end: u64,
+    len_max: u64,
+    count: u64,
+    last: Lsn,
+}
+
+impl Restarts {
+    fn new(capture: &Capture, end: u64, len_max: u64) -> Restarts {
+        let last = capture.start();
+        Restarts { start: last.0, end, len_max, count: 0, last }
+    }
+
+    fn is_due(&mut self, position: Lsn, random: &mut Random) -> bool {
+        if position <= self.last {
+            return false;
+        }
+        let log_len = self.end - self.start;
+        let pieces = (2 * log_len / self.len_max).max(1);
+        let by_chance = random.below(pieces.max(20 * 4)) < 20;
+        let thirds = 3 * (position.0 - self.start) / log_len;
+        let is_late = position.0 < self.end && self.count < thirds;
+        if by_chance || is_late {
+            (self.count, self.last) = (self.count + 1, position);
+        }
+        by_chance || is_late
+    }
 }
 
 #[test]
