@@ -149,6 +149,7 @@ impl AsRef<[u8]> for DetachedVersion {
 #[cfg(feature = "bytes")]
 impl From<DetachedVersion> for bytes::Bytes {
     fn from(version: DetachedVersion) -> bytes::Bytes {
+        // Relied on, and documented by bytes: the owner is dropped with the last clone, and not before.
         bytes::Bytes::from_owner(version)
     }
 }

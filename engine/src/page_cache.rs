@@ -5,8 +5,10 @@ use std::sync::Arc;
 use pagestrata_layers::{Key, Lsn};
 use quick_cache::{Weighter, sync::Cache};
 
-/// Pages by timeline, key, and the Lsn of the newest version that was applied: at every Lsn from there up to the next version the page
-/// is the same.
+/// Pages by timeline, key, and the Lsn of the newest version that was applied.
+///
+/// At every Lsn from there up to the next version the page is the same. Relied on, and documented by quick_cache: the weights
+/// never add up to more than the capacity that it was made with. Not relied on: that a page is there after it was put.
 pub(crate) struct PageCache(Cache<Name, Arc<[u8]>, ByBytes>);
 
 /// Longer pages are not kept, in bytes.

@@ -16,8 +16,11 @@
 //!    need not, which [`Published::is_replaced`] tells; the fences there and in `publish` see to it that either this holder
 //!    sees the publication or the reclaimer, which is woken after it, sees that the hold is gone.
 //!
-//! arc-swap holds the pointer; this is the one file that names it. With its read-write-lock strategy: its default one has
-//! open reports of a use after free, and a cached pin takes the pointer only when something was published.
+//! arc-swap holds the pointer; this is the one file that names it. Relied on, and documented by it: `load_full` returns a counted
+//! pointer, and `swap` the old one with the count that it had. With its read-write-lock strategy, whose documentation
+//! prefers a plain `RwLock<Arc<T>>` in production: before 1.9.5 the default strategy had a use after free and a type
+//! confusion, and a cached pin takes the pointer only when something was published, so that the lock costs nothing. The
+//! model for `loom` below is that plain lock.
 
 #[cfg(not(loom))]
 mod primitives {

@@ -1,7 +1,8 @@
 //! Numbered slots for things that come and go: layers, pins. This is the one file that names slab.
 //!
-//! slab uses a number again as soon as it is free, and a stale number then means another thing. So a [`SlotKey`] carries
-//! a generation beside the number, and a stale one finds nothing.
+//! slab documents that it may use a number again once it is free, and a stale number then means another value. So a
+//! [`SlotKey`] carries a generation beside the number, and a stale one finds nothing. Which free number comes next, slab does
+//! not say: nothing here relies on it.
 
 use slab::Slab;
 
@@ -32,7 +33,7 @@ impl<T> Default for Slots<T> {
 }
 
 impl<T> Slots<T> {
-    /// Puts something into the lowest free slot.
+    /// Puts a value into a free slot.
     pub(crate) fn insert(&mut self, value: T) -> SlotKey {
         let generation = self.next_generation;
         self.next_generation += 1;
@@ -74,7 +75,7 @@ mod tests {
         let first = slots.insert("first");
         assert_eq!(slots.remove(first), Some("first"));
         let second = slots.insert("second");
-        assert_eq!((first.index(), second.index()), (0, 0), "numbers are used again");
+        assert_eq!(first.index(), second.index(), "the number is used again, or nothing is tested");
         assert_eq!(slots.get(first), None);
         assert_eq!(slots.remove(first), None);
         let used = (0..slots.index_end()).filter(|&index| slots.at(index).is_some());

@@ -244,8 +244,11 @@ impl ChunkPool {
     }
 }
 
-/// One reader's scratch memory: compressed blocks are inflated into it. Emptied as a whole; what it has taken it keeps for
-/// the next use.
+/// One reader's scratch memory: compressed blocks are inflated into it. Emptied as a whole; the largest piece of memory that it has
+/// taken is kept for the next use.
+///
+/// Relied on, and documented by bumpalo: what a method that allocates returns is borrowed from the arena, and apart from all
+/// else that was; the limit is enforced when the arena takes more memory; `reset` needs the arena by `&mut`.
 #[derive(Debug)]
 pub struct ScratchArena {
     bump: Bump,

@@ -1,4 +1,8 @@
 //! Compression of data blocks. The one place that knows the compressor.
+//!
+//! It relies on what zstd documents of its one-shot calls: `ZSTD_compress2` starts a new frame and forgets an unfinished one, so
+//! that a context is good after a failure; `ZSTD_decompressDCtx` writes no more than the room that it is given, and
+//! returns how much it wrote. Neither promises to notice damage: a block's checksum is verified before it is inflated.
 
 use std::{cell::RefCell, io};
 
@@ -41,7 +45,7 @@ impl Compressor {
             self.stored.try_reserve(stored_len_max - self.stored.len()).ok()?;
             self.stored.resize(stored_len_max, 0);
         }
-        // The only failure of the one-shot call is that the result does not fit, which is the answer "no".
+        // Nearly always the failure is that the result does not fit. Whatever it is, the block is stored as it is.
         let room = &mut self.stored[..stored_len_max];
         let len = self.context.compress_to_buffer(raw, room).ok()?;
         (len < raw.len()).then(|| &self.stored[..len])
@@ -88,6 +92,8 @@ mod tests {
         .take(10_000)
         .collect();
         assert_eq!(compressor.compress(&noise), None);
+        let again = compressor.compress(&zeros).map(<[u8]>::to_vec);
+        assert_eq!(again, Some(stored), "a failure leaves nothing behind");
     }
 
     #[test]

@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pagestrata::{Durability, Key, Lsn, Options, Scratch, Store, Timeline};
+use pagestrata::{
+    Durability, Guard, Key, Lsn, Options, PageVersion, Redo, RedoResult, Scratch, Store, Timeline,
+    Value,
+};
 use pagestrata_benches::{
     chains::Chains,
     random::Random,
@@ -22,7 +25,7 @@ const BLOCKS: u32 = 1_060_000;
 type Work = fn(&Until) -> Done;
 
 /// Each kind of work, and what it does.
-const WORKS: [(&str, Work, &str); 9] = [
+const WORKS: [(&str, Work, &str); 11] = [
     ("ingest", ingest, "random 100 B records into a store that flushes as it goes"),
     ("versions", versions, "reads of chains of ten deltas, from memory and from a file"),
     ("flush", flush, "flushes of 2 million random 100 B records"),
@@ -32,6 +35,8 @@ const WORKS: [(&str, Work, &str); 9] = [
     ("chain-file", chain_file, "reads of chains of ten deltas from a delta file"),
     ("replay", replay, "opening a store whose log holds 256 MiB of small records"),
     ("replay-pages", replay_pages, "the same with pages of 8 KiB"),
+    ("pages", pages_at_once, "32 scattered pages in memory, mapped, with one call"),
+    ("pages-each", pages_one_by_one, "the same with a call for each"),
 ];
 const SECONDS: u64 = 10;
 
@@ -180,6 +185,81 @@ fn chain_memory(until: &Until) -> Done {
 fn chain_file(until: &Until) -> Done {
     let (chains, _store, timeline) = chains(true);
     until.repeat(|| read(&timeline, &chains.queries(SEED), chains.last_lsn()))
+}
+
+/// 32 scattered pages from two mapped layers, all of them in memory, with one call.
+fn pages_at_once(until: &Until) -> Done {
+    scattered(until, read_at_once)
+}
+
+/// The same with a call for each.
+fn pages_one_by_one(until: &Until) -> Done {
+    scattered(until, read_one_by_one)
+}
+
+/// The base as it is: what redo takes is not what is measured.
+struct Base;
+
+impl Redo for Base {
+    fn apply(
+        &self,
+        _: Key,
+        base: Option<&[u8]>,
+        deltas: &mut dyn Iterator<Item = PageVersion<'_>>,
+        page: &mut Vec<u8>,
+    ) -> RedoResult<()> {
+        page.extend_from_slice(&base.unwrap_or_default()[..64]);
+        page.push(deltas.fold(0, |sum: u8, delta| sum.wrapping_add(delta.bytes[0])));
+        Ok(())
+    }
+}
+
+type ReadPages = fn(Guard<'_>, &[Key], Lsn, &mut Scratch) -> u64;
+
+/// Runs `read` on sets of pages of 2 KiB, each an image and a delta in files.
+fn scattered(until: &Until, read: ReadPages) -> Done {
+    const PAGES: u32 = 20_000;
+    const AT_ONCE: usize = 32;
+    let mut store = TempStore::new(Place::Tmpfs, one_layer());
+    let (timeline, image, delta) = (store.timeline(), [7; 2048], [1; 100]);
+    for (lsn, value) in
+        [(Lsn(2), Value::Image(&image)), (Lsn(3), Value::Delta { bytes: &delta, will_init: false })]
+    {
+        let mut lease = timeline.write_lease().expect("a free lease");
+        for block in 0..PAGES {
+            lease.put(Key::new(OBJECT, block), lsn, value).expect("a put");
+        }
+        lease.commit(lsn).expect("a commit");
+        drop(lease);
+        timeline.flush().expect("a flush");
+    }
+    let (mut reader, mut scratch, mut random) = (timeline.reader(), Scratch::new(), Random(SEED));
+    let all: Vec<Key> = (0..PAGES).map(|block| Key::new(OBJECT, block)).collect();
+    read(reader.pin(), &all, Lsn(3), &mut scratch);
+    until.repeat(|| {
+        let keys: [Key; AT_ONCE] =
+            std::array::from_fn(|_| all[random.below(u64::from(PAGES)) as usize]);
+        read(reader.pin(), &keys, Lsn(3), &mut scratch)
+    })
+}
+
+#[inline(never)]
+fn read_at_once(guard: Guard<'_>, keys: &[Key], lsn: Lsn, scratch: &mut Scratch) -> u64 {
+    let mut read = 0;
+    let mut sink = |_, page: pagestrata::Result<pagestrata::Page<'_>>| {
+        assert_eq!(page.expect("a page")[0], 7);
+        read += 1;
+    };
+    guard.pages(keys, lsn, &Base, scratch, &mut sink).expect("a read");
+    read
+}
+
+#[inline(never)]
+fn read_one_by_one(guard: Guard<'_>, keys: &[Key], lsn: Lsn, scratch: &mut Scratch) -> u64 {
+    for &key in keys {
+        assert_eq!(guard.page(key, lsn, &Base, scratch).expect("a page")[0], 7);
+    }
+    keys.len() as u64
 }
 
 /// Chains of an image and ten deltas, half of the reads from memory and half from a delta file.

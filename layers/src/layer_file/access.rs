@@ -67,11 +67,11 @@ pub enum AccessMode {
 pub struct AccessOptions {
     /// How files are read.
     pub mode: AccessMode,
-    /// The most that the block cache holds, in bytes.
+    /// The most that the block cache holds, in bytes. A block that a read has borrowed is not counted.
     pub cache_max_bytes: u64,
     /// How many files are mapped at the most.
     pub mappings_max: u64,
-    /// How many files are open at the most, to be read.
+    /// How many files are kept open at the most, to be read; about so many, and those that are being read.
     pub open_files_max: usize,
     /// Whether what is found in memory is taken to be there until somebody looks again, which is for
     /// [`LayerAccess::watch_until_stopped`] to do; else each read that may not wait asks the kernel.
@@ -114,7 +114,11 @@ pub struct AccessStats {
 pub struct LayerAccess {
     storage: SharedStorage,
     options: AccessOptions,
+    /// Relied on, and documented by quick_cache: the weights never add up to more than the capacity that it was made with
+    /// (`OptionsBuilder::weight_capacity`), and one caller loads a missing block while others wait for it
+    /// (`get_value_or_guard`). Not relied on: that a block is there after it was put. A heavy one may not be admitted.
     blocks: Cache<BlockAt, Arc<CachedBlock>, ByBytes>,
+    /// Relied on: as for `blocks`; its bound is documented as approximate (`Cache::new`).
     open_files: Cache<u64, Arc<dyn File>>,
     buffers: Arc<Buffers>,
     watch: Arc<Watch>,

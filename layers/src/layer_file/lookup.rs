@@ -153,7 +153,9 @@ impl LayerFile {
         let part = block.wrapping_add(BLOCK_HEADER_LEN + place.part_start());
         [block, part, part.wrapping_add(BLOCK_ALIGN)].into_iter().for_each(prefetch);
         let is_oldest = page.is_oldest(hit.row, key);
-        let part = PartAt { leaf_offset: offset, first_lsn, place, is_oldest };
+        // The file is mapped: nobody reads the block.
+        let end_max = 0;
+        let part = PartAt { leaf_offset: offset, first_lsn, place, is_oldest, end_max };
         Some((State::Part(part), len))
     }
 

@@ -8,6 +8,7 @@ use super::{
     access::CachedBlock,
     index::HEIGHT_MAX,
     reader::{Asked, BlocksOf, IndexPages, LentPage, Located, Mapped, Plain},
+    source::BlockSpan,
 };
 use crate::{PageVersion, Result, Walk};
 
@@ -30,15 +31,15 @@ impl LayerFile {
                 self.visit(
                     asked,
                     blocks,
-                    |_, offsets| drop(self.blocks().read_together(offsets)),
+                    |_, spans| drop(self.blocks().read_together(spans)),
                     out,
                     ended,
                 );
             }
             None => {
                 let blocks = Together { plain: Plain { file: self, space }, blocks: Vec::new() };
-                let read = |blocks: &mut Together<'_, _>, offsets: &[u64]| {
-                    blocks.blocks = self.blocks().read_together(offsets);
+                let read = |blocks: &mut Together<'_, _>, spans: &[BlockSpan]| {
+                    blocks.blocks = self.blocks().read_together(spans);
                 };
                 self.visit(asked, blocks, read, out, ended);
             }
@@ -50,7 +51,7 @@ impl LayerFile {
         &'a self,
         asked: &[Asked],
         blocks: B,
-        read_together: impl FnOnce(&mut B, &[u64]),
+        read_together: impl FnOnce(&mut B, &[BlockSpan]),
         out: &mut impl FnMut(usize, PageVersion<'a>),
         ended: &mut impl FnMut(usize, Result<Walk>),
     ) {
@@ -63,15 +64,15 @@ impl LayerFile {
         let located: Vec<Result<Located>> =
             asked.iter().map(|asked| self.locate(asked, &mut visit)).collect();
         if let ReadKind::Wait = visit.kind() {
-            let offset = |located: &Result<Located>| match located {
-                Ok(Located::At { part, .. }) => Some(part.place.block_offset()),
+            let span = |located: &Result<Located>| match located {
+                Ok(Located::At { part, .. }) => Some(part.span()),
                 _ => None,
             };
-            let mut offsets: Vec<u64> = located.iter().filter_map(offset).collect();
-            offsets.sort_unstable();
-            offsets.dedup();
-            if offsets.len() > 1 {
-                read_together(&mut visit.blocks, &offsets);
+            let mut spans: Vec<BlockSpan> = located.iter().filter_map(span).collect();
+            spans.sort_unstable();
+            spans.dedup_by_key(|span| span.offset);
+            if spans.len() > 1 {
+                read_together(&mut visit.blocks, &spans);
             }
         }
         for (index, (asked, located)) in asked.iter().zip(located).enumerate() {
@@ -96,6 +97,8 @@ struct Together<'a, S> {
 impl<'a, S: ReadSpace> IndexPages<'a> for Together<'a, S> {
     type Page = LentPage<'a>;
 
+    const READS_BLOCKS: bool = true;
+
     fn page(&mut self, offset: u64, level: u8) -> Result<LentPage<'a>> {
         self.plain.page(offset, level)
     }
@@ -106,10 +109,10 @@ impl<'a, S: ReadSpace> BlocksOf<'a> for Together<'a, S> {
         self.plain.kind()
     }
 
-    fn payload(&mut self, offset: u64) -> Result<&'a [u8]> {
-        match self.blocks.binary_search_by_key(&offset, |(at, _)| *at) {
-            Ok(found) => self.plain.payload_of(offset, self.blocks[found].1.clone()),
-            Err(_) => self.plain.payload(offset),
+    fn payload(&mut self, span: BlockSpan) -> Result<&'a [u8]> {
+        match self.blocks.binary_search_by_key(&span.offset, |(at, _)| *at) {
+            Ok(found) => self.plain.payload_of(span.offset, self.blocks[found].1.clone()),
+            Err(_) => self.plain.payload(span),
         }
     }
 }
@@ -126,6 +129,8 @@ struct Visit<'a, B: BlocksOf<'a>> {
 
 impl<'a, B: BlocksOf<'a>> IndexPages<'a> for Visit<'a, B> {
     type Page = B::Page;
+
+    const READS_BLOCKS: bool = B::READS_BLOCKS;
 
     fn page(&mut self, offset: u64, level: u8) -> Result<B::Page> {
         let last = self.pages.get_mut(usize::from(level));
@@ -147,11 +152,12 @@ impl<'a, B: BlocksOf<'a>> BlocksOf<'a> for Visit<'a, B> {
         self.blocks.kind()
     }
 
-    fn payload(&mut self, offset: u64) -> Result<&'a [u8]> {
+    fn payload(&mut self, span: BlockSpan) -> Result<&'a [u8]> {
+        let BlockSpan { offset, .. } = span;
         if let Some((_, payload)) = self.recent.iter().flatten().find(|(at, _)| *at == offset) {
             return Ok(payload);
         }
-        let payload = self.blocks.payload(offset)?;
+        let payload = self.blocks.payload(span)?;
         self.recent[self.next_recent % RECENT] = Some((offset, payload));
         self.next_recent += 1;
         Ok(payload)

@@ -239,6 +239,15 @@ impl<'a> Page<'a> {
         Some((Lsn(u64_at(pair, 0)), Place(u64_at(pair, 8))))
     }
 
+    /// In a leaf: where the next data block begins that a row behind row `index` is in. The rows of a leaf are in the order
+    /// of their blocks.
+    pub(super) fn next_block_offset(&self, index: usize) -> Option<u64> {
+        let offset = |pair: &[u8; PAIR_LEN]| Place(u64_at(pair, 8)).block_offset();
+        let (row, behind) = self.pairs.get(index..)?.split_first()?;
+        let same_block = behind.partition_point(|pair| offset(pair) <= offset(row));
+        behind.get(same_block).map(offset)
+    }
+
     /// The last row at or below (`key`, `lsn`).
     ///
     /// In a page that lies about its order it is some row or none.
@@ -438,6 +447,11 @@ mod tests {
                 prop_assert_eq!(page.row(index), Some(*row));
             }
             prop_assert_eq!(page.row(rows.len()), None);
+            for index in 0..rows.len() {
+                let next = rows.get(index + 1).map(|next| next.place.block_offset());
+                prop_assert_eq!(page.next_block_offset(index), next, "each row has its own block");
+            }
+            prop_assert_eq!(page.next_block_offset(rows.len()), None);
             let key = Key::new(object, block);
             let below = rows.partition_point(|row| (row.key, row.lsn) <= (key, Lsn(lsn)));
             let expected = below.checked_sub(1);
@@ -467,6 +481,7 @@ mod tests {
                 page.search(Key::new(object, block), Lsn(1));
                 for row in 0..=page.rows() {
                     page.row(row);
+                    page.next_block_offset(row);
                 }
                 page.is_consistent();
             }

@@ -16,7 +16,7 @@ use super::{
     index::HEIGHT_MAX,
     page::{Hit, Page, Place},
     residency::MappedFile,
-    source::{Block, BlockSource, Blocks, Lent, MappedBlock},
+    source::{Block, BlockSource, BlockSpan, Blocks, Lent, MappedBlock},
     tombstones,
 };
 use crate::{Error, Key, Lsn, PageVersion, Result, Walk, compress, storage::Storage};
@@ -65,11 +65,27 @@ pub(super) struct PartAt {
     pub(super) place: Place,
     /// Whether the row before is of another key: then there is no earlier part.
     pub(super) is_oldest: bool,
+    /// The block ends here or before, if somebody reads it: see [`IndexPages::READS_BLOCKS`].
+    pub(super) end_max: u64,
 }
+
+impl PartAt {
+    /// The block that the part is in.
+    pub(super) fn span(&self) -> BlockSpan {
+        BlockSpan { offset: self.place.block_offset(), end_max: self.end_max }
+    }
+}
+
+/// The last block of a leaf ends before the leaf, but with another block between them if it filled the leaf. Up to this
+/// distance both are read, in bytes; a block whose leaf is farther away is read as if its end were not known.
+const LAST_SPAN_MAX: u64 = 64 << 10;
 
 /// Where the pages of an index come from.
 pub(super) trait IndexPages<'a> {
     type Page: IndexPage + Clone;
+
+    /// Whether blocks are read from a file, by somebody who has to know how long they are, and not mapped.
+    const READS_BLOCKS: bool;
 
     /// The page of the index at `offset`, which has to be of this level.
     fn page(&mut self, offset: u64, level: u8) -> Result<Self::Page>;
@@ -85,8 +101,8 @@ pub(super) trait BlocksOf<'a>: IndexPages<'a> {
     /// Whether it may wait.
     fn kind(&self) -> ReadKind<'a>;
 
-    /// The inflated payload of the data block at `offset`.
-    fn payload(&mut self, offset: u64) -> Result<&'a [u8]>;
+    /// The inflated payload of the data block at `span`.
+    fn payload(&mut self, span: BlockSpan) -> Result<&'a [u8]>;
 }
 
 /// Each block as it is needed, by whom nobody counts for.
@@ -94,6 +110,9 @@ pub(super) struct Uncounted<'a, 's>(pub(super) &'a LayerFile, pub(super) ReadKin
 
 impl<'a> IndexPages<'a> for Uncounted<'a, '_> {
     type Page = LentPage<'a>;
+
+    /// Nothing but the index.
+    const READS_BLOCKS: bool = false;
 
     fn page(&mut self, offset: u64, level: u8) -> Result<LentPage<'a>> {
         let Uncounted(file, kind) = *self;
@@ -123,6 +142,8 @@ impl<'a, S: ReadSpace> Mapped<'a, S> {
 impl<'a, S: ReadSpace> IndexPages<'a> for Mapped<'a, S> {
     type Page = Page<'a>;
 
+    const READS_BLOCKS: bool = false;
+
     #[inline]
     fn page(&mut self, offset: u64, level: u8) -> Result<Page<'a>> {
         self.file.index_page(offset, level, self.block(offset, BlockType::Index)?.stored)
@@ -136,11 +157,11 @@ impl<'a, S: ReadSpace> BlocksOf<'a> for Mapped<'a, S> {
     }
 
     #[inline]
-    fn payload(&mut self, offset: u64) -> Result<&'a [u8]> {
-        let MappedBlock { codec, raw_len, stored } = self.block(offset, BlockType::Data)?;
+    fn payload(&mut self, span: BlockSpan) -> Result<&'a [u8]> {
+        let MappedBlock { codec, raw_len, stored } = self.block(span.offset, BlockType::Data)?;
         match codec {
             Codec::Raw => Ok(stored),
-            Codec::Zstd => self.file.inflated(stored, raw_len, offset, self.space),
+            Codec::Zstd => self.file.inflated(stored, raw_len, span.offset, self.space),
         }
     }
 }
@@ -154,9 +175,12 @@ pub(super) struct Plain<'a, S> {
 impl<'a, S: ReadSpace> IndexPages<'a> for Plain<'a, S> {
     type Page = LentPage<'a>;
 
+    const READS_BLOCKS: bool = true;
+
     fn page(&mut self, offset: u64, level: u8) -> Result<LentPage<'a>> {
         let Plain { file, space } = *self;
-        let block = file.blocks.block(offset, BlockType::Index, &file.path, space.kind())?;
+        let span = BlockSpan::from(offset);
+        let block = file.blocks.block(span, BlockType::Index, &file.path, space.kind())?;
         space.touched(block.stored.len(), block.read_bytes);
         file.index_page(offset, level, &block.stored)?;
         Ok(LentPage(block.stored))
@@ -180,11 +204,11 @@ impl<'a, S: ReadSpace> BlocksOf<'a> for Plain<'a, S> {
     }
 
     #[inline]
-    fn payload(&mut self, offset: u64) -> Result<&'a [u8]> {
+    fn payload(&mut self, span: BlockSpan) -> Result<&'a [u8]> {
         let Plain { file, space } = *self;
-        let block = file.data_block(offset, space.kind())?;
+        let block = file.data_block(span, space.kind())?;
         space.touched(block.stored.len(), block.read_bytes);
-        file.lent(block, offset, space)
+        file.lent(block, span.offset, space)
     }
 }
 
@@ -203,6 +227,18 @@ impl IndexPage for Page<'_> {
     fn page(&self) -> Page<'_> {
         *self
     }
+}
+
+/// The data block that a row of the leaf at `leaf_offset` is in, with what the leaf says of its end. The file has a leaf
+/// behind the blocks of its rows.
+pub(super) fn span_of_row(leaf: Page<'_>, row: usize, leaf_offset: u64) -> BlockSpan {
+    let offset = leaf.pair(row).map_or(0, |(_, place)| place.block_offset());
+    let end_max = match leaf.next_block_offset(row) {
+        Some(next) => next,
+        None if leaf_offset.saturating_sub(offset) <= LAST_SPAN_MAX => leaf_offset,
+        None => 0,
+    };
+    BlockSpan { offset, end_max }
 }
 
 impl LayerFile {
@@ -433,7 +469,7 @@ impl LayerFile {
         let (mut found, mut upper) = (Some(first), asked.lsn);
         while let Some(at) = found {
             let offset = at.place.block_offset();
-            let raw = blocks.payload(offset)?;
+            let raw = blocks.payload(at.span())?;
             let part = self.part(offset, raw, at.place, at.first_lsn)?;
             for index in (0..part.count_at_or_below(upper)).rev() {
                 let Some(entry) = part.entry(index) else {
@@ -467,17 +503,21 @@ impl LayerFile {
     }
 
     /// The part of `key` with its newest version at or below `lsn`.
-    fn part_at<'a>(
+    fn part_at<'a, P: IndexPages<'a>>(
         &'a self,
         key: Key,
         lsn: Lsn,
-        pages: &mut impl IndexPages<'a>,
+        pages: &mut P,
     ) -> Result<Option<PartAt>> {
         let Some((leaf_offset, leaf, hit)) = self.search(key, lsn, pages)? else { return Ok(None) };
         match leaf.page().pair(hit.row) {
             Some((first_lsn, place)) if hit.is_of_key => {
                 let is_oldest = leaf.page().is_oldest(hit.row, key);
-                Ok(Some(PartAt { leaf_offset, first_lsn, place, is_oldest }))
+                let end_max = match P::READS_BLOCKS {
+                    true => span_of_row(leaf.page(), hit.row, leaf_offset).end_max,
+                    false => 0,
+                };
+                Ok(Some(PartAt { leaf_offset, first_lsn, place, is_oldest, end_max }))
             }
             _ => Ok(None),
         }
@@ -552,13 +592,13 @@ impl LayerFile {
         block_type: BlockType,
         kind: ReadKind<'_>,
     ) -> Result<Lent<'_>> {
-        Ok(self.blocks.block(offset, block_type, &self.path, kind)?.stored)
+        Ok(self.blocks.block(BlockSpan::from(offset), block_type, &self.path, kind)?.stored)
     }
 
     /// A data block as it is stored.
     #[inline]
-    pub(super) fn data_block(&self, offset: u64, kind: ReadKind<'_>) -> Result<Block<'_>> {
-        self.blocks.block(offset, BlockType::Data, &self.path, kind)
+    pub(super) fn data_block(&self, span: BlockSpan, kind: ReadKind<'_>) -> Result<Block<'_>> {
+        self.blocks.block(span, BlockType::Data, &self.path, kind)
     }
 
     /// The inflated payload of a data block, for as long as the space lives.

@@ -7,8 +7,8 @@ use super::{
     ahead::Ahead,
     block::Codec,
     page::Row,
-    reader::{IndexPage, IndexPages, LentPage, Uncounted},
-    source::Lent,
+    reader::{IndexPage, IndexPages, LentPage, Uncounted, span_of_row},
+    source::{BlockSpan, Lent},
 };
 use crate::{Key, Kind, Lsn, PageVersion, Result, reserve};
 
@@ -16,8 +16,8 @@ use crate::{Key, Kind, Lsn, PageVersion, Result, reserve};
 #[derive(Debug, Clone)]
 pub(super) struct Rows<'a> {
     file: &'a LayerFile,
-    /// The page and the next row of it; none: at the end.
-    at: Option<(LentPage<'a>, usize)>,
+    /// The offset of the leaf, the leaf, and the next row of it; none: at the end.
+    at: Option<(u64, LentPage<'a>, usize)>,
     previous: Option<(Key, Lsn)>,
 }
 
@@ -25,8 +25,8 @@ impl<'a> Rows<'a> {
     /// From the first row of the first key at or behind `start`.
     pub(super) fn from(file: &'a LayerFile, start: Key) -> Result<Rows<'a>> {
         let at = match file.search(start, Lsn::INVALID, &mut Uncounted(file, ReadKind::Once))? {
-            Some((_, page, hit)) => Some((page, hit.row + 1)),
-            None => file.leaf_after(None)?.map(|page| (page, 0)),
+            Some((offset, page, hit)) => Some((offset, page, hit.row + 1)),
+            None => file.leaf_after(None)?.map(|(offset, page)| (offset, page, 0)),
         };
         Ok(Rows { file, at, previous: None })
     }
@@ -39,8 +39,18 @@ impl<'a> Rows<'a> {
         next
     }
 
+    /// The block that the row that was returned last is in.
+    pub(super) fn span(&self, row: &Row) -> BlockSpan {
+        match &self.at {
+            Some((offset, leaf, next)) if self.file.blocks().mapped().is_none() => {
+                span_of_row(leaf.page(), next.wrapping_sub(1), *offset)
+            }
+            _ => BlockSpan::from(row.place.block_offset()),
+        }
+    }
+
     fn step(&mut self) -> Result<Option<Row>> {
-        let Some((leaf, next)) = &mut self.at else { return Ok(None) };
+        let Some((offset, leaf, next)) = &mut self.at else { return Ok(None) };
         let mut page = leaf.page();
         if *next >= page.rows() {
             let last = page.row(next.wrapping_sub(1)).map(|row| (row.key, row.lsn));
@@ -48,7 +58,7 @@ impl<'a> Rows<'a> {
                 self.at = None;
                 return Ok(None);
             };
-            (*leaf, *next) = (after, 0);
+            (*offset, *leaf, *next) = (after.0, after.1, 0);
             page = leaf.page();
         }
         let row = page.row(*next);
@@ -64,8 +74,8 @@ impl<'a> Rows<'a> {
 }
 
 impl LayerFile {
-    /// The leaf behind the one that has row (key, Lsn); the first one for none.
-    fn leaf_after(&self, row: Option<(Key, Lsn)>) -> Result<Option<LentPage<'_>>> {
+    /// The leaf behind the one that has row (key, Lsn), with its offset; the first one for none.
+    fn leaf_after(&self, row: Option<(Key, Lsn)>) -> Result<Option<(u64, LentPage<'_>)>> {
         let footer = self.footer();
         let Some(mut level) = footer.height.checked_sub(1) else { return Ok(None) };
         let mut offset = footer.root_offset;
@@ -89,7 +99,7 @@ impl LayerFile {
         loop {
             let lent = Uncounted(self, ReadKind::Once).page(offset, level)?;
             if level == 0 {
-                return Ok(Some(lent));
+                return Ok(Some((offset, lent)));
             }
             level -= 1;
             let first = lent.page().row(0).ok_or_else(|| self.malformed(offset, "index block"))?;
@@ -229,7 +239,7 @@ impl Scan<'_> {
             },
         };
         if index == 0 {
-            self.load(row.place.block_offset())?;
+            self.load(self.rows.span(&row))?;
         }
         let offset = row.place.block_offset();
         let malformed = || self.file.malformed(offset, "chain part");
@@ -249,14 +259,15 @@ impl Scan<'_> {
         Ok(Some(Current { key: row.key, lsn: entry.lsn, kind: entry.kind, range }))
     }
 
-    /// Makes the block at `offset` the one that versions are taken from.
-    fn load(&mut self, offset: u64) -> Result<()> {
+    /// Makes the block at `span` the one that versions are taken from.
+    fn load(&mut self, span: BlockSpan) -> Result<()> {
+        let BlockSpan { offset, .. } = span;
         if self.block.as_ref().is_some_and(|(loaded, _)| *loaded == offset) {
             return Ok(());
         }
         self.block = None;
         self.file.blocks().read_ahead(offset, &mut self.ahead);
-        let block = self.file.data_block(offset, ReadKind::Once)?;
+        let block = self.file.data_block(span, ReadKind::Once)?;
         let payload = match block.codec {
             Codec::Raw => Some(block.stored),
             Codec::Zstd => {

@@ -21,10 +21,11 @@ use super::{
 };
 use crate::{Error, Result, reserve};
 
-/// What is read of a data block of which nothing is known but where it begins: one of the default size, with its header.
+/// Length of the read of a data block of which nothing is known but where it begins: one of the default size, with its
+/// header.
 pub(super) const DATA_GUESS: usize = (16 << 10) + BLOCK_EXTENT_MIN;
 
-/// What is read of a block of this type of which nothing else is known.
+/// Length of the read of a block of this type of which nothing else is known.
 fn guess_of(block_type: BlockType) -> usize {
     match block_type {
         BlockType::Data => DATA_GUESS,
@@ -32,6 +33,32 @@ fn guess_of(block_type: BlockType) -> usize {
         BlockType::Tombstones => 32 << 10,
         BlockType::Filter => 24 << 10,
         BlockType::FilterTable => 4 << 10,
+    }
+}
+
+/// Where a block is, before any of it has been read.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct BlockSpan {
+    pub(super) offset: u64,
+    /// The block ends here or before: what the index says, unchecked. Zero where nothing is known.
+    pub(super) end_max: u64,
+}
+
+impl BlockSpan {
+    /// A block of which nothing is known but where it begins.
+    pub(super) fn from(offset: u64) -> BlockSpan {
+        BlockSpan { offset, end_max: 0 }
+    }
+
+    /// The length that holds all of the block, if one is known that a block can have.
+    fn len_max(self) -> Option<usize> {
+        let len = usize::try_from(self.end_max.checked_sub(self.offset)?).ok()?;
+        (BLOCK_EXTENT_MIN..=RAW_LEN_MAX + BLOCK_EXTENT_MIN).contains(&len).then_some(len)
+    }
+
+    /// Length of the read that gets the block, if one read can.
+    fn read_len(self, expected: Option<BlockType>) -> usize {
+        self.len_max().unwrap_or_else(|| expected.map_or(DATA_GUESS, guess_of))
     }
 }
 
@@ -201,10 +228,10 @@ impl Blocks {
         }
     }
 
-    /// The block at `offset`.
+    /// The block at `span`.
     pub(super) fn block(
         &self,
-        offset: u64,
+        span: BlockSpan,
         expected: BlockType,
         path: &Path,
         kind: ReadKind<'_>,
@@ -212,12 +239,12 @@ impl Blocks {
         match &self.source {
             BlockSource::Mapped(file) => {
                 let MappedBlock { codec, raw_len, stored } =
-                    self.mapped_block(file, offset, expected, path, kind)?;
+                    self.mapped_block(file, span.offset, expected, path, kind)?;
                 Ok(Block { codec, raw_len, stored: Lent::Mapped(stored), read_bytes: 0 })
             }
             BlockSource::Cached(file) => {
-                let (block, read_bytes) = self.cached(file, offset, Some(expected), path, kind)?;
-                let block = self.of_cached(offset, expected, block, path)?;
+                let (block, read_bytes) = self.cached(file, span, Some(expected), path, kind)?;
+                let block = self.of_cached(span.offset, expected, block, path)?;
                 Ok(Block { read_bytes, ..block })
             }
         }
@@ -284,32 +311,33 @@ impl Blocks {
         if offset >= self.source.len() {
             return Ok(());
         }
-        check(BLOCK_HEADER_LEN).map_err(|_| self.not_resident(offset, Some(expected)))?;
+        check(BLOCK_HEADER_LEN)
+            .map_err(|_| self.not_resident(BlockSpan::from(offset), Some(expected)))?;
         match extent_in(file.bytes(), offset, self.end()) {
             Some((_, bytes)) => check(bytes.len()),
             None => Ok(()),
         }
     }
 
-    /// A block of which nothing is known but where it begins.
-    fn not_resident(&self, offset: u64, expected: Option<BlockType>) -> Error {
-        let guess = expected.map_or(DATA_GUESS, guess_of) as u64;
-        let len = self.source.len().saturating_sub(offset).min(guess);
+    /// That the block at `span` is not in memory; with the length that is worth reading.
+    fn not_resident(&self, span: BlockSpan, expected: Option<BlockType>) -> Error {
+        let BlockSpan { offset, .. } = span;
+        let len = self.source.len().saturating_sub(offset).min(span.read_len(expected) as u64);
         Error::NotResident { offset, len: len as usize }
     }
 
-    /// The verified bytes of the block at `offset`, with its header, and how many were read for it.
+    /// The verified bytes of the block at `span`, with its header, and how many were read for it.
     fn cached(
         &self,
         file: &CachedFile,
-        offset: u64,
+        span: BlockSpan,
         expected: Option<BlockType>,
         path: &Path,
         kind: ReadKind<'_>,
     ) -> Result<(Arc<CachedBlock>, usize)> {
-        let mut read_bytes = 0;
+        let (mut read_bytes, offset) = (0, span.offset);
         let load = || {
-            let block = self.load(file, offset, expected, path)?;
+            let block = self.load(file, span, expected, path)?;
             read_bytes = block.bytes().len();
             Ok(Arc::new(block))
         };
@@ -320,27 +348,28 @@ impl Blocks {
                     read_bytes = block.bytes().len();
                     Ok(block)
                 }
-                None => file.get(offset).ok_or_else(|| self.not_resident(offset, expected)),
+                None => file.get(offset).ok_or_else(|| self.not_resident(span, expected)),
             },
             ReadKind::Once => file.get(offset).map_or_else(load, Ok),
         }?;
         Ok((block, read_bytes))
     }
 
-    /// Reads the block at `offset` and verifies it.
+    /// Reads the block at `span` and verifies it: with one read where its end is known, else with a second one if it is
+    /// longer than most.
     fn load(
         &self,
         file: &CachedFile,
-        offset: u64,
+        span: BlockSpan,
         expected: Option<BlockType>,
         path: &Path,
     ) -> Result<CachedBlock> {
+        let BlockSpan { offset, .. } = span;
         let what = expected.map_or("block", BlockType::name);
         let none = || Error::corrupt(path, offset, what, "a block in the file", "none");
         let room = self.end().checked_sub(offset).filter(|_| offset >= HEADER_LEN as u64);
         let room = room.filter(|&room| room >= BLOCK_EXTENT_MIN as u64).ok_or_else(none)?;
-        let guess = expected.map_or(DATA_GUESS, guess_of);
-        let mut block = file.read(offset, guess.min(room as usize))?;
+        let mut block = file.read(offset, span.read_len(expected).min(room as usize))?;
         let header = BlockHeader::parse(&array(block.bytes(), 0));
         let extent = header.extent();
         if extent as u64 > room {
@@ -392,14 +421,14 @@ impl Blocks {
         Ok(Block { codec, raw_len, stored: Lent::Kept(block, range), read_bytes })
     }
 
-    /// Before the data blocks at these offsets, in order, are needed: has the system read those that are not in memory of a mapped file;
-    /// else reads those that are not in the cache, with one read where they lie together. What cannot be read so is not returned: who needs it will
-    /// see.
-    pub(super) fn read_together(&self, offsets: &[u64]) -> Vec<(u64, Arc<CachedBlock>)> {
+    /// Called before these data blocks, in order, are needed. Of a mapped file it has the system read those that are not in
+    /// memory. Of others it reads those that are not in the cache, with one read where they lie together, and returns
+    /// them. A block that cannot be read so is left out: the read that needs it will return the error.
+    pub(super) fn read_together(&self, spans: &[BlockSpan]) -> Vec<(u64, Arc<CachedBlock>)> {
         let mut read = Vec::new();
         match &self.source {
             BlockSource::Mapped(file) => {
-                for run in runs(offsets) {
+                for run in runs(spans) {
                     let (start, len) = self.bytes_of(run);
                     if !file.is_resident(start, len) {
                         file.map().read_ahead(start, len);
@@ -407,12 +436,12 @@ impl Blocks {
                 }
             }
             BlockSource::Cached(file) => {
-                let missing: Vec<u64> =
-                    offsets.iter().copied().filter(|&offset| file.get(offset).is_none()).collect();
+                let is_missing = |span: &BlockSpan| file.get(span.offset).is_none();
+                let missing: Vec<BlockSpan> = spans.iter().copied().filter(is_missing).collect();
                 for run in runs(&missing).filter(|run| run.len() > 1) {
                     let (start, len) = self.bytes_of(run);
                     let Ok(bytes) = file.read(start, len) else { continue };
-                    read.extend(run.iter().filter_map(|&offset| {
+                    read.extend(run.iter().filter_map(|&BlockSpan { offset, .. }| {
                         let bytes = bytes.bytes().get((offset - start) as usize..)?;
                         let header = BlockHeader::parse(bytes.first_chunk()?);
                         let bytes = bytes.get(..header.extent())?;
@@ -430,21 +459,23 @@ impl Blocks {
     }
 
     /// Where the blocks of a run begin, and how many bytes they have at the most, as far as is known.
-    fn bytes_of(&self, run: &[u64]) -> (u64, usize) {
-        let (start, last) = (run[0], run[run.len() - 1]);
-        let end = (last + DATA_GUESS as u64).min(self.source.len());
+    fn bytes_of(&self, run: &[BlockSpan]) -> (u64, usize) {
+        let (start, last) = (run[0].offset, run[run.len() - 1]);
+        let last_len = last.read_len(Some(BlockType::Data)) as u64;
+        let end = last.offset.saturating_add(last_len).min(self.source.len());
         (start, end.saturating_sub(start) as usize)
     }
 
-    /// Waits until bytes that [`Error::NotResident`] has named are in memory; a block that is cached is put among `into` too, so that it is
-    /// there when the read is tried again, whatever the cache makes of it.
+    /// Waits until bytes that [`Error::NotResident`] has named are in memory. A block of a file that is not mapped is put among
+    /// `into` too, so that the retried read finds it even if the cache has dropped it.
     pub(super) fn fetch(&self, offset: u64, len: usize, into: &Fetched, path: &Path) -> Result<()> {
         match &self.source {
             BlockSource::Mapped(file) => {
                 file.populate(offset, len).map_err(|error| Error::io("read", path, error))
             }
             BlockSource::Cached(file) => {
-                let (block, _) = self.cached(file, offset, None, path, ReadKind::Wait)?;
+                let span = BlockSpan { offset, end_max: offset.saturating_add(len as u64) };
+                let (block, _) = self.cached(file, span, None, path, ReadKind::Wait)?;
                 into.put(file, offset, block);
                 Ok(())
             }
@@ -472,7 +503,7 @@ impl Blocks {
         let (header, len) = match &self.source {
             BlockSource::Mapped(file) => self.verify_mapped(file, offset, "block", path)?,
             BlockSource::Cached(file) => {
-                let block = self.load(file, offset, None, path)?;
+                let block = self.load(file, BlockSpan::from(offset), None, path)?;
                 (BlockHeader::parse(&array(block.bytes(), 0)), block.bytes().len())
             }
         };
@@ -510,15 +541,19 @@ fn verified_at(offset: u64) -> (usize, u64) {
     ((granule / u64::from(u64::BITS)) as usize, 1 << (granule % u64::from(u64::BITS)))
 }
 
-/// Offsets of data blocks, in order, cut into runs that are worth one read.
-fn runs(offsets: &[u64]) -> impl Iterator<Item = &[u64]> {
+/// Data blocks, in order, cut into runs that are worth one read.
+fn runs(spans: &[BlockSpan]) -> impl Iterator<Item = &[BlockSpan]> {
     /// The length of a read from where on another one costs hardly anything.
     const RUN_MAX_BYTES: u64 = 1 << 20;
-    let mut rest = offsets;
+    let mut rest = spans;
     std::iter::from_fn(move || {
-        let &first = rest.first()?;
-        let follows = |pair: &[u64]| {
-            pair[1] - pair[0] <= 2 * DATA_GUESS as u64 && pair[1] - first < RUN_MAX_BYTES
+        let first = rest.first()?.offset;
+        let follows = |pair: &[BlockSpan]| {
+            let (before, start) = (pair[0], pair[1].offset);
+            let is_near = start - before.offset <= 2 * DATA_GUESS as u64
+                || before.len_max().is_some()
+                    && start <= before.end_max.saturating_add(DATA_GUESS as u64);
+            is_near && start - first < RUN_MAX_BYTES
         };
         let len = 1 + rest.windows(2).take_while(|pair| follows(pair)).count();
         let (run, further) = rest.split_at(len);

@@ -11,6 +11,7 @@ use super::{
     page::Row,
     reader::{IndexPage, IndexPages, Uncounted},
     scan::Rows,
+    source::BlockSpan,
 };
 use crate::{Key, Lsn, Result, reserve};
 
@@ -124,7 +125,7 @@ impl LayerFile {
                 _ => {
                     blocks += 1;
                     self.blocks().read_ahead(offset, ahead);
-                    let raw_len = self.load_for_verify(offset, &mut inflated)?;
+                    let raw_len = self.load_for_verify(rows.span(&row), &mut inflated)?;
                     (raw_len, 0)
                 }
             };
@@ -143,8 +144,9 @@ impl LayerFile {
     }
 
     /// The inflated payload of a data block, copied.
-    fn load_for_verify(&self, offset: u64, inflated: &mut Vec<u8>) -> Result<usize> {
-        let block = self.data_block(offset, ReadKind::Once)?;
+    fn load_for_verify(&self, span: BlockSpan, inflated: &mut Vec<u8>) -> Result<usize> {
+        let BlockSpan { offset, .. } = span;
+        let block = self.data_block(span, ReadKind::Once)?;
         inflated.clear();
         reserve(inflated, block.raw_len, "a block that is verified")?;
         match block.codec {

@@ -39,7 +39,10 @@ pub struct FileMap(Bytes);
 
 #[derive(Debug)]
 enum Bytes {
-    /// Undone before the file may be written to again.
+    /// The mapping, and what marks the file as mapped: undone before the file may be written to again.
+    ///
+    /// Relied on: `Mmap::map` maps from the start of the file, so that its address begins a page, as mmap(2) documents; memmap2
+    /// does not say so. Where it did not, advice and questions would fail with `EINVAL`, and nothing worse.
     Mapped(memmap2::Mmap, #[allow(dead_code, reason = "there to be dropped")] Mapping),
     Owned(Box<[u8]>),
     Shared(Arc<Vec<u8>>),

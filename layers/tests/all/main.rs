@@ -1,5 +1,6 @@
 //! Integration tests of the ground floor.
 
+mod block_reads;
 mod direct_refused;
 mod layer_damage;
 mod layer_filter;
