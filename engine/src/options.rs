@@ -43,6 +43,12 @@ pub struct Options {
     pub open_layer_size_max_bytes: u64,
     /// How many frozen layers may wait for their flush before a commit waits for one. 1 to 64; default 4.
     pub frozen_layers_max: usize,
+    /// How long a commit is delayed at most while flushing is behind. When more than half of the open and
+    /// frozen layers that are allowed are filled, commits are delayed little by little, so that a writer
+    /// goes at the speed of flushing and no commit waits for a whole flush. Zero: they are not, and a
+    /// commit that finds [`Options::frozen_layers_max`] layers frozen waits for one. Without effect with
+    /// [`Background::Callers`]. Zero to 1 s; default 10 ms.
+    pub write_delay_max: Duration,
     /// How much memory of reclaimed layers, of all timelines together, is kept for the next ones, in bytes. Memory that is
     /// used again is much cheaper than fresh memory. 0 to 64 GiB; default 256 MiB.
     pub pool_retained_max_bytes: u64,
@@ -117,7 +123,9 @@ pub struct Options {
     pub background: Background,
     /// The id of a store that is created; it goes into every checksum of its files. Default: none, a random one.
     pub store_id: Option<u128>,
-    /// Where ages and durations come from. Default: the operating system's monotonic clock.
+    /// Where ages and durations come from. While it stands still a flush that failed is tried again only
+    /// when a call waits for it, and segments of an idle log are not given back. Default: the operating
+    /// system's monotonic clock.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub clock: Clock,
 }
@@ -219,6 +227,7 @@ impl Default for Options {
             create: true,
             open_layer_size_max_bytes: 128 * MIB,
             frozen_layers_max: 4,
+            write_delay_max: Duration::from_millis(10),
             pool_retained_max_bytes: 256 * MIB,
             block_size_target_bytes: 16 << 10,
             compression: Compression::None,
@@ -276,6 +285,7 @@ impl Options {
         }
         in_range("image_layer_size_max_bytes", self.image_layer_size_max_bytes, MIB..=16 * GIB)?;
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        in_range("write_delay_max (ms)", millis(self.write_delay_max), 0..=1000)?;
         let first = millis(self.flush_retry_delay);
         in_range("flush_retry_delay (ms)", first, 1..=60_000)?;
         in_range(

@@ -123,6 +123,17 @@ pub trait File: Send + Sync + fmt::Debug {
         Ok(len)
     }
 
+    /// Starts writing `len` bytes from `offset` on to the device, once what an earlier call has started is
+    /// written: so a large file is written little by little, and its sync is short. Makes nothing durable.
+    ///
+    /// # Errors
+    /// As [`File::sync`]: after an error nothing is known of what was written since the last sync, and a
+    /// later sync may not report it again.
+    fn write_back(&self, offset: u64, len: u64) -> Result<()> {
+        let _ = (offset, len);
+        Ok(())
+    }
+
     /// Makes the file's bytes and length durable. After an error nothing is known of any byte since the last sync.
     fn sync(&self) -> Result<()>;
 

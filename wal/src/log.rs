@@ -41,8 +41,12 @@ pub struct LogOptions {
     pub segment_size: u64,
     /// How much of segments that nobody needs any more is kept for the next ones, in bytes.
     pub free_max_bytes: u64,
-    /// Called when there is something for [`Log::work`] to do, if anybody shall do it in the background.
+    /// Called when there is something for [`Log::work`] to do, if a background thread does it.
     pub wake: Option<Arc<dyn Fn() + Send + Sync>>,
+    /// Called when there is something for [`Log::prepare`] to do, if a background thread does it. It should
+    /// be another thread than that of [`Log::work`]: making a segment takes long, and syncs must not wait
+    /// for it, nor it for them.
+    pub wake_preparer: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
 /// What a log has done and holds; all zero as long as there is none.
@@ -59,6 +63,8 @@ pub struct LogStats {
     pub appended_bytes: u64,
     /// Syncs since it was opened; one serves all who wait for it.
     pub syncs: u64,
+    /// Segments that are prepared for later ones, or kept for that. Each takes its room on the disk.
+    pub spare_segments: u64,
     /// Why it takes nothing more, and its store is read-only, if so.
     pub failure: Option<String>,
 }
@@ -186,14 +192,20 @@ impl Log {
         let highest = unused.iter().copied().chain(tail.map(Position::sequence)).max();
         // The highest of all is never used: `prepare` refuses it.
         let next_sequence = highest.map_or(1, |highest| highest.saturating_add(1));
-        let mut ready = None;
+        let mut ready = Vec::new();
         if end == ReplayEnd::CleanEnd
-            && let Some(prepared) = unused.pop_if(|last| Some(*last) == highest && tail.is_some())
-            && let Ok(reader) = SegmentReader::open(&*storage, dir, options.store, prepared)
-            // Whoever has prepared it may have come no further than to its name.
-            && storage.sync_dir(dir).is_ok()
+            && let Some(tail) = tail
         {
-            ready = Some(reader.header);
+            let open = |sequence: &u32| {
+                let opened = SegmentReader::open(&*storage, dir, options.store, *sequence);
+                opened.ok().map(|reader| reader.header)
+            };
+            let prepared = unused.extract_if(.., |sequence| *sequence > tail.sequence());
+            ready = prepared.filter_map(|sequence| open(&sequence)).collect();
+            // The process that prepared them may have come no further than to their names.
+            if !ready.is_empty() && storage.sync_dir(dir).is_err() {
+                unused.extend(ready.drain(..).map(|header: SegmentHeader| header.sequence));
+            }
         }
         let synced = tail.unwrap_or_default();
         let bytes = chain.iter().map(|segment| segment.len).sum();
@@ -329,6 +341,11 @@ impl Log {
         appender.appended_bytes += len;
         drop(appender);
         if half && self.spares.ask() {
+            if let Some(wake) = &self.options.wake_preparer {
+                wake();
+            }
+            // Where the log is synced now and then, also once in each segment: little by little, so that
+            // what a later sync waits for is short.
             self.wake();
         }
         Ok(end)
@@ -485,16 +502,31 @@ impl Log {
         write_synced(&mut **file, self.options.store, end)
     }
 
-    /// Does what there is to do in the background: prepares the next segment, syncs for futures.
+    /// Does in the background what futures wait for: syncs.
     pub fn work(&self) {
         if self.check_process().is_err() {
             return;
         }
         if let Some(position) = self.group.wanted() {
-            // Whoever waits for it is told.
+            // An error reaches the futures that wait for it.
             let _ = self.sync_to(position);
         }
-        self.spares.work();
+    }
+
+    /// Prepares the next segments in the background, if the current one is half full.
+    pub fn prepare(&self) {
+        if self.group.check().is_ok() {
+            self.spares.work();
+        }
+    }
+
+    /// Removes segments that are kept or prepared for later ones, all but the next: for a log that nothing
+    /// was appended to for a while. Returns how many were removed.
+    pub fn give_back_spares(&self) -> usize {
+        match self.group.check() {
+            Ok(()) => self.spares.give_back(),
+            Err(_) => 0,
+        }
     }
 
     /// The first segment that would be needed if everything of `stream` up to `lsn` were durable elsewhere; none without a log.
@@ -581,8 +613,10 @@ impl Log {
     #[must_use]
     pub fn stats(&self) -> LogStats {
         let (_, syncs) = self.group.synced();
+        let (ready, free) = self.spares.count();
         let appender = self.appender.lock();
         LogStats {
+            spare_segments: (ready + free) as u64,
             segments: appender.segments.len() as u64,
             bytes: self.bytes(),
             records: appender.records,

@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use super::{
     DIRECT_ALIGN, File, FileMap, Lock, ProcessMark, SharedStorage, Storage,
     at::{self, At, Dir},
+    mapping,
     uses::{Identity, Mapping, Writing},
 };
 use crate::{Error, Result};
@@ -432,6 +433,10 @@ impl File for RealFile {
             }
         }
         Ok(read)
+    }
+
+    fn write_back(&self, offset: u64, len: u64) -> Result<()> {
+        with_path("write back", &self.path, mapping::write_back(&self.file, offset, len))
     }
 
     fn sync(&self) -> Result<()> {
