@@ -36,6 +36,7 @@ impl StoreShared {
             store: self.id,
             segment_size: self.options.log_segment_size_bytes,
             free_max_bytes: self.options.log_size_max_bytes / 4,
+            segments_written: self.options.durability == Durability::Synced,
             wake: wake(|shared| &shared.logger),
             wake_preparer: wake(|shared| &shared.preparer),
         };
@@ -93,7 +94,7 @@ impl StoreShared {
     }
 
     /// Makes the first segment if there is none, and says so in the manifest: from then on it has to be there.
-    fn begin_log(&self) -> Result<()> {
+    pub(crate) fn begin_log(&self) -> Result<()> {
         if self.log_begun.get().is_some() {
             return Ok(());
         }

@@ -31,8 +31,8 @@ use pagestrata_wal::{Log, Replayed};
 use parking_lot::Mutex;
 
 use crate::{
-    Background, CloseFuture, Error, LayersError, MajorFaults, OpenProgress, Options, PinInfo,
-    Result, StoreStats, Timeline,
+    Background, CloseFuture, Durability, Error, LayersError, MajorFaults, OpenProgress, Options,
+    PinInfo, Result, StoreStats, Timeline,
     background::{Wakeup, spawn_threads},
     fetch::Fetchers,
     is_timeline_name,
@@ -342,6 +342,11 @@ impl Store {
         shared.storage.sync_dir(&all)?;
         let edit = Edit::CreateTimeline { timeline: number, name: name.to_owned(), start };
         shared.append_edits(&[edit])?;
+        if shared.options.durability != Durability::External {
+            // So that the first commit does not wait for the first segment. What fails here fails again,
+            // with an error, when there is something to commit.
+            let _ = shared.begin_log();
+        }
         let disk_consistent_lsn = start.previous();
         let name = name.to_owned();
         let opening = Opening { number, name, start, disk_consistent_lsn, dir, layers: Vec::new() };

@@ -41,6 +41,9 @@ pub struct LogOptions {
     pub segment_size: u64,
     /// How much of segments that nobody needs any more is kept for the next ones, in bytes.
     pub free_max_bytes: u64,
+    /// Whether a segment is written with zeros when it is made, so that it syncs faster later: for a log
+    /// whose syncs are waited for. Else only its room is taken, and it is made faster.
+    pub segments_written: bool,
     /// Called when there is something for [`Log::work`] to do, if a background thread does it.
     pub wake: Option<Arc<dyn Fn() + Send + Sync>>,
     /// Called when there is something for [`Log::prepare`] to do, if a background thread does it. It should

@@ -33,6 +33,7 @@ pub(crate) struct Spares {
     store: u128,
     segment_size: u64,
     free_max_bytes: u64,
+    is_written: bool,
     ready_max: usize,
     /// The current segment is half full, and fewer than `ready_max` are ready.
     wanted: AtomicBool,
@@ -56,7 +57,7 @@ impl Spares {
         next_sequence: u32,
         ready: Vec<SegmentHeader>,
     ) -> Spares {
-        let &LogOptions { store, segment_size, free_max_bytes, .. } = options;
+        let &LogOptions { store, segment_size, free_max_bytes, segments_written, .. } = options;
         debug_assert!(ready.is_sorted_by_key(|header| header.sequence));
         Spares {
             storage,
@@ -64,6 +65,7 @@ impl Spares {
             store,
             segment_size,
             free_max_bytes,
+            is_written: segments_written,
             ready_max: (free_max_bytes / segment_size).clamp(1, READY_MAX) as usize,
             wanted: AtomicBool::new(false),
             sequence: Mutex::new(next_sequence),
@@ -223,7 +225,7 @@ impl Spares {
         };
         let path = match recycled {
             Some(old) => recycle_unnamed(&*self.storage, &self.dir, old, &header)?,
-            None => create_unnamed(&*self.storage, &self.dir, &header)?,
+            None => create_unnamed(&*self.storage, &self.dir, &header, self.is_written)?,
         };
         Ok((path, header))
     }

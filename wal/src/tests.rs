@@ -50,6 +50,7 @@ fn options() -> LogOptions {
         store: STORE,
         segment_size: 4096,
         free_max_bytes: 8192,
+        segments_written: true,
         wake: None,
         wake_preparer: None,
     }
@@ -290,7 +291,7 @@ fn the_highest_sequence_number_is_the_last() {
     let storage = SimulatedStorage::new();
     storage.create_dir(&dir()).unwrap();
     let header = SegmentHeader { store: STORE, sequence: u32::MAX, len: 4096 };
-    let made = create_unnamed(&storage, &dir(), &header).unwrap();
+    let made = create_unnamed(&storage, &dir(), &header, true).unwrap();
     name_all(&storage, &dir(), std::iter::once((made, u32::MAX))).unwrap();
     let log = go_on(&storage, replay_from(&storage, u32::MAX).unwrap().1);
     assert_eq!(log.start().unwrap(), u32::MAX);

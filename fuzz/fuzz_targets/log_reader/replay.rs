@@ -29,6 +29,7 @@ pub fn options(segment_size: u64) -> LogOptions {
         store: STORE,
         segment_size,
         free_max_bytes: 2 * segment_size,
+        segments_written: true,
         wake: None,
         wake_preparer: None,
     }

@@ -16,7 +16,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    DIRECT_ALIGN, File, FileMap, Lock, ProcessMark, SharedStorage, Storage,
+    DIRECT_ALIGN, File, FileMap, Lock, ProcessMark, SharedStorage, Storage, append_zeros,
     at::{self, At, Dir},
     mapping,
     uses::{Identity, Mapping, Writing},
@@ -395,6 +395,17 @@ impl File for RealFile {
         self.begin_writing("append to")?;
         with_path("append to", &self.path, self.file.write_all_at(bytes, self.end))?;
         self.end += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn reserve(&mut self, len: u64) -> Result<()> {
+        self.begin_writing("reserve room in")?;
+        let reserved = mapping::reserve(&self.file, len);
+        if reserved.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Unsupported) {
+            return append_zeros(self, len);
+        }
+        with_path("reserve room in", &self.path, reserved)?;
+        self.end = self.end.max(len);
         Ok(())
     }
 
