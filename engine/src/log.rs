@@ -11,6 +11,10 @@ use crate::{
     timeline::TimelineShared,
 };
 
+/// A commit is cut into records of about a quarter of a segment, and no longer than this, in bytes: a
+/// segment is filled well, and what a replay reads at once fits in a core's cache.
+const PART_BYTES_MAX: u64 = 256 << 10;
+
 pub(crate) const LOG_NAME: &str = "log";
 
 impl StoreShared {
@@ -80,7 +84,8 @@ impl StoreShared {
         self.settle_import()?;
         let log = self.log();
         let mut end = Position::default();
-        let written = writer.write_records(|payload, is_last| -> Result<()> {
+        let part_bytes = (self.options.log_segment_size_bytes / 4).min(PART_BYTES_MAX) as usize;
+        let written = writer.write_records(part_bytes, |payload, is_last| -> Result<()> {
             end = match is_last {
                 true => log.append(timeline, lsn, payload)?,
                 false => log.append_part(timeline, lsn, payload)?,

@@ -110,8 +110,10 @@ pub struct Options {
     pub residency_interval: Duration,
     /// What a commit that was acknowledged survives. Default: [`Durability::Synced`].
     pub durability: Durability,
-    /// Length of a segment of the log, in bytes. Each is written once when it is made, so that a commit never waits for the
-    /// file system to find room. 4 KiB to 1 GiB; default 16 MiB.
+    /// Length of a segment of the log, in bytes. Its room is taken when it is made, so that a commit never
+    /// waits for the file system to find some; with [`Durability::Synced`] it is written once then, so that
+    /// it syncs faster. A busy log has up to four segments prepared ahead; one that nothing was committed to
+    /// for 10 s, or whose store was closed, has one. 4 KiB to 1 GiB; default 16 MiB.
     pub log_segment_size_bytes: u64,
     /// How long the log may get, in bytes: at half of it the layers that hold it up are flushed, at all of it commits wait for
     /// that. Four segments to 1 TiB; default 2 GiB.
@@ -142,6 +144,8 @@ pub enum Durability {
     #[default]
     Synced,
     /// The end of the process: the log is handed to the operating system at once, and synced now and then.
+    /// Single commits can be synced all the same:
+    /// [`WriteLease::commit_with`](crate::WriteLease::commit_with).
     Buffered {
         /// How long it may take until the log is synced. 1 ms to 1 h.
         #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
@@ -160,7 +164,8 @@ pub enum Durability {
     serde(rename_all = "snake_case")
 )]
 pub enum Background {
-    /// Threads of the store: one that flushes, one that frees memory, one for the log.
+    /// Threads of the store: one that flushes, one that frees memory, one that syncs the log and one that
+    /// prepares its segments.
     #[default]
     Threads,
     /// The threads that call it, when they need it done: a flush by who waits for it, freeing after a flush, a sync by who

@@ -17,8 +17,8 @@ use pagestrata_layers::{Key, Lsn, OpenLayer, Value};
 use pagestrata_wal::Position;
 
 use crate::{
-    CommitDurability, CommitTicket, Durability, Error, ImageImport, NewestVersion, Result, Timeline,
-    newest::newest_of_writer, timeline::TimelineShared,
+    CommitDurability, CommitTicket, Durability, Error, ImageImport, NewestVersion, Result,
+    Timeline, newest::newest_of_writer, timeline::TimelineShared,
 };
 
 /// The open layer leaves a lease with its drop.
