@@ -23,7 +23,6 @@
 //!   that is in a layer file and in the log is there once: `scenarios::flush::s7_crash_between_the_manifest_and_the_log`.
 //! - Opening is repeated safely, however often it is cut short:
 //!   `scenarios::log::s1_power_cut_mid_append_then_kills_during_recovery`.
-//!
 //! - A commit beside [`Store::close`](crate::Store::close) is flushed, or named in the report as not flushed, or
 //!   refused: `stalls::a_commit_that_passes_just_before_close_is_reported_or_refused`.
 //!
@@ -46,7 +45,6 @@
 //!   `log::what_was_acknowledged_is_there_after_every_reopen`.
 //! - It does not survive a power failure before the log is synced, which happens every `sync_interval` and when the store is
 //!   closed, or before it is flushed: `crashes` accepts the loss of such commits, from the end, and of no others.
-//!
 //! - A commit that asked to be synced ([`CommitDurability::Synced`](crate::CommitDurability::Synced)) survives
 //!   a power failure once it is acknowledged, with everything that was committed before it:
 //!   `stalls::a_synced_commit_of_a_buffered_store_survives_a_power_failure`.

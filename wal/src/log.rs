@@ -199,12 +199,15 @@ impl Log {
         if end == ReplayEnd::CleanEnd
             && let Some(tail) = tail
         {
-            let open = |sequence: &u32| {
-                let opened = SegmentReader::open(&*storage, dir, options.store, *sequence);
-                opened.ok().map(|reader| reader.header)
-            };
-            let prepared = unused.extract_if(.., |sequence| *sequence > tail.sequence());
-            ready = prepared.filter_map(|sequence| open(&sequence)).collect();
+            unused.retain(|&sequence| {
+                let opened = (sequence > tail.sequence())
+                    .then(|| SegmentReader::open(&*storage, dir, options.store, sequence));
+                match opened {
+                    Some(Ok(reader)) => ready.push(reader.header),
+                    Some(Err(_)) | None => return true,
+                }
+                false
+            });
             // The process that prepared them may have come no further than to their names.
             if !ready.is_empty() && storage.sync_dir(dir).is_err() {
                 unused.extend(ready.drain(..).map(|header: SegmentHeader| header.sequence));

@@ -119,18 +119,23 @@ impl Spares {
         Ok(prepared.pop().expect("one was prepared"))
     }
 
-    /// The first of those that are ready, if it is long enough. One that is not is free again: its number
-    /// is too low for any segment after a longer one that is made now.
+    /// The first of those that are ready, if it is long enough. One that is not is removed: its number is too
+    /// low for any segment after a longer one that is made now. It must not be recycled: until the longer one
+    /// is durable a replay may look into it, and would find the header of another.
     fn take_ready(&self, needed: u64) -> Option<SegmentHeader> {
-        let mut state = self.state.lock();
-        self.wanted.store(false, Ordering::Relaxed);
-        while let Some(header) = state.ready.pop_front() {
-            if header.len >= needed {
-                return Some(header);
+        let mut too_short = Vec::new();
+        let found = {
+            let mut state = self.state.lock();
+            self.wanted.store(false, Ordering::Relaxed);
+            loop {
+                match state.ready.pop_front() {
+                    Some(header) if header.len < needed => too_short.push(header.sequence),
+                    found => break found,
+                }
             }
-            state.free.push((header.sequence, header.len));
-        }
-        None
+        };
+        too_short.into_iter().for_each(|sequence| self.remove(sequence));
+        found
     }
 
     /// Takes one back that was not used.

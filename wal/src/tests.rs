@@ -410,6 +410,25 @@ fn an_append_takes_a_segment_while_another_one_is_being_prepared() {
     assert_eq!(replay(&storage).unwrap().0.len(), 4);
 }
 
+/// Nothing is synced, so a crash may leave the log at its first segment, with all that was prepared since
+/// behind it.
+#[test]
+fn segments_that_were_too_short_are_never_found_with_the_header_of_others() {
+    let (storage, log) = fresh();
+    log.append(1, Lsn(1), &[&[1; 3000]]).unwrap();
+    log.prepare();
+    assert_eq!(log.stats().spare_segments, 2);
+    for n in 2..6 {
+        log.append(1, Lsn(n), &[&vec![n as u8; 9000]]).unwrap();
+        log.prepare();
+    }
+    for seed in 0..300 {
+        let crashed = storage.crash_seeded(&mut fastrand::Rng::with_seed(seed));
+        let (found, _) = replay(&crashed).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        assert!(found.len() <= 5, "seed {seed}");
+    }
+}
+
 #[test]
 fn prepared_segments_are_taken_up_by_the_next_process() {
     let (storage, log) = fresh();
