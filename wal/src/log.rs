@@ -1,7 +1,9 @@
 //! [`Log`]: appending to the current segment, syncing it, going on to the next one, freeing those that nobody needs.
 //!
-//! Locks, each taken only before those further down: the appender; the spare segments; `SYNCED`; the group's state. None is held
-//! during a sync of the log; the spares' while a segment is prepared, that of `SYNCED` while it is made or written. Nobody is woken under the appender's.
+//! Locks, each taken only before those further down: the appender; the sequence of the spare segments; their
+//! state; `SYNCED`; the group's state. None is held during a sync of the log. That of the sequence is held
+//! while segments are prepared, and the thread that appends needs it only when none is ready; that of `SYNCED`
+//! is held while it is made or written. No thread is woken under the appender's.
 
 use std::{
     collections::{BTreeMap, VecDeque},
