@@ -322,7 +322,7 @@ impl TimelineShared {
         let mut put = |key, version: PageVersion<'_>, page: Option<&[u8]>| {
             written += 1;
             if written % PROGRESS_VERSIONS == 0 {
-                self.pacer.flushing(written, of);
+                self.pacer.flushing(written, of, self.clock().now());
             }
             keys = Some((keys.map_or(key, |(first, _)| first), key));
             match page {

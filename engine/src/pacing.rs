@@ -38,6 +38,9 @@ pub(crate) struct Pacer {
     progress: AtomicU32,
     /// How long a flush took for a byte of late, in nanoseconds; the bits of an `f64`.
     flush_ns_per_byte: AtomicU64,
+    /// How long the flush under way has taken for a byte so far, as above: a device that has become slow is
+    /// noticed before the flush ends.
+    this_flush_ns_per_byte: AtomicU64,
     /// Delay that commits still owe, in nanoseconds. Written by the holder of the write lease.
     owed_ns: AtomicU64,
     delayed_commits: AtomicU64,
@@ -66,6 +69,7 @@ impl Default for Pacer {
             frozen_layers: AtomicU32::new(0),
             progress: AtomicU32::new(0),
             flush_ns_per_byte: AtomicU64::new(FLUSH_NS_PER_BYTE.to_bits()),
+            this_flush_ns_per_byte: AtomicU64::new(0),
             owed_ns: AtomicU64::new(0),
             delayed_commits: AtomicU64::new(0),
             delayed_ns: AtomicU64::new(0),
@@ -83,10 +87,19 @@ impl Pacer {
     }
 
     /// Says how many versions of the oldest frozen layer are written.
-    pub(crate) fn flushing(&self, versions: u64, of: u64) {
+    pub(crate) fn flushing(&self, versions: u64, of: u64, now: Duration) {
         let done = u64::from(PROGRESS_END) * versions / of.max(1);
         let done = u32::try_from(done).unwrap_or(PROGRESS_END).min(PROGRESS_END);
         self.progress.store(done, Ordering::Relaxed);
+        let frozen = self.frozen.lock();
+        let (Some(bytes), Some(since)) = (frozen.used_bytes.front(), frozen.busy_since) else {
+            return;
+        };
+        let written = *bytes as f64 * f64::from(done) / f64::from(PROGRESS_END);
+        if written > 0.0 {
+            let so_far = now.saturating_sub(since).as_nanos() as f64 / written;
+            self.this_flush_ns_per_byte.store(so_far.to_bits(), Ordering::Relaxed);
+        }
     }
 
     /// Counts the oldest frozen layer as flushed, and learns from the time that it took.
@@ -95,6 +108,7 @@ impl Pacer {
         let bytes = frozen.used_bytes.pop_front().unwrap_or(0);
         self.frozen_layers.store(frozen.used_bytes.len() as u32, Ordering::Relaxed);
         self.progress.store(0, Ordering::Relaxed);
+        self.this_flush_ns_per_byte.store(0, Ordering::Relaxed);
         let began = match frozen.used_bytes.is_empty() {
             true => frozen.busy_since.take(),
             false => frozen.busy_since.replace(now),
@@ -118,7 +132,9 @@ impl Pacer {
         let frozen = f64::from(self.frozen_layers.load(Ordering::Relaxed));
         let written = self.progress.load(Ordering::Relaxed);
         let debt = frozen - f64::from(written) / f64::from(PROGRESS_END) + open_layers;
-        let flush = f64::from_bits(self.flush_ns_per_byte.load(Ordering::Relaxed));
+        let measured = [&self.flush_ns_per_byte, &self.this_flush_ns_per_byte]
+            .map(|of| of.load(Ordering::Relaxed));
+        let flush = f64::from_bits(measured[0]).max(f64::from_bits(measured[1]));
         delay(debt, frozen_layers_max as f64 + 1.0, flush * bytes as f64).min(longest)
     }
 
@@ -226,7 +242,7 @@ mod tests {
             }
             if *frozen > 0 {
                 *left -= flushed;
-                pacer.flushing((LAYER - *left) as u64, LAYER as u64);
+                pacer.flushing((LAYER - *left) as u64, LAYER as u64, nanos(now));
             }
             now
         };

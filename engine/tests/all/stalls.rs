@@ -48,6 +48,7 @@ fn a_commit_that_passes_just_before_close_is_reported_or_refused() {
             let main = store.create_timeline("main", Lsn(1)).unwrap();
             let other = store.create_timeline("other", Lsn(1)).unwrap();
             commit(&main, 2).unwrap();
+            assert_eq!(main.flush().unwrap(), Lsn(2));
             let mut lease = main.write_lease().unwrap();
             lease.put(Key::new(1, 2), Lsn(3), Value::Image(b"x")).unwrap();
             let (send, reports) = mpsc::channel();
