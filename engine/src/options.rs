@@ -48,6 +48,7 @@ pub struct Options {
     /// goes at the speed of flushing and no commit waits for a whole flush. Zero: they are not, and a
     /// commit that finds [`Options::frozen_layers_max`] layers frozen waits for one. Without effect with
     /// [`Background::Callers`]. Zero to 1 s; default 10 ms.
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
     pub write_delay_max: Duration,
     /// How much memory of reclaimed layers, of all timelines together, is kept for the next ones, in bytes. Memory that is
     /// used again is much cheaper than fresh memory. 0 to 64 GiB; default 256 MiB.

@@ -214,14 +214,14 @@ impl WriteLease<'_> {
     /// As [`WriteLease::commit`]; [`Error::NoLogToSync`] for a synced commit with
     /// [`Durability::External`].
     pub fn commit_with(&mut self, lsn: Lsn, durability: CommitDurability) -> Result<CommitTicket> {
-        let store = &self.timeline.store.clone();
+        let used_before = self.used_at_commit;
+        let (timeline, writer) = self.parts();
+        let store = &timeline.store;
         if durability == CommitDurability::Synced
             && store.options.durability == Durability::External
         {
-            return Err(Error::NoLogToSync { timeline: self.timeline.name.clone() });
+            return Err(Error::NoLogToSync { timeline: timeline.name.clone() });
         }
-        let used_before = self.used_at_commit;
-        let (timeline, writer) = self.parts();
         let end = log_and_publish(timeline, writer, lsn)?;
         timeline.waiters.reached(lsn);
         let used = writer.used_bytes();
@@ -233,8 +233,9 @@ impl WriteLease<'_> {
         }
         let used_after = writer.used_bytes();
         timeline.pace(used.saturating_sub(used_before), used_after);
+        let ticket = CommitTicket::new(lsn, store.log(), end, (&store.options, durability));
         self.used_at_commit = used_after;
-        Ok(CommitTicket::new(lsn, store.log(), end, (&store.options, durability)))
+        Ok(ticket)
     }
 
     /// Takes back everything that was appended since the last commit.
