@@ -81,8 +81,12 @@ impl Spares {
     /// Prepares what was asked for: one segment first, then the rest together, for one sync of their
     /// names is enough for them all.
     pub(crate) fn work(&self) {
-        while self.wanted.load(Ordering::Relaxed) {
+        loop {
             let mut sequence = self.sequence.lock();
+            // Under the lock: what was given back meanwhile is not made again.
+            if !self.wanted.load(Ordering::Relaxed) {
+                return;
+            }
             let ready = self.state.lock().ready.len();
             let missing = self.ready_max.saturating_sub(ready);
             if missing == 0 {
