@@ -447,6 +447,8 @@ impl Store {
         }
         // What could not be flushed.
         failed = failed.and(self.shared.log().sync().map_err(Error::from));
+        // A flush frees the log last, when those who wait for it may have gone on.
+        self.timelines().iter().for_each(|timeline| drop(timeline.0.flushing.lock()));
         self.shared.log().give_back_spares();
         let clock = self.shared.options.clock;
         let (began, nap) = (clock.now(), Duration::from_millis(1).min(grace));
