@@ -51,6 +51,46 @@ impl Wakeup {
     }
 }
 
+/// For so long nothing must have been appended to a log until it gives its spare segments back.
+const IDLE_AFTER: Duration = Duration::from_secs(10);
+/// How often it is looked, while there is something to give back.
+const IDLE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// So many spare segments an idle log keeps.
+const IDLE_SPARES_MAX: u64 = 1;
+
+/// Since when nothing was appended to the log.
+#[derive(Debug, Default)]
+struct IdleLog {
+    appended_bytes: u64,
+    since: Duration,
+}
+
+/// What is to be done about spare segments.
+#[derive(Debug, PartialEq, Eq)]
+enum Look {
+    /// There are no more than an idle log keeps.
+    Nothing,
+    /// To look again.
+    Later,
+    /// To remove them.
+    GiveBack,
+}
+
+impl IdleLog {
+    fn look(&mut self, now: Duration, appended_bytes: u64, spares: u64) -> Look {
+        if appended_bytes != self.appended_bytes {
+            (self.appended_bytes, self.since) = (appended_bytes, now);
+        }
+        if spares <= IDLE_SPARES_MAX {
+            Look::Nothing
+        } else if now.saturating_sub(self.since) < IDLE_AFTER {
+            Look::Later
+        } else {
+            Look::GiveBack
+        }
+    }
+}
+
 /// Does something when its thread panics, which would be a defect: nobody waits for ever for what the thread has left.
 struct OnPanic<F: Fn()>(F);
 
@@ -88,12 +128,15 @@ pub(crate) fn spawn_threads(
     }
     if shared.options.durability != Durability::External && !shared.reads_only {
         spawn("pagestrata-log", StoreShared::log_until_stopped)?;
+        spawn("pagestrata-segments", StoreShared::prepare_until_stopped)?;
     }
     Ok(())
 }
 
 impl StoreShared {
-    /// One layer of each timeline at a time: a busy writer of one does not keep those of the others waiting.
+    /// One layer of each timeline at a time: a busy writer of one does not keep those of the others
+    /// waiting. A timeline whose flush has failed has a time of its own for its next try, whatever
+    /// wakes the thread meanwhile.
     fn flush_until_stopped(&self) {
         let _told = OnPanic(|| {
             // Before the list is taken: a timeline that is not in it yet sees this when it is put there.
@@ -104,7 +147,7 @@ impl StoreShared {
         while self.flusher.wait(retry) {
             self.roll_overdue();
             let delays =
-                self.all_timelines().into_iter().filter_map(|timeline| timeline.flush_oldest());
+                self.all_timelines().into_iter().filter_map(|timeline| timeline.flush_if_due());
             retry = delays.min();
         }
     }
@@ -120,7 +163,30 @@ impl StoreShared {
         }
     }
 
-    /// Prepares segments and syncs for futures, when asked; and syncs in intervals if nobody else does.
+    /// Prepares segments of the log ahead. On a thread of its own: commits that are waited for do not
+    /// wait for a segment to be made, and the next segment does not wait for a sync.
+    /// Gives spare segments back when nothing was appended for a while.
+    fn prepare_until_stopped(&self) {
+        let panicked = "the thread that prepares the log's segments panicked";
+        let _told = OnPanic(|| drop(self.log().fail(panicked)));
+        let (mut idle, mut next_look) = (IdleLog::default(), None);
+        while self.preparer.wait(next_look) {
+            let log = self.log();
+            log.prepare();
+            let (stats, now) = (log.stats(), self.options.clock.now());
+            next_look = match idle.look(now, stats.appended_bytes, stats.spare_segments) {
+                Look::Nothing => None,
+                Look::Later => Some(IDLE_LOOK_INTERVAL),
+                Look::GiveBack => {
+                    log.give_back_spares();
+                    None
+                }
+            };
+        }
+    }
+
+    /// Syncs for futures, when asked; and in intervals if the durability is
+    /// [`Durability::Buffered`].
     fn log_until_stopped(&self) {
         let _told = OnPanic(|| drop(self.log().fail("the log's thread panicked")));
         let interval = match self.options.durability {

@@ -13,7 +13,21 @@ use pagestrata_wal::{Durable, Log, Position};
 
 use crate::{Background, Durability, Error, Options, Result};
 
-/// Stands for a commit. What it promises is the store's [`Durability`](crate::Durability).
+/// How durable one commit is when its ticket says so; see
+/// [`WriteLease::commit_with`](crate::WriteLease::commit_with).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum CommitDurability {
+    /// As durable as the store promises of all commits: [`Options::durability`].
+    #[default]
+    OfStore,
+    /// The log is synced past the commit, also in a store whose commits are not waited for
+    /// ([`Durability::Buffered`]). So is everything that any timeline committed before it.
+    Synced,
+}
+
+/// Stands for a commit. What it promises is the store's [`Durability`](crate::Durability), or more if the
+/// commit asked for it ([`CommitDurability`]).
 ///
 /// It can be awaited too, on any executor: what `wait` does is then done by the store's own thread (without threads of its own,
 /// [`Background::Callers`](crate::Background::Callers), by the first poll, which blocks).
@@ -45,12 +59,13 @@ impl CommitTicket {
         lsn: Lsn,
         log: &Arc<Log>,
         end: Option<Position>,
-        options: &Options,
+        (options, durability): (&Options, CommitDurability),
     ) -> CommitTicket {
         let waiting = |end| Waiting {
             log: log.clone(),
             end,
-            synced: options.durability == Durability::Synced,
+            synced: options.durability == Durability::Synced
+                || durability == CommitDurability::Synced,
             background: options.background,
         };
         CommitTicket { lsn, owner: ProcessMark::current(), log: end.map(waiting) }
@@ -62,8 +77,9 @@ impl CommitTicket {
         self.lsn
     }
 
-    /// Returns once the commit is as durable as the store promises: with [`Durability::Synced`] once the log is synced past
-    /// it, else at once. All who wait at the same time share a sync.
+    /// Returns once the commit is as durable as was promised: with [`Durability::Synced`] or
+    /// [`CommitDurability::Synced`] once the log is synced past it, else at once. All who wait at the same
+    /// time share a sync.
     ///
     /// # Errors
     /// [`Error::ReadOnly`]: the log has failed. After a reopen the commit is there whole, or not at

@@ -23,6 +23,8 @@
 //!   that is in a layer file and in the log is there once: `scenarios::flush::s7_crash_between_the_manifest_and_the_log`.
 //! - Opening is repeated safely, however often it is cut short:
 //!   `scenarios::log::s1_power_cut_mid_append_then_kills_during_recovery`.
+//! - A commit beside [`Store::close`](crate::Store::close) is flushed, or named in the report as not flushed, or
+//!   refused: `stalls::a_commit_that_passes_just_before_close_is_reported_or_refused`.
 //!
 //! # `Synced`
 //!
@@ -43,9 +45,13 @@
 //!   `log::what_was_acknowledged_is_there_after_every_reopen`.
 //! - It does not survive a power failure before the log is synced, which happens every `sync_interval` and when the store is
 //!   closed, or before it is flushed: `crashes` accepts the loss of such commits, from the end, and of no others.
+//! - A commit that asked to be synced ([`CommitDurability::Synced`](crate::CommitDurability::Synced)) survives
+//!   a power failure once it is acknowledged, with everything that was committed before it:
+//!   `stalls::a_synced_commit_of_a_buffered_store_survives_a_power_failure`.
 //!
 //! # `External`
 //!
+//! - A commit cannot ask to be synced, and is refused: `stalls::a_store_without_a_log_refuses_a_synced_commit`.
 //! - Commits survive when they are flushed, and only then; after a reopen the caller streams its own log again from
 //!   [`disk_consistent_lsn`](crate::Timeline::disk_consistent_lsn): `log::a_log_is_read_by_a_store_that_writes_none`,
 //!   `faults::every_fault_leaves_a_store_with_all_that_was_acknowledged`.

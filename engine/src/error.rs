@@ -128,6 +128,17 @@ pub enum Error {
         /// What has failed.
         cause: String,
     },
+    /// A commit was to be synced in a store that writes no log. Nothing was committed, and what was put
+    /// still waits for its commit: commit it without, and flush; or open the store with another
+    /// [`Durability`](crate::Durability).
+    #[error(
+        "timeline {timeline:?}: cannot sync a commit: expected a store with a log, found durability \
+         External; commit without a sync and flush, or open the store as Synced or Buffered"
+    )]
+    NoLogToSync {
+        /// Which timeline.
+        timeline: String,
+    },
     /// There is no room for the log. Nothing was committed, and what was put still waits for its commit: make room, and
     /// commit again.
     #[error("no room to commit: {0}")]

@@ -30,15 +30,22 @@ use crate::{
     timeline::TimelineShared,
 };
 
+/// After so many versions a flush says how far it is.
+const PROGRESS_VERSIONS: u64 = 1024;
+
 /// How flushing goes.
 #[derive(Debug, Default)]
 pub(crate) struct FlushState {
     /// Tries that failed since the last one that did not.
     pub(crate) failures: u32,
     /// All tries that failed since the store was opened.
-    failures_total: u64,
+    pub(crate) failures_total: u64,
     /// Why the last one failed.
     pub(crate) last_error: Option<String>,
+    /// Not before this time, by the store's clock, the background tries again.
+    retry_at: Option<Duration>,
+    /// A caller waits for a try, which is to be made now.
+    is_asked_for: bool,
     /// How many flushes and how many bytes of layer files there were since the store was opened.
     pub(crate) flushes: u64,
     pub(crate) flushed_bytes: u64,
@@ -76,7 +83,11 @@ impl TimelineShared {
     /// frozen.
     pub(crate) fn flush_target(&self) -> Option<FlushTarget> {
         let newest = self.look().frozen.first().map(|slot| slot.layer.committed_lsn())?;
-        let failures = self.flush.lock().failures_total;
+        let failures = {
+            let mut state = self.flush.lock();
+            state.is_asked_for = true;
+            state.failures_total
+        };
         self.store.wake_flusher();
         Some(FlushTarget { newest, failures })
     }
@@ -116,6 +127,33 @@ impl TimelineShared {
     fn tell_flush_ended(&self) {
         self.flush_ended.notify_all();
         self.flush_waiters.reached(Lsn::MAX);
+    }
+
+    /// Whether the last flush failed and the next try is not due: who needs a flush, and did not ask for one
+    /// by name, gets the error of the last one.
+    pub(crate) fn check_flushing(&self) -> Result<()> {
+        let state = self.flush.lock();
+        let is_later = state.retry_at.is_some_and(|at| at > self.clock().now());
+        match &state.last_error {
+            Some(cause) if is_later && self.store.options.background == Background::Threads => {
+                Err(Error::FlushFailed { timeline: self.name.clone(), cause: cause.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// As [`TimelineShared::flush_oldest`], for the background: not while it waits for its next try, unless
+    /// a caller asked for one.
+    pub(crate) fn flush_if_due(&self) -> Option<Duration> {
+        {
+            let mut state = self.flush.lock();
+            let is_asked_for = std::mem::take(&mut state.is_asked_for);
+            let left = state.retry_at.map(|at| at.saturating_sub(self.clock().now()));
+            if let Some(left) = left.filter(|left| !left.is_zero() && !is_asked_for) {
+                return Some(left);
+            }
+        }
+        self.flush_oldest()
     }
 
     /// Waits until one more layer may be frozen; false: flushing fails, and waiting will not help now.
@@ -180,7 +218,7 @@ impl TimelineShared {
                     Background::Callers => self.reclaim(),
                 }
                 let mut state = self.flush.lock();
-                (state.failures, state.last_error) = (0, None);
+                (state.failures, state.last_error, state.retry_at) = (0, None, None);
                 state.flushes += 1;
                 state.flushed_bytes += bytes;
                 #[cfg(feature = "tracing")]
@@ -205,7 +243,9 @@ impl TimelineShared {
                 let doublings = (state.failures - 1).min(20);
                 let delay = options.flush_retry_delay.saturating_mul(1 << doublings);
                 let is_tried_again = !matches!(error, Error::ReadOnly { .. });
-                is_tried_again.then(|| delay.min(options.flush_retry_delay_max))
+                let delay = is_tried_again.then(|| delay.min(options.flush_retry_delay_max));
+                state.retry_at = delay.map(|delay| options.clock.now().saturating_add(delay));
+                delay
             }
         };
         self.tell_flush_ended();
@@ -278,7 +318,12 @@ impl TimelineShared {
         let mut file = NewLayer::create(self, LayerKind::Delta)?;
         let mut keys: Option<(Key, Key)> = None;
         let tombstones = layer.tombstones()?;
+        let (mut written, of) = (0, layer.versions_count());
         let mut put = |key, version: PageVersion<'_>, page: Option<&[u8]>| {
+            written += 1;
+            if written % PROGRESS_VERSIONS == 0 {
+                self.pacer.flushing(written, of, self.clock().now());
+            }
             keys = Some((keys.map_or(key, |(first, _)| first), key));
             match page {
                 Some(page) => file.put_with_page(key, version.lsn, version.value(), page),

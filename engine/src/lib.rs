@@ -69,6 +69,7 @@ mod names;
 mod new_layer;
 mod newest;
 mod options;
+mod pacing;
 mod page_cache;
 mod pins;
 mod plan;
@@ -92,7 +93,7 @@ mod wait;
 mod write;
 
 pub use close::CloseFuture;
-pub use commit::{Acknowledged, CommitTicket};
+pub use commit::{Acknowledged, CommitDurability, CommitTicket};
 pub use detach::DetachedVersion;
 pub use error::{Error, Result};
 pub use fetch::{Extent, Fetch};

@@ -6,7 +6,14 @@ use std::{path::PathBuf, sync::Arc};
 use pagestrata_layers::{Lsn, OpenLayer, manifest::edit::Edit};
 use pagestrata_wal::{Log, LogOptions, Position, Replayed};
 
-use crate::{Background, Durability, Error, Result, store::StoreShared, timeline::TimelineShared};
+use crate::{
+    Background, Durability, Error, Result, background::Wakeup, store::StoreShared,
+    timeline::TimelineShared,
+};
+
+/// A commit is cut into records of about a quarter of a segment, and no longer than this, in bytes: a
+/// segment is filled well, and what a replay reads at once fits in a core's cache.
+const PART_BYTES_MAX: u64 = 256 << 10;
 
 pub(crate) const LOG_NAME: &str = "log";
 
@@ -17,20 +24,25 @@ impl StoreShared {
 
     /// Takes up the log where its replay has ended. Called once, before anybody else has the store.
     pub(crate) fn set_log(self: &Arc<Self>, replayed: Replayed) {
-        let weak = Arc::downgrade(self);
-        let wake = move || {
-            if let Some(shared) = weak.upgrade() {
-                let _ = shared.logger.wake();
+        let wake = |which: fn(&StoreShared) -> &Wakeup| -> Option<Arc<dyn Fn() + Send + Sync>> {
+            let weak = Arc::downgrade(self);
+            let wake = move || {
+                if let Some(shared) = weak.upgrade() {
+                    let _ = which(&shared).wake();
+                }
+            };
+            match self.options.background {
+                Background::Threads => Some(Arc::new(wake)),
+                Background::Callers => None,
             }
         };
         let options = LogOptions {
             store: self.id,
             segment_size: self.options.log_segment_size_bytes,
             free_max_bytes: self.options.log_size_max_bytes / 4,
-            wake: match self.options.background {
-                Background::Threads => Some(Arc::new(wake)),
-                Background::Callers => None,
-            },
+            segments_written: self.options.durability == Durability::Synced,
+            wake: wake(|shared| &shared.logger),
+            wake_preparer: wake(|shared| &shared.preparer),
         };
         let log = Log::new(self.storage.clone(), &self.log_dir(), options, replayed);
         for timeline in self.all_timelines() {
@@ -72,7 +84,8 @@ impl StoreShared {
         self.settle_import()?;
         let log = self.log();
         let mut end = Position::default();
-        let written = writer.write_records(|payload, is_last| -> Result<()> {
+        let part_bytes = (self.options.log_segment_size_bytes / 4).min(PART_BYTES_MAX) as usize;
+        let written = writer.write_records(part_bytes, |payload, is_last| -> Result<()> {
             end = match is_last {
                 true => log.append(timeline, lsn, payload)?,
                 false => log.append_part(timeline, lsn, payload)?,
@@ -86,7 +99,7 @@ impl StoreShared {
     }
 
     /// Makes the first segment if there is none, and says so in the manifest: from then on it has to be there.
-    fn begin_log(&self) -> Result<()> {
+    pub(crate) fn begin_log(&self) -> Result<()> {
         if self.log_begun.get().is_some() {
             return Ok(());
         }
@@ -108,6 +121,8 @@ impl StoreShared {
     pub(crate) fn free_log(&self, start: Option<u32>, timeline: u64, lsn: Lsn) {
         if let Some(log) = self.log.get() {
             log.free_below(start, timeline, lsn);
+            // To look, after a while, whether what was freed is needed again.
+            self.preparer.wake();
         }
     }
 
@@ -146,12 +161,14 @@ impl StoreShared {
                 return Ok(());
             }
             if let Some((own, lsn)) = timelines.iter().find(|(of, _)| of.number == own) {
+                own.check_flushing()?;
                 own.wait_flushed()?;
                 if own.disk_consistent_lsn() < *lsn {
                     return Ok(());
                 }
             }
             for (timeline, lsn) in timelines {
+                timeline.check_flushing()?;
                 while !timeline.roll_unless_leased(lsn) {
                     timeline.wait_flushed()?;
                 }

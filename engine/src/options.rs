@@ -43,6 +43,13 @@ pub struct Options {
     pub open_layer_size_max_bytes: u64,
     /// How many frozen layers may wait for their flush before a commit waits for one. 1 to 64; default 4.
     pub frozen_layers_max: usize,
+    /// How long a commit is delayed at most while flushing is behind. When more than half of the open and
+    /// frozen layers that are allowed are filled, commits are delayed little by little, so that a writer
+    /// goes at the speed of flushing and no commit waits for a whole flush. Zero: they are not, and a
+    /// commit that finds [`Options::frozen_layers_max`] layers frozen waits for one. Without effect with
+    /// [`Background::Callers`]. Zero to 1 s; default 10 ms.
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
+    pub write_delay_max: Duration,
     /// How much memory of reclaimed layers, of all timelines together, is kept for the next ones, in bytes. Memory that is
     /// used again is much cheaper than fresh memory. 0 to 64 GiB; default 256 MiB.
     pub pool_retained_max_bytes: u64,
@@ -104,8 +111,10 @@ pub struct Options {
     pub residency_interval: Duration,
     /// What a commit that was acknowledged survives. Default: [`Durability::Synced`].
     pub durability: Durability,
-    /// Length of a segment of the log, in bytes. Each is written once when it is made, so that a commit never waits for the
-    /// file system to find room. 4 KiB to 1 GiB; default 16 MiB.
+    /// Length of a segment of the log, in bytes. Its room is taken when it is made, so that a commit never
+    /// waits for the file system to find some; with [`Durability::Synced`] it is written once then, so that
+    /// it syncs faster. A busy log has up to four segments prepared ahead; one that nothing was committed to
+    /// for 10 s, or whose store was closed, has one. 4 KiB to 1 GiB; default 16 MiB.
     pub log_segment_size_bytes: u64,
     /// How long the log may get, in bytes: at half of it the layers that hold it up are flushed, at all of it commits wait for
     /// that. Four segments to 1 TiB; default 2 GiB.
@@ -117,7 +126,9 @@ pub struct Options {
     pub background: Background,
     /// The id of a store that is created; it goes into every checksum of its files. Default: none, a random one.
     pub store_id: Option<u128>,
-    /// Where ages and durations come from. Default: the operating system's monotonic clock.
+    /// Where ages and durations come from. While it stands still a flush that failed is tried again only
+    /// when a call waits for it, and segments of an idle log are not given back. Default: the operating
+    /// system's monotonic clock.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub clock: Clock,
 }
@@ -134,6 +145,8 @@ pub enum Durability {
     #[default]
     Synced,
     /// The end of the process: the log is handed to the operating system at once, and synced now and then.
+    /// Single commits can be synced all the same:
+    /// [`WriteLease::commit_with`](crate::WriteLease::commit_with).
     Buffered {
         /// How long it may take until the log is synced. 1 ms to 1 h.
         #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
@@ -152,7 +165,8 @@ pub enum Durability {
     serde(rename_all = "snake_case")
 )]
 pub enum Background {
-    /// Threads of the store: one that flushes, one that frees memory, one for the log.
+    /// Threads of the store: one that flushes, one that frees memory, one that syncs the log and one that
+    /// prepares its segments.
     #[default]
     Threads,
     /// The threads that call it, when they need it done: a flush by who waits for it, freeing after a flush, a sync by who
@@ -219,6 +233,7 @@ impl Default for Options {
             create: true,
             open_layer_size_max_bytes: 128 * MIB,
             frozen_layers_max: 4,
+            write_delay_max: Duration::from_millis(10),
             pool_retained_max_bytes: 256 * MIB,
             block_size_target_bytes: 16 << 10,
             compression: Compression::None,
@@ -276,6 +291,7 @@ impl Options {
         }
         in_range("image_layer_size_max_bytes", self.image_layer_size_max_bytes, MIB..=16 * GIB)?;
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        in_range("write_delay_max (ms)", millis(self.write_delay_max), 0..=1000)?;
         let first = millis(self.flush_retry_delay);
         in_range("flush_retry_delay (ms)", first, 1..=60_000)?;
         in_range(

@@ -44,6 +44,13 @@ pub struct FlushStats {
     /// grow without a bound until [`Options::flush_redo`](crate::Options::flush_redo) or
     /// [`Timeline::set_flush_redo`](crate::Timeline::set_flush_redo) names one.
     pub flushes_without_redo: u64,
+    /// Commits that were delayed because flushing was behind
+    /// ([`Options::write_delay_max`](crate::Options::write_delay_max)).
+    pub delayed_commits: u64,
+    /// How long they were delayed, in microseconds.
+    pub delayed_us: u64,
+    /// Tries that failed since the store was opened.
+    pub failures_total: u64,
     /// Tries that failed since the last one that did not.
     pub failures: u32,
     /// Why the last try failed, if it did.
@@ -137,6 +144,7 @@ impl TimelineStats {
         let map = timeline.look();
         let retired = timeline.retired();
         let files_heap: usize = map.files.iter().map(|file| file.memory_bytes()).sum();
+        let delays = timeline.pacer.delays();
         let flush = timeline.flush.lock();
         let lsn = |lsn: Lsn| lsn.0;
         TimelineStats {
@@ -160,6 +168,9 @@ impl TimelineStats {
                 pages_made: flush.pages.made,
                 pages_failed: flush.pages.failed,
                 flushes_without_redo: flush.pages.layers_without_redo,
+                delayed_commits: delays.commits,
+                delayed_us: u64::try_from(delays.total.as_micros()).unwrap_or(u64::MAX),
+                failures_total: flush.failures_total,
                 failures: flush.failures,
                 last_error: flush.last_error.clone(),
             },

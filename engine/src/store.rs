@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, Ordering, fence},
     },
     thread::JoinHandle,
     time::Duration,
@@ -31,8 +31,8 @@ use pagestrata_wal::{Log, Replayed};
 use parking_lot::Mutex;
 
 use crate::{
-    Background, CloseFuture, Error, LayersError, MajorFaults, OpenProgress, Options, PinInfo,
-    Result, StoreStats, Timeline,
+    Background, CloseFuture, Durability, Error, LayersError, MajorFaults, OpenProgress, Options,
+    PinInfo, Result, StoreStats, Timeline,
     background::{Wakeup, spawn_threads},
     fetch::Fetchers,
     is_timeline_name,
@@ -47,6 +47,8 @@ const LOCK_NAME: &str = "LOCK";
 pub(crate) const TIMELINES_NAME: &str = "timelines";
 /// How many sequence numbers are reserved with one edit of the manifest.
 const SEQUENCES_RESERVED: u64 = 1024;
+/// How long closing sleeps before it looks again whether a commit that is under way has ended.
+const COMMIT_NAP: Duration = Duration::from_micros(100);
 
 /// An open store. Only one process can have it open, and only once.
 ///
@@ -97,6 +99,7 @@ pub(crate) struct StoreShared {
     pub(crate) flusher: Wakeup,
     pub(crate) reclaimer: Wakeup,
     pub(crate) logger: Wakeup,
+    pub(crate) preparer: Wakeup,
     pub(crate) fetchers: Fetchers,
     /// Those of the process when the store was opened.
     major_faults_before: u64,
@@ -230,6 +233,7 @@ impl Store {
             flusher: Wakeup::default(),
             reclaimer: Wakeup::default(),
             logger: Wakeup::default(),
+            preparer: Wakeup::default(),
             fetchers: Fetchers::default(),
             major_faults_before: major_faults_of_process(),
             closed: AtomicBool::new(false),
@@ -338,6 +342,11 @@ impl Store {
         shared.storage.sync_dir(&all)?;
         let edit = Edit::CreateTimeline { timeline: number, name: name.to_owned(), start };
         shared.append_edits(&[edit])?;
+        if shared.options.durability != Durability::External {
+            // So that the first commit does not wait for the first segment. What fails here fails again,
+            // with an error, when there is something to commit.
+            let _ = shared.begin_log();
+        }
         let disk_consistent_lsn = start.previous();
         let name = name.to_owned();
         let opening = Opening { number, name, start, disk_consistent_lsn, dir, layers: Vec::new() };
@@ -416,8 +425,15 @@ impl Store {
         }
         let mut report = CloseReport::default();
         let mut failed = Ok(());
-        // From here on no commit is accepted that would be neither flushed nor reported.
+        // From here on no commit is accepted that would be neither flushed nor reported: one that has found
+        // the store open is waited for, see `Committing`.
         self.shared.closed.store(true, Ordering::Release);
+        fence(Ordering::SeqCst);
+        for timeline in self.timelines() {
+            while timeline.0.committing.load(Ordering::Acquire) {
+                std::thread::sleep(COMMIT_NAP);
+            }
+        }
         for timeline in self.timelines() {
             if let Err(error) = timeline.0.flush_now() {
                 failed = failed.and(Err(error));
@@ -431,6 +447,9 @@ impl Store {
         }
         // What could not be flushed.
         failed = failed.and(self.shared.log().sync().map_err(Error::from));
+        // A flush frees the log last, when those who wait for it may have gone on.
+        self.timelines().iter().for_each(|timeline| drop(timeline.0.flushing.lock()));
+        self.shared.log().give_back_spares();
         let clock = self.shared.options.clock;
         let (began, nap) = (clock.now(), Duration::from_millis(1).min(grace));
         let mut napped = Duration::ZERO;
@@ -483,6 +502,7 @@ impl Store {
         shared.flusher.stop();
         shared.reclaimer.stop();
         shared.logger.stop();
+        shared.preparer.stop();
         shared.access.stop();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
@@ -490,7 +510,9 @@ impl Store {
                 tracing::error!("a background thread of the store panicked");
             }
         }
-        for timeline in shared.timelines.lock().drain(..) {
+        // Taken out first: a waker may come back to the store.
+        let timelines = std::mem::take(&mut *shared.timelines.lock());
+        for timeline in timelines {
             timeline.stop_flushing();
             timeline.waiters.wake_up_to(Lsn::MAX);
             // What was let go of before the reclaimer was told to end. Whatever is let go of later

@@ -12,7 +12,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -26,6 +26,7 @@ use crate::{
     flush::{FlushState, SharedRedo},
     map::{FileLayer, Files, MapVersion, MemSlot},
     options::Clock,
+    pacing::Pacer,
     pins::{PinHandle, PinKind, PinRegistry, RetiredBytes},
     publish::{Held, Published, never_current},
     slots::Slots,
@@ -65,6 +66,10 @@ pub(crate) struct TimelineShared {
     pub(crate) flush_waiters: Waiters,
     pub(crate) last_record_lsn: AtomicU64,
     pub(crate) waiters: Waiters,
+    /// How long commits are delayed while flushing is behind.
+    pub(crate) pacer: Pacer,
+    /// A commit is under way: it has found the store open, and has not become visible yet.
+    pub(crate) committing: AtomicBool,
     pub(crate) disk_consistent_lsn: AtomicU64,
 }
 
@@ -156,6 +161,8 @@ impl TimelineShared {
             flush_waiters: Waiters::default(),
             last_record_lsn: AtomicU64::new(disk_consistent_lsn.0),
             waiters: Waiters::default(),
+            pacer: Pacer::default(),
+            committing: AtomicBool::new(false),
             disk_consistent_lsn: AtomicU64::new(disk_consistent_lsn.0),
         })
     }
@@ -233,6 +240,7 @@ impl TimelineShared {
     /// Freezes the open layer and puts an empty one in its place: a few allocations of fixed size, whatever the layer
     /// holds. The caller has the write lease and nothing is uncommitted.
     pub(crate) fn roll(self: &Arc<Self>, writer: &mut OpenLayer) {
+        self.pacer.froze(writer.used_bytes(), self.clock().now());
         let next = OpenLayer::new(writer.last_lsn().next(), &self.store.pool);
         let shared = next.layer().clone();
         let frozen: FrozenLayer = std::mem::replace(writer, next).freeze();
@@ -298,6 +306,7 @@ impl TimelineShared {
         let slot = retired.expect("a flush is of a frozen layer");
         edits.retired.push(Retired { slot, last_number });
         drop(edits);
+        self.pacer.flushed(self.clock().now());
         self.wake_reclaimer();
     }
 

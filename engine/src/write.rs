@@ -3,13 +3,22 @@
 //! It keeps the open layer in place while it is held: rolling needs the lease too, so no append ever finds its layer
 //! frozen, and there is nothing to retry.
 
-use std::{fmt, marker::PhantomData, sync::Arc, sync::atomic::Ordering};
+use std::{
+    fmt,
+    marker::PhantomData,
+    sync::{
+        Arc,
+        atomic::{Ordering, fence},
+    },
+};
 
 use pagestrata_layers::{Key, Lsn, OpenLayer, Value};
 
+use pagestrata_wal::Position;
+
 use crate::{
-    CommitTicket, Durability, Error, ImageImport, NewestVersion, Result, Timeline,
-    newest::newest_of_writer, timeline::TimelineShared,
+    CommitDurability, CommitTicket, Durability, Error, ImageImport, NewestVersion, Result,
+    Timeline, newest::newest_of_writer, timeline::TimelineShared,
 };
 
 /// The open layer leaves a lease with its drop.
@@ -72,6 +81,8 @@ pub struct WriteLease<'t> {
     timeline: Arc<TimelineShared>,
     /// Taken out by drop alone.
     writer: Option<Box<OpenLayer>>,
+    /// What the open layer used after the last commit, in bytes.
+    used_at_commit: u64,
     borrowed: PhantomData<&'t Timeline>,
 }
 
@@ -86,9 +97,31 @@ pub struct WriteLease<'t> {
 /// ```
 pub type OwnedWriteLease = WriteLease<'static>;
 
+/// Marks its timeline as having a commit under way. [`Store::close`](crate::Store::close) says that the
+/// store is closed and then waits for the mark to go; a commit sets the mark and then looks whether the
+/// store is closed. Each has a fence between the two, so a commit is either refused or waited for.
+struct Committing<'t>(&'t TimelineShared);
+
+impl<'t> Committing<'t> {
+    fn begin(timeline: &'t TimelineShared) -> Result<Committing<'t>> {
+        let committing = Committing(timeline);
+        timeline.committing.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        timeline.store.check_open()?;
+        Ok(committing)
+    }
+}
+
+impl Drop for Committing<'_> {
+    fn drop(&mut self) {
+        self.0.committing.store(false, Ordering::Release);
+    }
+}
+
 impl WriteLease<'_> {
     pub(crate) fn new<'t>(timeline: Arc<TimelineShared>, writer: Box<OpenLayer>) -> WriteLease<'t> {
-        WriteLease { timeline, writer: Some(writer), borrowed: PhantomData }
+        let used_at_commit = writer.used_bytes();
+        WriteLease { timeline, writer: Some(writer), used_at_commit, borrowed: PhantomData }
     }
 
     #[inline]
@@ -144,32 +177,65 @@ impl WriteLease<'_> {
     /// Makes everything appended so far visible at once, as of `lsn`, and writes it to the log first. Nothing can be put at or
     /// below it afterwards. It is durable when the ticket says so.
     ///
-    /// Rolls when the open layer has its size, or keeps the log from being freed; when too many frozen layers wait for their
-    /// flush already, it waits for one first.
+    /// Rolls when the open layer has its size, or keeps the log from being freed; when too many frozen
+    /// layers wait for their flush already, it waits for one first. While flushing is behind it is delayed,
+    /// once it is visible, so that this does not happen
+    /// ([`Options::write_delay_max`](crate::Options::write_delay_max)).
     ///
     /// # Errors
     /// [`Error::Layers`] with `LsnOutOfOrder` when `lsn` is below an appended one, or with `Full` or `OutOfMemory`;
     /// [`Error::NoSpace`], [`Error::LogFull`], [`Error::FlushFailed`] when the log has its full length; [`Error::ReadOnly`],
     /// [`Error::Closed`]. Nothing is published, and what was appended still waits for its commit.
     pub fn commit(&mut self, lsn: Lsn) -> Result<CommitTicket> {
+        self.commit_with(lsn, CommitDurability::OfStore)
+    }
+
+    /// As [`WriteLease::commit`], with a durability of this commit's own: in a store whose commits are not
+    /// waited for ([`Durability::Buffered`]), one that must survive a power failure is waited for.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use pagestrata::{CommitDurability, Durability, Key, Lsn, Options, Store, Value};
+    ///
+    /// # fn main() -> pagestrata::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let durability = Durability::Buffered { sync_interval: Duration::from_secs(1) };
+    /// let options = Options { durability, ..Options::default() };
+    /// let (store, _) = Store::open(dir.path().join("pages"), options)?;
+    /// let timeline = store.create_timeline("main", Lsn(0x10))?;
+    /// let mut lease = timeline.write_lease()?;
+    /// lease.put(Key::new(1, 0), Lsn(0x20), Value::Image(b"a page"))?;
+    /// lease.commit_with(Lsn(0x20), CommitDurability::Synced)?.wait()?; // survives a power failure
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`WriteLease::commit`]; [`Error::NoLogToSync`] for a synced commit with
+    /// [`Durability::External`].
+    pub fn commit_with(&mut self, lsn: Lsn, durability: CommitDurability) -> Result<CommitTicket> {
+        let used_before = self.used_at_commit;
         let (timeline, writer) = self.parts();
         let store = &timeline.store;
-        store.check_open()?;
-        writer.prepare_commit(lsn)?;
-        if store.options.durability != Durability::External {
-            store.wait_for_log_room(timeline.number)?;
+        if durability == CommitDurability::Synced
+            && store.options.durability == Durability::External
+        {
+            return Err(Error::NoLogToSync { timeline: timeline.name.clone() });
         }
-        let end = store.log_commit(timeline.number, writer, lsn)?;
-        writer.commit(lsn).expect("prepared, and nothing was appended since");
-        timeline.last_record_lsn.store(lsn.0, Ordering::Release);
+        let end = log_and_publish(timeline, writer, lsn)?;
         timeline.waiters.reached(lsn);
-        let is_full = writer.used_bytes() >= store.options.open_layer_size_max_bytes;
+        let used = writer.used_bytes();
+        let is_full = used >= store.options.open_layer_size_max_bytes;
         if (is_full || store.is_overdue(timeline.number, writer.layer().start_lsn()))
             && timeline.wait_for_frozen_slot()
         {
             timeline.roll(writer);
         }
-        Ok(CommitTicket::new(lsn, store.log(), end, &store.options))
+        let used_after = writer.used_bytes();
+        timeline.pace(used.saturating_sub(used_before), used_after);
+        let ticket = CommitTicket::new(lsn, store.log(), end, (&store.options, durability));
+        self.used_at_commit = used_after;
+        Ok(ticket)
     }
 
     /// Takes back everything that was appended since the last commit.
@@ -312,6 +378,24 @@ impl WriteLease<'_> {
         timeline.roll(writer);
         Ok(())
     }
+}
+
+/// Commits, up to where readers see it. A store that is being closed waits for it.
+fn log_and_publish(
+    timeline: &TimelineShared,
+    writer: &mut OpenLayer,
+    lsn: Lsn,
+) -> Result<Option<Position>> {
+    let store = &timeline.store;
+    let _committing = Committing::begin(timeline)?;
+    writer.prepare_commit(lsn)?;
+    if store.options.durability != Durability::External {
+        store.wait_for_log_room(timeline.number)?;
+    }
+    let end = store.log_commit(timeline.number, writer, lsn)?;
+    writer.commit(lsn).expect("prepared, and nothing was appended since");
+    timeline.last_record_lsn.store(lsn.0, Ordering::Release);
+    Ok(end)
 }
 
 impl Drop for WriteLease<'_> {

@@ -6,7 +6,7 @@
 //! | call | durable afterwards |
 //! |---|---|
 //! | [`Storage::create`], [`Storage::rename`], [`Storage::remove`], [`Storage::create_dir`] | nothing: names are durable only by [`Storage::sync_dir`] of their directory |
-//! | [`File::append`], [`File::write_at`] | nothing |
+//! | [`File::append`], [`File::reserve`], [`File::write_at`], [`File::write_back`] | nothing |
 //! | [`File::sync`] | the bytes and the length of this file, not its name |
 //! | [`Storage::sync_dir`] | the names in this directory, as they are now; not what the files hold |
 //!
@@ -32,6 +32,9 @@ pub use real::RealStorage;
 
 /// What reads past the page cache are aligned to, offset, length and memory, in bytes: no device that is in use needs more.
 pub const DIRECT_ALIGN: usize = 4096;
+
+/// So many zeros are written at once where room cannot be taken otherwise.
+const RESERVED_PIECE_BYTES: u64 = 256 << 10;
 
 /// A file system, real or simulated. Shared by all threads of a store.
 ///
@@ -105,6 +108,12 @@ pub trait File: Send + Sync + fmt::Debug {
     /// Appends all of `bytes`. After an error any prefix of them may be there.
     fn append(&mut self, bytes: &[u8]) -> Result<()>;
 
+    /// Makes the file `len` bytes long, if it is shorter, and takes the room for it on the device: to write
+    /// there later needs no more. What is new reads as zeros. After an error it may be any part as long.
+    fn reserve(&mut self, len: u64) -> Result<()> {
+        append_zeros(self, len)
+    }
+
     /// Writes the parts one behind the other, from `offset` on, over what is there; what goes beyond the end makes the file
     /// longer, and a gap before it reads as zeros. After an error any of these bytes may be there.
     fn write_at(&mut self, offset: u64, parts: &[IoSlice<'_>]) -> Result<()>;
@@ -123,6 +132,17 @@ pub trait File: Send + Sync + fmt::Debug {
         Ok(len)
     }
 
+    /// Starts writing `len` bytes from `offset` on to the device, once what an earlier call has started is
+    /// written: so a large file is written little by little, and its sync is short. Makes nothing durable.
+    ///
+    /// # Errors
+    /// As [`File::sync`]: after an error nothing is known of what was written since the last sync, and a
+    /// later sync may not report it again.
+    fn write_back(&self, offset: u64, len: u64) -> Result<()> {
+        let _ = (offset, len);
+        Ok(())
+    }
+
     /// Makes the file's bytes and length durable. After an error nothing is known of any byte since the last sync.
     fn sync(&self) -> Result<()>;
 
@@ -130,6 +150,18 @@ pub trait File: Send + Sync + fmt::Debug {
     /// are: a storage of files that can change refuses writes ([`crate::Error::FileInUse`]), and
     /// refuses to map what is being written.
     fn map(&self) -> Result<FileMap>;
+}
+
+/// Appends zeros until the file is so long.
+fn append_zeros(file: &mut (impl File + ?Sized), len: u64) -> Result<()> {
+    let mut left = len.saturating_sub(file.len()?);
+    let zeros = vec![0; left.min(RESERVED_PIECE_BYTES) as usize];
+    while left > 0 {
+        let piece = left.min(RESERVED_PIECE_BYTES);
+        file.append(&zeros[..piece as usize])?;
+        left -= piece;
+    }
+    Ok(())
 }
 
 /// A held lock; dropping it gives it back.

@@ -1,7 +1,9 @@
 //! [`Log`]: appending to the current segment, syncing it, going on to the next one, freeing those that nobody needs.
 //!
-//! Locks, each taken only before those further down: the appender; the spare segments; `SYNCED`; the group's state. None is held
-//! during a sync of the log; the spares' while a segment is prepared, that of `SYNCED` while it is made or written. Nobody is woken under the appender's.
+//! Locks, each taken only before those further down: the appender; the sequence of the spare segments; their
+//! state; `SYNCED`; the group's state. None is held during a sync of the log. That of the sequence is held
+//! while segments are prepared, and the thread that appends needs it only when none is ready; that of `SYNCED`
+//! is held while it is made or written. No thread is woken under the appender's.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -41,8 +43,15 @@ pub struct LogOptions {
     pub segment_size: u64,
     /// How much of segments that nobody needs any more is kept for the next ones, in bytes.
     pub free_max_bytes: u64,
-    /// Called when there is something for [`Log::work`] to do, if anybody shall do it in the background.
+    /// Whether a segment is written with zeros when it is made, so that it syncs faster later: for a log
+    /// whose syncs are waited for. Else only its room is taken, and it is made faster.
+    pub segments_written: bool,
+    /// Called when there is something for [`Log::work`] to do, if a background thread does it.
     pub wake: Option<Arc<dyn Fn() + Send + Sync>>,
+    /// Called when there is something for [`Log::prepare`] to do, if a background thread does it. It should
+    /// be another thread than that of [`Log::work`]: making a segment takes long, and syncs must not wait
+    /// for it, nor it for them.
+    pub wake_preparer: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
 /// What a log has done and holds; all zero as long as there is none.
@@ -59,6 +68,8 @@ pub struct LogStats {
     pub appended_bytes: u64,
     /// Syncs since it was opened; one serves all who wait for it.
     pub syncs: u64,
+    /// Segments that are prepared for later ones, or kept for that. Each takes its room on the disk.
+    pub spare_segments: u64,
     /// Why it takes nothing more, and its store is read-only, if so.
     pub failure: Option<String>,
 }
@@ -186,14 +197,23 @@ impl Log {
         let highest = unused.iter().copied().chain(tail.map(Position::sequence)).max();
         // The highest of all is never used: `prepare` refuses it.
         let next_sequence = highest.map_or(1, |highest| highest.saturating_add(1));
-        let mut ready = None;
+        let mut ready = Vec::new();
         if end == ReplayEnd::CleanEnd
-            && let Some(prepared) = unused.pop_if(|last| Some(*last) == highest && tail.is_some())
-            && let Ok(reader) = SegmentReader::open(&*storage, dir, options.store, prepared)
-            // Whoever has prepared it may have come no further than to its name.
-            && storage.sync_dir(dir).is_ok()
+            && let Some(tail) = tail
         {
-            ready = Some(reader.header);
+            unused.retain(|&sequence| {
+                let opened = (sequence > tail.sequence())
+                    .then(|| SegmentReader::open(&*storage, dir, options.store, sequence));
+                match opened {
+                    Some(Ok(reader)) => ready.push(reader.header),
+                    Some(Err(_)) | None => return true,
+                }
+                false
+            });
+            // The process that prepared them may have come no further than to their names.
+            if !ready.is_empty() && storage.sync_dir(dir).is_err() {
+                unused.extend(ready.drain(..).map(|header: SegmentHeader| header.sequence));
+            }
         }
         let synced = tail.unwrap_or_default();
         let bytes = chain.iter().map(|segment| segment.len).sum();
@@ -329,6 +349,11 @@ impl Log {
         appender.appended_bytes += len;
         drop(appender);
         if half && self.spares.ask() {
+            if let Some(wake) = &self.options.wake_preparer {
+                wake();
+            }
+            // Where the log is synced now and then, also once in each segment: little by little, so that
+            // what a later sync waits for is short.
             self.wake();
         }
         Ok(end)
@@ -485,16 +510,31 @@ impl Log {
         write_synced(&mut **file, self.options.store, end)
     }
 
-    /// Does what there is to do in the background: prepares the next segment, syncs for futures.
+    /// Does in the background what futures wait for: syncs.
     pub fn work(&self) {
         if self.check_process().is_err() {
             return;
         }
         if let Some(position) = self.group.wanted() {
-            // Whoever waits for it is told.
+            // An error reaches the futures that wait for it.
             let _ = self.sync_to(position);
         }
-        self.spares.work();
+    }
+
+    /// Prepares the next segments in the background, if the current one is half full.
+    pub fn prepare(&self) {
+        if self.group.check().is_ok() {
+            self.spares.work();
+        }
+    }
+
+    /// Removes segments that are kept or prepared for later ones, all but the next: for a log that nothing
+    /// was appended to for a while. Returns how many were removed.
+    pub fn give_back_spares(&self) -> usize {
+        match self.group.check() {
+            Ok(()) => self.spares.give_back(),
+            Err(_) => 0,
+        }
     }
 
     /// The first segment that would be needed if everything of `stream` up to `lsn` were durable elsewhere; none without a log.
@@ -581,8 +621,10 @@ impl Log {
     #[must_use]
     pub fn stats(&self) -> LogStats {
         let (_, syncs) = self.group.synced();
+        let (ready, free) = self.spares.count();
         let appender = self.appender.lock();
         LogStats {
+            spare_segments: (ready + free) as u64,
             segments: appender.segments.len() as u64,
             bytes: self.bytes(),
             records: appender.records,

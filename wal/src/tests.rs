@@ -14,7 +14,7 @@ use pagestrata_layers::{
 use crate::{
     Error, Log, LogOptions, Position, Replay, ReplayEnd, Replayed,
     format::SegmentHeader,
-    segment::{create, segment_path},
+    segment::{create_unnamed, name_all, segment_path},
 };
 
 const STORE: u128 = 0x5703;
@@ -46,7 +46,14 @@ fn replay_from(
 }
 
 fn options() -> LogOptions {
-    LogOptions { store: STORE, segment_size: 4096, free_max_bytes: 8192, wake: None }
+    LogOptions {
+        store: STORE,
+        segment_size: 4096,
+        free_max_bytes: 8192,
+        segments_written: true,
+        wake: None,
+        wake_preparer: None,
+    }
 }
 
 fn go_on(storage: &SimulatedStorage, replayed: Replayed) -> Log {
@@ -237,6 +244,7 @@ fn every_call_of_a_storage_may_fail() {
             }
             if n % 10 == 0 {
                 log.work();
+                log.prepare();
             }
         }
         (start, acknowledged, tried)
@@ -283,7 +291,8 @@ fn the_highest_sequence_number_is_the_last() {
     let storage = SimulatedStorage::new();
     storage.create_dir(&dir()).unwrap();
     let header = SegmentHeader { store: STORE, sequence: u32::MAX, len: 4096 };
-    create(&storage, &dir(), &header).unwrap();
+    let made = create_unnamed(&storage, &dir(), &header, true).unwrap();
+    name_all(&storage, &dir(), std::iter::once((made, u32::MAX))).unwrap();
     let log = go_on(&storage, replay_from(&storage, u32::MAX).unwrap().1);
     assert_eq!(log.start().unwrap(), u32::MAX);
     let mut appended = Vec::new();
@@ -368,6 +377,97 @@ fn parts_keep_their_segments_until_the_last_one_or_nobody() {
     let last = Some(START + 2);
     assert_eq!(freed(true), (Some(START), last));
     assert_eq!(freed(false), (last, last));
+}
+
+/// The background is held in front of the storage while it makes a segment; appends go on in those that
+/// are ready.
+#[test]
+fn an_append_takes_a_segment_while_another_one_is_being_prepared() {
+    let (storage, log) = fresh();
+    let log = Arc::new(log);
+    let fill = |n: u64| log.append(1, Lsn(n), &[&[n as u8; 3000]]).map(drop);
+    fill(1).unwrap();
+    log.prepare();
+    assert_eq!(log.stats().spare_segments, 2);
+    fill(2).unwrap();
+    assert_eq!(log.stats().spare_segments, 1);
+    let (appended, wait) = std::sync::mpsc::channel();
+    let (began, is_preparing) = std::sync::mpsc::channel();
+    storage.before_next("create", move || {
+        began.send(()).unwrap();
+        // An append that waits for this thread never ends; the limit makes a failure of a hang.
+        let waited = wait.recv_timeout(std::time::Duration::from_secs(20));
+        waited.expect("the append waits for the segment that is being prepared");
+    });
+    let beside = log.clone();
+    let preparer = std::thread::spawn(move || beside.prepare());
+    is_preparing.recv().unwrap();
+    fill(3).unwrap();
+    appended.send(()).unwrap();
+    preparer.join().unwrap();
+    assert_eq!(log.stats().spare_segments, 2);
+    fill(4).unwrap();
+    assert_eq!(replay(&storage).unwrap().0.len(), 4);
+}
+
+/// Nothing is synced, so a crash may leave the log at its first segment, with all that was prepared since
+/// behind it.
+#[test]
+fn segments_that_were_too_short_are_never_found_with_the_header_of_others() {
+    let (storage, log) = fresh();
+    log.append(1, Lsn(1), &[&[1; 3000]]).unwrap();
+    log.prepare();
+    assert_eq!(log.stats().spare_segments, 2);
+    for n in 2..6 {
+        log.append(1, Lsn(n), &[&vec![n as u8; 9000]]).unwrap();
+        log.prepare();
+    }
+    for seed in 0..300 {
+        let crashed = storage.crash_seeded(&mut fastrand::Rng::with_seed(seed));
+        let (found, _) = replay(&crashed).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        assert!(found.len() <= 5, "seed {seed}");
+    }
+}
+
+#[test]
+fn prepared_segments_are_taken_up_by_the_next_process() {
+    let (storage, log) = fresh();
+    log.append(1, Lsn(1), &[&[1; 3000]]).unwrap();
+    log.prepare();
+    let end = log.append(1, Lsn(2), &[&[2; 100]]).unwrap();
+    log.sync_to(end).unwrap();
+    drop(log);
+    let log = go_on(&storage, replay(&storage).unwrap().1);
+    assert_eq!(log.stats().spare_segments, 2);
+    storage.set_free_bytes(Some(0));
+    for lsn in 3..=4 {
+        log.append(1, Lsn(lsn), &[&[3; 3000]]).unwrap();
+    }
+    assert!(matches!(log.append(1, Lsn(5), &[&[3; 3000]]), Err(Error::NoSpace(_))));
+    assert_eq!(replay(&storage).unwrap().0.len(), 4);
+}
+
+#[test]
+fn a_log_that_is_not_used_gives_its_spare_segments_back() {
+    let (storage, log) = fresh();
+    for n in 1..20 {
+        log.append(1, Lsn(n), &[&[1; 1500]]).unwrap();
+        log.prepare();
+    }
+    log.sync().unwrap();
+    let start = log.start_after(1, Lsn(19));
+    log.free_below(start, 1, Lsn(19));
+    let spare = log.stats().spare_segments;
+    assert!(spare > 2, "{spare}");
+    let files = storage.files().len();
+    assert_eq!(log.give_back_spares() as u64, spare - 1);
+    assert_eq!(storage.files().len() as u64, files as u64 - (spare - 1));
+    assert_eq!(log.give_back_spares(), 0);
+    for n in 20..40 {
+        append(&log, &(1, Lsn(n), vec![n as u8; 900])).unwrap();
+    }
+    let (found, replayed) = replay_from(&storage, start.unwrap()).unwrap();
+    assert_eq!((found.last().unwrap().1, replayed.end), (Lsn(39), ReplayEnd::CleanEnd));
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! The log beside the bare machine, in one run: synced commits, group commit, replay.
 //!
-//! `cargo bench -p pagestrata-benches --bench log [-- PART ...]`, with the parts `commit`, `group`, `source`, `replay`. With `--test`: everything
-//! once and small, answers checked, figures without meaning.
+//! `cargo bench -p pagestrata-benches --bench log [-- PART ...]`, with the parts `commit`, `group`,
+//! `source`, `replay` and `stall`. With `--test`: everything once and small, answers checked, figures
+//! without meaning.
 
 mod commit;
 mod group;
 mod replay;
 mod source;
+mod stall;
 
 use pagestrata_benches::{
     allocations::Counting,
@@ -24,6 +26,7 @@ fn main() {
             ("group", group::measure),
             ("source", source::measure),
             ("replay", replay::measure),
+            ("stall", stall::measure),
         ],
     );
 }

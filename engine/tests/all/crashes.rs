@@ -45,7 +45,7 @@ fn no_crash_in_a_short_sequence_loses_what_was_acknowledged() {
         explorer.sequence(number).unwrap_or_else(|violation| panic!("{violation}"));
     });
     assert!(counts.states > 100_000 && counts.images > 10_000, "{counts}");
-    for name in ["deep", "flips_noticed", "imports", "changed_by_opening"] {
+    for name in ["deep", "flips_noticed", "imports", "changed_by_opening", "commits_of_parts"] {
         assert!(counts.others.get(name) > 0, "{name}: {counts}");
     }
 }
@@ -56,7 +56,9 @@ fn no_crash_in_a_long_life_loses_what_was_acknowledged() {
         explorer.seed(seed).unwrap_or_else(|violation| panic!("{violation}"));
     });
     assert!(counts.states > 50_000 && counts.recovery_states > 10_000, "{counts}");
-    for name in ["failed_syncs", "failed_openings", "full_disks", "faults"] {
+    for name in
+        ["failed_syncs", "failed_openings", "full_disks", "faults", "log_full", "commits_of_parts"]
+    {
         assert!(counts.others.get(name) > 0, "{name}: {counts}");
     }
 }

@@ -19,5 +19,6 @@ mod many;
 mod model;
 mod scenarios;
 mod soak;
+mod stalls;
 mod store;
 mod support;

@@ -25,7 +25,14 @@ pub struct Known {
 }
 
 pub fn options(segment_size: u64) -> LogOptions {
-    LogOptions { store: STORE, segment_size, free_max_bytes: 2 * segment_size, wake: None }
+    LogOptions {
+        store: STORE,
+        segment_size,
+        free_max_bytes: 2 * segment_size,
+        segments_written: true,
+        wake: None,
+        wake_preparer: None,
+    }
 }
 
 /// Does some work with no more memory at once than these files justify.

@@ -138,7 +138,10 @@ impl Written {
                 self.log.sync().unwrap();
                 self.synced = self.records.len();
             }
-            LogOp::Work => self.log.work(),
+            LogOp::Work => {
+                self.log.work();
+                self.log.prepare();
+            }
             LogOp::Keep => {
                 if self.generations.len() < GENERATIONS_MAX {
                     self.generations.push(self.storage.files());

@@ -12,6 +12,9 @@ use crate::{Error, Result, reserve, storage::File};
 
 /// As soon as so much is complete it is appended to the file.
 const APPEND_LEN: usize = 256 << 10;
+/// As soon as so much was appended the device begins to write it: a sync of the whole file at its end would
+/// keep the device busy for long, and with it the log, whose segments are made and synced meanwhile.
+const WRITE_BACK_LEN: u64 = 4 << 20;
 /// More than this is given back after an unusually large block.
 const CAPACITY_MAX: usize = 2 << 20;
 
@@ -33,6 +36,8 @@ pub(super) struct BlockSink {
     /// Where in the buffer the block that is being filled begins.
     block_start: usize,
     appended_len: u64,
+    /// Up to here the device has been asked to write.
+    written_back_len: u64,
     blocks: u64,
     /// An append failed: what the file holds is unknown.
     failed: bool,
@@ -57,6 +62,7 @@ impl BlockSink {
             buffer,
             block_start: HEADER_LEN,
             appended_len: 0,
+            written_back_len: 0,
             blocks: 0,
             failed: false,
         })
@@ -143,11 +149,19 @@ impl BlockSink {
             return Err(Error::io("append to", self.path(), source));
         }
         self.digest.update(&self.buffer);
-        if let Err(error) = self.file.append(&self.buffer) {
+        let appended = self.file.append(&self.buffer).and_then(|()| {
+            self.appended_len += self.buffer.len() as u64;
+            let begun = self.written_back_len;
+            if self.appended_len - begun < WRITE_BACK_LEN {
+                return Ok(());
+            }
+            self.written_back_len = self.appended_len;
+            self.file.write_back(begun, self.appended_len - begun)
+        });
+        if let Err(error) = appended {
             self.failed = true;
             return Err(error);
         }
-        self.appended_len += self.buffer.len() as u64;
         self.buffer.clear();
         if self.buffer.capacity() > CAPACITY_MAX {
             // Not shrunk in place, which may not fail.

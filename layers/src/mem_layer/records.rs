@@ -8,10 +8,8 @@ use crate::{
     commit_record::{EntryKind, PartEncoder},
 };
 
-/// A part of a commit is closed when values and table hold this much. A value may make it longer, by as much as a value can.
-const PART_BYTES: usize = 256 << 10;
-/// A part is closed also when its table is this long or it has so many runs of values: no list that is made for a part
-/// takes more than a few such lengths of memory.
+/// A part is closed when its table is this long or it has so many runs of values: no list that is made for
+/// a part takes more than a few such lengths of memory.
 const PART_TABLE_BYTES: usize = 64 << 10;
 const PART_RUNS: usize = 4 << 10;
 
@@ -20,10 +18,14 @@ impl OpenLayer {
     /// that follow one another, and whether it is the last one. The values among them are those of the layer: nothing but heads and
     /// tables is copied.
     ///
+    /// A part is closed when its values and its table have `part_bytes`, which its last value may
+    /// exceed, or when its table or its list of values is long.
+    ///
     /// # Errors
     /// What `append` returns; it is not called again then.
     pub fn write_records<E>(
         &self,
+        part_bytes: usize,
         mut append: impl FnMut(&[&[u8]], bool) -> Result<(), E>,
     ) -> Result<(), E> {
         let previous = Lsn(self.layer.committed.0.load(Ordering::Relaxed));
@@ -34,7 +36,7 @@ impl OpenLayer {
             let mut runs = Runs::default();
             let mut taken = 0;
             for pending in rest {
-                let is_full = part.table_len() + runs.bytes >= PART_BYTES
+                let is_full = part.table_len() + runs.bytes >= part_bytes
                     || part.table_len() >= PART_TABLE_BYTES
                     || runs.runs.len() >= PART_RUNS;
                 if taken > 0 && is_full {

@@ -4,6 +4,7 @@
 use std::{
     fs, io,
     mem::MaybeUninit,
+    os::fd::AsRawFd,
     path::Path,
     sync::{Arc, OnceLock},
 };
@@ -223,6 +224,42 @@ pub fn evict(path: &Path, offset: u64, len: usize) -> io::Result<()> {
         0 => Ok(()),
         error => Err(io::Error::from_raw_os_error(error)),
     }
+}
+
+/// Makes a file `len` bytes long, if it is shorter, with room on the device for all of them; an error of
+/// kind `Unsupported` where the file system has no such call.
+pub(super) fn reserve(file: &fs::File, len: u64) -> io::Result<()> {
+    let len = libc::off64_t::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
+    loop {
+        // SAFETY: the call takes numbers only, and the file is open for as long as it is borrowed.
+        match unsafe { libc::fallocate64(file.as_raw_fd(), 0, 0, len) } {
+            0 => return Ok(()),
+            _ => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => {}
+                error => return Err(error),
+            },
+        }
+    }
+}
+
+/// Waits until what is under way of the file before `offset` is written to the device, and starts writing
+/// `len` bytes from there on.
+pub(super) fn write_back(file: &fs::File, offset: u64, len: u64) -> io::Result<()> {
+    let range = |from: u64, len: u64, flags| {
+        let signed =
+            |number: u64| libc::off64_t::try_from(number).map_err(|_| io::ErrorKind::InvalidInput);
+        let (from, len) = (signed(from)?, signed(len)?);
+        // SAFETY: the call takes numbers only, and the file is open for as long as it is borrowed.
+        match unsafe { libc::sync_file_range(file.as_raw_fd(), from, len, flags) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    // A length of zero means up to the end.
+    if offset > 0 {
+        range(0, offset, libc::SYNC_FILE_RANGE_WAIT_BEFORE)?;
+    }
+    range(offset, len, libc::SYNC_FILE_RANGE_WRITE)
 }
 
 #[cfg(test)]

@@ -16,8 +16,9 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    DIRECT_ALIGN, File, FileMap, Lock, ProcessMark, SharedStorage, Storage,
+    DIRECT_ALIGN, File, FileMap, Lock, ProcessMark, SharedStorage, Storage, append_zeros,
     at::{self, At, Dir},
+    mapping,
     uses::{Identity, Mapping, Writing},
 };
 use crate::{Error, Result};
@@ -397,6 +398,17 @@ impl File for RealFile {
         Ok(())
     }
 
+    fn reserve(&mut self, len: u64) -> Result<()> {
+        self.begin_writing("reserve room in")?;
+        let reserved = mapping::reserve(&self.file, len);
+        if reserved.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Unsupported) {
+            return append_zeros(self, len);
+        }
+        with_path("reserve room in", &self.path, reserved)?;
+        self.end = self.end.max(len);
+        Ok(())
+    }
+
     fn write_at(&mut self, offset: u64, parts: &[IoSlice<'_>]) -> Result<()> {
         self.begin_writing("write")?;
         let written = self.write_gathered(offset, parts);
@@ -432,6 +444,10 @@ impl File for RealFile {
             }
         }
         Ok(read)
+    }
+
+    fn write_back(&self, offset: u64, len: u64) -> Result<()> {
+        with_path("write back", &self.path, mapping::write_back(&self.file, offset, len))
     }
 
     fn sync(&self) -> Result<()> {

@@ -12,11 +12,12 @@ use crate::{Durability, testing::SimulatedStorage};
 /// One whose segment has no room for two.
 const LONG: usize = 2600;
 
-const LETTERS: [Op; 16] = [
+const LETTERS: [Op; 17] = [
     Op::PutWait(0),
     Op::Put(0),
     Op::Many(0),
     Op::Long(0, LONG),
+    Op::Parts(0),
     Op::Roll(0),
     Op::Flush(0),
     Op::Drop(0),

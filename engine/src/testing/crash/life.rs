@@ -19,6 +19,12 @@ use crate::{
 };
 
 const DIR: &str = "/store";
+/// Of a commit of several records: so many values of this length are some of them, and do not fit in one
+/// segment.
+const PART_PUTS: u64 = 6;
+const PART_PUT_LEN: usize = 700;
+/// So many commits fill a log, and more.
+const FILL_COMMITS_MAX: usize = 32;
 
 pub(super) struct Life {
     pub(super) recorder: Recorder,
@@ -81,7 +87,15 @@ impl Life {
     /// Whether an operation has something to work on.
     pub(super) fn is_possible(&self, op: Op) -> bool {
         match op {
-            Op::PutWait(n) | Op::Put(n) | Op::Many(n) | Op::Long(n, _) => self.has(n),
+            Op::PutWait(n) | Op::Put(n) | Op::Many(n) | Op::Long(n, _) | Op::Parts(n) => {
+                self.has(n)
+            }
+            Op::FillLog(n, other) => {
+                n != other
+                    && self.has(n)
+                    && self.has(other)
+                    && self.durability != Durability::External
+            }
             Op::Roll(n) | Op::Flush(n) | Op::Drop(n) | Op::Import(n) => self.has(n),
             Op::Create(n) => !self.has(n),
             _ => true,
@@ -96,6 +110,8 @@ impl Life {
             Op::Put(n) => self.commit(explore, n, self.next(n).batch(1, 24), false)?,
             Op::Many(n) => self.commit(explore, n, self.next(n).batch(4, 60), true)?,
             Op::Long(n, len) => self.commit(explore, n, self.next(n).batch(1, len), false)?,
+            Op::Parts(n) => self.parts(explore, n)?,
+            Op::FillLog(n, other) => self.fill_log(explore, n, other)?,
             Op::Drop(n) => self.commit(explore, n, self.next(n).drop_batch(), true)?,
             Op::Roll(n) => self.roll(explore, n)?,
             Op::Flush(n) => self.flush(explore, n)?,
@@ -255,6 +271,35 @@ impl Life {
                 self.refused("wait", &error)
             }
         }
+    }
+
+    fn parts(&mut self, explore: &mut Explore, n: usize) -> Result<(), Violation> {
+        let records =
+            |life: &Life| life.store.as_ref().map_or(0, |store| store.stats().log.records);
+        let (before, incarnation) = (records(self), self.incarnation);
+        self.commit(explore, n, self.next(n).batch(PART_PUTS, PART_PUT_LEN), true)?;
+        if self.incarnation == incarnation && records(self) > before + 1 {
+            explore.counts.add("commits_of_parts");
+        }
+        Ok(())
+    }
+
+    fn fill_log(&mut self, explore: &mut Explore, n: usize, other: usize) -> Result<(), Violation> {
+        self.commit(explore, other, self.next(other).batch(1, 24), true)?;
+        let holder = self.timeline(other);
+        let lease = match holder.write_lease() {
+            Ok(lease) => lease,
+            Err(error) => return self.refused("write lease", &error),
+        };
+        let full = explore.counts.get("log_full");
+        for _ in 0..FILL_COMMITS_MAX {
+            if explore.counts.get("log_full") > full {
+                break;
+            }
+            self.commit(explore, n, self.next(n).batch(1, 900), false)?;
+        }
+        drop(lease);
+        self.commit(explore, n, self.next(n).batch(1, 24), true)
     }
 
     /// Takes a commit into the model, before anybody knows how it ends.

@@ -19,6 +19,11 @@ pub(super) enum Op {
     Many(usize),
     /// A commit of this length, not waited for; a segment has no room for two of 2600.
     Long(usize, usize),
+    /// A commit that is several records of the log, longer than a segment together; waited for.
+    Parts(usize),
+    /// The first timeline commits until the log is full, which the other's lease keeps from being freed;
+    /// then the lease is given back, and one more commit goes through.
+    FillLog(usize, usize),
     Roll(usize),
     Flush(usize),
     /// Blocks are dropped and one is put again; waited for.

@@ -52,7 +52,9 @@ fn choose(random: &mut fastrand::Rng, faulty: bool) -> Op {
         return Op::Import(n);
     }
     match random.u8(..100) {
-        0..=29 => Op::PutWait(n),
+        0..=25 => Op::PutWait(n),
+        26..=28 => Op::Parts(n),
+        29 => Op::FillLog(n, (n + 1) % 2),
         30..=44 => Op::Put(n),
         45..=56 => Op::Many(n),
         57..=66 => Op::Long(n, [600, 1500, 2600, 3000][random.usize(..4)]),
