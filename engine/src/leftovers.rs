@@ -168,6 +168,9 @@ impl Leftovers {
             dirs.extend(path.parent());
             removed.extend(path.file_name().map(|name| name.to_string_lossy().into_owned()));
         }
+        // Also where there is a marker alone: the process before may have removed the layer file and
+        // ended before the removal was durable.
+        dirs.extend(self.markers.iter().filter_map(|marker| marker.parent()));
         for dir in dirs {
             storage.sync_dir(dir)?;
         }
