@@ -146,7 +146,7 @@ fn other_directories_are_refused() {
     );
     refused(
         &|dir| fs::write(dir.join("PG_VERSION"), "14\n").unwrap(),
-        "PostgreSQL version at offset 0: expected 15, found 14",
+        "this is a PostgreSQL 14 cluster; this build reads 15",
     );
     refused(
         &|dir| fs::write(dir.join("global/pg_control"), [0; 64]).unwrap(),
