@@ -96,7 +96,8 @@ impl Pacer {
             return;
         };
         let written = *bytes as f64 * f64::from(done) / f64::from(PROGRESS_END);
-        if written > 0.0 {
+        // What begins late is not slow for that.
+        if done >= PROGRESS_END / 8 && written > 0.0 {
             let so_far = now.saturating_sub(since).as_nanos() as f64 / written;
             self.this_flush_ns_per_byte.store(so_far.to_bits(), Ordering::Relaxed);
         }

@@ -132,8 +132,8 @@ pub trait File: Send + Sync + fmt::Debug {
         Ok(len)
     }
 
-    /// Starts writing `len` bytes from `offset` on to the device, once what an earlier call has started is
-    /// written: so a large file is written little by little, and its sync is short. Makes nothing durable.
+    /// Starts writing `len` bytes from `offset` on to the device, once most of what earlier calls have started
+    /// is written: so a large file is written little by little, and its sync is short. Makes nothing durable.
     ///
     /// # Errors
     /// As [`File::sync`]: after an error nothing is known of what was written since the last sync, and a

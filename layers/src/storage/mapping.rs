@@ -12,6 +12,10 @@ use std::{
 use super::uses::Mapping;
 use crate::{Error, Result};
 
+/// So much of a file may be on its way to the device when more is given to it: the thread that writes waits
+/// seldom, and another file's sync waits for no more than this.
+const UNDER_WAY_BYTES: u64 = 16 << 20;
+
 /// What residency is told of at once, in bytes.
 pub const PAGE_BYTES: usize = 4096;
 
@@ -242,8 +246,8 @@ pub(super) fn reserve(file: &fs::File, len: u64) -> io::Result<()> {
     }
 }
 
-/// Waits until what is under way of the file before `offset` is written to the device, and starts writing
-/// `len` bytes from there on.
+/// Starts writing `len` bytes from `offset` on to the device, once all but [`UNDER_WAY_BYTES`] of the file
+/// before it are written.
 pub(super) fn write_back(file: &fs::File, offset: u64, len: u64) -> io::Result<()> {
     let range = |from: u64, len: u64, flags| {
         let signed =
@@ -256,8 +260,9 @@ pub(super) fn write_back(file: &fs::File, offset: u64, len: u64) -> io::Result<(
         }
     };
     // A length of zero means up to the end.
-    if offset > 0 {
-        range(0, offset, libc::SYNC_FILE_RANGE_WAIT_BEFORE)?;
+    let awaited = offset.saturating_sub(UNDER_WAY_BYTES);
+    if awaited > 0 {
+        range(0, awaited, libc::SYNC_FILE_RANGE_WAIT_BEFORE)?;
     }
     range(offset, len, libc::SYNC_FILE_RANGE_WRITE)
 }
