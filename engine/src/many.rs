@@ -5,6 +5,9 @@
 //!                -> keys whose walk has ended: redo, one batch for a layer -> the caller's sink
 //! ```
 //!
+//! A few keys are walked one after the other instead, as [`Guard::page`] does, for as long as that reads and inflates nothing:
+//! there is nothing to share then, and what brings keys together costs more than the walks. Their redo is one batch too.
+//!
 //! **Invariant:** a key is given to the sink once, after the last layer that it needs. The versions of all keys lie in one list, linked from
 //! each key's oldest to its newest, which is the order that redo takes them in.
 
@@ -12,7 +15,7 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 
 use pagestrata_layers::{
     BlockCounts, Key, KeyRange, Kind, Lsn, PageVersion, ScratchArena, Walk, layer_file::Asked,
-    reserve,
+    reserve, storage::major_faults_of_thread,
 };
 
 use crate::{
@@ -24,13 +27,16 @@ use crate::{
 
 /// So many keys share what is read for them; a longer list is read in parts, so that what they need in memory is bounded.
 const KEYS_AT_ONCE: usize = 1024;
+/// So many keys may be walked one after the other. With more of them, several are in the same block.
+const FEW_KEYS: usize = 64;
 
 impl<'g> Guard<'g> {
-    /// As [`Guard::page`], of many pages, in less time than one by one: the layer map is walked once for all of them, each layer is visited once,
-    /// each block is read and inflated once, and blocks that lie together are read together.
+    /// As [`Guard::page`], of many pages, in less time than one by one: the layer map is walked once for all of them, each layer
+    /// is visited once, each block is read and inflated once, and blocks that lie together are read together. Up to 64
+    /// pages are walked one after the other until one of them has to be read from a device or inflated.
     ///
-    /// `sink` is given each key, as often as it is in `keys`, when its page is ready: in no order that could be relied on. What fails for one does
-    /// not fail for the others. Up to 4,096 keys share what is read for them.
+    /// `sink` is given each key, as often as it is in `keys`, when its page is ready: in no order that could be relied on. What
+    /// fails for one does not fail for the others. Up to 1,024 keys share what is read for them.
     ///
     /// # Errors
     /// [`Error::NotYet`], [`Error::BelowCutoff`]; all others are given to `sink`, and are those of [`Guard::page`].
@@ -74,7 +80,7 @@ impl<'g> Guard<'g> {
             sink(key, self.page(key, lsn, redo, scratch));
             return Ok(());
         }
-        self.walk_many(keys, lsn, scratch, None, &mut |batch, page| {
+        self.walk_many(keys, lsn, scratch, Way::Best, &mut |batch, page| {
             self.rebuild(batch, lsn, redo, page, sink);
         });
         Ok(())
@@ -113,8 +119,8 @@ impl<'g> Guard<'g> {
         }
     }
 
-    /// Says how [`Guard::pages`] reads these pages: which layers it visits, for how many keys and why, and which blocks it takes
-    /// there. It does read them, but applies no redo.
+    /// Says how [`Guard::pages`] reads these pages together: which layers it visits, for how many keys and why, and which blocks
+    /// it takes there. It does read them, but applies no redo.
     ///
     /// # Errors
     /// [`Error::NotYet`], [`Error::BelowCutoff`]
@@ -122,7 +128,7 @@ impl<'g> Guard<'g> {
         self.check(lsn)?;
         let mut plan = ReadPlan { keys: keys.len() as u64, ..ReadPlan::default() };
         with_thread_scratch(|scratch| {
-            self.walk_many(keys, lsn, scratch, Some(&mut plan), &mut |_, _| ());
+            self.walk_many(keys, lsn, scratch, Way::Planned(&mut plan), &mut |_, _| ());
         });
         Ok(plan)
     }
@@ -132,7 +138,7 @@ impl<'g> Guard<'g> {
         self.check(lsn)?;
         let mut failed = None;
         with_thread_scratch(|scratch| {
-            self.walk_many(keys, lsn, scratch, None, &mut |batch, _| {
+            self.walk_many(keys, lsn, scratch, Way::Together, &mut |batch, _| {
                 for ended in batch.ended.drain(..) {
                     failed = failed.take().or(ended.walk.err());
                 }
@@ -147,14 +153,22 @@ impl<'g> Guard<'g> {
         keys: &[Key],
         lsn: Lsn,
         scratch: &mut Scratch,
-        mut plan: Option<&mut ReadPlan>,
+        mut way: Way<'_>,
         deliver: &mut dyn FnMut(&mut Batch<'_, '_>, &mut Vec<u8>),
     ) {
         for (n, keys) in keys.chunks(KEYS_AT_ONCE).enumerate() {
             let Parts { arena, found, page, .. } =
                 if n == 0 { scratch.parts() } else { scratch.more_parts() };
             let mut many = Many::new(self.map(), keys, lsn.min(self.upper()), arena);
-            many.run(plan.as_deref_mut(), &mut |batch| deliver(batch, page));
+            let mut deliver = |batch: &mut Batch<'_, '_>| deliver(batch, page);
+            match &mut way {
+                Way::Best => {
+                    let walked = many.walk_one_by_one(found);
+                    many.run(walked, None, &mut deliver);
+                }
+                Way::Together => many.run(0, None, &mut deliver),
+                Way::Planned(plan) => many.run(0, Some(plan), &mut deliver),
+            }
             found.layers = many.layers;
             found.value_bytes = many.value_bytes();
             found.versions_elsewhere = many.entries.list.len() as u64;
@@ -172,7 +186,8 @@ impl<'g> Guard<'g> {
     ) {
         let (pages, timeline) = (self.timeline().store.pages.as_ref(), self.timeline().number);
         // First what needs no redo; then one batch of what does.
-        let (mut versions, mut chains) = (Vec::new(), Vec::new());
+        let mut versions = Vec::new();
+        let mut chains = Vec::with_capacity(batch.ended.len());
         for ended in batch.ended.drain(..) {
             let Ended { key, walk, oldest } = ended;
             let start = versions.len();
@@ -223,6 +238,16 @@ impl<'g> Guard<'g> {
             }
         });
     }
+}
+
+/// How the walks of several keys are made.
+enum Way<'p> {
+    /// One by one, as long as that is best; then together.
+    Best,
+    /// Together.
+    Together,
+    /// Together, written down.
+    Planned(&'p mut ReadPlan),
 }
 
 /// A key whose walk goes on.
@@ -299,7 +324,7 @@ impl<'a> Chains<'a> {
     ) -> Chains<'a> {
         let mut many = Many::new(map, keys, lsn, arena);
         let mut whole = Vec::with_capacity(keys.len());
-        many.run(None, &mut |batch| {
+        many.run(0, None, &mut |batch| {
             let ended = batch.ended.drain(..);
             let bases = ended.filter(|ended| matches!(ended.walk, Ok(Walk::Base)));
             whole.extend(bases.map(|ended| (ended.key, ended.oldest)));
@@ -340,22 +365,61 @@ impl<'a> Many<'a> {
         let pending = |&key| Pending { key, upper, oldest: None, hit: None };
         let mut pending: Vec<Pending> = keys.iter().map(pending).collect();
         pending.sort_unstable_by_key(|pending| pending.key);
-        let list = Vec::with_capacity(pending.len());
+        // Most pages are an image, or an image and a delta.
+        let list = Vec::with_capacity(2 * pending.len());
         let entries = Entries { list, is_out_of_memory: false };
-        Many { map, arena, pending, entries, ended: Vec::new(), layers: 0 }
+        let ended = Vec::with_capacity(pending.len());
+        Many { map, arena, pending, entries, ended, layers: 0 }
     }
 
     fn value_bytes(&self) -> u64 {
         self.entries.list.iter().map(|(version, _)| version.bytes.len() as u64).sum()
     }
 
-    /// Visits layer after layer, and hands on the keys whose walks end in each.
+    /// Walks a few keys one after the other until something was read or inflated for one of them. Returns how many it has
+    /// walked: their walks have ended.
+    ///
+    /// Page faults that waited for a device take a system call to count, so they are looked at after 1, 2, 4, 8, ... keys.
+    fn walk_one_by_one(&mut self, found: &mut Found<'a>) -> usize {
+        let count = self.pending.len();
+        if count > FEW_KEYS {
+            return 0;
+        }
+        let before = (self.arena.counts(), major_faults_of_thread());
+        for index in 0..count {
+            let pending = &mut self.pending[index];
+            let walk = self.map.versions(pending.key, pending.upper, self.arena, found);
+            if walk.is_ok() {
+                found.versions.iter().for_each(|version| self.entries.push(pending, *version));
+            }
+            found.versions.clear();
+            found.sources.clear();
+            self.end(index as u32, walk);
+            let (walked, counts) = (index + 1, self.arena.counts());
+            let has_read = counts.read_bytes > before.0.read_bytes
+                || counts.inflated_bytes > before.0.inflated_bytes;
+            let has_waited = || walked.is_power_of_two() && major_faults_of_thread() > before.1;
+            if has_read || walked < count && has_waited() {
+                self.layers = found.layers;
+                return walked;
+            }
+        }
+        self.layers = found.layers;
+        count
+    }
+
+    /// Visits layer after layer for all keys but the first `walked`, and hands on the keys whose walks end in each; with the
+    /// first of these, those that have ended before.
     fn run(
         &mut self,
+        walked: usize,
         mut plan: Option<&mut ReadPlan>,
         deliver: &mut dyn FnMut(&mut Batch<'_, 'a>),
     ) {
-        let mut left: Vec<u32> = (0..self.pending.len() as u32).collect();
+        let mut left: Vec<u32> = (walked as u32..self.pending.len() as u32).collect();
+        if left.is_empty() {
+            return self.deliver(deliver);
+        }
         let slots = std::iter::once(&self.map.open).chain(&self.map.frozen);
         for (n, slot) in slots.enumerate() {
             if left.is_empty() {

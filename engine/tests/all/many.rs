@@ -152,6 +152,46 @@ fn each_block_is_used_once_and_neighbours_are_read_together() {
 }
 
 #[test]
+fn a_few_pages_share_what_is_read_and_inflated_and_their_redo() {
+    const FEW: u32 = 48;
+    for compression in [Compression::None, Compression::Zstd { level: 1 }] {
+        let dir = tempfile::tempdir().unwrap();
+        written(dir.path(), compression);
+        let keys: Vec<Key> = (0..FEW).map(|n| key(100 + n * 7 % FEW)).collect();
+        let all = (100..100 + FEW).map(|block| (key(block), expected(block))).collect();
+        for access in [AccessMode::Mmap, AccessMode::Pread, AccessMode::Direct] {
+            let (store, timeline) = open(dir.path(), access);
+            let (redo, mut scratch) = (Append::default(), Scratch::new());
+            let reads = || store.stats().access.reads;
+            let before = reads();
+            assert!(read_all(&timeline, &keys, &redo, &mut scratch) == all);
+            let (cold, cold_reads) = (scratch.last_read(), reads() - before);
+            assert!(redo.pages.get() == FEW && redo.batches.get() <= 2, "{}", redo.batches.get());
+            assert_eq!((cold.reads, cold.versions), (1, 2 * u64::from(FEW)));
+            assert!(cold_reads <= 10, "{cold_reads}");
+
+            redo.batches.set(0);
+            assert!(read_all(&timeline, &keys, &redo, &mut scratch) == all);
+            let warm = scratch.last_read();
+            assert_eq!(reads() - before, cold_reads, "nothing is read again");
+            assert_eq!(warm.value_bytes, cold.value_bytes);
+            // 48 pages of 2,000 bytes lie in 6 blocks of 16 KiB, their deltas in one.
+            let least = u64::from(FEW) * 2004;
+            match compression {
+                Compression::None => {
+                    assert_eq!((warm.inflated_bytes, redo.batches.get()), (0, 1));
+                    assert_eq!(warm.layers, 2 * u64::from(FEW), "one after the other");
+                }
+                Compression::Zstd { .. } => {
+                    let inflated = warm.inflated_bytes;
+                    assert!(inflated > least && inflated < 3 * least, "{inflated}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn the_plan_says_what_is_visited_and_why() {
     let dir = tempfile::tempdir().unwrap();
     written(dir.path(), Compression::None);
