@@ -100,8 +100,8 @@ impl Connection {
             written = &mut writer => return self.written(written),
         };
         // All tasks have a sender of their own: the writer ends behind the last answer.
-        let written = writer.await;
-        read.and_then(|()| self.written(written))
+        // When it has ended before that, its error is why no more answers could be sent.
+        self.written(writer.await).and(read)
     }
 
     fn written(
