@@ -16,7 +16,7 @@ mod at;
 mod mapping;
 mod process;
 mod real;
-#[cfg(test)]
+#[cfg(all(test, feature = "testing"))]
 mod tests;
 mod uses;
 

@@ -67,7 +67,7 @@ impl OpenLayer {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "testing"))]
 mod tests {
     use std::sync::Arc;
 
