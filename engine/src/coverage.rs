@@ -224,16 +224,7 @@ impl CoverageMap {
         let version = &*self.version;
         // No layer has a cell at the highest Lsn.
         let ceiling = upper.0.saturating_add(1);
-        let mut best = version.whole.band(0, ceiling);
-        let mut node = &*version.root;
-        loop {
-            let child = node.keys.position(key);
-            best = best.over(node.cover.band(child, ceiling));
-            match node.children.get(child) {
-                Some(next) => node = next,
-                None => break,
-            }
-        }
+        let best = version.root.search(key, ceiling, version.whole.band(0, ceiling));
         let Band { ceiling, floor, tag } = best;
         let hit = Hit { layer: tag.layer(), floor: Lsn(floor), shared: tag.is_shared() };
         (ceiling > 0).then_some(hit)

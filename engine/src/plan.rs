@@ -16,7 +16,8 @@ pub struct ReadStats {
     pub value_bytes: u64,
     /// Blocks of files that were used, of indexes too.
     pub blocks: u64,
-    /// Their payloads as stored, in bytes.
+    /// What was read of them, as stored, in bytes: the whole payload, or of a mapped block that was verified
+    /// before and is not compressed the one page's versions.
     pub block_bytes: u64,
     /// What was copied into memory from files, in bytes: nothing of what is mapped or cached.
     pub copied_bytes: u64,

@@ -285,7 +285,7 @@ impl KeptBlocks {
 pub struct BlockCounts {
     /// Blocks that were used, as often as they were.
     pub blocks: u64,
-    /// Their payloads as they are stored, in bytes.
+    /// What was read of them, as stored, in bytes; see [`ReadSpace::touched`].
     pub block_bytes: u64,
     /// What was read from files for them, in bytes.
     pub read_bytes: u64,

@@ -262,7 +262,8 @@ pub trait ReadSpace {
     /// Keeps a block of the cache, as long as the space is borrowed: what was read lies in it.
     fn keep(&self, block: Arc<CachedBlock>) -> &CachedBlock;
 
-    /// Told of each block that a read touches: how long its payload is as stored, and how much was read from the file for it.
+    /// Called for each block that a read touches, with the bytes that it looks at as they are stored (the whole
+    /// payload, or one chain part where nothing else has to be touched) and the bytes read from the file.
     #[inline]
     fn touched(&self, stored_bytes: usize, read_bytes: usize) {
         let _ = (stored_bytes, read_bytes);

@@ -20,7 +20,7 @@ use super::{
     LayerIndex,
     cover::{Cover, Row},
     keys::KeyTable,
-    marks::{Mark, Span, marks_of},
+    marks::{Band, Mark, Span, marks_of},
     patch::{Patch, patch_of},
     slots::Slots,
     span_of,
@@ -77,6 +77,19 @@ impl Node {
     /// A leaf of one stripe, all keys, without layers.
     pub(super) fn empty() -> Node {
         Node::leaf(&[Key::MIN], Cover::new(vec![Vec::new()]))
+    }
+
+    /// The band of `key` below `ceiling` in the lists from this node down, or `best` if that is above it.
+    pub(super) fn search(&self, key: Key, ceiling: u64, mut best: Band) -> Band {
+        let mut node = self;
+        loop {
+            let child = node.keys.position(key);
+            best = best.over(node.cover.band(child, ceiling));
+            match node.children.get(child) {
+                Some(next) => node = next,
+                None => return best,
+            }
+        }
     }
 
     /// A leaf.

@@ -104,11 +104,7 @@ impl CoverageMap {
         let mut visits = Visits { walks: [const { None }; N], deeper: None, ceiling };
         let version = &*self.version;
         let mut len = 0;
-        let whole = version.whole.list_below(0, ceiling);
-        if let Some(walk) = whole.and_then(|list| ListWalk::below(list, ceiling)) {
-            visits.walks[len] = Some(walk);
-            len += 1;
-        }
+        visits.walk(version.whole.list_below(0, ceiling), &mut len);
         let mut next = Some(&*version.root);
         while let Some(node) = next {
             if len == N {
@@ -116,29 +112,21 @@ impl CoverageMap {
                 break;
             }
             let child = node.keys.position(key);
-            let list = node.cover.list_below(child, ceiling);
-            if let Some(walk) = list.and_then(|list| ListWalk::below(list, ceiling)) {
-                visits.walks[len] = Some(walk);
-                len += 1;
-            }
+            visits.walk(node.cover.list_below(child, ceiling), &mut len);
             next = node.children.get(child).map(|child| &**child);
         }
         visits
     }
 }
 
-impl<const N: usize> Visits<'_, N> {
-    /// What the lists answer that are not walked.
-    #[cold]
-    fn search_deeper(&self, node: &Node, key: Key) -> Band {
-        let (mut best, mut node) = (Band::NONE, node);
-        loop {
-            let child = node.keys.position(key);
-            best = best.over(node.cover.band(child, self.ceiling));
-            match node.children.get(child) {
-                Some(next) => node = next,
-                None => return best,
-            }
+impl<'a, const N: usize> Visits<'a, N> {
+    /// Begins to walk a list, if it has marks below the ceiling. `len` lists are walked, fewer than `N`.
+    #[inline]
+    fn walk(&mut self, list: Option<List<'a>>, len: &mut usize) {
+        let walk = list.and_then(|list| ListWalk::below(list, self.ceiling));
+        if walk.is_some() {
+            self.walks[*len] = walk;
+            *len += 1;
         }
     }
 }
@@ -162,7 +150,7 @@ impl<const N: usize> Iterator for Visits<'_, N> {
             best = if best.ceiling == 0 { band } else { best.over(band) };
         }
         if let Some((node, key)) = self.deeper {
-            best = best.over(self.search_deeper(node, key));
+            best = node.search(key, ceiling, best);
         }
         if best.ceiling == 0 {
             return None;

@@ -298,17 +298,15 @@ impl LayerFile {
     /// resident, or an error of the system.
     #[inline]
     pub(super) fn ask_filter(&self, hash: &KeyHash, kind: ReadKind<'_>) -> Result<bool> {
-        let state = match self.filter_state().get() {
-            Some(state) => state,
-            None => self.load_filter(kind)?,
-        };
-        let FilterState::Loaded(filter) = state else { return Ok(true) };
-        let Some(partition) = filter.partition(hash.key) else { return Ok(false) };
-        let lines = match partition.loaded.get() {
-            Some(lines) => lines,
-            None => self.load_partition(partition, kind)?,
-        };
-        Ok(lines.may_hold(hash))
+        if let Some(may_hold) = self.probe_filter(hash).may_hold(hash) {
+            return Ok(may_hold);
+        }
+        if let FilterState::Loaded(filter) = self.load_filter(kind)?
+            && let Some(partition) = filter.partition(hash.key)
+        {
+            self.load_partition(partition, kind)?;
+        }
+        Ok(self.probe_filter(hash).may_hold(hash) != Some(false))
     }
 
     /// Finds where the filter has what it knows of a key, and prefetches that.
@@ -335,6 +333,9 @@ impl LayerFile {
 
     #[cold]
     fn load_filter(&self, kind: ReadKind<'_>) -> Result<&FilterState> {
+        if let Some(state) = self.filter_state().get() {
+            return Ok(state);
+        }
         let state = match self.read_filter(kind) {
             Ok(Some(filter)) => FilterState::Loaded(filter),
             Ok(None) | Err(Error::Corrupt(_)) => FilterState::Absent,
@@ -345,17 +346,16 @@ impl LayerFile {
     }
 
     #[cold]
-    fn load_partition<'a>(
-        &self,
-        partition: &'a Partition,
-        kind: ReadKind<'_>,
-    ) -> Result<&'a Lines> {
-        let lines = match self.read_partition(partition, kind) {
-            // Without a line every key may be there.
-            Err(Error::Corrupt(_)) => Lines(Box::default()),
-            lines => lines?,
-        };
-        Ok(partition.loaded.get_or_init(|| lines))
+    fn load_partition(&self, partition: &Partition, kind: ReadKind<'_>) -> Result<()> {
+        if partition.loaded.get().is_none() {
+            let lines = match self.read_partition(partition, kind) {
+                // Without a line every key may be there.
+                Err(Error::Corrupt(_)) => Lines(Box::default()),
+                lines => lines?,
+            };
+            partition.loaded.get_or_init(|| lines);
+        }
+        Ok(())
     }
 
     /// The table of the filter as it is in the file; none if there is no filter.

@@ -149,9 +149,12 @@ impl LayerFile {
         if !hit.is_of_key {
             return Some((State::Absent, len));
         }
-        // The block's header, the part's entries and what follows them.
+        // The part's entries and what follows them; the block's header where it will be looked at.
         let part = block.wrapping_add(BLOCK_HEADER_LEN + place.part_start());
-        [block, part, part.wrapping_add(BLOCK_ALIGN)].into_iter().for_each(prefetch);
+        [part, part.wrapping_add(BLOCK_ALIGN)].into_iter().for_each(prefetch);
+        if self.blocks().verified_data(map, place.block_offset()).is_none() {
+            prefetch(block);
+        }
         let is_oldest = page.is_oldest(hit.row, key);
         // The file is mapped: nobody reads the block.
         let end_max = 0;

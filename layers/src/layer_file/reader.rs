@@ -103,6 +103,13 @@ pub(super) trait BlocksOf<'a>: IndexPages<'a> {
 
     /// The inflated payload of the data block at `span`.
     fn payload(&mut self, span: BlockSpan) -> Result<&'a [u8]>;
+
+    /// A chain part.
+    #[inline]
+    fn part(&mut self, file: &LayerFile, at: &PartAt) -> Result<Part<'a>> {
+        let payload = self.payload(at.span())?;
+        file.part(at.place.block_offset(), payload, at.place, at.first_lsn)
+    }
 }
 
 /// Each block as it is needed, by whom nobody counts for.
@@ -163,6 +170,18 @@ impl<'a, S: ReadSpace> BlocksOf<'a> for Mapped<'a, S> {
             Codec::Raw => Ok(stored),
             Codec::Zstd => self.file.inflated(stored, raw_len, span.offset, self.space),
         }
+    }
+
+    #[inline]
+    fn part(&mut self, file: &LayerFile, at: &PartAt) -> Result<Part<'a>> {
+        let offset = at.place.block_offset();
+        let is_warm = matches!(self.space.kind(), ReadKind::Wait);
+        if is_warm && let Some(rest) = file.blocks.verified_data(self.map, offset) {
+            let part = file.part(offset, rest, at.place, at.first_lsn)?;
+            self.space.touched(part.len(), 0);
+            return Ok(part);
+        }
+        file.part(offset, self.payload(at.span())?, at.place, at.first_lsn)
     }
 }
 
@@ -468,12 +487,10 @@ impl LayerFile {
         let lowest = dropped.unwrap_or(asked.floor);
         let (mut found, mut upper) = (Some(first), asked.lsn);
         while let Some(at) = found {
-            let offset = at.place.block_offset();
-            let raw = blocks.payload(at.span())?;
-            let part = self.part(offset, raw, at.place, at.first_lsn)?;
+            let part = blocks.part(self, &at)?;
             for index in (0..part.count_at_or_below(upper)).rev() {
                 let Some(entry) = part.entry(index) else {
-                    return Err(self.malformed(offset, "chain part"));
+                    return Err(self.malformed(at.place.block_offset(), "chain part"));
                 };
                 if entry.lsn < lowest {
                     return Ok(end);

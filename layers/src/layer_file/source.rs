@@ -170,12 +170,13 @@ pub(super) struct MappedBlock<'a> {
 /// The blocks of one file. A block is verified when it is touched for the first time, or each time it is read into the cache.
 ///
 /// **Threads:** any number of them; the only thing that changes is `verified`. Its bits need no order: the bytes they
-/// speak of never change, and who misses one verifies again.
+/// speak of never change, and a reader that misses one verifies again.
 #[derive(Debug)]
 pub(super) struct Blocks {
     source: BlockSource,
     seal: BlockSeal,
-    /// A bit for each 512 bytes of a mapped file: the block that starts there is sound. No two blocks start in the same.
+    /// Two bits for each 512 bytes of a mapped file: the block that starts there is sound ([`VERIFIED`]), and it
+    /// is a data block that is not compressed ([`RAW_DATA`]). No two blocks start in the same 512 bytes.
     verified: Box<[AtomicU64]>,
 }
 
@@ -189,8 +190,8 @@ impl Blocks {
     pub(super) fn new(source: BlockSource, id: LayerId) -> Result<Blocks> {
         let words = match &source {
             BlockSource::Mapped(_) => {
-                let bits = source.len().div_ceil(BLOCK_EXTENT_MIN as u64);
-                bits.div_ceil(u64::from(u64::BITS))
+                let granules = source.len().div_ceil(BLOCK_EXTENT_MIN as u64);
+                granules.div_ceil(GRANULES_PER_WORD)
             }
             BlockSource::Cached(_) => 0,
         };
@@ -263,12 +264,15 @@ impl Blocks {
         if let ReadKind::NoWait(_) = kind {
             self.check_resident(file, offset, expected)?;
         }
-        let (word, bit) = verified_at(offset);
-        let word = self.verified.get(word);
-        if word.is_none_or(|word| word.load(Relaxed) & bit == 0) {
-            self.verify_mapped(file, offset, expected.name(), path)?;
+        let marks = marks_of(offset);
+        let word = self.verified.get(marks.word);
+        if word.is_none_or(|word| !marks.are_in(word, VERIFIED)) {
+            let (header, _) = self.verify_mapped(file, offset, expected.name(), path)?;
             if let Some(word) = word {
-                word.fetch_or(bit, Relaxed);
+                let is_raw_data =
+                    (header.block_type, header.codec) == (BlockType::Data as u8, Codec::Raw as u8);
+                let bits = if is_raw_data { VERIFIED | RAW_DATA } else { VERIFIED };
+                word.fetch_or(bits << marks.shift, Relaxed);
             }
         }
         let bytes = usize::try_from(offset).ok().and_then(|at| file.bytes().get(at..));
@@ -290,8 +294,8 @@ impl Blocks {
         offset: u64,
         expected: BlockType,
     ) -> Option<&'a [u8]> {
-        let (word, bit) = verified_at(offset);
-        if self.verified.get(word)?.load(Relaxed) & bit == 0 {
+        let marks = marks_of(offset);
+        if !marks.are_in(self.verified.get(marks.word)?, VERIFIED) {
             return None;
         }
         let bytes = file.bytes().get(usize::try_from(offset).ok()?..)?;
@@ -299,6 +303,17 @@ impl Blocks {
             (Codec::Raw, _, range) => bytes.get(range),
             (Codec::Zstd, ..) => None,
         }
+    }
+
+    /// The payload of a data block that is not compressed, if it was verified before, with all that follows it in
+    /// the file: the block's header, which is mostly on another page of memory than what is read, is not touched.
+    #[inline]
+    pub(super) fn verified_data<'a>(&self, file: &'a MappedFile, offset: u64) -> Option<&'a [u8]> {
+        let marks = marks_of(offset);
+        if !marks.are_in(self.verified.get(marks.word)?, VERIFIED | RAW_DATA) {
+            return None;
+        }
+        file.bytes().get(usize::try_from(offset).ok()?.checked_add(BLOCK_HEADER_LEN)?..)
     }
 
     /// That the block at `offset` can be touched without waiting for a device.
@@ -534,11 +549,35 @@ impl Blocks {
     }
 }
 
-/// The word that says whether the block at `offset` is verified, and its bit there.
+/// The block that starts here is sound.
+const VERIFIED: u64 = 1;
+/// It is a data block that is not compressed.
+const RAW_DATA: u64 = 2;
+const MARK_BITS: u64 = 2;
+const GRANULES_PER_WORD: u64 = u64::BITS as u64 / MARK_BITS;
+
+/// Where the marks of a block are.
+#[derive(Clone, Copy, Debug)]
+struct Marks {
+    word: usize,
+    shift: u64,
+}
+
+impl Marks {
+    #[inline]
+    fn are_in(self, word: &AtomicU64, bits: u64) -> bool {
+        word.load(Relaxed) >> self.shift & bits == bits
+    }
+}
+
+/// Where the marks of the block at `offset` are.
 #[inline]
-fn verified_at(offset: u64) -> (usize, u64) {
+fn marks_of(offset: u64) -> Marks {
     let granule = offset / BLOCK_EXTENT_MIN as u64;
-    ((granule / u64::from(u64::BITS)) as usize, 1 << (granule % u64::from(u64::BITS)))
+    Marks {
+        word: (granule / GRANULES_PER_WORD) as usize,
+        shift: granule % GRANULES_PER_WORD * MARK_BITS,
+    }
 }
 
 /// Data blocks, in order, cut into runs that are worth one read.
