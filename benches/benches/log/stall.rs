@@ -179,7 +179,8 @@ fn control(time: Duration, batches: u64) -> Longest {
                 }
                 piece.fill(n as u8);
                 append(&layers, &piece, n);
-                if (n + 1) * piece.len() as u64 % LAYER_BYTES as u64 == 0 {
+                let end = (n + 1) * piece.len() as u64;
+                if end.is_multiple_of(LAYER_BYTES as u64) {
                     layers.sync_data().expect("a sync");
                 }
             }
