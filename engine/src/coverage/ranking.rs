@@ -135,6 +135,8 @@ impl Part<'_> {
 
 /// A place in a table.
 trait Place: Copy + PartialOrd {
+    /// How many places there are.
+    const COUNT: usize;
     /// A place that is known to fit.
     fn new(place: usize) -> Self;
     /// It as an index.
@@ -146,6 +148,8 @@ trait Place: Copy + PartialOrd {
 macro_rules! places {
     ($($number:ty)*) => {$(
         impl Place for $number {
+            const COUNT: usize = 1 << <$number>::BITS;
+
             fn new(place: usize) -> $number {
                 place as $number
             }
@@ -163,8 +167,8 @@ macro_rules! places {
 
 places!(u8 u16 u32);
 
-/// The parts, one behind the other.
-fn assembled<P: Place>(old: &[P], parts: &[Part<'_>], moved: &[Moved]) -> Vec<P> {
+/// The parts, one behind the other; all places are below `limit` then.
+fn assembled<P: Place>(old: &[P], parts: &[Part<'_>], moved: &[Moved], limit: usize) -> Vec<P> {
     let len = |part: &Part<'_>| match part {
         Part::Old(run) => run.len(),
         Part::New(places) => places.len(),
@@ -175,7 +179,7 @@ fn assembled<P: Place>(old: &[P], parts: &[Part<'_>], moved: &[Moved]) -> Vec<P>
             Part::Old(run) => {
                 let from = places.len();
                 places.extend_from_slice(&old[run.clone()]);
-                rename(&mut places[from..], moved);
+                rename(&mut places[from..], moved, limit);
             }
             Part::New(new) => places.extend(new.iter().map(|&place| P::new(place as usize))),
         }
@@ -183,9 +187,16 @@ fn assembled<P: Place>(old: &[P], parts: &[Part<'_>], moved: &[Moved]) -> Vec<P>
     places
 }
 
-/// Says places as they are now.
-fn rename<P: Place>(places: &mut [P], moved: &[Moved]) {
-    if moved.len() > PASSES_MAX {
+/// Says places as they are now, all below `limit`.
+///
+/// The passes apply the moves from the last one on. After some of them a place is what it would be
+/// in a table of which only the end was changed, so it can be higher than before and after: by as
+/// many as were lost in front. With 256 places of one byte that is one too many for a byte, and
+/// then places are looked up.
+fn rename<P: Place>(places: &mut [P], moved: &[Moved], limit: usize) {
+    let lost = moved.iter().map(|moved| moved.old.start.saturating_sub(moved.new)).max();
+    let fits = limit + lost.unwrap_or(0) <= P::COUNT;
+    if moved.len() > PASSES_MAX || !fits {
         let mut names: Vec<P> = Vec::new();
         for Moved { old, new } in moved {
             names.resize(old.start, P::new(0));
@@ -295,14 +306,14 @@ impl Indices {
     pub(super) fn assemble(&self, parts: &[Part<'_>], moved: &[Moved], limit: usize) -> Indices {
         match self {
             Indices::Bytes(old) if limit <= BYTES_MAX => {
-                Indices::Bytes(assembled(old, parts, moved).into())
+                Indices::Bytes(assembled(old, parts, moved, limit).into())
             }
             Indices::Short(old) if (BYTES_MAX + 1..=SHORT_MAX).contains(&limit) => {
-                Indices::Short(assembled(old, parts, moved).into())
+                Indices::Short(assembled(old, parts, moved, limit).into())
             }
             _ => {
                 let old: Vec<u32> = (0..self.len()).map(|at| self.get(at) as u32).collect();
-                Indices::new(&assembled(&old, parts, moved), limit)
+                Indices::new(&assembled(&old, parts, moved, limit), limit)
             }
         }
     }
@@ -330,6 +341,34 @@ mod tests {
                 let below = limit.div_ceil(2).min(count as usize);
                 assert_eq!(table.below(limit as u64), below);
             }
+        }
+    }
+    /// Against a look-up place by place, around the sizes at which places get wider.
+    #[test]
+    fn places_follow_their_table() {
+        let mut random = fastrand::Rng::with_seed(9);
+        for round in 0..4000 {
+            let size = if round % 20 == 0 { SHORT_MAX } else { BYTES_MAX };
+            let (old_len, mut moved) = (size - random.usize(..3), Vec::<Moved>::new());
+            // Runs that stay, some places lost between them, some new ones.
+            let (mut at, mut new) = (random.usize(..2), random.usize(..2));
+            while at < old_len {
+                let end = (at + random.usize(1..=size / 3)).min(old_len);
+                moved.push(Moved { old: at..end, new });
+                new += end - at;
+                at = end + random.usize(..3);
+                new += random.usize(..3);
+            }
+            let places: Vec<u32> =
+                moved.iter().flat_map(|moved| moved.old.clone()).map(|at| at as u32).collect();
+            let expected: Vec<usize> = moved
+                .iter()
+                .flat_map(|moved| (0..moved.old.len()).map(|at| moved.new + at))
+                .collect();
+            let old = Indices::new(&places, old_len);
+            let assembled = old.assemble(&[Part::Old(0..places.len())], &moved, new);
+            let found: Vec<usize> = (0..assembled.len()).map(|at| assembled.get(at)).collect();
+            assert!(found == expected, "{moved:?} of {old_len}, {new} then");
         }
     }
 }
