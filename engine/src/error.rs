@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use pagestrata_layers::{Key, Lsn};
 
-use crate::{DamagedFile, VerifyReport};
+use crate::reports::{DamagedFile, VerifyReport};
 
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -13,7 +13,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Storage, layer files, the manifest, or an append that is out of order: see [`pagestrata_layers::Error`].
+    /// Storage, layer files, the manifest, or an append that is out of order: see
+    /// [`pagestrata_layers::Error`].
     #[error(transparent)]
     Layers(#[from] pagestrata_layers::Error),
     /// An option is outside its range; nothing was opened.
@@ -46,8 +47,8 @@ pub enum Error {
         /// What is in it.
         found: String,
     },
-    /// The manifest does not name layer files that were finished, so CURRENT or the manifest is older than
-    /// they are, as after a partial restore of a backup. Nothing was changed.
+    /// The manifest does not name layer files that were finished, so CURRENT or the manifest is
+    /// older than they are, as after a partial restore of a backup. Nothing was changed.
     #[error(
         "{}: cannot open the store: expected layer files that its manifest names, found {} that it does not ({}); \
          CURRENT or the manifest is older than these files: put back the newest CURRENT and MANIFEST of this \
@@ -105,7 +106,8 @@ pub enum Error {
         /// Which timeline.
         timeline: String,
     },
-    /// Memory is full because layers cannot be written. Nothing is lost; make room or mend the storage, and go on.
+    /// Memory is full because layers cannot be written. Nothing is lost; make room or mend the
+    /// storage, and go on.
     #[error("timeline {timeline:?}: memory is full and flushing fails: {cause}")]
     FlushStalled {
         /// Which timeline.
@@ -121,15 +123,16 @@ pub enum Error {
         /// Why.
         cause: String,
     },
-    /// A write or sync of the log has failed, or the store was opened to be read only: nothing is written any more, and reads
-    /// go on. What was acknowledged is safe. Close the store, mend the storage, and open it again.
+    /// A write or sync of the log has failed, or the store was opened to be read only: nothing is
+    /// written any more, and reads go on. What was acknowledged is safe. Close the store, mend the
+    /// storage, and open it again.
     #[error("the store is read-only: {cause}")]
     ReadOnly {
         /// What has failed.
         cause: String,
     },
-    /// A commit was to be synced in a store that writes no log. Nothing was committed, and what was put
-    /// still waits for its commit: commit it without, and flush; or open the store with another
+    /// A commit was to be synced in a store that writes no log. Nothing was committed, and what was
+    /// put still waits for its commit: commit it without, and flush; or open the store with another
     /// [`Durability`](crate::Durability).
     #[error(
         "timeline {timeline:?}: cannot sync a commit: expected a store with a log, found durability \
@@ -139,12 +142,13 @@ pub enum Error {
         /// Which timeline.
         timeline: String,
     },
-    /// There is no room for the log. Nothing was committed, and what was put still waits for its commit: make room, and
-    /// commit again.
+    /// There is no room for the log. Nothing was committed, and what was put still waits for its
+    /// commit: make room, and commit again.
     #[error("no room to commit: {0}")]
     NoSpace(#[source] pagestrata_layers::Error),
-    /// The log is as long as it may be, and cannot be freed while somebody holds the write lease of a timeline that keeps it.
-    /// Nothing was committed, and what was put still waits for its commit.
+    /// The log is as long as it may be, and cannot be freed while somebody holds the write lease of
+    /// a timeline that keeps it. Nothing was committed, and what was put still waits for its
+    /// commit.
     #[error(
         "the log has {bytes} bytes, and the leased timeline {timeline:?} keeps it from being freed"
     )]
@@ -208,7 +212,8 @@ pub enum Error {
         /// Where the timeline is.
         last_record_lsn: Lsn,
     },
-    /// A verification has found layer files that are damaged. Restore them from a copy of the store.
+    /// A verification has found layer files that are damaged. Restore them from a copy of the
+    /// store.
     #[error("{} of {} layer files damaged{}", .damaged.len(), .report.layer_files, first_of(.damaged))]
     Damaged {
         /// What was read all the same.
@@ -216,7 +221,8 @@ pub enum Error {
         /// Each damaged file and the first damage in it.
         damaged: Vec<DamagedFile>,
     },
-    /// The operating system gave no random bytes for the id of a new store; choose one in the options.
+    /// The operating system gave no random bytes for the id of a new store; choose one in the
+    /// options.
     #[error("no random bytes for the store's id: {0}")]
     Entropy(String),
     /// A thread of the store could not be started.

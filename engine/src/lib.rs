@@ -1,4 +1,5 @@
-//! An embeddable, pageserver-style LSM layer engine: it stores every version of every page and answers *GetPage@Lsn*.
+//! An embeddable, pageserver-style LSM layer engine: it stores every version of every page and
+//! answers *GetPage@Lsn*.
 //!
 //! ```
 //! use pagestrata::{Key, Lsn, Options, Scratch, Store, Value};
@@ -37,91 +38,62 @@
 //! ([`CommitTicket`]), a flush ([`Timeline::flush_async`]), a close ([`Store::close_async`]) and
 //! reads ([`Guard::page_async`]), each on any executor.
 //!
-//! What an acknowledged commit survives is in [`durability`]. The log that this takes is read back when the store is opened, and
-//! freed as layers are flushed.
+//! What an acknowledged commit survives is in [`durability`]. The log that this takes is read back
+//! when the store is opened, and freed as layers are flushed.
 #![deny(unsafe_code)]
 
-mod background;
-mod close;
-mod commit;
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "layers are removed and listed by compaction, which is not there yet; tests and benches do it"
-    )
-)]
-mod coverage;
-mod detach;
 pub mod durability;
 #[cfg(feature = "serde")]
 mod duration_text;
 mod error;
-mod fetch;
-mod flush;
-mod import;
-mod layers;
-mod leftovers;
-mod log;
-mod many;
-mod map;
-mod names;
-mod new_layer;
-mod newest;
-mod options;
-mod pacing;
-mod page_cache;
-mod pins;
-mod plan;
-mod publish;
-mod quarantine;
-mod read;
-mod read_only;
+mod jobs;
+mod layer_map;
 #[cfg(feature = "metrics")]
-mod recorded;
-mod recover;
-mod scan;
-mod scratch;
-mod slots;
-mod snapshot;
-mod stats;
+mod metrics;
+mod names;
+mod options;
+mod read;
+mod reports;
+mod state;
 mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
-mod timeline;
-mod wait;
 mod write;
 
-pub use close::CloseFuture;
-pub use commit::{Acknowledged, CommitDurability, CommitTicket};
-pub use detach::DetachedVersion;
 pub use error::{Error, Result};
-pub use fetch::{Extent, Fetch};
-pub use flush::FlushFuture;
-pub use import::{ImageImport, ImportReport};
-pub use layers::{DamagedFile, LayerInfo, VerifyReport, verify_files};
+pub use jobs::flush_future::FlushFuture;
 pub use names::{is_bidirectional_control, is_timeline_name};
-pub use newest::NewestVersion;
 pub use options::{AccessMode, Background, Clock, Compression, Durability, FlushRedo, Options};
-pub use pagestrata_layers::layer_file::{AccessStats, LayerKind};
 pub use pagestrata_layers::{
     Error as LayersError, Key, KeyRange, Kind, Lsn, PageVersion, ParseLsnError, Rebuild, Redo,
-    RedoResult, VALUE_LEN_MAX, Value, storage,
+    RedoResult, VALUE_LEN_MAX, Value,
+    layer_file::{AccessStats, LayerKind},
+    storage,
 };
 pub use pagestrata_wal::LogStats;
-pub use pins::{DetachedStats, PinInfo, PinKind};
-pub use plan::{PlannedLayer, ReadPlan, ReadStats};
-pub use quarantine::QuarantinedLayer;
-pub use read::{Guard, Page, Reader, Ready, Versions};
-pub use read_only::ReadOnlyStore;
-pub use recover::OpenProgress;
-pub use scratch::Scratch;
-pub use snapshot::Snapshot;
-pub use stats::{FlushStats, MajorFaults, MemoryStats, StoreStats, TimelineStats};
-pub use store::{CloseReport, OpenReport, Store};
-pub use timeline::Timeline;
-pub use wait::Reached;
-pub use write::{OwnedWriteLease, WriteLease};
+pub use read::{
+    detached::DetachedVersion,
+    fetch::{Extent, Fetch},
+    guard::{Guard, Page, Reader, Ready, Versions},
+    newest::NewestVersion,
+    scratch::Scratch,
+    snapshot::Snapshot,
+};
+pub use reports::{
+    CloseReport, DamagedFile, DetachedStats, ImportReport, LayerInfo, OpenProgress, OpenReport,
+    PinInfo, PinKind, QuarantinedLayer, VerifyReport,
+    read_stats::{PlannedLayer, ReadPlan, ReadStats},
+    stats::{FlushStats, MajorFaults, MemoryStats, StoreStats, TimelineStats},
+};
+pub use store::{
+    Store, close::CloseFuture, read_only::ReadOnlyStore, timeline::Timeline, verify::verify_files,
+    wait_for::WaitForLsn,
+};
+pub use write::{
+    commit::{CommitDurability, CommitFuture, CommitTicket},
+    import::ImageImport,
+    lease::{OwnedWriteLease, WriteLease},
+};
 
 /// The program in the README, compiled and run.
 #[cfg(doctest)]

@@ -7,10 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pagestrata_layers::layer_file::AccessOptions;
 pub use pagestrata_layers::layer_file::{AccessMode, Compression};
+use pagestrata_layers::{Redo, layer_file::AccessOptions};
 
-use crate::{Error, Redo, Result};
+use crate::error::{Error, Result};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -35,32 +35,35 @@ const GIB: u64 = 1 << 30;
     serde(default, deny_unknown_fields)
 )]
 pub struct Options {
-    /// Create the store if the directory holds none; the directory itself is created too, its parent is not.
-    /// Default: true.
+    /// Create the store if the directory holds none; the directory itself is created too, its
+    /// parent is not. Default: true.
     pub create: bool,
     /// A commit rolls the open layer when its values and index take this much memory, in bytes.
     /// 64 KiB to 4 GiB; default 128 MiB.
     pub open_layer_size_max_bytes: u64,
-    /// How many frozen layers may wait for their flush before a commit waits for one. 1 to 64; default 4.
+    /// How many frozen layers may wait for their flush before a commit waits for one. 1 to 64;
+    /// default 4.
     pub frozen_layers_max: usize,
-    /// How long a commit is delayed at most while flushing is behind. When more than half of the open and
-    /// frozen layers that are allowed are filled, commits are delayed little by little, so that a writer
-    /// goes at the speed of flushing and no commit waits for a whole flush. Zero: they are not, and a
-    /// commit that finds [`Options::frozen_layers_max`] layers frozen waits for one. Without effect with
-    /// [`Background::Callers`]. Zero to 1 s; default 10 ms.
+    /// How long a commit is delayed at most while flushing is behind. When more than half of the
+    /// open and frozen layers that are allowed are filled, commits are delayed little by little, so
+    /// that a writer goes at the speed of flushing and no commit waits for a whole flush. Zero:
+    /// they are not, and a commit that finds [`Options::frozen_layers_max`] layers frozen waits for
+    /// one. Without effect with [`Background::Callers`]. Zero to 1 s; default 10 ms.
     #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
     pub write_delay_max: Duration,
-    /// How much memory of reclaimed layers, of all timelines together, is kept for the next ones, in bytes. Memory that is
-    /// used again is much cheaper than fresh memory. 0 to 64 GiB; default 256 MiB.
+    /// How much memory of reclaimed layers, of all timelines together, is kept for the next ones,
+    /// in bytes. Memory that is used again is much cheaper than fresh memory. 0 to 64 GiB; default
+    /// 256 MiB.
     pub pool_retained_max_bytes: u64,
     /// A data block of a layer file is closed when it holds this much, in bytes before compression.
     /// 1 KiB to 1 MiB; default 16 KiB.
     pub block_size_target_bytes: u32,
-    /// How data blocks of new layer files are compressed, each only if it gets smaller. What is not compressed is
-    /// borrowed straight from the file by readers. Default: not.
+    /// How data blocks of new layer files are compressed, each only if it gets smaller. What is not
+    /// compressed is borrowed straight from the file by readers. Default: not.
     #[cfg_attr(feature = "serde", serde(with = "compression_serde"))]
     pub compression: Compression,
-    /// An import starts another image layer at this size, in bytes of values. 1 MiB to 16 GiB; default 256 MiB.
+    /// An import starts another image layer at this size, in bytes of values. 1 MiB to 16 GiB;
+    /// default 256 MiB.
     pub image_layer_size_max_bytes: u64,
     /// Upper bound on the deltas from flushed layers that a read of a page applies. When a chain is
     /// longer, flush makes the page and stores it behind the newest delta; reads stop at such a
@@ -80,60 +83,70 @@ pub struct Options {
     /// be given its own. Default: none, and no page is made.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub flush_redo: Option<FlushRedo>,
-    /// How long a failed flush waits before it is tried again: this long at first, then twice as long each time, up
-    /// to [`Options::flush_retry_delay_max`]. 1 ms to 1 min; default 100 ms.
+    /// How long a failed flush waits before it is tried again: this long at first, then twice as
+    /// long each time, up to [`Options::flush_retry_delay_max`]. 1 ms to 1 min; default 100 ms.
     #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
     pub flush_retry_delay: Duration,
-    /// The longest wait between two tries of a flush. 1 ms to 1 h, not below the first; default 10 s.
+    /// The longest wait between two tries of a flush. 1 ms to 1 h, not below the first; default 10
+    /// s.
     #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
     pub flush_retry_delay_max: Duration,
     /// How layer files are read. Default: [`AccessMode::Mmap`].
     pub access: AccessMode,
-    /// The most that the cache of blocks holds, of all files that are not mapped, in bytes. 64 KiB to 1 TiB; default 256 MiB.
+    /// The most that the cache of blocks holds, of all files that are not mapped, in bytes. 64 KiB
+    /// to 1 TiB; default 256 MiB.
     pub block_cache_max_bytes: u64,
-    /// How much memory pages may take that redo has made and that are kept for the next reads, in bytes. Who gives one timeline's reads
-    /// different [`Redo`](crate::Redo)s must leave it off: a page is found by its key and its newest version, whoever made it.
-    /// 0 to 1 TiB; default 0, none is kept.
+    /// How much memory pages may take that redo has made and that are kept for the next reads, in
+    /// bytes. Who gives one timeline's reads different [`Redo`](crate::Redo)s must leave it off: a
+    /// page is found by its key and its newest version, whoever made it. 0 to 1 TiB; default 0,
+    /// none is kept.
     pub page_cache_max_bytes: u64,
-    /// How many layer files are mapped at the most, with [`AccessMode::Mmap`]; those beyond are read as by
-    /// [`AccessMode::Pread`]. The kernel has a bound of its own for a process (`vm.max_map_count`, 65,530). 0 to 16 million; default 32,768.
+    /// How many layer files are mapped at the most, with [`AccessMode::Mmap`]; those beyond are
+    /// read as by [`AccessMode::Pread`]. The kernel has a bound of its own for a process
+    /// (`vm.max_map_count`, 65,530). 0 to 16 million; default 32,768.
     pub mappings_max: u64,
-    /// How many threads wait for devices in the place of tasks that await a [`Fetch`](crate::Fetch), at the most; they are started as
-    /// they are needed. 0: whoever awaits one waits. To 1,024; default 4.
+    /// How many threads wait for devices in the place of tasks that await a
+    /// [`Fetch`](crate::Fetch), at the most; they are started as they are needed. 0: whoever awaits
+    /// one waits. To 1,024; default 4.
     pub fetch_threads_max: usize,
     /// How many layer files that are not mapped are open at a time. 1 to 1 million; default 512.
     pub open_files_max: u64,
-    /// How long what was found in memory of a mapped file is taken to be there still, by reads that may not wait
-    /// ([`Guard::try_page`](crate::Guard::try_page)). When memory is short the system may take it away meanwhile, and such a read then waits after
-    /// all. Where very much is remembered it may take longer, so that looking takes no more than a twentieth of a core. Zero, or [`Background::Callers`]: each such read asks the system, which takes longer than the rest of it.
-    /// To 1 min; default 50 ms.
+    /// How long what was found in memory of a mapped file is taken to be there still, by reads that
+    /// may not wait ([`Guard::try_page`](crate::Guard::try_page)). When memory is short the system
+    /// may take it away meanwhile, and such a read then waits after all. Where very much is
+    /// remembered it may take longer, so that looking takes no more than a twentieth of a core.
+    /// Zero, or [`Background::Callers`]: each such read asks the system, which takes longer than
+    /// the rest of it. To 1 min; default 50 ms.
     #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
     pub residency_interval: Duration,
     /// What a commit that was acknowledged survives. Default: [`Durability::Synced`].
     pub durability: Durability,
-    /// Length of a segment of the log, in bytes. Its room is taken when it is made, so that a commit never
-    /// waits for the file system to find some; with [`Durability::Synced`] it is written once then, so that
-    /// it syncs faster. A busy log has up to four segments prepared ahead; one that nothing was committed to
-    /// for 10 s, or whose store was closed, has one. 4 KiB to 1 GiB; default 16 MiB.
+    /// Length of a segment of the log, in bytes. Its room is taken when it is made, so that a
+    /// commit never waits for the file system to find some; with [`Durability::Synced`] it is
+    /// written once then, so that it syncs faster. A busy log has up to four segments prepared
+    /// ahead; one that nothing was committed to for 10 s, or whose store was closed, has one. 4 KiB
+    /// to 1 GiB; default 16 MiB.
     pub log_segment_size_bytes: u64,
-    /// How long the log may get, in bytes: at half of it the layers that hold it up are flushed, at all of it commits wait for
-    /// that. Four segments to 1 TiB; default 2 GiB.
+    /// How long the log may get, in bytes: at half of it the layers that hold it up are flushed, at
+    /// all of it commits wait for that. Four segments to 1 TiB; default 2 GiB.
     pub log_size_max_bytes: u64,
-    /// Opens a store whose log is damaged all the same, to be read only: with everything before the damage, and nothing
-    /// behind it. Default: false, such a store is not opened.
+    /// Opens a store whose log is damaged all the same, to be read only: with everything before the
+    /// damage, and nothing behind it. Default: false, such a store is not opened.
     pub salvage_log: bool,
     /// Who flushes layers, frees memory and syncs for futures. Default: [`Background::Threads`].
     pub background: Background,
-    /// The id of a store that is created; it goes into every checksum of its files. Default: none, a random one.
+    /// The id of a store that is created; it goes into every checksum of its files. Default: none,
+    /// a random one.
     pub store_id: Option<u128>,
-    /// Where ages and durations come from. While it stands still a flush that failed is tried again only
-    /// when a call waits for it, and segments of an idle log are not given back. Default: the operating
-    /// system's monotonic clock.
+    /// Where ages and durations come from. While it stands still a flush that failed is tried again
+    /// only when a call waits for it, and segments of an idle log are not given back. Default: the
+    /// operating system's monotonic clock.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub clock: Clock,
 }
 
-/// What a commit survives once [`CommitTicket::wait`](crate::CommitTicket::wait) has returned; see [`crate::durability`].
+/// What a commit survives once [`CommitTicket::wait`](crate::CommitTicket::wait) has returned; see
+/// [`crate::durability`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[cfg_attr(
     feature = "serde",
@@ -144,8 +157,8 @@ pub enum Durability {
     /// Everything: the log is synced. Commits that wait at the same time share one sync.
     #[default]
     Synced,
-    /// The end of the process: the log is handed to the operating system at once, and synced now and then.
-    /// Single commits can be synced all the same:
+    /// The end of the process: the log is handed to the operating system at once, and synced now
+    /// and then. Single commits can be synced all the same:
     /// [`WriteLease::commit_with`](crate::WriteLease::commit_with).
     Buffered {
         /// How long it may take until the log is synced. 1 ms to 1 h.
@@ -165,20 +178,22 @@ pub enum Durability {
     serde(rename_all = "snake_case")
 )]
 pub enum Background {
-    /// Threads of the store: one that flushes, one that frees memory, one that syncs the log and one that
-    /// prepares its segments.
+    /// Threads of the store: one that flushes, one that frees memory, one that syncs the log and
+    /// one that prepares its segments.
     #[default]
     Threads,
-    /// The threads that call it, when they need it done: a flush by who waits for it, freeing after a flush, a sync by who
-    /// awaits a ticket, which blocks. The store has no threads, and does the same on each run: for tests and simulations.
+    /// The threads that call it, when they need it done: a flush by who waits for it, freeing after
+    /// a flush, a sync by who awaits a ticket, which blocks. The store has no threads, and does the
+    /// same on each run: for tests and simulations.
     Callers,
 }
 
 /// What flushes make pages with. Two are equal if they are the same one.
 ///
-/// It is called on the thread that flushes, and goes on from what it has made itself: redo of some deltas, and of the others on the page of these, has to
-/// come to the same as redo of all. It may read, also the timeline that is flushed; it must not write or flush, for it would wait for itself. Where
-/// it panics or fails, the chain is left as it is.
+/// It is called on the thread that flushes, and goes on from what it has made itself: redo of some
+/// deltas, and of the others on the page of these, has to come to the same as redo of all. It may
+/// read, also the timeline that is flushed; it must not write or flush, for it would wait for
+/// itself. Where it panics or fails, the chain is left as it is.
 #[derive(Clone)]
 pub struct FlushRedo(pub Arc<dyn Redo + Send + Sync>);
 
@@ -330,8 +345,9 @@ fn in_range<T: PartialOrd + Display>(
 /// Compression as a level, 0 for none.
 #[cfg(feature = "serde")]
 mod compression_serde {
-    use super::Compression;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Compression;
 
     #[derive(Serialize, Deserialize)]
     #[serde(rename_all = "lowercase")]

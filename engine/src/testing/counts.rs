@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, fmt};
 
-/// How often things were done, by name; names that begin with `max_` hold the highest value instead.
+/// How often things were done, by name; names that begin with `max_` hold the highest value
+/// instead.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts(BTreeMap<&'static str, u64>);
 

@@ -7,14 +7,17 @@
 //!                       promised <= what it holds <= tried, at a commit, with the model's content of then
 //! ```
 //!
-//! What must hold of every image: it opens; each timeline ends at one of its commits, none before the last that was
-//! acknowledged, with the history of every key as it was then; and opening it again changes nothing. Of some images also: the same for
-//! crashes within the opening and within the first commits after it; and of the log of a store that runs: a flipped bit is
-//! noticed, or takes nothing that was acknowledged.
+//! What must hold of every image: it opens; each timeline ends at one of its commits, none before
+//! the last that was acknowledged, with the history of every key as it was then; and opening it
+//! again changes nothing. Of some images also: the same for crashes within the opening and within
+//! the first commits after it; and of the log of a store that runs: a flipped bit is noticed, or
+//! takes nothing that was acknowledged.
 //!
-//! Equal images are opened once. So a state is a moment and what a crash leaves of it; distinct images are fewer.
+//! Equal images are opened once. So a state is a moment and what a crash leaves of it; distinct
+//! images are fewer.
 //!
-//! **Invariant:** no clock and no chance: a sequence or a seed always does the same. How long to go on is its user's.
+//! **Invariant:** no clock and no chance: a sequence or a seed always does the same. How long to go
+//! on is its user's.
 
 mod exhaustive;
 mod explore;
@@ -49,7 +52,8 @@ pub struct CrashCounts {
     pub points: u64,
     /// What crashes left: moments times images.
     pub states: u64,
-    /// Those of them where the crash was within an opening, or in what came after an opening of an image.
+    /// Those of them where the crash was within an opening, or in what came after an opening of an
+    /// image.
     pub recovery_states: u64,
     /// Distinct images; each was opened, and again if that had changed it.
     pub images: u64,

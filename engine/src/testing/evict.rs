@@ -4,8 +4,8 @@ use std::io;
 
 use crate::Timeline;
 
-/// Has the operating system forget what it has in memory of a timeline's layer files; pages that are shown by a mapping of another process
-/// stay. What a store has in its own cache stays too.
+/// Has the operating system forget what it has in memory of a timeline's layer files; pages that
+/// are shown by a mapping of another process stay. What a store has in its own cache stays too.
 ///
 /// # Errors
 /// When a file cannot be opened, or the system does not take the advice.

@@ -17,7 +17,8 @@ pub struct Stored {
     pub bytes: Arc<[u8]>,
 }
 
-/// Why something is refused: the kinds of [`Error`] that follow from what was asked, and from nothing else.
+/// Why something is refused: the kinds of [`Error`] that follow from what was asked, and from
+/// nothing else.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs, reason = "named as the errors are")]
 pub enum Refusal {
@@ -101,7 +102,8 @@ impl Model {
         }
     }
 
-    /// Of a store whose flushes cut chains of more deltas than this; 0: of one whose flushes cut none.
+    /// Of a store whose flushes cut chains of more deltas than this; 0: of one whose flushes cut
+    /// none.
     #[must_use]
     pub fn with_deltas_per_page_max(mut self, deltas: usize) -> Model {
         self.deltas_per_page_max = deltas;

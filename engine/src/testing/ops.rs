@@ -30,7 +30,8 @@ pub struct Setup {
     pub pooled: bool,
     /// Where the timeline starts.
     pub start: LsnStep,
-    /// How layer files are read at first; each opening takes the next way. Some map a few files only.
+    /// How layer files are read at first; each opening takes the next way. Some map a few files
+    /// only.
     pub access: u8,
 }
 
@@ -47,8 +48,9 @@ pub struct KeyChoice {
 const OBJECTS: [u128; 8] = [0, 1, 2, 3, u64::MAX as u128, 1 << 64, u128::MAX - 1, u128::MAX];
 
 impl KeyChoice {
-    /// Half of the objects are eight at the edges, the others are dense. Blocks are dense, but for the highest 256 numbers: powers of two,
-    /// one less than these, the highest blocks, and blocks far apart.
+    /// Half of the objects are eight at the edges, the others are dense. Blocks are dense, but for
+    /// the highest 256 numbers: powers of two, one less than these, the highest blocks, and blocks
+    /// far apart.
     #[must_use]
     pub fn key(self) -> Key {
         let object = match self.object % 16 {
@@ -77,8 +79,8 @@ impl LsnStep {
     /// The next Lsn.
     pub const NEXT: LsnStep = LsnStep(64);
 
-    /// Mostly the same or a few further; sometimes a large gap or half of all that is left; and what is refused: back, committed already,
-    /// zero, the maximum.
+    /// Mostly the same or a few further; sometimes a large gap or half of all that is left; and
+    /// what is refused: back, committed already, zero, the maximum.
     #[must_use]
     pub fn lsn(self, last: Lsn, committed: Lsn) -> Lsn {
         let further = |by: u64| Lsn(last.0.saturating_add(by).min(u64::MAX - 1));
@@ -104,8 +106,8 @@ impl LsnChoice {
     /// The last one that can be read.
     pub const LAST: LsnChoice = LsnChoice(0);
 
-    /// Given the Lsns of the key's versions: mostly the last that can be read or at one of these, just before or behind
-    /// it; sometimes anywhere between, sometimes where nothing can be read.
+    /// Given the Lsns of the key's versions: mostly the last that can be read or at one of these,
+    /// just before or behind it; sometimes anywhere between, sometimes where nothing can be read.
     #[must_use]
     pub fn lsn(self, start: Lsn, upper: Lsn, versions: &[Lsn]) -> Lsn {
         match self.0 {
@@ -133,7 +135,8 @@ pub struct ValueChoice {
 }
 
 impl ValueChoice {
-    /// Nothing to a few hundred bytes mostly, pages often, sometimes more than a chunk of memory holds, up to 4 MiB.
+    /// Nothing to a few hundred bytes mostly, pages often, sometimes more than a chunk of memory
+    /// holds, up to 4 MiB.
     #[must_use]
     pub fn len(self) -> usize {
         let low = usize::from(self.len & 0xFFF);
@@ -157,7 +160,8 @@ impl ValueChoice {
     }
 }
 
-/// The bytes of a value: no two numbers give the same ones, where there is room for a number. An even `fill` can be compressed.
+/// The bytes of a value: no two numbers give the same ones, where there is room for a number. An
+/// even `fill` can be compressed.
 #[must_use]
 pub fn fill_value(number: u64, fill: u8, len: usize) -> Vec<u8> {
     let mut state = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ u64::from(fill);
@@ -204,7 +208,8 @@ pub enum Op {
     PutWillInit { key: KeyChoice, lsn: LsnStep, value: ValueChoice },
     /// Puts a value that is too long.
     PutTooLong { key: KeyChoice, lsn: LsnStep },
-    /// Puts values under neighbouring keys at once; `shared`: the same bytes. `spoiled`: the last is refused, and so are all.
+    /// Puts values under neighbouring keys at once; `shared`: the same bytes. `spoiled`: the last
+    /// is refused, and so are all.
     PutBatch {
         key: KeyChoice,
         count: u8,

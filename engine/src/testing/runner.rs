@@ -185,7 +185,8 @@ impl Run {
         self.saw_durable(reached);
     }
 
-    /// At the end of a sequence, before the store is closed: everything is as it should be, and everything goes.
+    /// At the end of a sequence, before the store is closed: everything is as it should be, and
+    /// everything goes.
     fn finish(&mut self, timeline: &Timeline) {
         self.model.abort();
         self.check_held();
@@ -194,7 +195,8 @@ impl Run {
         let reached = timeline.flush().expect("flushing works");
         assert_eq!(reached, self.model.committed(), "flushed without a lease");
         self.saw_durable(reached);
-        // Nobody holds anything: the reclaimer frees every layer that was retired. If it does not, this never ends.
+        // Nobody holds anything: the reclaimer frees every layer that was retired. If it does not,
+        // this never ends.
         while timeline.stats().retired_layers > 0 {
             match timeline.0.store.options.background {
                 Background::Threads => std::thread::yield_now(),
@@ -231,7 +233,8 @@ impl Run {
         self.durable = lsn;
     }
 
-    /// Brings the model to where the reopened store is: at its last commit if there is a log, else at one that was flushed.
+    /// Brings the model to where the reopened store is: at its last commit if there is a log, else
+    /// at one that was flushed.
     fn reopened(&mut self, timeline: &Timeline, durability: Durability) {
         let flushed = timeline.disk_consistent_lsn();
         self.saw_durable(flushed);

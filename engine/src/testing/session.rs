@@ -343,14 +343,16 @@ impl<'t> Session<'t> {
         }
         let upper = guard.last_record_lsn();
         let expected = guarded.unwrap_or(run.model.last_record());
-        // A layer full of what was taken back rolls before it takes a value; then the guard sees nothing more.
+        // A layer full of what was taken back rolls before it takes a value; then the guard sees
+        // nothing more.
         assert!(upper == expected || upper == bound, "a guard sees {upper}, not {expected}");
         run.counts.add_many("guards_that_see_more", u64::from(upper > bound));
         let expected = before.history(page, bound, bound).expect("readable");
         check_versions(&read, &expected, &before, page, bound);
         let (model, counts) = (&run.model, &mut run.counts);
         if is_of_nothing {
-            // It goes on seeing that nothing was committed, also not at the start, which can be read.
+            // It goes on seeing that nothing was committed, also not at the start, which can be
+            // read.
             assert!(!guard.exists(page, bound).expect("readable"));
             counts.add("guards_of_nothing_held");
             return;
@@ -530,7 +532,8 @@ fn check_pages(
     assert!(found.into_iter().eq(expected), "pages from {start} to {end} at {lsn}");
 }
 
-/// What was found is what the model has; or it ends earlier, with a page that a flush has made of a long chain.
+/// What was found is what the model has; or it ends earlier, with a page that a flush has made of a
+/// long chain.
 #[track_caller]
 fn check_versions(found: &Versions<'_>, expected: &History<'_>, model: &Model, key: Key, lsn: Lsn) {
     let is_same = |(index, found): (usize, PageVersion<'_>)| {

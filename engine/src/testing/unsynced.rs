@@ -6,7 +6,8 @@ use pagestrata_layers::Result;
 
 use crate::storage::{File, FileMap, Lock, RealStorage, SharedStorage, Storage};
 
-/// The operating system's files without any sync: the same bytes, thousands of times faster on a disk.
+/// The operating system's files without any sync: the same bytes, thousands of times faster on a
+/// disk.
 #[derive(Clone, Debug)]
 pub struct UnsyncedStorage(SharedStorage);
 

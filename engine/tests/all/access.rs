@@ -307,7 +307,7 @@ fn a_fetch_that_was_started_is_waited_for() {
 #[test]
 fn a_waker_that_is_let_go_of_may_wait_here_too() {
     /// A task that waits for the same timeline.
-    struct Task(std::sync::Mutex<Option<std::pin::Pin<Box<pagestrata::Reached>>>>);
+    struct Task(std::sync::Mutex<Option<std::pin::Pin<Box<pagestrata::WaitForLsn>>>>);
     impl Wake for Task {
         fn wake(self: Arc<Self>) {
             drop(self.0.lock().unwrap().take());

@@ -32,7 +32,8 @@ const LETTERS: [Op; 17] = [
     Op::PowerOff(2),
 ];
 
-/// What a store is before a sequence begins: new; with a log that has gone through several segments, and free ones.
+/// What a store is before a sequence begins: new; with a log that has gone through several
+/// segments, and free ones.
 const STARTS: [&[Op]; 2] = [
     &[],
     &[
@@ -63,8 +64,8 @@ fn decode(number: u64) -> (&'static [Op], Vec<Op>) {
     (STARTS[start as usize], digits.map(|digit| LETTERS[digit as usize]).collect())
 }
 
-/// Does a sequence, and crashes in its last operation: those before it are the last ones of shorter sequences. False: it has an
-/// operation on what is not there.
+/// Does a sequence, and crashes in its last operation: those before it are the last ones of shorter
+/// sequences. False: it has an operation on what is not there.
 pub(super) fn run(explore: &mut Explore, number: u64) -> Result<bool, Violation> {
     let (start, ops) = decode(number);
     let mut life = Life::new(SimulatedStorage::new(), Expected::new(), number);

@@ -169,7 +169,8 @@ impl Explore {
         }
     }
 
-    /// Opens an image, with crashes meanwhile; commits more, with crashes meanwhile; and then the power fails.
+    /// Opens an image, with crashes meanwhile; commits more, with crashes meanwhile; and then the
+    /// power fails.
     fn deep(
         &mut self,
         image: SimulatedStorage,
@@ -197,7 +198,8 @@ impl Explore {
         life.apply(self, Op::PowerOff(0))
     }
 
-    /// Flips bits of the log, one at a time: it is noticed, or nothing is lost that the log says was synced.
+    /// Flips bits of the log, one at a time: it is noticed, or nothing is lost that the log says
+    /// was synced.
     pub(super) fn flips(
         &mut self,
         storage: &SimulatedStorage,

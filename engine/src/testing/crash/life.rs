@@ -1,7 +1,7 @@
 //! [`Life`]: a store that is worked with, killed, and opened again, and what was promised meanwhile.
 //!
-//! Before each call of the engine the promises are noted, and what the call leaves at each of its calls to the storage is held
-//! against them; what it was to do counts as tried from before it on.
+//! Before each call of the engine the promises are noted, and what the call leaves at each of its
+//! calls to the storage is held against them; what it was to do counts as tried from before it on.
 
 use std::sync::Arc;
 
@@ -19,8 +19,8 @@ use crate::{
 };
 
 const DIR: &str = "/store";
-/// Of a commit of several records: so many values of this length are some of them, and do not fit in one
-/// segment.
+/// Of a commit of several records: so many values of this length are some of them, and do not fit
+/// in one segment.
 const PART_PUTS: u64 = 6;
 const PART_PUT_LEN: usize = 700;
 /// So many commits fill a log, and more.
@@ -174,7 +174,8 @@ impl Life {
         Ok(())
     }
 
-    /// Whether an error is one that may be: something was made to fail, and it is not taken for damage.
+    /// Whether an error is one that may be: something was made to fail, and it is not taken for
+    /// damage.
     pub(super) fn refused(&self, what: &str, error: &Error) -> Result<(), Violation> {
         let is_damage = matches!(error, Error::Layers(LayersError::Corrupt { .. }));
         match self.is_armed && !is_damage {

@@ -21,8 +21,8 @@ pub(super) enum Op {
     Long(usize, usize),
     /// A commit that is several records of the log, longer than a segment together; waited for.
     Parts(usize),
-    /// The first timeline commits until the log is full, which the other's lease keeps from being freed;
-    /// then the lease is given back, and one more commit goes through.
+    /// The first timeline commits until the log is full, which the other's lease keeps from being
+    /// freed; then the lease is given back, and one more commit goes through.
     FillLog(usize, usize),
     Roll(usize),
     Flush(usize),

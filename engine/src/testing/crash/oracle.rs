@@ -1,7 +1,9 @@
-//! What must be there after a crash: [`Expected`] says it, [`Recovered`] is what a store was found to hold.
+//! What must be there after a crash: [`Expected`] says it, [`Recovered`] is what a store was found
+//! to hold.
 //!
-//! A fingerprint is over the histories of all keys, at all Lsns where they change, and over scans: the same walk over a model
-//! and over a store. So what an image holds is looked at once, and compared with any number of promises after that.
+//! A fingerprint is over the histories of all keys, at all Lsns where they change, and over scans:
+//! the same walk over a model and over a store. So what an image holds is looked at once, and
+//! compared with any number of promises after that.
 
 use std::{
     cell::RefCell,
@@ -13,7 +15,8 @@ use crate::{Key, Kind, Lsn, Scratch, Store, Timeline, testing::Model};
 
 pub(super) const NAMES: [&str; 3] = ["a", "b", "c"];
 pub(super) const START: Lsn = Lsn(1);
-/// Blocks are dropped at multiples of it alone: whoever finds nothing at an Lsn looks on from below the next one.
+/// Blocks are dropped at multiples of it alone: whoever finds nothing at an Lsn looks on from below
+/// the next one.
 pub(super) const DROP_LSN_UNIT: u64 = 64;
 /// No commit is behind it, and nobody reads to there step by step.
 const LSN_MAX: Lsn = Lsn(1 << 20);
@@ -43,7 +46,8 @@ pub(super) struct Floor {
     pub(super) power: Lsn,
     /// Up to here nothing goes when the process is killed.
     pub(super) kill: Lsn,
-    /// Up to here the log itself says that it was synced, or is not needed any more: also damage is noticed.
+    /// Up to here the log itself says that it was synced, or is not needed any more: also damage is
+    /// noticed.
     pub(super) marked: Lsn,
 }
 
@@ -210,7 +214,8 @@ impl Print {
     }
 }
 
-/// Where the histories of a key are read, from the newest down. `read` says which was the oldest version it found.
+/// Where the histories of a key are read, from the newest down. `read` says which was the oldest
+/// version it found.
 fn walk_key<E>(
     start: Lsn,
     upper: Lsn,

@@ -47,7 +47,8 @@ impl Life {
         Ok(())
     }
 
-    /// Opens what the last process has left. What it was promised counts until the opening has succeeded; then what was found.
+    /// Opens what the last process has left. What it was promised counts until the opening has
+    /// succeeded; then what was found.
     pub(super) fn reopen(
         &mut self,
         explore: &mut Explore,

@@ -1,4 +1,5 @@
-//! Long workloads by chance: several timelines, faults, full disks, and crashes after which the work goes on.
+//! Long workloads by chance: several timelines, faults, full disks, and crashes after which the
+//! work goes on.
 
 use std::time::Duration;
 

@@ -1,0 +1,248 @@
+//! [`ChainCutter`]: pages that a flush makes of long chains of deltas, to be written beside them.
+//!
+//! A flush sees the versions of its layer key by key, oldest first. The cutter keeps count of the
+//! deltas behind the last base, with those in older layers, and makes the page when there are more
+//! than may be; the next page is made from that one. What redo is given are the deltas where they
+//! lie. Older layers are read for many keys at once, so that each of their blocks is read and
+//! inflated about once a flush.
+//!
+//! A page that cannot be made, because something older is damaged or redo fails or panics, leaves
+//! its chain as long as it is: a flush is what makes writes durable, and must not wait for that.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use pagestrata_layers::{
+    Key, Kind, Lsn, MemLayer, PageVersion, VALUE_LEN_MAX, layer_file::Tombstone, reserve,
+};
+
+use crate::{
+    error::Result,
+    read::{multi_get::Chains, scratch::Scratch},
+    state::{
+        flush_state::{PageCounts, SharedRedo},
+        timeline::TimelineShared,
+    },
+};
+
+/// Keys whose older deltas are in memory at once: few, for a chain that nobody has cut yet can be
+/// long.
+const KEYS_AT_ONCE: usize = 256;
+
+/// Takes a version, and the page that it leads to if that is to be written.
+type Put<'m, 'p> = dyn FnMut(Key, PageVersion<'m>, Option<&[u8]>) -> Result<()> + 'p;
+
+/// Looks for long chains among the versions of a layer.
+pub(super) struct ChainCutter<'m> {
+    timeline: &'m TimelineShared,
+    layer: &'m MemLayer,
+    redo: SharedRedo,
+    max: usize,
+    drops: Drops<'m>,
+    key: Option<Key>,
+    /// How many of the drops of the key are at or before its last version.
+    dropped: usize,
+    base: Base<'m>,
+    /// Of this layer, behind the base.
+    deltas: Vec<PageVersion<'m>>,
+    /// The last page was too long to be written: the next delta's may not be.
+    is_due: bool,
+    /// The page that was made last, and the next one.
+    page: Vec<u8>,
+    next_page: Vec<u8>,
+    counts: PageCounts,
+}
+
+/// What the deltas of a key are applied to.
+#[derive(Clone, Copy)]
+enum Base<'m> {
+    /// Nothing: the first one is a `will_init`.
+    Fresh,
+    Image(&'m [u8]),
+    /// The page that was made last.
+    Made,
+    /// So many deltas in older layers, and what is below them.
+    Older {
+        deltas: usize,
+    },
+    /// Not looked for yet.
+    Unknown,
+    /// There is none, or it is not to be had.
+    Missing,
+}
+
+impl<'m> ChainCutter<'m> {
+    /// None: there is no bound, or nothing to make pages with.
+    pub(super) fn new(
+        timeline: &'m TimelineShared,
+        layer: &'m MemLayer,
+        tombstones: &'m [Tombstone],
+    ) -> Option<ChainCutter<'m>> {
+        let max = timeline.store.options.deltas_per_page_max as usize;
+        let redo = timeline.flush_redo.lock().clone().filter(|_| max > 0)?;
+        Some(ChainCutter {
+            timeline,
+            layer,
+            redo,
+            max,
+            drops: Drops { tombstones, ..Drops::default() },
+            key: None,
+            dropped: 0,
+            base: Base::Unknown,
+            deltas: Vec::new(),
+            is_due: false,
+            page: Vec::new(),
+            next_page: Vec::new(),
+            counts: PageCounts::default(),
+        })
+    }
+
+    /// Gives `put` all versions of the layer in their order, each with the page that it leads to if
+    /// that is to be written.
+    pub(super) fn cut(mut self, put: &mut Put<'m, '_>) -> Result<PageCounts> {
+        let below = self.layer.start_lsn().previous();
+        let mut versions = self.layer.sorted_from(Key::MIN).peekable();
+        let mut ahead = self.layer.sorted_from(Key::MIN).peekable();
+        let (mut scratch, mut keys) = (Scratch::new(), Vec::new());
+        while let Some((first, _)) = ahead.peek() {
+            let mut last = *first;
+            keys.clear();
+            while keys.len() < KEYS_AT_ONCE
+                && let Some((key, version)) = ahead.next()
+            {
+                last = key;
+                if !version.kind.is_base() {
+                    keys.push(key);
+                }
+                while ahead.next_if(|(same, _)| *same == key).is_some() {}
+            }
+            let map = self.timeline.look();
+            let older = Chains::read(&map, &keys, below, scratch.parts().arena);
+            while let Some((key, version)) = versions.next_if(|(key, _)| *key <= last) {
+                let page = self.page_after(key, version, &older)?;
+                put(key, version, page)?;
+            }
+        }
+        Ok(self.counts)
+    }
+
+    /// Takes the next version; the page that it leads to, if that is to be written.
+    fn page_after(
+        &mut self,
+        key: Key,
+        version: PageVersion<'m>,
+        older: &Chains<'_>,
+    ) -> Result<Option<&[u8]>> {
+        if self.key != Some(key) {
+            self.key = Some(key);
+            self.dropped = 0;
+            self.drops.go_to(key)?;
+            self.restart(Base::Unknown);
+        }
+        let dropped = self.drops.until(version.lsn);
+        if dropped > self.dropped {
+            self.dropped = dropped;
+            self.restart(Base::Missing);
+        }
+        match version.kind {
+            Kind::Image => {
+                self.restart(Base::Image(version.bytes));
+                return Ok(None);
+            }
+            Kind::Delta { will_init: true } => self.restart(Base::Fresh),
+            Kind::Delta { will_init: false } => {}
+        }
+        if let Base::Unknown = self.base {
+            self.base = older.of(key).map_or(Base::Missing, |chain| {
+                let deltas = chain.filter(|version| version.kind != Kind::Image).count();
+                Base::Older { deltas }
+            });
+        }
+        if let Base::Missing = self.base {
+            return Ok(None);
+        }
+        reserve(&mut self.deltas, 1, "the deltas of a page")?;
+        self.deltas.push(version);
+        let in_older = if let Base::Older { deltas } = self.base { deltas } else { 0 };
+        if in_older + self.deltas.len() <= self.max && !self.is_due {
+            return Ok(None);
+        }
+        if !self.make_page(key, older) {
+            self.restart(Base::Missing);
+            self.counts.failed += 1;
+            return Ok(None);
+        }
+        std::mem::swap(&mut self.page, &mut self.next_page);
+        self.restart(Base::Made);
+        if self.page.len() + version.bytes.len() > VALUE_LEN_MAX {
+            self.is_due = true;
+            self.counts.failed += 1;
+            return Ok(None);
+        }
+        self.counts.made += 1;
+        Ok(Some(&self.page))
+    }
+
+    fn restart(&mut self, base: Base<'m>) {
+        self.base = base;
+        self.deltas.clear();
+        self.is_due = false;
+    }
+
+    /// Makes the next page of the base and the deltas.
+    fn make_page(&mut self, key: Key, older: &Chains<'_>) -> bool {
+        self.next_page.clear();
+        let ChainCutter { redo, deltas, page, next_page, .. } = self;
+        let deltas = deltas.iter().copied();
+        let done = catch_unwind(AssertUnwindSafe(|| match self.base {
+            Base::Fresh => redo.apply(key, None, &mut { deltas }, next_page),
+            Base::Image(image) => redo.apply(key, Some(image), &mut { deltas }, next_page),
+            Base::Made => redo.apply(key, Some(page), &mut { deltas }, next_page),
+            Base::Older { .. } => {
+                let mut chain = older.of(key).into_iter().flatten().peekable();
+                let image = chain.next_if(|oldest| oldest.kind == Kind::Image);
+                let image = image.map(|image| image.bytes);
+                redo.apply(key, image, &mut chain.chain(deltas), next_page)
+            }
+            Base::Unknown | Base::Missing => Err("nothing to start from".into()),
+        }));
+        matches!(done, Ok(Ok(())))
+    }
+}
+
+/// Where the blocks of an object were dropped, as its keys are gone through in their order.
+#[derive(Default)]
+struct Drops<'m> {
+    /// By object.
+    tombstones: &'m [Tombstone],
+    object: Option<u128>,
+    /// Those of the object that are not about the key yet: the last is the next.
+    ahead: Vec<Tombstone>,
+    /// Those that are: what is about a block is about all behind it. Ascending.
+    lsns: Vec<Lsn>,
+}
+
+impl Drops<'_> {
+    fn go_to(&mut self, key: Key) -> Result<()> {
+        if self.object != Some(key.object) {
+            let before = self.tombstones.partition_point(|of| of.object < key.object);
+            let from = &self.tombstones[before..];
+            let (of_object, _) = from.split_at(from.partition_point(|of| of.object == key.object));
+            self.object = Some(key.object);
+            self.lsns.clear();
+            self.ahead.clear();
+            reserve(&mut self.ahead, of_object.len(), "tombstones")?;
+            self.ahead.extend_from_slice(of_object);
+            self.ahead.sort_unstable_by_key(|of| std::cmp::Reverse(of.first_block));
+        }
+        while let Some(Tombstone { lsn, .. }) = self.ahead.pop_if(|of| of.covers(key)) {
+            reserve(&mut self.lsns, 1, "tombstones")?;
+            self.lsns.insert(self.lsns.partition_point(|other| *other <= lsn), lsn);
+        }
+        Ok(())
+    }
+
+    /// How many there are up to an Lsn.
+    fn until(&self, lsn: Lsn) -> usize {
+        self.lsns.partition_point(|drop| *drop <= lsn)
+    }
+}

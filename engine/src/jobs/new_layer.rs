@@ -1,0 +1,136 @@
+//! [`NewLayer`]: a layer file on its way to being durable under its name.
+
+use std::{ops::Range, path::PathBuf};
+
+use pagestrata_layers::{
+    Key, KeyRange, Lsn, Value,
+    layer_file::{LayerId, LayerKind, LayerWriter, Tombstone, WriterOptions},
+    manifest::edit::LayerRecord,
+};
+
+use crate::{
+    error::Result,
+    layer_map::file_names::{layer_file_name, marker_name, temporary_name},
+    state::timeline::TimelineShared,
+};
+
+/// A layer file under a temporary name, which goes if it is not finished.
+///
+/// Its marker lies beside it until the manifest names the layer; see [`crate::leftovers`].
+pub(crate) struct NewLayer<'t> {
+    timeline: &'t TimelineShared,
+    temporary: PathBuf,
+    marker: PathBuf,
+    /// Taken by [`NewLayer::finish`].
+    writer: Option<LayerWriter>,
+}
+
+impl<'t> NewLayer<'t> {
+    pub(crate) fn create(timeline: &'t TimelineShared, kind: LayerKind) -> Result<NewLayer<'t>> {
+        let store = &timeline.store;
+        let sequence = store.take_sequence()?;
+        let id = LayerId { store: store.id, timeline: timeline.number, sequence };
+        let temporary = timeline.dir.join(temporary_name(sequence));
+        let marker = timeline.dir.join(marker_name(sequence));
+        let options = WriterOptions {
+            block_size_target_bytes: store.options.block_size_target_bytes,
+            compression: store.options.compression,
+        };
+        drop(store.storage.create(&marker)?);
+        let mut new = NewLayer { timeline, temporary, marker, writer: None };
+        match LayerWriter::create(&*store.storage, &new.temporary, id, kind, options) {
+            Ok(writer) => new.writer = Some(writer),
+            Err(error) => {
+                new.remove();
+                return Err(error.into());
+            }
+        }
+        Ok(new)
+    }
+
+    /// Adds a version; they come in order of (Key, Lsn).
+    pub(crate) fn put(&mut self, key: Key, lsn: Lsn, value: Value<'_>) -> Result<()> {
+        Ok(self.writer.as_mut().expect("not finished").put(key, lsn, value)?)
+    }
+
+    /// Adds a delta and the page that it leads to.
+    pub(crate) fn put_with_page(
+        &mut self,
+        key: Key,
+        lsn: Lsn,
+        delta: Value<'_>,
+        page: &[u8],
+    ) -> Result<()> {
+        let writer = self.writer.as_mut().expect("not finished");
+        Ok(writer.put_with_page(key, lsn, delta, page)?)
+    }
+
+    /// The length of the file so far, in bytes.
+    pub(crate) fn file_len(&self) -> u64 {
+        self.writer.as_ref().map_or(0, LayerWriter::file_len)
+    }
+
+    /// Makes it durable under its own name: footer, sync, sync of the directory with its marker,
+    /// rename, sync of the directory. Once the manifest names the layer, [`unmark`] removes the
+    /// marker.
+    pub(crate) fn finish(
+        mut self,
+        key_range: KeyRange,
+        lsn_range: Range<Lsn>,
+        tombstones: &[Tombstone],
+    ) -> Result<LayerRecord> {
+        let writer = self.writer.take().expect("finished once");
+        let mut is_named = false;
+        let finished = writer.finish(key_range, lsn_range, tombstones).and_then(|summary| {
+            let record = LayerRecord { level: 0, summary };
+            let (storage, dir) = (&*self.timeline.store.storage, &self.timeline.dir);
+            let path = dir.join(layer_file_name(&record));
+            let sync_dir = || match cfg!(planted_bug = "no_dir_sync") {
+                true => Ok(()),
+                false => storage.sync_dir(dir),
+            };
+            // A finished file without its marker would be taken for one that a lost manifest named.
+            sync_dir()?;
+            is_named = true;
+            let named = storage.rename(&self.temporary, &path).and_then(|()| sync_dir());
+            if named.is_err() {
+                // No manifest names it, and the next try is under another name: tries that go on
+                // failing leave no files.
+                let _ = storage.remove(&path);
+                is_named = storage.exists(&path).unwrap_or(true) || sync_dir().is_err();
+            }
+            named.map(|()| record)
+        });
+        match finished {
+            Ok(_) => {}
+            // Whether it has its name after a crash is not known: the marker stays for the next
+            // open.
+            Err(_) if is_named => drop(self.timeline.store.storage.remove(&self.temporary)),
+            Err(_) => self.remove(),
+        }
+        Ok(finished?)
+    }
+
+    /// Best effort: what is left is removed by the next open.
+    fn remove(&self) {
+        let storage = &self.timeline.store.storage;
+        let _ = storage.remove(&self.temporary);
+        let _ = storage.remove(&self.marker);
+    }
+}
+
+/// Removes the marker of a layer that the manifest names.
+pub(crate) fn unmark(timeline: &TimelineShared, record: &LayerRecord) {
+    let marker = timeline.dir.join(marker_name(record.summary.id.sequence));
+    // At best: beside a layer that the manifest names it means nothing, and the next open removes
+    // it.
+    let _ = timeline.store.storage.remove(&marker);
+}
+
+impl Drop for NewLayer<'_> {
+    fn drop(&mut self) {
+        if self.writer.is_some() && !self.timeline.store.is_inherited() {
+            self.remove();
+        }
+    }
+}

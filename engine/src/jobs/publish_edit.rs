@@ -1,0 +1,73 @@
+//! Publishing an edit: the one way in which the set of a timeline's layer files changes.
+//!
+//! Order: the files are opened, the edit is appended to the manifest and synced, markers are
+//! removed, the next layer map is published, the layer in memory that it replaces is retired. The
+//! caller then frees the log below the edit ([`StoreShared::free_log`]).
+//!
+//! **Invariant:** a file that cannot be read back is never named by the manifest, and a map never
+//! names a file that the manifest does not.
+//!
+//! [`StoreShared::free_log`]: crate::state::store::StoreShared::free_log
+
+use std::sync::Arc;
+
+use pagestrata_layers::{
+    Lsn,
+    manifest::edit::{Edit, LayerRecord},
+};
+
+use crate::{
+    error::Result,
+    jobs::new_layer::unmark,
+    layer_map::{LayerMap, MemSlot, file_layers::FileLayer},
+    state::timeline::{Retired, TimelineShared},
+};
+
+/// An edit of a timeline's layers.
+pub(crate) struct LayerEdit<'e> {
+    /// The layer files that it adds, durable under their names.
+    pub(crate) added: &'e [LayerRecord],
+    /// Everything up to here is in layer files once the edit is durable.
+    pub(crate) lsn: Lsn,
+    /// The segment at which the log begins from then on, if that is known.
+    pub(crate) log_start: Option<u32>,
+}
+
+impl TimelineShared {
+    /// Makes an edit durable and publishes it. `append` gives the edits to the manifest. `replace`
+    /// is called after that: it changes the next map, whose number it is given, and returns the
+    /// layer in memory that the map no longer holds.
+    ///
+    /// # Errors
+    /// Those of opening the files, and those of `append`: whether the edit is durable is not known
+    /// then, and nothing is published.
+    pub(crate) fn publish_edit(
+        &self,
+        edit: &LayerEdit<'_>,
+        append: impl FnOnce(&[Edit]) -> Result<()>,
+        replace: impl FnOnce(&mut LayerMap, u64) -> MemSlot,
+    ) -> Result<()> {
+        let &LayerEdit { added, lsn, log_start } = edit;
+        let open =
+            |record: &LayerRecord| FileLayer::open(&self.store.access, &self.dir, record.clone());
+        let files = added.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let added_edits = added.iter().cloned().map(Edit::AddLayer);
+        let consistent = Edit::DiskConsistent { timeline: self.number, lsn };
+        let edits: Vec<Edit> =
+            added_edits.chain([consistent]).chain(log_start.map(Edit::LogStart)).collect();
+        append(&edits)?;
+        added.iter().for_each(|record| unmark(self, record));
+        let mut edits = self.edits.lock();
+        let last_number = self.published.number();
+        let files: Vec<_> =
+            files.into_iter().map(|file| (edits.take_slot(), Arc::new(file))).collect();
+        let mut retired = None;
+        self.published.publish(|map| {
+            let mut next = map.with_files(files.into_iter());
+            retired = Some(replace(&mut next, last_number + 1));
+            next
+        });
+        edits.retired.extend(retired.map(|slot| Retired { slot, last_number }));
+        Ok(())
+    }
+}

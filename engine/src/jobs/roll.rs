@@ -1,0 +1,97 @@
+//! Rolling: the open layer becomes a frozen one, and an empty one takes its place.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use pagestrata_layers::{FrozenLayer, Lsn, OpenLayer};
+
+use crate::{
+    error::{Error, Result},
+    options::Background,
+    state::timeline::TimelineShared,
+};
+
+impl TimelineShared {
+    /// Freezes the open layer and puts an empty one in its place: a few allocations of fixed size,
+    /// whatever the layer holds. The caller has the write lease and nothing is uncommitted.
+    pub(crate) fn roll(self: &Arc<Self>, writer: &mut OpenLayer) {
+        self.pacer.froze(writer.used_bytes(), self.clock().now());
+        let next = OpenLayer::new(writer.last_lsn().next(), &self.store.pool);
+        let shared = next.layer().clone();
+        let frozen: FrozenLayer = std::mem::replace(writer, next).freeze();
+        {
+            let _edits = self.edits.lock();
+            self.published.publish(|map| {
+                debug_assert!(Arc::ptr_eq(&map.open.layer, frozen.layer()));
+                // Before anybody can flush and retire the layer: whoever reclaims it then finds no
+                // count of ours.
+                drop(frozen);
+                map.rolled(shared, self.published.number() + 1)
+            });
+        }
+        self.store.wake_flusher();
+    }
+
+    /// Rolls the open layer if something at or below `upper` is committed in it, unless somebody
+    /// has the write lease. False: as many layers as may be are frozen already.
+    pub(crate) fn roll_unless_leased(self: &Arc<Self>, upper: Lsn) -> bool {
+        let mut slot = self.writer.lock();
+        let Some(writer) = slot.as_deref_mut() else { return true };
+        if !self.is_flush_due(writer) || upper < writer.layer().start_lsn() {
+            return true;
+        }
+        if self.look().frozen.len() >= self.store.options.frozen_layers_max {
+            return false;
+        }
+        self.roll(writer);
+        true
+    }
+
+    /// After a commit was taken from the log: as after any other, but that a flush is done here,
+    /// for nobody else does any yet. Where that fails, memory has to do.
+    pub(crate) fn recovered(self: &Arc<Self>, lsn: Lsn, writer: &mut OpenLayer) {
+        self.last_record_lsn.store(lsn.0, Ordering::Release);
+        if writer.used_bytes() < self.store.options.open_layer_size_max_bytes {
+            return;
+        }
+        let is_crowded = self.look().frozen.len() >= self.store.options.frozen_layers_max;
+        // A store that is only salvaged or read is not written to.
+        let may_write = !self.store.options.salvage_log && !self.store.reads_only;
+        if is_crowded && may_write && self.flush.lock().failures == 0 {
+            self.flush_oldest();
+            // The thread that does it is not there yet.
+            self.reclaim();
+        }
+        self.roll(writer);
+    }
+
+    /// Rolls, unless somebody has the lease, and waits until what is frozen then is flushed.
+    pub(crate) fn flush_now(self: &Arc<Self>) -> Result<Lsn> {
+        self.check_flushable()?;
+        while !self.roll_unless_leased(Lsn::MAX) {
+            self.wait_flushed()?;
+        }
+        self.wait_flushed_and_reclaim()
+    }
+
+    /// Waits as [`TimelineShared::wait_flushed`] does, and frees what that retired where no thread
+    /// does. Returns the disk-consistent Lsn.
+    pub(crate) fn wait_flushed_and_reclaim(&self) -> Result<Lsn> {
+        self.wait_flushed()?;
+        if self.store.options.background == Background::Callers {
+            self.reclaim();
+        }
+        Ok(self.disk_consistent_lsn())
+    }
+
+    /// Nothing is flushed once the log has failed.
+    pub(crate) fn check_flushable(&self) -> Result<()> {
+        self.store.read_only_cause().map_or(Ok(()), |cause| Err(Error::ReadOnly { cause }))
+    }
+
+    /// Whether something that is committed in the open layer is in no layer file yet.
+    pub(crate) fn is_flush_due(&self, writer: &OpenLayer) -> bool {
+        let layer = writer.layer();
+        let committed = layer.committed_lsn();
+        committed > self.disk_consistent_lsn() && committed >= layer.start_lsn()
+    }
+}

@@ -1,0 +1,112 @@
+//! One version of a timeline's layer map: which layers there are, and in which order a read visits
+//! them.
+//!
+//! A [`LayerMap`] never changes; an edit makes the next one beside it and shares what stays.
+//! **Invariant:** every Lsn of the layers in memory is above every Lsn of the layer files, and each
+//! layer in memory is above the next older one, so a read goes through them in that order and meets
+//! versions newest first.
+
+use crate::layer_map::file_layers::{FileLayer, Files};
+
+pub(crate) mod file_layers;
+pub(crate) mod file_names;
+#[cfg_attr(
+    not(feature = "testing"),
+    expect(unreachable_pub, reason = "public through the feature `testing`, to a bench")
+)]
+pub mod index;
+pub(crate) mod published;
+pub(crate) mod quarantine;
+
+use std::sync::Arc;
+
+use pagestrata_layers::{
+    Key, Lsn, MemLayer,
+    layer_file::{LayerKind, LayerSummary},
+};
+
+use crate::layer_map::index::{Change, LayerIndex, LayerShape, LayerSlot};
+
+/// A layer in memory and the number of the first map version that had it.
+#[derive(Clone, Debug)]
+pub(crate) struct MemSlot {
+    pub(crate) layer: Arc<MemLayer>,
+    pub(crate) since: u64,
+}
+
+/// The layers of a timeline at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct LayerMap {
+    pub(crate) open: MemSlot,
+    /// Newest first.
+    pub(crate) frozen: Vec<MemSlot>,
+    pub(crate) index: LayerIndex,
+    pub(crate) files: Files,
+}
+
+impl LayerMap {
+    /// With an empty open layer, from number `since` on.
+    pub(crate) fn rolled(&self, open: Arc<MemLayer>, since: u64) -> LayerMap {
+        let mut frozen = Vec::with_capacity(self.frozen.len() + 1);
+        frozen.push(self.open.clone());
+        frozen.extend_from_slice(&self.frozen);
+        let open = MemSlot { layer: open, since };
+        LayerMap { open, frozen, index: self.index.clone(), files: self.files.clone() }
+    }
+
+    /// With more layer files.
+    pub(crate) fn with_files(
+        &self,
+        added: impl Iterator<Item = (LayerSlot, Arc<FileLayer>)>,
+    ) -> LayerMap {
+        let mut next = self.clone();
+        let mut changes = Vec::new();
+        for (index, file) in added {
+            changes.push(Change::Insert(index, shape_of(file.summary())));
+            next.files.set(index, file);
+        }
+        if !changes.is_empty() {
+            next.index = next.index.edit(&changes);
+        }
+        next
+    }
+
+    /// Up to here its layers are visible.
+    #[inline]
+    pub(crate) fn last_record_lsn(&self) -> Lsn {
+        self.open.layer.committed_lsn()
+    }
+
+    /// The layers that a read of `key` at `lsn` asks, newest first, for people.
+    pub(crate) fn visited(&self, key: Key, lsn: Lsn) -> String {
+        let mut names = Vec::new();
+        for (n, slot) in std::iter::once(&self.open).chain(&self.frozen).enumerate() {
+            if slot.layer.start_lsn() <= lsn {
+                names.push(format!(
+                    "{} layer from {}",
+                    if n == 0 { "open" } else { "frozen" },
+                    slot.layer.start_lsn()
+                ));
+            }
+        }
+        let files = self.index.visits(key, lsn);
+        names.extend(files.map(|visit| self.files.get(visit.hit.layer).name()));
+        names.join(", ")
+    }
+
+    /// Memory of this version's own structures, in bytes, shared ones included.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let slots = self.frozen.capacity() * size_of::<MemSlot>();
+        size_of::<LayerMap>() + slots + self.index.memory_bytes() + self.files.memory_bytes()
+    }
+}
+
+fn shape_of(summary: &LayerSummary) -> LayerShape {
+    let kind = match summary.kind {
+        LayerKind::Delta => {
+            index::LayerKind::Delta { start: summary.lsn_range.start, end: summary.lsn_range.end }
+        }
+        LayerKind::Image { .. } => index::LayerKind::Image { lsn: summary.lsn_range.start },
+    };
+    LayerShape { key_range: summary.key_range, kind }
+}

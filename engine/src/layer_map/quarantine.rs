@@ -1,0 +1,42 @@
+//! Layer files in which reads have met damage.
+//!
+//! A damaged block is refused each time that a read touches it, so quarantine changes no answer: it
+//! names the file, so that whoever watches the store can restore it. It lasts until the store is
+//! closed; after a reopen the first read that meets the damage, or a verification, finds it again.
+
+use std::{
+    path::Path,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use pagestrata_layers::Error as LayersError;
+
+use crate::reports::QuarantinedLayer;
+
+/// What reads of a layer file have met.
+#[derive(Debug, Default)]
+pub(crate) struct Damage {
+    first_error: OnceLock<String>,
+    reads: AtomicU64,
+}
+
+impl Damage {
+    /// Counts a read, if damage is what it failed with.
+    #[cold]
+    pub(crate) fn note(&self, error: &LayersError) {
+        if matches!(error, LayersError::Corrupt(_)) {
+            self.first_error.get_or_init(|| error.to_string());
+            self.reads.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// `None`: no read has met any.
+    pub(crate) fn of(&self, path: &Path) -> Option<QuarantinedLayer> {
+        let first_error = self.first_error.get()?.clone();
+        let (file, reads) = (path.display().to_string(), self.reads.load(Relaxed));
+        Some(QuarantinedLayer { file, first_error, reads })
+    }
+}

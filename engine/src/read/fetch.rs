@@ -1,0 +1,233 @@
+//! [`Fetch`]: what a read that may not wait needs first, and the threads that wait in its place.
+
+use std::{
+    fmt,
+    future::Future,
+    io,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use pagestrata_layers::{Key, Lsn, layer_file::Fetched, storage::ProcessMark};
+use parking_lot::{Condvar, Mutex};
+
+#[cfg(doc)]
+use crate::read::guard::Guard;
+use crate::{
+    error::{Error, Result},
+    layer_map::file_layers::FileLayer,
+    options::Background,
+    read::snapshot::Snapshot,
+    state::store::StoreShared,
+};
+
+/// Bytes of layer files that a read needs and that are not in memory, as [`Guard::try_page`] has
+/// found them. Once it is done, the read is tried again; it may need more then, as many times as an
+/// index has levels and a page has layers.
+///
+/// Ways to have it done: [`Fetch::run_blocking`] on a thread that may wait; awaiting it, on any
+/// executor, while a thread of the store waits (with [`Background::Callers`], and once the store is
+/// closed, the first poll does it, and blocks); [`Fetch::start`], which does not wait at all; or
+/// reading [`Fetch::extents`] by other means, where the files are mapped.
+#[must_use = "nothing is fetched unless it is run or awaited"]
+pub struct Fetch(State);
+
+enum State {
+    New(Job),
+    Running(Arc<Running>),
+    /// It was told what came of it.
+    Told,
+}
+
+/// Bytes of a layer file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Which file.
+    pub path: std::path::PathBuf,
+    /// Where they begin, in bytes.
+    pub offset: u64,
+    /// How many, as far as is known.
+    pub len: usize,
+}
+
+/// What has to be in memory.
+pub(crate) struct Missing {
+    pub(crate) file: Arc<FileLayer>,
+    pub(crate) offset: u64,
+    pub(crate) len: usize,
+}
+
+struct Job {
+    store: Arc<StoreShared>,
+    work: Work,
+}
+
+enum Work {
+    /// What a read is missing, and where blocks go that the read finds when it is tried again.
+    Missing(Missing, Arc<Fetched>),
+    /// All that some pages need.
+    Pages(Snapshot, Vec<Key>, Lsn),
+}
+
+impl Job {
+    fn run(&self) -> Result<()> {
+        if self.store.is_inherited() {
+            return Err(Error::Closed);
+        }
+        match &self.work {
+            Work::Missing(Missing { file, offset, len }, into) => {
+                Ok(file.noted(file.fetch(*offset, *len, into))?)
+            }
+            Work::Pages(snapshot, keys, lsn) => snapshot.guard().touch(keys, *lsn),
+        }
+    }
+}
+
+/// A fetch that some thread does.
+struct Running {
+    /// The process whose thread does it.
+    owner: ProcessMark,
+    progress: Mutex<Progress>,
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct Progress {
+    outcome: Option<Result<()>>,
+    waker: Option<Waker>,
+}
+
+impl Running {
+    fn new() -> Running {
+        let (progress, ended) = Default::default();
+        Running { owner: ProcessMark::current(), progress, ended }
+    }
+
+    /// Does the job, and tells who waits what came of it.
+    fn run(&self, job: Job) {
+        // A panic would be a defect; whoever waits is told, and this thread goes on for the others.
+        let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| job.run()));
+        let panicked = |_| Err(Error::Thread(io::Error::other("a fetch panicked")));
+        // Before it is told: a store that is closed then finds nothing of it.
+        drop(job);
+        let mut progress = self.progress.lock();
+        progress.outcome = Some(outcome.unwrap_or_else(panicked));
+        let waker = progress.waker.take();
+        drop(progress);
+        self.ended.notify_all();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn wait(&self) -> Result<()> {
+        if !self.owner.is_current() {
+            return Err(Error::Closed);
+        }
+        let mut progress = self.progress.lock();
+        loop {
+            match progress.outcome.take() {
+                Some(outcome) => return outcome,
+                None => self.ended.wait(&mut progress),
+            }
+        }
+    }
+}
+
+impl Fetch {
+    pub(crate) fn of_missing(
+        store: &Arc<StoreShared>,
+        missing: Missing,
+        into: &Arc<Fetched>,
+    ) -> Fetch {
+        Fetch(State::New(Job { store: store.clone(), work: Work::Missing(missing, into.clone()) }))
+    }
+
+    pub(crate) fn of_pages(
+        store: &Arc<StoreShared>,
+        snapshot: Snapshot,
+        keys: Vec<Key>,
+        lsn: Lsn,
+    ) -> Fetch {
+        Fetch(State::New(Job { store: store.clone(), work: Work::Pages(snapshot, keys, lsn) }))
+    }
+
+    /// What is missing; nothing once it was started, and nothing of
+    /// [`Timeline::prefetch`](crate::Timeline::prefetch), which finds that out as it goes.
+    #[must_use]
+    pub fn extents(&self) -> Vec<Extent> {
+        match &self.0 {
+            State::New(Job { work: Work::Missing(Missing { file, offset, len }, _), .. }) => {
+                vec![Extent { path: file.path().to_owned(), offset: *offset, len: *len }]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Fetches it on this thread, which waits for the device, or for the thread of the store that
+    /// has begun to.
+    ///
+    /// # Errors
+    /// [`Error::Layers`]: the file is damaged, shorter than it was, or cannot be read.
+    /// [`Error::Closed`] in a forked child.
+    pub fn run_blocking(self) -> Result<()> {
+        match self.0 {
+            State::New(job) => job.run(),
+            State::Running(running) => running.wait(),
+            State::Told => Ok(()),
+        }
+    }
+
+    /// Has a thread of the store begin to fetch it, if none has, and does not wait; it goes on when
+    /// this is dropped. Where the store has no threads for it, it is fetched here and now.
+    pub fn start(&mut self) {
+        let State::New(_) = self.0 else { return };
+        let running = Arc::new(Running::new());
+        let State::New(job) = std::mem::replace(&mut self.0, State::Running(running.clone()))
+        else {
+            unreachable!("it was")
+        };
+        let store = job.store.clone();
+        let threads_max = match store.options.background {
+            Background::Threads => store.options.fetch_threads_max,
+            Background::Callers => 0,
+        };
+        let work: Box<dyn FnOnce() + Send> = Box::new(move || running.run(job));
+        // In a forked child no lock may be taken.
+        let unwanted = match store.is_inherited() {
+            true => Err(work),
+            false => store.fetchers.submit(threads_max, work),
+        };
+        if let Err(work) = unwanted {
+            work();
+        }
+    }
+}
+
+impl Future for Fetch {
+    type Output = Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        self.start();
+        let State::Running(running) = &self.0 else { panic!("polled after it was ready") };
+        if !running.owner.is_current() {
+            return Poll::Ready(Err(Error::Closed));
+        }
+        let mut progress = running.progress.lock();
+        let Some(outcome) = progress.outcome.take() else {
+            progress.waker = Some(context.waker().clone());
+            return Poll::Pending;
+        };
+        drop(progress);
+        self.0 = State::Told;
+        Poll::Ready(outcome)
+    }
+}
+
+impl fmt::Debug for Fetch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fetch").field("extents", &self.extents()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,153 @@
+//! [`StoreShared`]: what the timelines and the threads of a store share.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use pagestrata_layers::{
+    ChunkPool,
+    layer_file::LayerAccess,
+    manifest::{Manifest, edit::Edit},
+    storage::{ProcessMark, SharedStorage},
+};
+use pagestrata_wal::Log;
+use parking_lot::Mutex;
+
+use crate::{
+    error::{Error, Result},
+    options::Options,
+    state::{
+        fetch_threads::FetchThreads, page_cache::PageCache, timeline::TimelineShared,
+        wakeup::Wakeup,
+    },
+};
+
+pub(crate) const TIMELINES_NAME: &str = "timelines";
+/// How many sequence numbers are reserved with one edit of the manifest.
+const SEQUENCES_RESERVED: u64 = 1024;
+
+/// What the store's timelines and threads share.
+pub(crate) struct StoreShared {
+    pub(crate) id: u128,
+    /// The process that opened it: nothing is done in a forked child.
+    pub(crate) owner: ProcessMark,
+    pub(crate) dir: PathBuf,
+    pub(crate) options: Options,
+    /// Opened to be read only: nothing in the directory is written, renamed or removed.
+    pub(crate) reads_only: bool,
+    pub(crate) storage: SharedStorage,
+    /// How layer files are read.
+    pub(crate) access: Arc<LayerAccess>,
+    /// Pages that redo has made, if these are kept.
+    pub(crate) pages: Option<PageCache>,
+    pub(crate) pool: Arc<ChunkPool>,
+    /// None once the store is closed: from then on the directory may be another store's.
+    pub(crate) manifest: Mutex<Option<Manifest>>,
+    /// The edit of an import has failed, and may come up after a crash all the same, until another
+    /// edit has succeeded. Set by whoever imports, under the write lease, and read by commits under
+    /// theirs.
+    pub(crate) import_in_doubt: AtomicBool,
+    pub(crate) timelines: Mutex<Vec<Arc<TimelineShared>>>,
+    /// Sequence numbers of layers: the next one, and where those end that the manifest knows to be
+    /// in use.
+    pub(crate) sequences: Mutex<std::ops::Range<u64>>,
+    /// Set by the opening, once the log is replayed.
+    pub(crate) log: OnceLock<Arc<Log>>,
+    /// Set once the manifest says where the log begins.
+    pub(crate) log_begun: OnceLock<()>,
+    pub(crate) log_beginning: Mutex<()>,
+    pub(crate) flusher: Wakeup,
+    pub(crate) reclaimer: Wakeup,
+    pub(crate) logger: Wakeup,
+    pub(crate) preparer: Wakeup,
+    pub(crate) fetchers: FetchThreads,
+    /// Those of the process when the store was opened.
+    pub(crate) major_faults_before: u64,
+    pub(crate) closed: AtomicBool,
+    /// Nobody flushes any more. Ordered by the lock of `timelines`.
+    pub(crate) flusher_panicked: AtomicBool,
+}
+
+/// Where a timeline of the store in `dir` has its layer files.
+pub(crate) fn timeline_dir(dir: &Path, number: u64) -> PathBuf {
+    dir.join(TIMELINES_NAME).join(number.to_string())
+}
+
+impl StoreShared {
+    pub(crate) fn check_open(&self) -> Result<()> {
+        match self.closed.load(Ordering::Acquire) || self.is_inherited() {
+            true => Err(Error::Closed),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether this is the copy of a store that a forked child has. Then no lock may be taken: a
+    /// thread that only the parent has may have held it.
+    #[inline]
+    pub(crate) fn is_inherited(&self) -> bool {
+        !self.owner.is_current()
+    }
+
+    /// Adds edits to the manifest, all or none, durably.
+    ///
+    /// An import can outlive the store, and with it the lock of the directory: it gets
+    /// [`Error::Closed`].
+    pub(crate) fn append_edits(&self, edits: &[Edit]) -> Result<()> {
+        let mut manifest = self.manifest.lock();
+        manifest.as_mut().ok_or(Error::Closed)?.append(edits)?;
+        // What had failed before is undone by now.
+        self.import_in_doubt.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// As [`StoreShared::append_edits`], for an import.
+    pub(crate) fn append_import(&self, edits: &[Edit]) -> Result<()> {
+        let appended = self.append_edits(edits);
+        if appended.is_err() {
+            self.import_in_doubt.store(true, Ordering::Relaxed);
+        }
+        appended
+    }
+
+    /// Before a commit goes to the log: it follows the commits before it, and not an import that
+    /// has failed. One that could come up after a crash is ruled out.
+    pub(crate) fn settle_import(&self) -> Result<()> {
+        match self.import_in_doubt.load(Ordering::Relaxed) {
+            true => self.append_edits(&[]),
+            false => Ok(()),
+        }
+    }
+
+    /// A sequence number that no layer of this store ever had. The manifest knows before it is
+    /// used, so also a file that a crash left behind keeps its name for ever.
+    pub(crate) fn take_sequence(&self) -> Result<u64> {
+        let mut sequences = self.sequences.lock();
+        if sequences.is_empty() {
+            let end = sequences.end + SEQUENCES_RESERVED;
+            self.append_edits(&[Edit::NextSequence(end)])?;
+            sequences.end = end;
+        }
+        sequences.start += 1;
+        Ok(sequences.start - 1)
+    }
+
+    pub(crate) fn wake_flusher(&self) {
+        if !self.is_inherited() {
+            let _ = self.flusher.wake();
+        }
+    }
+
+    /// False: the store is closed, and the caller has to reclaim.
+    #[must_use]
+    pub(crate) fn wake_reclaimer(&self) -> bool {
+        self.is_inherited() || self.reclaimer.wake()
+    }
+
+    pub(crate) fn all_timelines(&self) -> Vec<Arc<TimelineShared>> {
+        self.timelines.lock().clone()
+    }
+}

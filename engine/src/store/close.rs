@@ -1,0 +1,271 @@
+//! [`CloseFuture`]: a store that is closed while a task goes on.
+
+use std::{
+    fmt,
+    future::Future,
+    panic::resume_unwind,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{Ordering, fence},
+    },
+    task::{Context, Poll, Waker},
+    thread::{Builder, JoinHandle},
+    time::Duration,
+};
+
+use pagestrata_layers::{Lsn, storage::ProcessMark};
+use parking_lot::Mutex;
+
+use crate::{
+    error::{Error, Result},
+    options::Background,
+    reports::CloseReport,
+    store::{Store, timeline::Timeline},
+};
+
+/// The future of [`Store::close_async`].
+///
+/// A thread that was started for it closes the store: syncs and waits of a close block no task.
+/// `Send` and `'static`; it needs no particular executor. With
+/// [`Background::Callers`](crate::Background::Callers), or where no thread can be started, the
+/// first poll closes the store, and blocks.
+///
+/// Dropping it stops waiting and nothing else: the thread closes the store all the same, and only
+/// then can the directory be opened again. Where there is no thread, dropping it before the first
+/// poll is dropping the [`Store`].
+#[must_use = "the close's outcome is lost unless it is awaited"]
+pub struct CloseFuture {
+    /// The process that closes.
+    owner: ProcessMark,
+    state: State,
+}
+
+enum State {
+    /// The next poll closes it. Taken by that poll.
+    Here(Option<Box<Store>>, Duration),
+    /// Taken by the poll that finds it ended.
+    Thread(Arc<Ending>, Option<JoinHandle<Option<Result<CloseReport>>>>),
+}
+
+/// Whether the thread has ended, and the task to wake when it has.
+#[derive(Default)]
+struct Ending(Mutex<(bool, Option<Waker>)>);
+
+/// Held by the thread; dropped at its end, also when it panics.
+struct TellEnd(Arc<Ending>);
+
+impl Drop for TellEnd {
+    fn drop(&mut self) {
+        let waker = {
+            let mut ending = self.0.0.lock();
+            ending.0 = true;
+            ending.1.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl CloseFuture {
+    fn of(state: State) -> CloseFuture {
+        CloseFuture { owner: ProcessMark::current(), state }
+    }
+
+    /// With `is_blocking` the first poll closes it, else a thread.
+    pub(crate) fn new(store: Store, is_blocking: bool, grace: Duration) -> CloseFuture {
+        if is_blocking {
+            return CloseFuture::of(State::Here(Some(Box::new(store)), grace));
+        }
+        // Shared with the closure, so that the store survives a thread that cannot be started.
+        let slot = Arc::new(Mutex::new(Some(Box::new(store))));
+        let ending = Arc::new(Ending::default());
+        let spawned = Builder::new().name("pagestrata-close".to_owned()).spawn({
+            let (slot, tell) = (slot.clone(), TellEnd(ending.clone()));
+            move || {
+                let _tell = tell;
+                let store = slot.lock().take();
+                store.map(|store| store.close(grace))
+            }
+        });
+        CloseFuture::of(match spawned {
+            Ok(thread) => State::Thread(ending, Some(thread)),
+            Err(_) => State::Here(slot.lock().take(), grace),
+        })
+    }
+}
+
+impl Future for CloseFuture {
+    type Output = Result<CloseReport>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<CloseReport>> {
+        if !self.owner.is_current() {
+            return Poll::Ready(Err(Error::Closed));
+        }
+        match &mut self.state {
+            State::Here(store, grace) => {
+                let store = store.take().expect("polled after it was ready");
+                Poll::Ready(store.close(*grace))
+            }
+            State::Thread(ending, thread) => {
+                {
+                    let mut ending = ending.0.lock();
+                    if !ending.0 {
+                        ending.1 = Some(context.waker().clone());
+                        return Poll::Pending;
+                    }
+                }
+                let thread = thread.take().expect("polled after it was ready");
+                // It has nothing left to do but to end.
+                match thread.join() {
+                    Ok(outcome) => Poll::Ready(outcome.expect("the store was given to the thread")),
+                    Err(panic) => resume_unwind(panic),
+                }
+            }
+        }
+    }
+}
+
+impl Drop for CloseFuture {
+    fn drop(&mut self) {
+        if let State::Thread(_, thread) = &mut self.state
+            && !self.owner.is_current()
+        {
+            // It is no thread of this process, and cannot even be detached.
+            std::mem::forget(thread.take());
+        }
+    }
+}
+
+impl fmt::Debug for CloseFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CloseFuture").finish_non_exhaustive()
+    }
+}
+
+/// How long closing sleeps before it looks again whether a commit that is under way has ended.
+const COMMIT_NAP: Duration = Duration::from_micros(100);
+
+impl Store {
+    /// Flushes everything that was committed, syncs the log, waits up to `grace` for readers and
+    /// snapshots to go, and closes.
+    ///
+    /// It never waits longer than that for a reader: those that are left are in the report and can
+    /// go on reading. Memory of retired layers is freed; of those that a pin holds, when that pin
+    /// goes.
+    ///
+    /// # Errors
+    /// [`Error::FlushFailed`], [`Error::ReadOnly`]: what was acknowledged is in the log; without a log
+    /// ([`Durability::External`](crate::Durability::External)) what was not flushed is gone. The
+    /// store is closed all the same. [`Error::Closed`] in a forked child: nothing is done.
+    pub fn close(mut self, grace: Duration) -> Result<CloseReport> {
+        if self.shared.is_inherited() {
+            return Err(Error::Closed);
+        }
+        let mut report = CloseReport::default();
+        let mut failed = Ok(());
+        // From here on no commit is accepted that would be neither flushed nor reported: one that
+        // has found the store open is waited for, see `Committing`.
+        self.shared.closed.store(true, Ordering::Release);
+        fence(Ordering::SeqCst);
+        for timeline in self.timelines() {
+            while timeline.0.committing.load(Ordering::Acquire) {
+                std::thread::sleep(COMMIT_NAP);
+            }
+        }
+        for timeline in self.timelines() {
+            if let Err(error) = timeline.0.flush_now() {
+                failed = failed.and(Err(error));
+            }
+            if timeline.last_record_lsn() > timeline.disk_consistent_lsn().max(timeline.start_lsn())
+            {
+                report.leases_held.push(timeline.name().to_owned());
+            }
+            let lsn = timeline.disk_consistent_lsn().to_string();
+            report.disk_consistent_lsns.push((timeline.name().to_owned(), lsn));
+        }
+        // What could not be flushed.
+        failed = failed.and(self.shared.log().sync().map_err(Error::from));
+        // A flush frees the log last, when those who wait for it may have gone on.
+        self.timelines().iter().for_each(|timeline| drop(timeline.0.flushing.lock()));
+        self.shared.log().give_back_spares();
+        let clock = self.shared.options.clock;
+        let (began, nap) = (clock.now(), Duration::from_millis(1).min(grace));
+        let mut napped = Duration::ZERO;
+        let timelines = self.timelines();
+        let is_any_held = || timelines.iter().any(|timeline| timeline.0.pins.is_any_held());
+        // Naps count too: the clock is the embedder's and may stand still.
+        let waited = |napped: Duration| napped.max(clock.now().saturating_sub(began));
+        while is_any_held() && waited(napped) < grace {
+            std::thread::sleep(nap);
+            napped = napped.saturating_add(nap);
+        }
+        report.pins = timelines.iter().flat_map(Timeline::pins).collect();
+        self.stop();
+        failed.map(|()| report)
+    }
+
+    /// As [`Store::close`], for a task: a thread that is started for it closes the store, and no
+    /// commit is accepted from the call on. Dropping the future does not stop the close; see
+    /// [`CloseFuture`].
+    ///
+    /// ```
+    /// # use pagestrata::{CloseReport, Result, Store};
+    /// # use std::time::Duration;
+    /// async fn shut_down(store: Store) -> Result<CloseReport> {
+    ///     store.close_async(Duration::from_secs(5)).await // no runtime of ours is needed
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Store::close`].
+    ///
+    /// # Panics
+    /// The future panics when closing has panicked, with the same payload.
+    pub fn close_async(self, grace: Duration) -> CloseFuture {
+        self.shared.closed.store(true, Ordering::Release);
+        let is_blocking =
+            self.shared.options.background == Background::Callers || self.shared.is_inherited();
+        CloseFuture::new(self, is_blocking, grace)
+    }
+
+    pub(super) fn stop(&mut self) {
+        let shared = &self.shared;
+        if shared.is_inherited() {
+            // The threads are the parent's, and so may be the locks. Not even detached: they are
+            // not threads of this process.
+            self.threads.drain(..).for_each(std::mem::forget);
+            return;
+        }
+        shared.closed.store(true, Ordering::Release);
+        shared.flusher.stop();
+        shared.reclaimer.stop();
+        shared.logger.stop();
+        shared.preparer.stop();
+        shared.access.stop();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                #[cfg(feature = "tracing")]
+                tracing::error!("a background thread of the store panicked");
+            }
+        }
+        // Taken out first: a waker may come back to the store.
+        let timelines = std::mem::take(&mut *shared.timelines.lock());
+        for timeline in timelines {
+            timeline.stop_flushing();
+            timeline.waiters.wake_up_to(Lsn::MAX);
+            // What was let go of before the reclaimer was told to end. Whatever is let go of later
+            // is freed there and then.
+            timeline.reclaim();
+        }
+        shared.pool.close();
+        shared.fetchers.stop();
+        // These wait for a commit, a sync, an edit that is under way; there are no others before
+        // the lock is given back.
+        if let Some(log) = shared.log.get() {
+            log.close();
+        }
+        *shared.manifest.lock() = None;
+    }
+}

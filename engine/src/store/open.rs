@@ -1,0 +1,285 @@
+//! Opening a store: its directory locked, its manifest read, its log replayed, its threads started.
+
+use std::{
+    path::Path,
+    sync::{Arc, OnceLock, atomic::AtomicBool},
+};
+
+use pagestrata_layers::{
+    ChunkPool, Error as LayersError,
+    layer_file::LayerAccess,
+    manifest::{
+        CURRENT_NAME, Manifest,
+        edit::{State, TimelineState},
+    },
+    storage::{Lock, ProcessMark, SharedStorage, Storage, major_faults_of_process},
+};
+use pagestrata_wal::Replayed;
+use parking_lot::Mutex;
+
+use crate::{
+    error::{Error, Result},
+    layer_map::file_layers::FileLayer,
+    options::Options,
+    reports::{OpenProgress, OpenReport, stats::TimelineStats},
+    state::{
+        fetch_threads::FetchThreads,
+        page_cache::PageCache,
+        store::{StoreShared, TIMELINES_NAME, timeline_dir},
+        timeline::{Opening, TimelineShared},
+        wakeup::Wakeup,
+    },
+    store::{
+        Store,
+        leftovers::{Leftovers, NamedFiles, is_of_read_only_file_system},
+        recover::replay_log,
+        threads::spawn_threads,
+    },
+};
+
+const LOCK_NAME: &str = "LOCK";
+
+impl Store {
+    /// Opens a store, to be written or to be read only.
+    pub(crate) fn open_as(
+        storage: SharedStorage,
+        path: &Path,
+        options: Options,
+        reads_only: bool,
+        progress: &mut dyn FnMut(OpenProgress),
+    ) -> Result<(Store, OpenReport)> {
+        options.validate()?;
+        let began = options.clock.now();
+        let (dir, outside) = (path.to_owned(), storage);
+        let (storage, lock) = match reads_only {
+            true => lock_to_read(&*outside, &dir)?,
+            false => lock_dir(&*outside, &dir, &options)?,
+        };
+        let (manifest, mut report) = open_manifest(&storage, &*outside, &dir, &options)?;
+        let mut state = manifest.state().clone();
+        let (next_sequence, named) = (state.next_sequence, NamedFiles::of(&state));
+        let pool = usize::try_from(options.pool_retained_max_bytes).unwrap_or(usize::MAX);
+        let shared = Arc::new(StoreShared {
+            id: manifest.store(),
+            owner: ProcessMark::current(),
+            dir,
+            pool: Arc::new(ChunkPool::new(pool)),
+            manifest: Mutex::new(Some(manifest)),
+            timelines: Mutex::default(),
+            sequences: Mutex::new(next_sequence..next_sequence),
+            log: OnceLock::new(),
+            log_begun: OnceLock::new(),
+            log_beginning: Mutex::default(),
+            flusher: Wakeup::default(),
+            reclaimer: Wakeup::default(),
+            logger: Wakeup::default(),
+            preparer: Wakeup::default(),
+            fetchers: FetchThreads::default(),
+            major_faults_before: major_faults_of_process(),
+            closed: AtomicBool::new(false),
+            flusher_panicked: AtomicBool::new(false),
+            import_in_doubt: AtomicBool::new(false),
+            pages: PageCache::new(options.page_cache_max_bytes),
+            access: LayerAccess::new(storage.clone(), options.of_access()),
+            storage,
+            options,
+            reads_only,
+        });
+        // From here on, also an opening that fails gives everything back, by the drop of this.
+        let mut store = Store { shared, threads: Vec::new(), _lock: lock };
+        let shared = &store.shared;
+        let mut timelines = Vec::new();
+        for (number, state) in std::mem::take(&mut state.timelines) {
+            let timeline = shared.open_timeline(number, state)?;
+            let stats = TimelineStats::of(&timeline);
+            report.timelines += 1;
+            report.layer_files += stats.layer_files;
+            report.layer_file_bytes += stats.layer_file_bytes;
+            timelines.push(timeline);
+        }
+        let leftovers = Leftovers::find(&*shared.storage, &shared.dir, &named, next_sequence)?;
+        let (replayed, damage) =
+            replay_log(shared, &timelines, state.log_start, progress, &mut report)?;
+        *shared.timelines.lock() = timelines;
+        let replayed = match damage {
+            Some(damage) => Replayed::unusable(&damage),
+            None if reads_only => Replayed::unusable("it was opened to be read only"),
+            // Only now: an opening that fails leaves the store as it was.
+            None => {
+                shared.remove_leftovers(leftovers, &replayed.strays, &mut report)?;
+                replayed
+            }
+        };
+        shared.set_log(replayed);
+        if state.log_start.is_some() {
+            let _ = shared.log_begun.set(());
+        }
+        report.read_only = shared.read_only_cause();
+        spawn_threads(&store.shared, &mut store.threads)?;
+        report.elapsed = store.shared.options.clock.now().saturating_sub(began);
+        Ok((store, report))
+    }
+}
+
+/// A store that exists, locked, and what its manifest says.
+pub(crate) struct Existing {
+    /// Of its directory.
+    pub(crate) storage: SharedStorage,
+    pub(crate) id: u128,
+    pub(crate) state: State,
+    _lock: Box<dyn Lock>,
+}
+
+/// Takes the lock of a store that exists and reads its manifest.
+pub(crate) fn lock_and_read(storage: &SharedStorage, dir: &Path) -> Result<Existing> {
+    let options = Options { create: false, ..Options::default() };
+    let outside = storage;
+    let (storage, lock) = lock_to_read(&**outside, dir)?;
+    let (manifest, _) = open_manifest(&storage, &**outside, dir, &options)?;
+    let (id, state) = (manifest.store(), manifest.state().clone());
+    Leftovers::find(&*storage, dir, &NamedFiles::of(&state), state.next_sequence)?;
+    Ok(Existing { storage, id, state, _lock: lock })
+}
+
+/// As [`lock_dir`], of a store that exists and without making the file that is locked: where it is
+/// missing, as in a copy of a store, no process has the store open.
+fn lock_to_read(storage: &dyn Storage, dir: &Path) -> Result<(SharedStorage, Box<dyn Lock>)> {
+    #[derive(Debug)]
+    struct Unlocked;
+    impl Lock for Unlocked {}
+
+    // A link that leads nowhere is a name too.
+    if storage.exists(&dir.join(CURRENT_NAME))?
+        && storage.list(dir)?.iter().all(|name| name != LOCK_NAME)
+    {
+        return Ok((storage.anchored(dir)?, Box::new(Unlocked)));
+    }
+    lock_dir(storage, dir, &Options { create: false, ..Options::default() })
+}
+
+/// Opens a directory that holds a store or may get one, and takes its lock. All that the store does
+/// is done by the storage that this returns: in this directory, wherever it is moved.
+fn lock_dir(
+    storage: &dyn Storage,
+    dir: &Path,
+    options: &Options,
+) -> Result<(SharedStorage, Box<dyn Lock>)> {
+    if options.create {
+        storage.create_dir(dir)?;
+    }
+    let storage = storage.anchored(dir).map_err(|error| match error {
+        LayersError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            Error::NoStore { path: dir.to_owned() }
+        }
+        other => other.into(),
+    })?;
+    if !options.create
+        && !storage.exists(&dir.join(LOCK_NAME))?
+        && !storage.exists(&dir.join(CURRENT_NAME))?
+    {
+        // Without a lock: no lock file is left where there is no store.
+        Manifest::open(storage.clone(), dir)?;
+        name_in_timelines(&*storage, dir)?;
+        return Err(Error::NoStore { path: dir.to_owned() });
+    }
+    let lock = storage.lock(&dir.join(LOCK_NAME))?;
+    let lock = lock.ok_or_else(|| Error::Locked { path: dir.to_owned() })?;
+    Ok((storage, lock))
+}
+
+/// Opens or creates the manifest of a locked directory. What is `outside` of the directory is its
+/// own name.
+fn open_manifest(
+    storage: &SharedStorage,
+    outside: &dyn Storage,
+    dir: &Path,
+    options: &Options,
+) -> Result<(Manifest, OpenReport)> {
+    let mut report = OpenReport::default();
+    if let Some((manifest, found)) = Manifest::open(storage.clone(), dir)? {
+        report.manifest_cut_bytes = found.cut_bytes;
+        return Ok((manifest, report));
+    }
+    let in_timelines = name_in_timelines(&**storage, dir)?;
+    if !options.create {
+        return Err(Error::NoStore { path: dir.to_owned() });
+    }
+    if let Some(found) = in_timelines {
+        let found = format!("{TIMELINES_NAME}/{found}");
+        return Err(Error::NotAStore { path: dir.to_owned(), found });
+    }
+    // Every other name is made durable in a directory of the store's own; its own name is in its
+    // parent.
+    if let Some(parent) = dir.parent() {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        outside.sync_dir(parent)?;
+    }
+    storage.create_dir(&dir.join(TIMELINES_NAME))?;
+    storage.sync_dir(dir)?;
+    let id = match options.store_id {
+        Some(id) => id,
+        None => random_id()?,
+    };
+    report.created = true;
+    Ok((Manifest::create(storage.clone(), dir, id)?, report))
+}
+
+/// Something in the directory of timelines, where there is no CURRENT. A timeline of a store is not
+/// made before CURRENT is durable, so where there is one CURRENT is lost, and this is an error.
+fn name_in_timelines(storage: &dyn Storage, dir: &Path) -> Result<Option<String>> {
+    let timelines = dir.join(TIMELINES_NAME);
+    if !storage.exists(&timelines)? {
+        return Ok(None);
+    }
+    let names = storage.list(&timelines)?;
+    match names.iter().find(|name| name.bytes().all(|byte| byte.is_ascii_digit())) {
+        None => Ok(names.into_iter().next()),
+        Some(number) => {
+            let expected = format_args!("a file beside {TIMELINES_NAME}/{number}");
+            let current = dir.join(CURRENT_NAME);
+            Err(LayersError::corrupt(&current, 0, "CURRENT", expected, "nothing").into())
+        }
+    }
+}
+
+fn random_id() -> Result<u128> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| Error::Entropy(error.to_string()))?;
+    Ok(u128::from_le_bytes(bytes))
+}
+
+impl StoreShared {
+    /// Opens a timeline.
+    fn open_timeline(
+        self: &Arc<Self>,
+        number: u64,
+        state: TimelineState,
+    ) -> Result<Arc<TimelineShared>> {
+        let dir = timeline_dir(&self.dir, number);
+        let open = |record| FileLayer::open(&self.access, &dir, record);
+        let layers = state.layers.into_values().map(open).collect::<Result<Vec<_>>>()?;
+        let TimelineState { name, start, disk_consistent_lsn, .. } = state;
+        let opening = Opening { number, name, start, disk_consistent_lsn, dir, layers };
+        Ok(TimelineShared::new(self.clone(), opening))
+    }
+
+    /// Removes what an interrupted flush or import has left, and segments of the log that are of no
+    /// use.
+    fn remove_leftovers(
+        &self,
+        leftovers: Leftovers,
+        strays: &[String],
+        report: &mut OpenReport,
+    ) -> Result<()> {
+        report.orphans_removed = leftovers.remove(&*self.storage)?;
+        for name in strays {
+            match self.storage.remove(&self.log_dir().join(name)) {
+                Ok(()) => report.orphans_removed.push(name.clone()),
+                // What cannot be written can still be read.
+                Err(error) if is_of_read_only_file_system(&error) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,214 @@
+//! Recovery: the log's records, from the disk-consistent Lsn of each timeline on, back into its
+//! open layer.
+//!
+//! A commit is skipped if it is in layer files already, and taken if it follows the one before:
+//! each says which that was, so a commit that is missing is found whatever has swallowed it.
+//! Anything else is corruption.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use pagestrata_layers::{
+    Error as LayersError, Lsn, OpenLayer,
+    commit_record::{CommitPart, Entry, Mismatch},
+};
+use pagestrata_wal::{Record, Replay, ReplayEnd, Replayed};
+use parking_lot::{MappedMutexGuard, MutexGuard};
+
+use crate::{
+    error::{Error, Result},
+    options::Background,
+    reports::{OpenProgress, OpenReport},
+    state::{store::StoreShared, timeline::TimelineShared},
+};
+
+/// How often the caller is told how far it is, in bytes of the log.
+const PROGRESS_BYTES: u64 = 4 << 20;
+
+/// From this length of the log on, its replay has memory prepared for it.
+const STOCKED_LOG_BYTES: u64 = 64 << 20;
+/// How many chunks are prepared ahead: one for values, one for the index, one that is being
+/// prepared.
+const STOCKED_CHUNKS: usize = 3;
+/// How long it takes at the most until a chunk that was taken is replaced. Filling one takes ten
+/// times as long.
+const STOCK_INTERVAL: Duration = Duration::from_millis(1);
+
+/// A timeline that is being recovered.
+struct Recovering<'t> {
+    timeline: &'t Arc<TimelineShared>,
+    writer: MappedMutexGuard<'t, OpenLayer>,
+    /// What was in layer files when the store was opened.
+    disk_consistent_lsn: Lsn,
+    /// The commit of which a part has been read, but not the last one.
+    partial: Option<Lsn>,
+}
+
+/// Replays the log from the segment `start` on. Returns what was found, and the damage that ended
+/// it if the options say that the store shall be opened all the same.
+pub(crate) fn replay_log(
+    shared: &StoreShared,
+    timelines: &[Arc<TimelineShared>],
+    start: Option<u32>,
+    progress: &mut dyn FnMut(OpenProgress),
+    report: &mut OpenReport,
+) -> Result<(Replayed, Option<String>)> {
+    let open = || Replay::open(shared.storage.clone(), &shared.log_dir(), shared.id, start);
+    let mut recovering: BTreeMap<u64, Recovering<'_>> = timelines
+        .iter()
+        .map(|timeline| {
+            let recovering = Recovering {
+                timeline,
+                writer: MutexGuard::map(timeline.writer.lock(), |writer| {
+                    writer.as_deref_mut().expect("no lease is out before the store is open")
+                }),
+                disk_consistent_lsn: timeline.disk_consistent_lsn(),
+                partial: None,
+            };
+            (timeline.number, recovering)
+        })
+        .collect();
+    let replayed = open().map_err(Error::from).and_then(|replay| {
+        let mut told = OpenProgress { replayed_bytes: 0, log_bytes: replay.bytes()? };
+        let mut bytes = 0;
+        with_stocked_pool(shared, told.log_bytes, || {
+            let mut take = |record: Record<'_>| {
+                bytes += record.payload.len() as u64;
+                if bytes - told.replayed_bytes >= PROGRESS_BYTES {
+                    told.replayed_bytes = bytes;
+                    progress(told);
+                }
+                let corrupt = |(expected, found): Mismatch| -> Error {
+                    LayersError::corrupt(record.path, record.offset, "log record", expected, found)
+                        .into()
+                };
+                let known = recovering.get_mut(&record.stream);
+                let timeline = known.ok_or_else(|| {
+                    corrupt(("a timeline of the store".to_owned(), record.stream.to_string()))
+                })?;
+                report.log_commits += u64::from(timeline.replay(&record, corrupt)?);
+                Ok(())
+            };
+            match shared.reads_only {
+                true => replay.check(&mut take),
+                false => replay.run(&mut take),
+            }
+        })
+    });
+    // What was never committed whole is not there.
+    if !cfg!(planted_bug = "half_commit_kept") {
+        recovering.values_mut().for_each(|timeline| timeline.writer.abort());
+    }
+    match replayed {
+        Ok(replayed) => {
+            report.log_segments = replayed.segments;
+            report.log_records = replayed.records;
+            report.log_bytes = replayed.bytes;
+            report.log_cut_bytes = replayed.cut_bytes;
+            report.log_torn_at = match replayed.end {
+                ReplayEnd::CleanEnd => None,
+                ReplayEnd::TornTail { at } => Some(at.to_string()),
+            };
+            Ok((replayed, None))
+        }
+        Err(Error::Layers(LayersError::Corrupt(damage))) if shared.options.salvage_log => {
+            Ok((Replayed::default(), Some(damage.to_string())))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Does some work while another thread, if the store may have some, sees to it that there is memory
+/// for the layers it fills: a long replay is bound by memory that is touched for the first time.
+fn with_stocked_pool<R>(shared: &StoreShared, log_bytes: u64, work: impl FnOnce() -> R) -> R {
+    if log_bytes < STOCKED_LOG_BYTES || shared.options.background == Background::Callers {
+        return work();
+    }
+    let is_done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Without it the work takes longer.
+        let _ = std::thread::Builder::new().spawn_scoped(scope, || {
+            let mut stocked = 0;
+            while !is_done.load(Ordering::Relaxed) && stocked < log_bytes {
+                match shared.pool.stock(STOCKED_CHUNKS, &is_done) {
+                    Some(bytes) => stocked += bytes as u64,
+                    None => std::thread::sleep(STOCK_INTERVAL),
+                }
+            }
+        });
+        // Also when the work panics: the scope waits for the thread.
+        let _done = SetOnDrop(&is_done);
+        work()
+    })
+}
+
+struct SetOnDrop<'f>(&'f AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Recovering<'_> {
+    /// Takes a record. Whether it has committed something.
+    fn replay(&mut self, record: &Record<'_>, corrupt: impl Fn(Mismatch) -> Error) -> Result<bool> {
+        if record.lsn <= self.disk_consistent_lsn {
+            return Ok(false);
+        }
+        let part = CommitPart::decode(record.payload).map_err(&corrupt)?;
+        if part.previous < self.disk_consistent_lsn && !part.is_last {
+            // What is left of a commit that came to nothing: commits that took its place are in
+            // layer files.
+            self.partial = None;
+            return Ok(false);
+        }
+        let committed = self.writer.layer().committed_lsn();
+        if part.previous != committed {
+            let expected = format!("a commit behind {committed}");
+            return Err(corrupt((expected, format!("one behind {}", part.previous))));
+        }
+        if part.is_first {
+            // One before it was never finished.
+            self.writer.abort();
+        } else if self.partial != Some(record.lsn) {
+            let expected = format!("the first part of the commit of {}", record.lsn);
+            return Err(corrupt((expected, "another".to_owned())));
+        }
+        self.partial = (!part.is_last).then_some(record.lsn);
+        let refused = |error: LayersError| match error {
+            LayersError::OutOfMemory { .. } | LayersError::Full { .. } => error.into(),
+            error => corrupt(("entries that can be committed".to_owned(), error.to_string())),
+        };
+        let mut shared_with: Option<&[u8]> = None;
+        for entry in part.entries() {
+            match entry.map_err(&corrupt)? {
+                Entry::Put(key, lsn, value) => {
+                    let is_shared = shared_with.replace(value.bytes()).is_some_and(|before| {
+                        std::ptr::eq(before, value.bytes()) && !before.is_empty()
+                    });
+                    match is_shared {
+                        true => self.writer.put_shared(key, lsn, value),
+                        false => self.writer.put(key, lsn, value),
+                    }
+                    .map_err(refused)?;
+                }
+                Entry::Drop(key, lsn) => {
+                    self.writer.drop_blocks(key.object, key.block, lsn).map_err(refused)?;
+                }
+            }
+        }
+        if !part.is_last {
+            return Ok(false);
+        }
+        self.writer.commit(record.lsn).map_err(refused)?;
+        self.timeline.recovered(record.lsn, &mut self.writer);
+        Ok(true)
+    }
+}

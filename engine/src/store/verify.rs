@@ -1,0 +1,202 @@
+//! The layers of a timeline, for people and tools: listed, and verified down to the last bit.
+
+use std::path::Path;
+
+use pagestrata_layers::{
+    Error as LayersError, Result as LayersResult,
+    commit_record::{CommitPart, Mismatch},
+    layer_file::{LayerFile, LayerSummary, VerifyReport as LayerVerifyReport},
+    manifest::edit::State,
+    storage::{SharedStorage, Storage},
+};
+use pagestrata_wal::{Record, Replay};
+
+use crate::{
+    error::{Error, Result},
+    layer_map::file_names::layer_file_name,
+    reports::{DamagedFile, LayerInfo, VerifyReport},
+    state::{log::LOG_NAME, store::timeline_dir},
+    store::{
+        Store, no_timeline,
+        open::{Existing, lock_and_read},
+        timeline::Timeline,
+    },
+};
+
+/// A verification under way: it goes on behind what is damaged.
+#[derive(Default)]
+struct Verifying {
+    report: VerifyReport,
+    damaged: Vec<DamagedFile>,
+}
+
+impl Verifying {
+    /// Takes up what has come of one file: its length and what is in it.
+    fn add(&mut self, path: &Path, verified: LayersResult<(u64, LayerVerifyReport)>) {
+        self.report.layer_files += 1;
+        match verified {
+            Ok((file_len, found)) => {
+                self.report.file_bytes += file_len;
+                self.report.versions += found.versions;
+                self.report.tombstones += found.tombstones;
+            }
+            Err(error) => self.damaged.push(DamagedFile { path: path.to_owned(), error }),
+        }
+    }
+
+    fn open_and_add(
+        &mut self,
+        storage: &dyn Storage,
+        path: &Path,
+        expected: Option<&LayerSummary>,
+    ) {
+        let opened = LayerFile::open(storage, path, expected);
+        self.add(path, opened.and_then(|file| Ok((file.summary().file_len, file.verify()?))));
+    }
+
+    /// Reads the log, up to the first damage: nothing is known of what is behind it.
+    fn add_log(&mut self, storage: &SharedStorage, dir: &Path, id: u128, state: &State) {
+        let log = dir.join(LOG_NAME);
+        let known = |record: &Record<'_>| {
+            let corrupt = |(expected, found): Mismatch| {
+                LayersError::corrupt(record.path, record.offset, "log record", expected, found)
+            };
+            if !state.timelines.contains_key(&record.stream) {
+                return Err(corrupt(("a timeline".to_owned(), record.stream.to_string())));
+            }
+            let part = CommitPart::decode(record.payload).map_err(corrupt)?;
+            part.entries().try_for_each(|entry| entry.map(drop)).map_err(corrupt)
+        };
+        let replay = Replay::open(storage.clone(), &log, id, state.log_start);
+        match replay.and_then(|replay| replay.check(&mut |record| known(&record))) {
+            Ok(read) => {
+                (self.report.log_records, self.report.log_bytes) = (read.records, read.bytes)
+            }
+            Err(error) => {
+                let path = match &error {
+                    LayersError::Corrupt(damage) => damage.path.clone(),
+                    _ => log,
+                };
+                self.damaged.push(DamagedFile { path, error });
+            }
+        }
+    }
+
+    fn finish(self) -> Result<VerifyReport> {
+        let Verifying { report, damaged } = self;
+        if damaged.is_empty() { Ok(report) } else { Err(Error::Damaged { report, damaged }) }
+    }
+}
+
+/// Verifies layer files on their own, as [`Timeline::verify`] does. `progress` is told after each
+/// of them.
+///
+/// # Errors
+/// [`Error::Damaged`] with every file that is damaged, or cannot be read.
+pub fn verify_files(
+    storage: &SharedStorage,
+    files: impl IntoIterator<Item = impl AsRef<Path>>,
+    progress: &mut dyn FnMut(&VerifyReport),
+) -> Result<VerifyReport> {
+    let mut verifying = Verifying::default();
+    for path in files {
+        verifying.open_and_add(&**storage, path.as_ref(), None);
+        progress(&verifying.report);
+    }
+    verifying.finish()
+}
+
+impl Store {
+    /// Verifies the layer files of a store that nobody has open, of one timeline, or of all and the
+    /// log: as [`Timeline::verify`] does, and also those whose damage keeps the store from being
+    /// opened. `progress` is told after each of them. Changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] with every file that is damaged or missing; [`Error::NoTimeline`]; those
+    /// of [`Store::open`] where there is no store, it is in use, or its manifest is damaged.
+    pub fn verify(
+        storage: &SharedStorage,
+        path: impl AsRef<Path>,
+        timeline: Option<&str>,
+        progress: &mut dyn FnMut(&VerifyReport),
+    ) -> Result<VerifyReport> {
+        let dir = path.as_ref();
+        let existing = lock_and_read(storage, dir)?;
+        let Existing { storage, id, state, .. } = &existing;
+        if let Some(name) = timeline
+            && !state.timelines.values().any(|timeline| timeline.name == name)
+        {
+            return Err(no_timeline(
+                name,
+                state.timelines.values().map(|timeline| &*timeline.name),
+            ));
+        }
+        let mut verifying = Verifying::default();
+        for (number, of) in &state.timelines {
+            if timeline.is_some_and(|name| of.name != name) {
+                continue;
+            }
+            let dir = timeline_dir(dir, *number);
+            for record in of.layers.values() {
+                let path = dir.join(layer_file_name(record));
+                verifying.open_and_add(&**storage, &path, Some(&record.summary));
+                progress(&verifying.report);
+            }
+        }
+        if timeline.is_none() {
+            verifying.add_log(storage, dir, *id, state);
+        }
+        verifying.finish()
+    }
+}
+
+impl Timeline {
+    /// Its layer files, by their Lsns and then their keys.
+    #[must_use]
+    pub fn layers(&self) -> Vec<LayerInfo> {
+        let map = self.0.look();
+        let mut layers: Vec<_> = map
+            .files
+            .iter()
+            .map(|file| {
+                let summary = file.summary().clone();
+                LayerInfo {
+                    path: file.path().to_owned(),
+                    level: file.record().level,
+                    kind: summary.kind,
+                    key_range: summary.key_range,
+                    lsn_range: summary.lsn_range,
+                    file_bytes: summary.file_len,
+                    digest: summary.digest,
+                    keys: summary.keys,
+                    versions: summary.versions,
+                    value_bytes: summary.value_bytes,
+                    tombstones: summary.tombstones,
+                }
+            })
+            .collect();
+        layers.sort_by(|a, b| {
+            (a.lsn_range.start, a.key_range.start, &a.path).cmp(&(
+                b.lsn_range.start,
+                b.key_range.start,
+                &b.path,
+            ))
+        });
+        layers
+    }
+
+    /// Reads every byte of every layer file and checks checksums, digests, order and ranges.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] with every damaged file and the first damage in it. They can go on being
+    /// read: what is damaged is refused, wherever it is touched.
+    pub fn verify(&self) -> Result<VerifyReport> {
+        let map = self.0.look();
+        let mut verifying = Verifying::default();
+        for file in map.files.iter() {
+            let verified = file.noted(file.verify());
+            verifying.add(file.path(), verified.map(|found| (file.summary().file_len, found)));
+        }
+        verifying.finish()
+    }
+}

@@ -1,0 +1,151 @@
+//! [`CommitTicket`]: what a commit has promised, waited for by a thread or as a future.
+
+use std::{
+    fmt,
+    future::{Future, IntoFuture},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use pagestrata_layers::{Lsn, storage::ProcessMark};
+use pagestrata_wal::{Durable, Log, Position};
+
+use crate::{
+    error::{Error, Result},
+    options::{Background, Durability, Options},
+};
+
+/// How durable one commit is when its ticket says so; see
+/// [`WriteLease::commit_with`](crate::WriteLease::commit_with).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum CommitDurability {
+    /// As durable as the store promises of all commits: [`Options::durability`].
+    #[default]
+    OfStore,
+    /// The log is synced past the commit, also in a store whose commits are not waited for
+    /// ([`Durability::Buffered`]). So is everything that any timeline committed before it.
+    Synced,
+}
+
+/// Stands for a commit. What it promises is the store's [`Durability`](crate::Durability), or more
+/// if the commit asked for it ([`CommitDurability`]).
+///
+/// It can be awaited too, on any executor: what `wait` does is then done by the store's own thread
+/// (without threads of its own, [`Background::Callers`](crate::Background::Callers), by the first
+/// poll, which blocks).
+///
+/// ```
+/// # use pagestrata::{CommitTicket, Result};
+/// async fn acknowledge(ticket: CommitTicket) -> Result<()> {
+///     ticket.await // no runtime of ours is needed
+/// }
+/// ```
+pub struct CommitTicket {
+    lsn: Lsn,
+    /// The process that has committed.
+    owner: ProcessMark,
+    /// None: there is nothing to wait for.
+    log: Option<Waiting>,
+}
+
+struct Waiting {
+    log: Arc<Log>,
+    end: Position,
+    /// Until it is synced; else there is only a failure to be told of.
+    synced: bool,
+    background: Background,
+}
+
+impl CommitTicket {
+    pub(crate) fn new(
+        lsn: Lsn,
+        log: &Arc<Log>,
+        end: Option<Position>,
+        (options, durability): (&Options, CommitDurability),
+    ) -> CommitTicket {
+        let waiting = |end| Waiting {
+            log: log.clone(),
+            end,
+            synced: options.durability == Durability::Synced
+                || durability == CommitDurability::Synced,
+            background: options.background,
+        };
+        CommitTicket { lsn, owner: ProcessMark::current(), log: end.map(waiting) }
+    }
+
+    /// The Lsn that was committed.
+    #[must_use]
+    pub fn lsn(&self) -> Lsn {
+        self.lsn
+    }
+
+    /// Returns once the commit is as durable as was promised: with [`Durability::Synced`] or
+    /// [`CommitDurability::Synced`] once the log is synced past it, else at once. All who wait at
+    /// the same time share a sync.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`]: the log has failed. After a reopen the commit is there whole, or not at
+    /// all. [`Error::Closed`] in a forked child.
+    pub fn wait(self) -> Result<()> {
+        if !self.owner.is_current() {
+            return Err(Error::Closed);
+        }
+        match &self.log {
+            Some(Waiting { log, end, synced: true, .. }) => Ok(log.sync_to(*end)?),
+            Some(Waiting { log, synced: false, .. }) => not_failed(log),
+            None => Ok(()),
+        }
+    }
+}
+
+fn not_failed(log: &Log) -> Result<()> {
+    log.failure().map_or(Ok(()), |cause| Err(Error::ReadOnly { cause: cause.to_string() }))
+}
+
+impl IntoFuture for CommitTicket {
+    type Output = Result<()>;
+    type IntoFuture = CommitFuture;
+
+    fn into_future(self) -> CommitFuture {
+        CommitFuture(match self.log {
+            Some(Waiting { log, end, synced: true, background: Background::Threads }) => {
+                State::Synced(log.durable(end))
+            }
+            _ => State::Blocking(Some(self)),
+        })
+    }
+}
+
+/// The future of a [`CommitTicket`]: ready once the commit is as durable as the store promises.
+#[derive(Debug)]
+#[must_use = "a future does nothing unless it is awaited"]
+pub struct CommitFuture(State);
+
+#[derive(Debug)]
+enum State {
+    Synced(Durable),
+    /// Taken by the poll that is ready.
+    Blocking(Option<CommitTicket>),
+}
+
+impl Future for CommitFuture {
+    type Output = Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        match &mut self.0 {
+            State::Synced(durable) => Pin::new(durable).poll(context).map_err(Error::from),
+            State::Blocking(ticket) => {
+                Poll::Ready(ticket.take().expect("polled after it was ready").wait())
+            }
+        }
+    }
+}
+
+impl fmt::Debug for CommitTicket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = self.log.as_ref().map(|waiting| waiting.end);
+        f.debug_struct("CommitTicket").field("lsn", &self.lsn).field("log_end", &end).finish()
+    }
+}
