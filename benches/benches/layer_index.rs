@@ -1,10 +1,12 @@
 //! The layer map's search structure on recorded production maps: search, edit, memory.
 //!
-//! `PAGESTRATA_CAPTURES` names the directory with `layer_names/*.txt`; without it the run says so and takes a generated map
-//! of the same shape. With `--test`, or without `--bench` (as `cargo test --benches` runs it), one short round of each.
+//! `PAGESTRATA_CAPTURES` names the directory with `layer_names/*.txt`; without it the run says so
+//! and takes a generated map of the same shape. With `--test`, or without `--bench` (as
+//! `cargo test --benches` runs it), one short round of each.
 //!
-//! A search also stands as a ratio to a random insert into a `BTreeMap<u128, u64>` of a million entries. The two take turns, and so do
-//! one thread and two: what stands is the median of the ratios of all turns, for a shared machine has slow and fast seconds.
+//! A search also stands as a ratio to a random insert into a `BTreeMap<u128, u64>` of a million
+//! entries. The two take turns, and so do one thread and two: what stands is the median of the
+//! ratios of all turns, for a shared machine has slow and fast seconds.
 
 use std::{
     collections::BTreeMap,
@@ -52,11 +54,11 @@ fn main() -> io::Result<()> {
         let start = Instant::now();
         let map = filled(&shapes);
         let filling = start.elapsed();
-        let distinct = map.memory_bytes() as f64 / map.len() as f64;
+        let distinct = map.memory_bytes() as f64 / map.layer_count() as f64;
         writeln!(
             out,
             "\n{name}: {} layers, filled in {filling:.1?}, {distinct:.1} bytes a layer",
-            map.len()
+            map.layer_count()
         )?;
         searches(&mut out, &map, &shapes, &size)?;
         edits(&mut out, &map, &shapes, size.edits)?;
@@ -135,8 +137,8 @@ fn rounds_ns(map: &LayerIndex, queries: &[Query], least: Duration) -> f64 {
     median(rounds)
 }
 
-/// Nanoseconds a search with `threads` at once, of the slowest thread. Each begins at a place of its own, or in lockstep all
-/// at the same one.
+/// Nanoseconds a search with `threads` at once, of the slowest thread. Each begins at a place of
+/// its own, or in lockstep all at the same one.
 fn search_ns(
     map: &LayerIndex,
     queries: &[Query],
@@ -254,7 +256,7 @@ fn report(
                 let start = Instant::now();
                 let edited = map.edit(&[change]);
                 let elapsed = start.elapsed();
-                assert!(edited.len().abs_diff(map.len()) == 1);
+                assert!(edited.layer_count().abs_diff(map.layer_count()) == 1);
                 elapsed
             };
             (0..3).map(|_| one()).min().unwrap_or_default()

@@ -24,7 +24,8 @@ thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Allocations and reallocations of this thread so far; 0 for ever unless [`Counting`] is the global allocator.
+/// Allocations and reallocations of this thread so far; 0 for ever unless [`Counting`] is the
+/// global allocator.
 #[must_use]
 pub fn allocations() -> u64 {
     ALLOCATIONS.get()
@@ -56,8 +57,8 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Makes the C library keep what is freed, so that the second round of a candidate that uses the heap runs on memory that is
-/// backed already, as the arenas do.
+/// Makes the C library keep what is freed, so that the second round of a candidate that uses the
+/// heap runs on memory that is backed already, as the arenas do.
 pub fn keep_freed_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: sets numbers inside the allocator; called before other threads are started.

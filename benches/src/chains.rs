@@ -1,5 +1,5 @@
-//! A workload of whole chains: an image of 8 KiB and some deltas of 100 B above it, scattered, because other keys were
-//! written in between.
+//! A workload of whole chains: an image of 8 KiB and some deltas of 100 B above it, scattered,
+//! because other keys were written in between.
 
 use pagestrata::{Key, Lsn, Timeline, Value};
 

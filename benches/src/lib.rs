@@ -1,10 +1,11 @@
 //! What the benches share: how they measure, what they measure against, and the workloads.
 //!
 //! The rules, for every figure of every bench:
-//! - candidates take turns, round by round, in one process and on the same data: a figure is a ratio within one run;
+//! - candidates take turns, round by round, in one process and on the same data: a figure is a
+//!   ratio within one run;
 //! - a figure is the median of the rounds, with the lowest and the highest beside it;
-//! - what runs on one thread and waits for nothing is timed in that thread's CPU time, because the machine may be
-//!   shared; what waits (for a device, for another thread) is timed by the wall;
+//! - what runs on one thread and waits for nothing is timed in that thread's CPU time, because the
+//!   machine may be shared; what waits (for a device, for another thread) is timed by the wall;
 //! - every bench checks its answers, and with `--test` does only that, once and small.
 
 pub mod allocations;

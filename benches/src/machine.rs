@@ -18,7 +18,8 @@ pub fn describe(seed: u64) -> String {
     )
 }
 
-/// Does some work, and says how much more memory this process had at the highest than before, in bytes.
+/// Does some work, and says how much more memory this process had at the highest than before, in
+/// bytes.
 ///
 /// # Panics
 /// Where the kernel does not tell.

@@ -16,8 +16,8 @@ pub struct Run {
 }
 
 impl Run {
-    /// From the command line: `--bench` (cargo bench) is full size, unless there is a `--test` too. What is no option
-    /// names the parts to run. `PAGESTRATA_SEED` is the seed.
+    /// From the command line: `--bench` (cargo bench) is full size, unless there is a `--test` too.
+    /// What is no option names the parts to run. `PAGESTRATA_SEED` is the seed.
     #[must_use]
     pub fn from_args() -> Run {
         let args: Vec<String> = std::env::args().skip(1).collect();
@@ -195,7 +195,8 @@ impl<'a> Turns<'a> {
         self.candidates.push(Candidate { name: name.into(), round: Box::new(round) });
     }
 
-    /// Each candidate once a round. A round more at the beginning is not counted, except in a run of one round.
+    /// Each candidate once a round. A round more at the beginning is not counted, except in a run
+    /// of one round.
     #[must_use]
     pub fn run(&mut self, rounds: usize, clock: Clock) -> Vec<Measured> {
         let mut samples = vec![Vec::with_capacity(rounds); self.candidates.len()];

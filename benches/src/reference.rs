@@ -1,7 +1,8 @@
 //! The engine that anybody would write first, with the same semantics: what ratios refer to.
 //!
-//! It is given every advantage that does not change the answers: nothing is logged or flushed, values are lent under the
-//! lock and not copied out, and a commit takes the lock once for its whole batch.
+//! It is given every advantage that does not change the answers: nothing is logged or flushed,
+//! values are lent under the lock and not copied out, and a commit takes the lock once for its
+//! whole batch.
 
 use std::{
     collections::BTreeMap,
@@ -85,7 +86,8 @@ impl ReferenceWriter<'_> {
 }
 
 impl ReferenceGuard<'_> {
-    /// Gives `out` the versions of `key` from the newest at or below `lsn` back to the first that needs nothing older.
+    /// Gives `out` the versions of `key` from the newest at or below `lsn` back to the first that
+    /// needs nothing older.
     #[inline]
     pub fn versions<'a>(&'a self, key: Key, lsn: Lsn, mut out: impl FnMut(PageVersion<'a>)) {
         let upper = lsn.min(self.0.lsn);

@@ -9,7 +9,8 @@ use crate::{
     reference::{Reference, ReferenceWriter},
 };
 
-/// Bytes that values are taken from. In the second-level cache, so that making a value costs next to nothing.
+/// Bytes that values are taken from. In the second-level cache, so that making a value costs next
+/// to nothing.
 const SOURCE_LEN: usize = 64 << 10;
 
 /// An update stream: update `n` is at Lsn `first + n`.

@@ -1,5 +1,5 @@
-//! `flame.sh` with programs that only look like perf and inferno: what it does when they are missing, fail, or
-//! find nothing.
+//! `flame.sh` with programs that only look like perf and inferno: what it does when they are
+//! missing, fail, or find nothing.
 #![cfg(unix)]
 
 use std::{

@@ -1,13 +1,15 @@
 //! Explores crashes until the time is over, or something is found that must not be.
 //!
 //! ```text
-//! cargo run --release -p pagestrata --example crash_explorer --features testing -- --seconds 60 --seed 1 --threads 2
-//! cargo run --release -p pagestrata --example crash_explorer --features testing -- --only-seed 4711
-//! cargo run --release -p pagestrata --example crash_explorer --features testing -- --only-sequence 815
+//! EXPLORE="cargo run --release -p pagestrata --example crash_explorer --features testing --"
+//! $EXPLORE --seconds 60 --seed 1 --threads 2
+//! $EXPLORE --only-seed 4711
+//! $EXPLORE --only-sequence 815
 //! ```
 //!
-//! Short sequences of operations, up to `--len-max`, all of one length before the longer ones, and long workloads by turns. See
-//! [`pagestrata::testing::CrashExplorer`] for what is held against what, and `fuzz/README.md` for the bugs that it has to find.
+//! Short sequences of operations, up to `--len-max`, all of one length before the longer ones, and
+//! long workloads by turns. See [`pagestrata::testing::CrashExplorer`] for what is held against
+//! what, and `fuzz/README.md` for the bugs that it has to find.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program")]
 
 use std::{

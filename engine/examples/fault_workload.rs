@@ -1,13 +1,14 @@
-//! A small life of a store, the same each time, to be run with one system call that fails (`inject_faults.sh`), and a look at what is
-//! left.
+//! A small life of a store, the same each time, to be run with one system call that fails
+//! (`inject_faults.sh`), and a look at what is left.
 //!
 //! ```text
-//! fault_workload DIR > SAID            writes; says of each commit and flush when it was acknowledged
+//! fault_workload DIR > SAID        writes; says of each commit and flush when it was acknowledged
 //! fault_workload --check DIR SAID      whether all of that is there
 //! ```
 //!
-//! A call of the engine that fails is not the end: it is told, and what comes next is tried. Ends with 0, or with 2 if the store
-//! could not be opened or written any more; a panic is 101, and what the check finds missing is 1.
+//! A call of the engine that fails is not the end: it is told, and what comes next is tried. Ends
+//! with 0, or with 2 if the store could not be opened or written any more; a panic is 101, and what
+//! the check finds missing is 1.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program")]
 
 use std::{env, fs, io::Write, path::Path, process::ExitCode, time::Duration};
@@ -40,7 +41,8 @@ fn key(n: u64) -> Key {
 }
 
 fn value(n: u64) -> Vec<u8> {
-    // Two are longer than a segment of the log and get one of their own length, which is not used again.
+    // Two are longer than a segment of the log and get one of their own length, which is not used
+    // again.
     let len = if n % 10 == 2 && n > 10 { 40_000 } else { 600 + n * 31 % 500 };
     (0..len).map(|at| (n * 7 + at) as u8).collect()
 }

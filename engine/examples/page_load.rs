@@ -1,4 +1,5 @@
-//! A client for `page_server`: fills a store, makes it cold, and asks for its pages as many clients do.
+//! A client for `page_server`: fills a store, makes it cold, and asks for its pages as many clients
+//! do.
 //!
 //! ```text
 //! page_load fill --store DIR --pages 300000

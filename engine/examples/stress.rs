@@ -5,24 +5,29 @@
 //! # 5, 4, none (or zstd), mmap (or pread, direct)
 //! ```
 //!
-//! Small layers, rolled every 2 MiB, flushed and retired behind the readers' backs. Every value can be checked from its key,
-//! its Lsn and its own bytes. A plain `main`, so that the sanitizers see nothing but the engine (60 s each; compressed runs too, and one for each kind of access):
+//! Small layers, rolled every 2 MiB, flushed and retired behind the readers' backs. Every value can
+//! be checked from its key, its Lsn and its own bytes. A plain `main`, so that the sanitizers see
+//! nothing but the engine (60 s each; compressed runs too, and one for each kind of access):
 //!
 //! ```text
 //! export TARGET=x86_64-unknown-linux-gnu
-//! RUSTFLAGS=-Zsanitizer=address cargo +nightly run --target $TARGET -p pagestrata --example stress 60
+//! RUSTFLAGS=-Zsanitizer=address \
+//!     cargo +nightly run --target $TARGET -p pagestrata --example stress 60
 //! RUSTFLAGS="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer" \
 //!     TSAN_OPTIONS="suppressions=$PWD/engine/examples/tsan.supp exitcode=66" \
 //!     cargo +nightly run --target $TARGET -p pagestrata --example stress 60
 //! ```
 //!
-//! Each has to find its planted bug. `early_reclaim`: layers give up their memory while they are held; the address sanitizer
-//! reports a use after free, and without it the readers find other bytes than were put. `relaxed_publish`: what the writer publishes is
-//! stored with too weak an order; the thread sanitizer reports a race.
+//! Each has to find its planted bug. `early_reclaim`: layers give up their memory while they are
+//! held; the address sanitizer reports a use after free, and without it the readers find other
+//! bytes than were put. `relaxed_publish`: what the writer publishes is stored with too weak an
+//! order; the thread sanitizer reports a race.
 //!
 //! ```text
-//! RUSTFLAGS='-Zsanitizer=address --cfg planted_bug="early_reclaim"' cargo +nightly run --target $TARGET ...
-//! RUSTFLAGS='-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer --cfg planted_bug="relaxed_publish"' ...
+//! RUSTFLAGS='-Zsanitizer=address --cfg planted_bug="early_reclaim"' \
+//!     cargo +nightly run --target $TARGET ...
+//! RUSTFLAGS='-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer \
+//!     --cfg planted_bug="relaxed_publish"' ...
 //! ```
 #![allow(clippy::print_stdout, reason = "a program")]
 

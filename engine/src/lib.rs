@@ -18,7 +18,8 @@
 //! let (mut reader, mut scratch) = (timeline.reader(), Scratch::new());
 //! let guard = reader.pin(); // borrows the reader; everything below is borrowed from it
 //! let versions = guard.versions(page, Lsn(0x30), &mut scratch)?;
-//! assert_eq!(versions.newest_first().map(|version| version.bytes).collect::<Vec<_>>(), [&b"a change"[..], b"as it was"]);
+//! let bytes: Vec<&[u8]> = versions.newest_first().map(|version| version.bytes).collect();
+//! assert_eq!(bytes, [&b"a change"[..], b"as it was"]);
 //! # drop(lease);
 //! store.close(std::time::Duration::ZERO)?; // flushes; a reopen serves the same
 //! # Ok(())
@@ -28,9 +29,11 @@
 //! # The way of a value
 //!
 //! ```text
-//! WriteLease::put -> open layer (the one copy) -> commit: to the log, visible -> roll: frozen in place -> flush: delta layer
+//! WriteLease::put -> open layer (the one copy) -> commit: to the log, visible
+//!     -> roll: frozen in place -> flush: delta layer
 //!                                                   `-> CommitTicket: durable, the log is synced
-//! Reader::pin -> Guard::versions: open, frozen, delta, image -> borrowed bytes -> Guard::page: your redo
+//! Reader::pin -> Guard::versions: open, frozen, delta, image -> borrowed bytes
+//!     -> Guard::page: your redo
 //! ```
 //!
 //! A lease can be owned ([`Timeline::write_lease_owned`]), be asked for what it has put

@@ -36,8 +36,8 @@ pub struct OpenReport {
     pub log_torn_at: Option<String>,
     /// The length of that, as far as it can be made out, in bytes.
     pub log_cut_bytes: u64,
-    /// Why the store is read-only: damage in the log, with [`Options::salvage_log`], or a log that
-    /// cannot be written.
+    /// Why the store is read-only: damage in the log, with
+    /// [`Options::salvage_log`](crate::Options::salvage_log), or a log that cannot be written.
     pub read_only: Option<String>,
     /// Length of an edit at the end of the manifest that was never acknowledged and is cut off, in
     /// bytes.
@@ -82,7 +82,7 @@ pub struct ImportReport {
     pub file_bytes: u64,
 }
 
-/// One layer file, as [`Timeline::layers`] lists it.
+/// One layer file, as [`Timeline::layers`](crate::Timeline::layers) lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerInfo {
     /// Where it is.

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! seed or fuzzer's bytes -> Sequence (Setup, Ops) -> run -> a real Store in a directory
-//!                                                      \-> Model; whatever the two answer is compared
+//!                                                      \-> Model; their answers are compared
 //! ```
 //!
 //! The files of it are real ones, or those of a [`SimulatedStorage`], which fails on demand and can

@@ -1,4 +1,5 @@
-//! Any list of operations, on a store and on the model of `pagestrata::testing`: whatever they answer is the same.
+//! Any list of operations, on a store and on the model of `pagestrata::testing`: whatever they
+//! answer is the same.
 #![no_main]
 
 use arbitrary::Arbitrary;

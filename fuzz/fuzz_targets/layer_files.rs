@@ -1,5 +1,6 @@
-//! Any versions and tombstones, written to a layer file: read back in every way, they are what a sorted map says. Then the
-//! file is damaged: it is refused, or what is read is still right; a verification always sees it.
+//! Any versions and tombstones, written to a layer file: read back in every way, they are what a
+//! sorted map says. Then the file is damaged: it is refused, or what is read is still right; a
+//! verification always sees it.
 #![no_main]
 
 use std::{

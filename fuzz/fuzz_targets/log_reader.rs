@@ -1,10 +1,12 @@
-//! The log's reader on whatever there may be: bytes as segments, with and without good checksums; a log that was written and
-//! is then damaged, or left by a power failure; payloads that no commit has written; a whole store with such a log.
+//! The log's reader on whatever there may be: bytes as segments, with and without good checksums; a
+//! log that was written and is then damaged, or left by a power failure; payloads that no commit
+//! has written; a whole store with such a log.
 //!
-//! Never a panic, and never more memory at once than the longest file is long and a little. What is handed out is what was
-//! appended, from the first record on, in order, byte for byte. It is an error if anything is missing that a frame, or SYNCED, which is
-//! still whole knows to have been synced. A log without damage is read to its end, one that a power failure has left at
-//! least to its last sync; and a log that was read can be gone on with.
+//! Never a panic, and never more memory at once than the longest file is long and a little. What is
+//! handed out is what was appended, from the first record on, in order, byte for byte. It is an
+//! error if anything is missing that a frame, or SYNCED, which is still whole knows to have been
+//! synced. A log without damage is read to its end, one that a power failure has left at least to
+//! its last sync; and a log that was read can be gone on with.
 #![no_main]
 
 #[path = "shared/allocations.rs"]

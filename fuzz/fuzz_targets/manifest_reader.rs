@@ -1,9 +1,10 @@
-//! The manifest's reader on whatever there may be: bytes as CURRENT and as a manifest, with and without good checksums; a
-//! manifest that was written, over calls to the storage that failed, and is then damaged, or left by a power failure.
+//! The manifest's reader on whatever there may be: bytes as CURRENT and as a manifest, with and
+//! without good checksums; a manifest that was written, over calls to the storage that failed, and
+//! is then damaged, or left by a power failure.
 //!
-//! Never a panic, and never more memory at once than the longest file justifies. What is read is what the edits add up to that
-//! the CURRENT which is there has committed, or there is an error; without damage that is everything that was acknowledged. What
-//! was opened can be gone on with.
+//! Never a panic, and never more memory at once than the longest file justifies. What is read is
+//! what the edits add up to that the CURRENT which is there has committed, or there is an error;
+//! without damage that is everything that was acknowledged. What was opened can be gone on with.
 #![no_main]
 
 #[path = "shared/allocations.rs"]
@@ -24,7 +25,8 @@ use libfuzzer_sys::fuzz_target;
 enum Input {
     /// Files of bytes and edits.
     Files(files::Files),
-    /// A manifest that is written, and then read as it is, or after a power failure and what it keeps.
+    /// A manifest that is written, and then read as it is, or after a power failure and what it
+    /// keeps.
     Sound(written::History, Option<Vec<u8>>),
     /// The same, damaged.
     Damaged(written::History, Vec<written::Damage>),

@@ -1,9 +1,12 @@
-//! Redo of PostgreSQL's records, with anything as record and page. Records of parts on pages of parts, real records on the pages they are for, and on those of
-//! others; all with changes. Never a panic and no end of memory or time; what a record makes of a page is what it makes as the version of a store, and a page that has its
-//! Lsn is not changed by it again; a real record without a change is redone.
+//! Redo of PostgreSQL's records, with anything as record and page. Records of parts on pages of
+//! parts, real records on the pages they are for, and on those of others; all with changes. Never a
+//! panic and no end of memory or time; what a record makes of a page is what it makes as the
+//! version of a store, and a page that has its Lsn is not changed by it again; a real record
+//! without a change is redone.
 //!
-//! Real ones are of `engine/postgres/sample`, and of the captures in `PAGESTRATA_MADE_CAPTURES` where that is set (see
-//! `engine/postgres/captures/make.sh`): only these have indexes other than B-trees.
+//! Real ones are of `engine/postgres/sample`, and of the captures in `PAGESTRATA_MADE_CAPTURES`
+//! where that is set (see `engine/postgres/captures/make.sh`): only these have indexes other than
+//! B-trees.
 #![no_main]
 
 #[path = "../../engine/postgres/tests/all/layout.rs"]
@@ -231,7 +234,8 @@ fn put_u16(page: &mut Page, at: usize, number: usize) {
     put(page, at, &(number as u16).to_le_bytes());
 }
 
-/// Changes of a page: a number of its header, of its end or of its first line pointers, or a byte anywhere.
+/// Changes of a page: a number of its header, of its end or of its first line pointers, or a byte
+/// anywhere.
 fn change(page: &mut Page, changes: &[(u8, u16)]) {
     for &(place, number) in changes {
         let (field, number) = (usize::from(place % 32), usize::from(number));

@@ -1,6 +1,6 @@
-//! PostgreSQL's log, damaged in every way. Bytes as a segment; the sample's real segments with changes; single records whose
-//! checksum was made right again; logs written here. Never a panic; what is read of a real log is what was there before; and
-//! what was written here comes back.
+//! PostgreSQL's log, damaged in every way. Bytes as a segment; the sample's real segments with
+//! changes; single records whose checksum was made right again; logs written here. Never a panic;
+//! what is read of a real log is what was there before; and what was written here comes back.
 #![no_main]
 
 #[path = "../../engine/postgres/tests/all/layout.rs"]
@@ -127,7 +127,8 @@ fn read_damaged(record: u16, changes: &[(u16, u8)], cut: Option<u16>) {
     let first = usize::from(record) % records.len();
     let known = &records[first..records.len().min(first + RECORDS_READ)];
     let from = known[0].lsn;
-    // Changes are within 64 KiB of the first record and within its segment, so that they can be undone at once.
+    // Changes are within 64 KiB of the first record and within its segment, so that they can be
+    // undone at once.
     let (path, offset) = (segment(from.0 / SEGMENT), (from.0 % SEGMENT) as usize);
     let (mut sound, mut first_change) = (Vec::new(), u64::MAX);
     storage.change(&path, |bytes| {
@@ -158,7 +159,8 @@ fn read_damaged(record: u16, changes: &[(u16, u8)], cut: Option<u16>) {
             read += 1;
         }
     }
-    // What lies on pages before the first change is read; opening looks at the segment's first page.
+    // What lies on pages before the first change is read; opening looks at the segment's first
+    // page.
     let before = first_change / PAGE * PAGE;
     let readable = known.iter().take_while(|known| known.end.0 <= before).count();
     let segment_page = from.0 / SEGMENT * SEGMENT == before;

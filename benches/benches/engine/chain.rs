@@ -1,4 +1,5 @@
-//! Whole chains: an image of 8 KiB and some deltas of 100 B above it, scattered, because other keys were written in between.
+//! Whole chains: an image of 8 KiB and some deltas of 100 B above it, scattered, because other keys
+//! were written in between.
 
 use std::{cell::RefCell, hint::black_box};
 

@@ -1,4 +1,5 @@
-//! Flushing one frozen layer: rolled already, so what is timed is sorting, writing, syncing and publishing.
+//! Flushing one frozen layer: rolled already, so what is timed is sorting, writing, syncing and
+//! publishing.
 
 use std::{cell::RefCell, fs::File, io::Write};
 

@@ -1,6 +1,6 @@
-//! Freezing: `WriteLease::roll` on open layers of different sizes. It allocates the same and takes the same time.
-//! `benches/freeze.sh` counts its instructions. Waking the flush thread is in the time: a system call that takes longer when that
-//! thread's core has gone to sleep.
+//! Freezing: `WriteLease::roll` on open layers of different sizes. It allocates the same and takes
+//! the same time. `benches/freeze.sh` counts its instructions. Waking the flush thread is in the
+//! time: a system call that takes longer when that thread's core has gone to sleep.
 
 use pagestrata_benches::{
     allocations::allocations,

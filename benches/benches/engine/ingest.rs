@@ -1,4 +1,5 @@
-//! End to end: put in batches of 16, roll as the options say, flush in the background; until everything is in layer files.
+//! End to end: put in batches of 16, roll as the options say, flush in the background; until
+//! everything is in layer files.
 
 use std::cell::RefCell;
 
@@ -12,8 +13,8 @@ use pagestrata_benches::{
 
 use crate::Context;
 
-/// What the field's layer engine was measured at, records a second: 128 MiB in batches of 16 into one delta layer on
-/// tmpfs, on a machine of this size.
+/// What the field's layer engine was measured at, records a second: 128 MiB in batches of 16 into
+/// one delta layer on tmpfs, on a machine of this size.
 const FIELD_RANDOM: f64 = 482e3;
 const FIELD_SEQUENTIAL: f64 = 1.22e6;
 const FIELD_PAGES: f64 = 33e3;

@@ -1,8 +1,9 @@
-//! The figures of the specification in one run: put, versions, pin, flush, ingest, freeze; each beside a normaliser (copying 8 KiB) and
-//! beside the reference, an ordered map behind a lock.
+//! The figures of the specification in one run: put, versions, pin, flush, ingest, freeze; each
+//! beside a normaliser (copying 8 KiB) and beside the reference, an ordered map behind a lock.
 //!
-//! `cargo bench -p pagestrata-benches --bench engine [-- PART ...]`, with the parts `put`, `lookup`, `chain`, `threads`, `flush`,
-//! `ingest`, `freeze`. With `--test`: everything once and small, answers checked, figures without meaning.
+//! `cargo bench -p pagestrata-benches --bench engine [-- PART ...]`, with the parts `put`,
+//! `lookup`, `chain`, `threads`, `flush`, `ingest`, `freeze`. With `--test`: everything once and
+//! small, answers checked, figures without meaning.
 
 mod chain;
 mod flush;

@@ -1,14 +1,16 @@
 //! Two threads instead of one: pinning, and reading while a writer writes.
 //!
-//! Each thread cuts its time into slices of half a millisecond and notes how much of each it really ran. Counted are
-//! only slices that the thread had a core all the time *and* the other thread too: on a machine with two cores that others use as well,
-//! everything else says how the scheduler took turns, not what threads do to each other. One thread is measured beside another that
-//! only spins, so that both cores are ours in both cases. The first row shows that this works:
-//! a count on one line that two threads write does not scale.
+//! Each thread cuts its time into slices of half a millisecond and notes how much of each it really
+//! ran. Counted are only slices that the thread had a core all the time *and* the other thread too:
+//! on a machine with two cores that others use as well, everything else says how the scheduler took
+//! turns, not what threads do to each other. One thread is measured beside another that only spins,
+//! so that both cores are ours in both cases. The first row shows that this works: a count on one
+//! line that two threads write does not scale.
 //!
-//! A writer that never rests would be a third thread on two cores, and no slice would have both readers in it. So it
-//! comes in bursts, a hundred batches every ten milliseconds; what it costs the readers is that the lines it wrote have moved. One reader
-//! beside a writer that never rests is measured too.
+//! A writer that never rests would be a third thread on two cores, and no slice would have both
+//! readers in it. So it comes in bursts, a hundred batches every ten milliseconds; what it costs
+//! the readers is that the lines it wrote have moved. One reader beside a writer that never rests
+//! is measured too.
 
 use std::{
     hint::black_box,
@@ -174,7 +176,8 @@ impl Slice {
     }
 }
 
-/// Keeps a core busy and touches no memory: so one thread is measured with the other core in the same hands as with two.
+/// Keeps a core busy and touches no memory: so one thread is measured with the other core in the
+/// same hands as with two.
 fn occupy(stop: &AtomicBool) -> Vec<Slice> {
     let slices = repeat(stop, std::hint::spin_loop);
     slices.into_iter().map(|slice| Slice { ops: 0.0, ..slice }).collect()

@@ -1,8 +1,10 @@
-//! Which index the in-memory layer should have: the one it has beside three others, on dense keys, on many small objects and on
-//! sparse blocks. Put, newest lookup, ordered iteration (with the sort it needs), memory.
+//! Which index the in-memory layer should have: the one it has beside three others, on dense keys,
+//! on many small objects and on sparse blocks. Put, newest lookup, ordered iteration (with the sort
+//! it needs), memory.
 //!
-//! The others are written here as compactly as they can be, for one thread, without the publication that lets readers in: they have it
-//! easier. Values are copied into an arena by all of them. Everything runs on memory that is used again.
+//! The others are written here as compactly as they can be, for one thread, without the publication
+//! that lets readers in: they have it easier. Values are copied into an arena by all of them.
+//! Everything runs on memory that is used again.
 
 mod candidates;
 mod radix;

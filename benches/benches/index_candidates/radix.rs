@@ -1,5 +1,5 @@
-//! A page-table radix like the one that is built, but with all versions of a key in blocks: a head is a number only, so a leaf is small, and the
-//! newest version costs one more wait for memory.
+//! A page-table radix like the one that is built, but with all versions of a key in blocks: a head
+//! is a number only, so a leaf is small, and the newest version costs one more wait for memory.
 
 use std::collections::BTreeMap;
 

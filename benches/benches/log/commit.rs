@@ -1,4 +1,5 @@
-//! One committer, each commit synced, beside a loop that appends as many bytes to a file and syncs it.
+//! One committer, each commit synced, beside a loop that appends as many bytes to a file and syncs
+//! it.
 
 use std::{cell::RefCell, fs::File, io::Write, os::unix::fs::FileExt, path::Path};
 

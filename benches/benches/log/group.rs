@@ -1,4 +1,5 @@
-//! Group commit: the same commits by more and more threads that wait for them, each on a timeline of its own.
+//! Group commit: the same commits by more and more threads that wait for them, each on a timeline
+//! of its own.
 
 use std::{sync::Barrier, time::Instant};
 

@@ -1,8 +1,8 @@
 //! The log beside the bare machine, in one run: synced commits, group commit, replay.
 //!
 //! `cargo bench -p pagestrata-benches --bench log [-- PART ...]`, with the parts `commit`, `group`,
-//! `source`, `replay` and `stall`. With `--test`: everything once and small, answers checked, figures
-//! without meaning.
+//! `source`, `replay` and `stall`. With `--test`: everything once and small, answers checked,
+//! figures without meaning.
 
 mod commit;
 mod group;

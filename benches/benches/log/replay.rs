@@ -1,4 +1,5 @@
-//! Opening a store whose log holds a gigabyte that no layer file has, beside reading the log and copying as much memory.
+//! Opening a store whose log holds a gigabyte that no layer file has, beside reading the log and
+//! copying as much memory.
 
 use std::{fs::File, hint::black_box, os::unix::fs::FileExt, path::Path};
 

@@ -1,4 +1,5 @@
-//! What a record's values are written from: the arena where they lie, or a buffer that they are copied into first.
+//! What a record's values are written from: the arena where they lie, or a buffer that they are
+//! copied into first.
 
 use std::{cell::RefCell, io::IoSlice, path::Path};
 

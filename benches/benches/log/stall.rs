@@ -1,13 +1,13 @@
 //! The longest batch of a writer that never waits for a sync, and the speed of loading pages.
 //!
-//! Each batch is timed from its first put to the end of its commit. Where the time of the longest one
-//! went is told by the scheduler's own figures: on a processor, runnable but waiting for one (others
-//! use the machine), and blocked (the engine, the file system or the device made it wait).
+//! Each batch is timed from its first put to the end of its commit. Where the time of the longest
+//! one went is told by the scheduler's own figures: on a processor, runnable but waiting for one
+//! (others use the machine), and blocked (the engine, the file system or the device made it wait).
 //!
-//! A virtual machine whose host limits its processor time stands still as a whole, which these figures
-//! show as any of the three. So the first row is a control without the engine: a thread that writes as
-//! many bytes a batch to a file and sleeps now and then, beside one that writes another file. What its
-//! longest batch takes is the machine's.
+//! A virtual machine whose host limits its processor time stands still as a whole, which these
+//! figures show as any of the three. So the first row is a control without the engine: a thread
+//! that writes as many bytes a batch to a file and sleeps now and then, beside one that writes
+//! another file. What its longest batch takes is the machine's.
 
 use std::{
     fs::File,
@@ -158,8 +158,8 @@ fn longest(context: &mut Context) {
     }
 }
 
-/// Writes as many bytes as a batch has to a file, again and again, and sleeps 1 ms after each 16th time
-/// as a commit does that is delayed; another thread fills a second file, layer by layer.
+/// Writes as many bytes as a batch has to a file, again and again, and sleeps 1 ms after each 16th
+/// time as a commit does that is delayed; another thread fills a second file, layer by layer.
 fn control(time: Duration, batches: u64) -> Longest {
     const BATCH_BYTES: usize = 29 << 10;
     let dir = Place::Disk.dir();

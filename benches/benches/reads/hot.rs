@@ -1,4 +1,5 @@
-//! Everything is in memory: what a read takes, by mode, by how keys are chosen, with one reader and two, beside a writer or not.
+//! Everything is in memory: what a read takes, by mode, by how keys are chosen, with one reader and
+//! two, beside a writer or not.
 
 use std::{
     hint::black_box,
@@ -309,7 +310,8 @@ fn write_until(timeline: &Timeline, stop: &AtomicBool) {
     }
 }
 
-/// Numbers below a bound, number n in proportion to 1 / (n + 1)^0.99, scattered so that neighbours are not alike.
+/// Numbers below a bound, number n in proportion to 1 / (n + 1)^0.99, scattered so that neighbours
+/// are not alike.
 struct Zipf(Vec<f64>);
 
 impl Zipf {

@@ -1,5 +1,5 @@
-//! What a delta layer costs a read of the newest version: by their number, and by how many of them hold
-//! the page.
+//! What a delta layer costs a read of the newest version: by their number, and by how many of them
+//! hold the page.
 
 use std::{
     hint::black_box,

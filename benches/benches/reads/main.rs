@@ -1,8 +1,9 @@
-//! Reading layer files in each way: mapped, from the block cache, past the page cache; one page and many; what it takes of memory.
+//! Reading layer files in each way: mapped, from the block cache, past the page cache; one page and
+//! many; what it takes of memory.
 //!
-//! `cargo bench -p pagestrata-benches --bench reads [-- PART ...]`, with the parts `hot`, `layers`, `many`,
-//! `memory`. With `--test`: everything
-//! once and small, answers checked, figures without meaning. Stores are in `PAGESTRATA_DISK`.
+//! `cargo bench -p pagestrata-benches --bench reads [-- PART ...]`, with the parts `hot`, `layers`,
+//! `many`, `memory`. With `--test`: everything once and small, answers checked, figures without
+//! meaning. Stores are in `PAGESTRATA_DISK`.
 
 mod hot;
 mod layers;

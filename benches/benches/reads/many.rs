@@ -1,4 +1,5 @@
-//! Many pages at once, beside the same pages one by one: calls of the operating system, blocks, time.
+//! Many pages at once, beside the same pages one by one: calls of the operating system, blocks,
+//! time.
 
 use std::time::Instant;
 

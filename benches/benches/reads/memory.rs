@@ -1,4 +1,5 @@
-//! What reading takes of memory: the page cache with direct I/O, the block cache's bound, what a detached version keeps.
+//! What reading takes of memory: the page cache with direct I/O, the block cache's bound, what a
+//! detached version keeps.
 
 use std::{fs, path::Path};
 

@@ -1,4 +1,5 @@
-//! The store that is read: pages of 8 KiB in image layers, half of each page's deltas in a delta layer, the other half in memory.
+//! The store that is read: pages of 8 KiB in image layers, half of each page's deltas in a delta
+//! layer, the other half in memory.
 
 use std::{path::Path, time::Duration};
 
@@ -84,7 +85,8 @@ impl Pages {
         }
     }
 
-    /// Opens it, to be read in one way. What was in memory is again, and what is written more is not kept.
+    /// Opens it, to be read in one way. What was in memory is again, and what is written more is
+    /// not kept.
     pub(crate) fn open(&self, access: AccessMode, block_cache_max_bytes: u64) -> (Store, Timeline) {
         let options = Options {
             access,

@@ -1,8 +1,10 @@
-//! PostgreSQL's pages by redo: each type of record, chains of them, pages read from a store, and the ingest of a log.
+//! PostgreSQL's pages by redo: each type of record, chains of them, pages read from a store, and
+//! the ingest of a log.
 //!
-//! `cargo bench -p pagestrata-benches --bench redo [-- PART ...]`, with the parts `records`, `chains`, `pages`, `ingest`. With `--test`:
-//! everything once and small, figures without meaning. `PAGESTRATA_CAPTURES` names the directory of captures, whose `pgbench/main` and
-//! `pgbench/fpwoff` are read; without it the sample in `engine/postgres` is. Stores are in `PAGESTRATA_DISK`.
+//! `cargo bench -p pagestrata-benches --bench redo [-- PART ...]`, with the parts `records`,
+//! `chains`, `pages`, `ingest`. With `--test`: everything once and small, figures without meaning.
+//! `PAGESTRATA_CAPTURES` names the directory of captures, whose `pgbench/main` and `pgbench/fpwoff`
+//! are read; without it the sample in `engine/postgres` is. Stores are in `PAGESTRATA_DISK`.
 
 mod capture;
 mod chains;

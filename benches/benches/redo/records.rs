@@ -109,7 +109,8 @@ fn types(capture: &Capture) -> Vec<(String, (u64, Vec<Known>))> {
             let (times, known) = types.entry(format!("{name} {block}")).or_default();
             *times += 1;
             let lsn = record.end();
-            // Spread over the log: the n-th is kept where n is a power of two, or one of those that follow.
+            // Spread over the log: the n-th is kept where n is a power of two, or one of those that
+            // follow.
             if known.len() < KEPT as usize && *times % (1 + *times / KEPT) == 0 {
                 known.push(Known { key, lsn, record: bytes.to_vec(), page: page.clone() });
             }

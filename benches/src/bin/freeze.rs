@@ -1,5 +1,6 @@
-//! Fills an open layer with so many bytes of values and rolls it: `freeze BYTES`. For `benches/freeze.sh`, which counts the
-//! instructions of the roll; the allocations are counted here.
+//! Fills an open layer with so many bytes of values and rolls it: `freeze BYTES`. For
+//! `benches/freeze.sh`, which counts the instructions of the roll; the allocations are counted
+//! here.
 
 use std::io::Write;
 

@@ -123,7 +123,8 @@ fn ingest(until: &Until) -> Done {
     })
 }
 
-/// Puts alone, as far as they can be had alone: one layer takes them all, and is flushed when it is full.
+/// Puts alone, as far as they can be had alone: one layer takes them all, and is flushed when it is
+/// full.
 fn put(until: &Until) -> Done {
     let updates = Updates::random(SEED, 2_000_000, BLOCKS, 100);
     let mut store = TempStore::new(Place::Tmpfs, one_layer());
@@ -135,8 +136,8 @@ fn put(until: &Until) -> Done {
     })
 }
 
-/// Flushes of 2 M random 100 B records. The puts in between are on the main thread, the flushes on a thread called
-/// `pagestrata-flush`.
+/// Flushes of 2 M random 100 B records. The puts in between are on the main thread, the flushes on
+/// a thread called `pagestrata-flush`.
 fn flush(until: &Until) -> Done {
     put(until)
 }

@@ -1,4 +1,5 @@
-//! A small page server: GetPage@Lsn over TCP, on tokio, with the engine inside. `page_load` is a client for it.
+//! A small page server: GetPage@Lsn over TCP, on tokio, with the engine inside. `page_load` is a
+//! client for it.
 //!
 //! ```text
 //! page_server --store DIR [--listen 127.0.0.1:6400] [--metrics 127.0.0.1:6401] [--access mmap|pread|direct]

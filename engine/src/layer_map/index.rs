@@ -16,7 +16,7 @@
 //! ```text
 //! while let Some(hit) = map.search(key, upper) {
 //!     if hit.shared { visit each layer of map.deltas_at(key, hit.floor) } else { visit hit.layer }
-//!         // takes versions with hit.floor <= lsn <= upper; done at a base (of all those visited, newest first)
+//!         // takes versions with hit.floor <= lsn <= upper; done at a base (newest first)
 //!     if hit.floor == Lsn(0) { break }
 //!     upper = hit.floor.previous();
 //! }
@@ -263,7 +263,7 @@ impl LayerIndex {
     /// [`Lsn::MAX`] is empty, as no range of Lsns can hold it.
     pub fn edit(&self, changes: &[Change]) -> LayerIndex {
         let mut version = Version::clone(&self.version);
-        let anew = changes.len() > ANEW_MIN && changes.len() > self.len() / 8;
+        let anew = changes.len() > ANEW_MIN && changes.len() > self.layer_count() / 8;
         for change in changes {
             match *change {
                 Change::Insert(layer, shape) => {
@@ -306,7 +306,7 @@ impl LayerIndex {
     }
 
     /// How many layers.
-    pub fn len(&self) -> usize {
+    pub fn layer_count(&self) -> usize {
         self.version.slots.len()
     }
 

@@ -1,7 +1,8 @@
 //! Reading: a [`Reader`] pins the layer map, the [`Guard`] borrows everything below it.
 //!
 //! ```text
-//! Reader::pin -> Guard -> versions: open, frozen, delta, image -> Versions (borrowed) -> page: redo (yours)
+//! Reader::pin -> Guard -> versions: open, frozen, delta, image -> Versions (borrowed)
+//!     -> page: redo (yours)
 //! ```
 //!
 //! **Invariant:** nothing below a guard is counted and a guard has no drop: it is a reference. What
@@ -296,7 +297,13 @@ impl<'g> Guard<'g> {
     ///
     /// ```
     /// # use pagestrata::{Guard, Key, Lsn, Page, Ready, Redo, Result, Scratch};
-    /// fn page<'s>(guard: Guard<'s>, key: Key, lsn: Lsn, redo: &dyn Redo, mut scratch: &'s mut Scratch) -> Result<Page<'s>> {
+    /// fn page<'s>(
+    ///     guard: Guard<'s>,
+    ///     key: Key,
+    ///     lsn: Lsn,
+    ///     redo: &dyn Redo,
+    ///     mut scratch: &'s mut Scratch,
+    /// ) -> Result<Page<'s>> {
     ///     loop {
     ///         match guard.try_page(key, lsn, redo, scratch)? {
     ///             Ready::Hit(page) => return Ok(page),

@@ -1,7 +1,8 @@
 //! Reading many pages at once: [`Guard::pages`].
 //!
 //! ```text
-//! keys, in order -> open, frozen: each key looked up -> layer files, newest first: all keys that come to one, at once
+//! keys, in order -> open, frozen: each key looked up
+//!                -> layer files, newest first: all keys that come to one, at once
 //!                -> keys whose walk has ended: redo, one batch for a layer -> the caller's sink
 //! ```
 //!
@@ -59,7 +60,9 @@ impl<'g> Guard<'g> {
     /// # use pagestrata::{Guard, Key, Lsn, Redo, Result, Scratch};
     /// fn lengths(guard: Guard<'_>, keys: &[Key], lsn: Lsn, redo: &dyn Redo) -> Result<usize> {
     ///     let mut sum = 0;
-    ///     guard.pages(keys, lsn, redo, &mut Scratch::new(), &mut |_, page| sum += page.map_or(0, |page| page.len()))?;
+    ///     guard.pages(keys, lsn, redo, &mut Scratch::new(), &mut |_, page| {
+    ///         sum += page.map_or(0, |page| page.len());
+    ///     })?;
     ///     Ok(sum)
     /// }
     /// ```
@@ -68,17 +71,20 @@ impl<'g> Guard<'g> {
     ///
     /// ```compile_fail,E0521
     /// # use pagestrata::{Guard, Key, Lsn, Redo, Scratch};
-    /// # fn read(guard: Guard<'_>, keys: &[Key], lsn: Lsn, redo: &dyn Redo, scratch: &mut Scratch) {
+    /// # fn read(guard: Guard<'_>, keys: &[Key], lsn: Lsn, redo: &dyn Redo) {
+    /// # let scratch = &mut Scratch::new();
     /// let mut pages = Vec::new();
     /// guard.pages(keys, lsn, redo, scratch, &mut |_, page| pages.push(page)).unwrap();
     /// # }
     /// ```
     ///
     /// ```
-    /// # use pagestrata::{Guard, Key, Lsn, Redo, Scratch};
-    /// # fn read(guard: Guard<'_>, keys: &[Key], lsn: Lsn, redo: &dyn Redo, scratch: &mut Scratch) {
+    /// # use pagestrata::{Guard, Key, Lsn, Page, Redo, Result, Scratch};
+    /// # fn read(guard: Guard<'_>, keys: &[Key], lsn: Lsn, redo: &dyn Redo) {
+    /// # let scratch = &mut Scratch::new();
     /// let mut pages = Vec::new();
-    /// guard.pages(keys, lsn, redo, scratch, &mut |_, page| pages.push(page.unwrap().to_vec())).unwrap();
+    /// let mut keep = |_, page: Result<Page<'_>>| pages.push(page.unwrap().to_vec());
+    /// guard.pages(keys, lsn, redo, scratch, &mut keep).unwrap();
     /// # }
     /// ```
     pub fn pages(

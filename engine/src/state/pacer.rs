@@ -1,5 +1,5 @@
-//! [`Pacer`]: how long commits are delayed while flushing is behind, so that no commit waits for a whole
-//! flush.
+//! [`Pacer`]: how long commits are delayed while flushing is behind, so that no commit waits for a
+//! whole flush.
 //!
 //! The debt of a timeline is what is to be flushed, in layers: those that are frozen, without what
 //! the flush under way has written of the oldest, and the filled part of the open one. Up to half

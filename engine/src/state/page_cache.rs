@@ -1,4 +1,5 @@
-//! [`PageCache`]: pages that redo has made, kept for the next reads of them. Off unless it is asked for.
+//! [`PageCache`]: pages that redo has made, kept for the next reads of them. Off unless it is asked
+//! for.
 
 use std::sync::Arc;
 

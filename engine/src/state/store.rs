@@ -12,7 +12,7 @@ use pagestrata_layers::{
     ChunkPool,
     layer_file::LayerAccess,
     manifest::{Manifest, edit::Edit},
-    storage::{ProcessMark, SharedStorage},
+    storage::{ProcessMark, SharedStorage, major_faults_of_process},
 };
 use pagestrata_wal::Log;
 use parking_lot::Mutex;
@@ -78,6 +78,44 @@ pub(crate) fn timeline_dir(dir: &Path, number: u64) -> PathBuf {
 }
 
 impl StoreShared {
+    /// The state of a store whose manifest was read and whose timelines are not open yet.
+    pub(crate) fn new(
+        dir: PathBuf,
+        manifest: Manifest,
+        storage: SharedStorage,
+        options: Options,
+        reads_only: bool,
+    ) -> Arc<StoreShared> {
+        let next_sequence = manifest.state().next_sequence;
+        let pool = usize::try_from(options.pool_retained_max_bytes).unwrap_or(usize::MAX);
+        Arc::new(StoreShared {
+            id: manifest.store(),
+            owner: ProcessMark::current(),
+            dir,
+            pool: Arc::new(ChunkPool::new(pool)),
+            manifest: Mutex::new(Some(manifest)),
+            timelines: Mutex::default(),
+            sequences: Mutex::new(next_sequence..next_sequence),
+            log: OnceLock::new(),
+            log_begun: OnceLock::new(),
+            log_beginning: Mutex::default(),
+            flusher: Wakeup::default(),
+            reclaimer: Wakeup::default(),
+            logger: Wakeup::default(),
+            preparer: Wakeup::default(),
+            fetchers: FetchThreads::default(),
+            major_faults_before: major_faults_of_process(),
+            closed: AtomicBool::new(false),
+            flusher_panicked: AtomicBool::new(false),
+            import_in_doubt: AtomicBool::new(false),
+            pages: PageCache::new(options.page_cache_max_bytes),
+            access: LayerAccess::new(storage.clone(), options.of_access()),
+            storage,
+            options,
+            reads_only,
+        })
+    }
+
     pub(crate) fn check_open(&self) -> Result<()> {
         match self.closed.load(Ordering::Acquire) || self.is_inherited() {
             true => Err(Error::Closed),

@@ -156,9 +156,9 @@ impl Store {
     /// goes.
     ///
     /// # Errors
-    /// [`Error::FlushFailed`], [`Error::ReadOnly`]: what was acknowledged is in the log; without a log
-    /// ([`Durability::External`](crate::Durability::External)) what was not flushed is gone. The
-    /// store is closed all the same. [`Error::Closed`] in a forked child: nothing is done.
+    /// [`Error::FlushFailed`], [`Error::ReadOnly`]: what was acknowledged is in the log; without a
+    /// log ([`Durability::External`](crate::Durability::External)) what was not flushed is gone.
+    /// The store is closed all the same. [`Error::Closed`] in a forked child: nothing is done.
     pub fn close(mut self, grace: Duration) -> Result<CloseReport> {
         if self.shared.is_inherited() {
             return Err(Error::Closed);

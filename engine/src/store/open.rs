@@ -1,21 +1,16 @@
 //! Opening a store: its directory locked, its manifest read, its log replayed, its threads started.
 
-use std::{
-    path::Path,
-    sync::{Arc, OnceLock, atomic::AtomicBool},
-};
+use std::{path::Path, sync::Arc};
 
 use pagestrata_layers::{
-    ChunkPool, Error as LayersError,
-    layer_file::LayerAccess,
+    Error as LayersError,
     manifest::{
         CURRENT_NAME, Manifest,
         edit::{State, TimelineState},
     },
-    storage::{Lock, ProcessMark, SharedStorage, Storage, major_faults_of_process},
+    storage::{Lock, SharedStorage, Storage},
 };
 use pagestrata_wal::Replayed;
-use parking_lot::Mutex;
 
 use crate::{
     error::{Error, Result},
@@ -23,11 +18,8 @@ use crate::{
     options::Options,
     reports::{OpenProgress, OpenReport, stats::TimelineStats},
     state::{
-        fetch_threads::FetchThreads,
-        page_cache::PageCache,
         store::{StoreShared, TIMELINES_NAME, timeline_dir},
         timeline::{Opening, TimelineShared},
-        wakeup::Wakeup,
     },
     store::{
         Store,
@@ -58,33 +50,7 @@ impl Store {
         let (manifest, mut report) = open_manifest(&storage, &*outside, &dir, &options)?;
         let mut state = manifest.state().clone();
         let (next_sequence, named) = (state.next_sequence, NamedFiles::of(&state));
-        let pool = usize::try_from(options.pool_retained_max_bytes).unwrap_or(usize::MAX);
-        let shared = Arc::new(StoreShared {
-            id: manifest.store(),
-            owner: ProcessMark::current(),
-            dir,
-            pool: Arc::new(ChunkPool::new(pool)),
-            manifest: Mutex::new(Some(manifest)),
-            timelines: Mutex::default(),
-            sequences: Mutex::new(next_sequence..next_sequence),
-            log: OnceLock::new(),
-            log_begun: OnceLock::new(),
-            log_beginning: Mutex::default(),
-            flusher: Wakeup::default(),
-            reclaimer: Wakeup::default(),
-            logger: Wakeup::default(),
-            preparer: Wakeup::default(),
-            fetchers: FetchThreads::default(),
-            major_faults_before: major_faults_of_process(),
-            closed: AtomicBool::new(false),
-            flusher_panicked: AtomicBool::new(false),
-            import_in_doubt: AtomicBool::new(false),
-            pages: PageCache::new(options.page_cache_max_bytes),
-            access: LayerAccess::new(storage.clone(), options.of_access()),
-            storage,
-            options,
-            reads_only,
-        });
+        let shared = StoreShared::new(dir, manifest, storage, options, reads_only);
         // From here on, also an opening that fails gives everything back, by the drop of this.
         let mut store = Store { shared, threads: Vec::new(), _lock: lock };
         let shared = &store.shared;

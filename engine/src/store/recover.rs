@@ -60,20 +60,8 @@ pub(crate) fn replay_log(
     report: &mut OpenReport,
 ) -> Result<(Replayed, Option<String>)> {
     let open = || Replay::open(shared.storage.clone(), &shared.log_dir(), shared.id, start);
-    let mut recovering: BTreeMap<u64, Recovering<'_>> = timelines
-        .iter()
-        .map(|timeline| {
-            let recovering = Recovering {
-                timeline,
-                writer: MutexGuard::map(timeline.writer.lock(), |writer| {
-                    writer.as_deref_mut().expect("no lease is out before the store is open")
-                }),
-                disk_consistent_lsn: timeline.disk_consistent_lsn(),
-                partial: None,
-            };
-            (timeline.number, recovering)
-        })
-        .collect();
+    let mut recovering: BTreeMap<u64, Recovering<'_>> =
+        timelines.iter().map(|timeline| (timeline.number, Recovering::of(timeline))).collect();
     let replayed = open().map_err(Error::from).and_then(|replay| {
         let mut told = OpenProgress { replayed_bytes: 0, log_bytes: replay.bytes()? };
         let mut bytes = 0;
@@ -156,7 +144,15 @@ impl Drop for SetOnDrop<'_> {
     }
 }
 
-impl Recovering<'_> {
+impl<'t> Recovering<'t> {
+    fn of(timeline: &'t Arc<TimelineShared>) -> Recovering<'t> {
+        let writer = MutexGuard::map(timeline.writer.lock(), |writer| {
+            writer.as_deref_mut().expect("no lease is out before the store is open")
+        });
+        let disk_consistent_lsn = timeline.disk_consistent_lsn();
+        Recovering { timeline, writer, disk_consistent_lsn, partial: None }
+    }
+
     /// Takes a record. Whether it has committed something.
     fn replay(&mut self, record: &Record<'_>, corrupt: impl Fn(Mismatch) -> Error) -> Result<bool> {
         if record.lsn <= self.disk_consistent_lsn {

@@ -27,7 +27,7 @@ impl TimelineStats {
             open_versions: map.open.layer.versions_count(),
             frozen_layers: map.frozen.len() as u64,
             retired_layers: retired.len() as u64,
-            layer_files: map.index.len() as u64,
+            layer_files: map.index.layer_count() as u64,
             layer_file_bytes: map.files.iter().map(|file| file.summary().file_len).sum(),
             detached: timeline.pins.detached(),
             flush: FlushStats {

@@ -186,7 +186,8 @@ impl Timeline {
     /// a lease).
     ///
     /// # Errors
-    /// [`Error::FlushFailed`]: nothing is lost, and it will be tried again; [`Error::ReadOnly`], [`Error::Closed`].
+    /// [`Error::FlushFailed`]: nothing is lost, and it will be tried again; [`Error::ReadOnly`],
+    /// [`Error::Closed`].
     pub fn flush(&self) -> Result<Lsn> {
         self.0.store.check_open()?;
         self.0.flush_now()

@@ -1,10 +1,11 @@
-//! [`CrashExplorer`]: work on a store, crashes at every place, and what is found afterwards held against what was acknowledged.
+//! [`CrashExplorer`]: work on a store, crashes at every place, and what is found afterwards held
+//! against what was acknowledged.
 //!
 //! ```text
-//! sequence or seed -> operations on a Store, on a storage that is copied before each call that changes anything
+//! sequence or seed -> operations on a Store, on a storage that is copied before each change
 //!                       each copy -> killed, and the power fails in all ways or some -> images
 //!                       each new image -> opened, read, verified, opened again -> what it holds
-//!                       promised <= what it holds <= tried, at a commit, with the model's content of then
+//!                       promised <= what it holds <= tried, at a commit, as the model was then
 //! ```
 //!
 //! What must hold of every image: it opens; each timeline ends at one of its commits, none before

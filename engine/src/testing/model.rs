@@ -1,4 +1,5 @@
-//! [`Model`]: what a timeline should answer, in the plainest way: a sorted map of all versions and a list of tombstones.
+//! [`Model`]: what a timeline should answer, in the plainest way: a sorted map of all versions and
+//! a list of tombstones.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,4 +1,5 @@
-//! [`Op`]: everything that can be done to a timeline, in numbers so small that a fuzzer and a generator hit the edges.
+//! [`Op`]: everything that can be done to a timeline, in numbers so small that a fuzzer and a
+//! generator hit the edges.
 
 use arbitrary::Arbitrary;
 

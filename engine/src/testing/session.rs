@@ -1,4 +1,5 @@
-//! [`Session`]: one opening of a store. Applies each operation to it and to the model, and compares.
+//! [`Session`]: one opening of a store. Applies each operation to it and to the model, and
+//! compares.
 
 use std::sync::Arc;
 
@@ -98,25 +99,8 @@ impl<'t> Session<'t> {
                     self.put_one(run, key, LsnStep::NEXT, value, kind);
                 }
             }
-            Op::PutRange { key, count, lsn, value } => {
-                let Key { object, block } = key.key();
-                let lsn = lsn.lsn(run.model.last(), run.model.committed());
-                for n in 0..u32::from(count % 5000) {
-                    let stored = new_value(run, value, Kind::Image);
-                    self.put(run, Key { object, block: block.wrapping_add(n) }, lsn, stored);
-                }
-            }
-            Op::DropBlocks { key, lsn } => {
-                let Key { object, block } = key.key();
-                let lsn = lsn.lsn(run.model.last(), run.model.committed());
-                let expected = run.model.drop_blocks(object, block, lsn);
-                let found = self.lease().drop_blocks(object, block, lsn);
-                if agree(&mut run.counts, found, expected).is_some() {
-                    run.counts.add("drops");
-                    let again = run.last_drop.replace((object, block, lsn));
-                    run.counts.add_many("drops_again", u64::from(again == run.last_drop));
-                }
-            }
+            Op::PutRange { key, count, lsn, value } => self.put_range(run, key, count, lsn, value),
+            Op::DropBlocks { key, lsn } => self.drop_blocks(run, key, lsn),
             Op::Commit { lsn } => {
                 let lsn = lsn.lsn(run.model.last(), run.model.committed());
                 self.commit(run, lsn);
@@ -144,23 +128,9 @@ impl<'t> Session<'t> {
                 }
             }
             Op::Unpin { reader } => self.readers[usize::from(reader) % 3].unpin(),
-            Op::Read { reader, key, lsn } => {
-                let guard = self.readers[usize::from(reader) % 3].pin();
-                let upper = run.model.last_record();
-                assert_eq!(guard.last_record_lsn(), upper);
-                let key = key.key();
-                let lsn = lsn.lsn(run.model.start(), upper, &run.model.lsns_of(key));
-                check_read(guard, &run.model, upper, key, lsn, &mut self.scratch, &mut run.counts);
-            }
+            Op::Read { reader, key, lsn } => self.read(run, reader, key, lsn),
             Op::Page { reader, key, lsn } => self.page(run, reader, key, lsn),
-            Op::Scan { reader, from, to, lsn } => {
-                let guard = self.readers[usize::from(reader) % 3].pin();
-                let upper = run.model.last_record();
-                let lsn = lsn.lsn(run.model.start(), upper, &[]);
-                let object = |object| KeyChoice { object, block: 0 }.key().object;
-                let (from, to) = (object(from), object(to));
-                check_scan(guard, &run.model, (from, to), lsn, upper, &mut run.counts);
-            }
+            Op::Scan { reader, from, to, lsn } => self.scan(run, reader, (from, to), lsn),
             Op::ImportImages { key, count, gap, lsn, value, abandoned } => {
                 self.import(run, key, (count, gap), lsn, value, abandoned);
             }
@@ -170,6 +140,52 @@ impl<'t> Session<'t> {
                 run.counts.max("max_layer_files", report.layer_files);
             }
         }
+    }
+
+    fn put_range(
+        &mut self,
+        run: &mut Run,
+        key: KeyChoice,
+        count: u16,
+        lsn: LsnStep,
+        value: ValueChoice,
+    ) {
+        let Key { object, block } = key.key();
+        let lsn = lsn.lsn(run.model.last(), run.model.committed());
+        for n in 0..u32::from(count % 5000) {
+            let stored = new_value(run, value, Kind::Image);
+            self.put(run, Key { object, block: block.wrapping_add(n) }, lsn, stored);
+        }
+    }
+
+    fn drop_blocks(&mut self, run: &mut Run, key: KeyChoice, lsn: LsnStep) {
+        let Key { object, block } = key.key();
+        let lsn = lsn.lsn(run.model.last(), run.model.committed());
+        let expected = run.model.drop_blocks(object, block, lsn);
+        let found = self.lease().drop_blocks(object, block, lsn);
+        if agree(&mut run.counts, found, expected).is_some() {
+            run.counts.add("drops");
+            let again = run.last_drop.replace((object, block, lsn));
+            run.counts.add_many("drops_again", u64::from(again == run.last_drop));
+        }
+    }
+
+    fn read(&mut self, run: &mut Run, reader: u8, key: KeyChoice, lsn: LsnChoice) {
+        let guard = self.readers[usize::from(reader) % 3].pin();
+        let upper = run.model.last_record();
+        assert_eq!(guard.last_record_lsn(), upper);
+        let key = key.key();
+        let lsn = lsn.lsn(run.model.start(), upper, &run.model.lsns_of(key));
+        check_read(guard, &run.model, upper, key, lsn, &mut self.scratch, &mut run.counts);
+    }
+
+    fn scan(&mut self, run: &mut Run, reader: u8, (from, to): (u8, u8), lsn: LsnChoice) {
+        let guard = self.readers[usize::from(reader) % 3].pin();
+        let upper = run.model.last_record();
+        let lsn = lsn.lsn(run.model.start(), upper, &[]);
+        let object = |object| KeyChoice { object, block: 0 }.key().object;
+        let (from, to) = (object(from), object(to));
+        check_scan(guard, &run.model, (from, to), lsn, upper, &mut run.counts);
     }
 
     fn put_one(

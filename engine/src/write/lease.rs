@@ -91,7 +91,8 @@ pub struct WriteLease<'t> {
     borrowed: PhantomData<&'t TimelineShared>,
 }
 
-/// A write lease that borrows nothing, from [`Timeline::write_lease_owned`].
+/// A write lease that borrows nothing, from
+/// [`Timeline::write_lease_owned`](crate::Timeline::write_lease_owned).
 ///
 /// ```
 /// # fn write(timeline: pagestrata::Timeline) {
@@ -305,9 +306,9 @@ impl WriteLease<'_> {
         self.roll_now()
     }
 
-    /// Rolls and flushes as [`Timeline::flush`] does, under the lease: returns once everything that
-    /// was committed is in synced layer files, with the disk-consistent Lsn, which is then that of
-    /// the last commit.
+    /// Rolls and flushes as [`Timeline::flush`](crate::Timeline::flush) does, under the lease:
+    /// returns once everything that was committed is in synced layer files, with the
+    /// disk-consistent Lsn, which is then that of the last commit.
     ///
     /// # Errors
     /// [`Error::Uncommitted`]: nothing was rolled or flushed, and what was put still waits for its

@@ -1,5 +1,6 @@
-//! Crashes at every place of all short sequences of operations, and at some places of long workloads: nothing that was acknowledged
-//! is lost. `engine/examples/crash_explorer.rs` does the same for as long as one likes.
+//! Crashes at every place of all short sequences of operations, and at some places of long
+//! workloads: nothing that was acknowledged is lost. `engine/examples/crash_explorer.rs` does the
+//! same for as long as one likes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -87,7 +88,8 @@ fn end_of(storage: &SimulatedStorage) -> Lsn {
     store.timeline("main").unwrap().last_record_lsn()
 }
 
-/// What follows the last sync is a mark, and no sync writes it: found by the explorer as `the log was synced up to`.
+/// What follows the last sync is a mark, and no sync writes it: found by the explorer as
+/// `the log was synced up to`.
 #[test]
 fn a_mark_that_a_crash_takes_is_not_missed_by_the_next_process() {
     // So that the mark and what follows are in different sectors some time.
@@ -106,8 +108,8 @@ fn a_mark_that_a_crash_takes_is_not_missed_by_the_next_process() {
     }
 }
 
-/// Of a segment's first record a crash may leave any sectors, and then of the one that takes its place: found by the explorer as
-/// `first Lsn`.
+/// Of a segment's first record a crash may leave any sectors, and then of the one that takes its
+/// place: found by the explorer as `first Lsn`.
 #[test]
 fn the_first_record_of_a_segment_is_lost_twice() {
     let storage = SimulatedStorage::new();
@@ -124,7 +126,8 @@ fn the_first_record_of_a_segment_is_lost_twice() {
     }
 }
 
-/// A process that ends between a new segment's rename and the sync of its directory: found by the explorer as a missing segment.
+/// A process that ends between a new segment's rename and the sync of its directory: found by the
+/// explorer as a missing segment.
 #[test]
 fn a_prepared_segment_has_a_durable_name_before_the_next_process_uses_it() {
     let storage = SimulatedStorage::new();

@@ -1,5 +1,6 @@
-//! Damaged files: every bit of each file of a small store flipped, every file cut to every length, random bits of a larger
-//! store, read in every way that there is. Opening, reading or verifying says so, with file and offset; what is read nevertheless is as it was; nothing panics.
+//! Damaged files: every bit of each file of a small store flipped, every file cut to every length,
+//! random bits of a larger store, read in every way that there is. Opening, reading or verifying
+//! says so, with file and offset; what is read nevertheless is as it was; nothing panics.
 //!
 //! That the tests see damage that gets through is shown by planting a bug:
 //!
@@ -47,7 +48,8 @@ fn options(compression: Compression) -> Options {
     }
 }
 
-/// A store with an image layer, delta layers and what they hold. `scale`: how many times more than fits one's screen.
+/// A store with an image layer, delta layers and what they hold. `scale`: how many times more than
+/// fits one's screen.
 fn store_of(scale: u32, compression: Compression) -> (Files, Expected) {
     let storage = SimulatedStorage::new();
     let created = Options { create: true, ..options(compression) };
@@ -112,7 +114,8 @@ fn check_layers_error(error: &LayersError, files: &Files, what: &str) {
     assert!(offset <= len, "{what}: {error}");
 }
 
-/// Opens, reads and verifies a damaged store. Panics at a wrong answer, and where damage is not seen at all.
+/// Opens, reads and verifies a damaged store. Panics at a wrong answer, and where damage is not
+/// seen at all.
 fn examine(
     damaged: Files,
     files: &Files,

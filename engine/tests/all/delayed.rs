@@ -1,7 +1,9 @@
-//! A layer file whose pages cannot be read for a while: reads that may not wait do not, all others do.
+//! A layer file whose pages cannot be read for a while: reads that may not wait do not, all others
+//! do.
 //!
-//! The file is one in memory (tmpfs) with a hole in it, and the hole's page faults are ours to answer (`man 2 userfaultfd`): so a page comes when the
-//! test says, and whoever touches one before is stopped until then.
+//! The file is one in memory (tmpfs) with a hole in it, and the hole's page faults are ours to
+//! answer (`man 2 userfaultfd`): so a page comes when the test says, and whoever touches one before
+//! is stopped until then.
 
 use std::{
     env,
@@ -53,7 +55,8 @@ impl Faults {
         };
         let mut api = [0xAA_u64, 0, 0];
         let mut register = [start as u64, len as u64, MISSING, 0];
-        // SAFETY: each call reads and writes the structure that it is given, which has the size that the number says.
+        // SAFETY: each call reads and writes the structure that it is given, which has the size
+        // that the number says.
         let done = unsafe {
             libc::ioctl(faults.as_raw_fd(), API, api.as_mut_ptr()) == 0
                 && libc::ioctl(faults.as_raw_fd(), REGISTER, register.as_mut_ptr()) == 0
@@ -83,7 +86,8 @@ impl Faults {
     fn answer(&self, address: usize, page: &[u8; PAGE]) {
         const COPY: libc::c_ulong = 0xC028_AA03;
         let mut copy = [address as u64, page.as_ptr().addr() as u64, PAGE as u64, 0, 0];
-        // SAFETY: the destination is a page of a mapping that faults were registered for, the source is a page.
+        // SAFETY: the destination is a page of a mapping that faults were registered for, the
+        // source is a page.
         let failed = unsafe { libc::ioctl(self.0.as_raw_fd(), COPY, copy.as_mut_ptr()) };
         let error = io::Error::last_os_error();
         assert!(failed == 0 || error.raw_os_error() == Some(libc::EEXIST), "{error}");
@@ -128,7 +132,8 @@ fn a_read_that_may_not_wait_never_does() {
     };
     assert_eq!(failed, 0);
 
-    // Pages come when they are let to, or after a minute: a read that waits for one then fails the test instead of hanging.
+    // Pages come when they are let to, or after a minute: a read that waits for one then fails the
+    // test instead of hanging.
     let (let_go, going) = mpsc::channel::<()>();
     let (not_over, over) = mpsc::channel::<()>();
     let pages = thread::spawn(move || {

@@ -1,4 +1,5 @@
-//! The engine under tokio's executor with several threads: what is held across an await, and what is waited for where.
+//! The engine under tokio's executor with several threads: what is held across an await, and what
+//! is waited for where.
 
 use std::{
     path::Path,
@@ -129,7 +130,8 @@ fn snapshots_and_pages_are_held_across_awaits_while_layers_come_and_go() {
     }
 }
 
-/// How often this thread had to wait for a device inside a memory access (`man 5 proc`, the twelfth field).
+/// How often this thread had to wait for a device inside a memory access (`man 5 proc`, the twelfth
+/// field).
 fn major_faults() -> u64 {
     let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
     let (_, fields) = stat.rsplit_once(") ").unwrap();
@@ -154,8 +156,8 @@ fn a_cold_mapping_stops_no_thread_that_asked_not_to_wait() {
             assert!(*runtime.block_on(page).unwrap() == image(block)[..]);
         }
     }
-    // Reads that do not look wait for each block of four pages, 375 times. On a machine that is short of memory a thread may have to wait for its
-    // own code, which is mapped, too.
+    // Reads that do not look wait for each block of four pages, 375 times. On a machine that is
+    // short of memory a thread may have to wait for its own code, which is mapped, too.
     let waits = major_faults() - before;
     assert!(waits < 10, "{waits} waits");
     let faults = store.stats().major_faults;

@@ -1,5 +1,6 @@
-//! A short life of a store in which each call to the storage fails, once or from then on, and what is left after a kill
-//! or a power failure: everything that was acknowledged, each layer once, and a store that goes on.
+//! A short life of a store in which each call to the storage fails, once or from then on, and what
+//! is left after a kill or a power failure: everything that was acknowledged, each layer once, and
+//! a store that goes on.
 
 use std::time::Duration;
 
@@ -91,7 +92,8 @@ fn live(storage: &SimulatedStorage, promised: &mut Promised) -> pagestrata::Resu
     Ok(())
 }
 
-/// Compares a timeline with the workload; what it says is on disk has to be there, once, and nothing else.
+/// Compares a timeline with the workload; what it says is on disk has to be there, once, and
+/// nothing else.
 fn check(timeline: &Timeline, what: &str) -> u64 {
     let found = timeline.disk_consistent_lsn().0;
     assert_eq!(timeline.last_record_lsn().0, found.max(1), "{what}");
@@ -114,7 +116,8 @@ fn check(timeline: &Timeline, what: &str) -> u64 {
     found
 }
 
-/// Opens what is left, compares it, goes on with it. Returns the disk-consistent Lsn that was found.
+/// Opens what is left, compares it, goes on with it. Returns the disk-consistent Lsn that was
+/// found.
 fn reopen(storage: &SimulatedStorage, promised: &Promised, what: &str) -> u64 {
     let store = open_in(storage, options()).unwrap_or_else(|error| panic!("{what}: {error}"));
     let timeline = match store.timeline("main") {

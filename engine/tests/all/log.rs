@@ -1,4 +1,5 @@
-//! The log as a user of the engine sees it: what is there after the store was dropped, killed or opened with other options.
+//! The log as a user of the engine sees it: what is there after the store was dropped, killed or
+//! opened with other options.
 
 use std::{path::Path, time::Duration};
 

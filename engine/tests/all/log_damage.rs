@@ -1,5 +1,5 @@
-//! A log that was synced and then damaged: whatever is changed in it, a store opens with every acknowledged commit or says what is
-//! corrupt. It never opens with less, and never panics.
+//! A log that was synced and then damaged: whatever is changed in it, a store opens with every
+//! acknowledged commit or says what is corrupt. It never opens with less, and never panics.
 #![allow(clippy::print_stdout, reason = "the counts are what one wants to see of a run")]
 
 use std::{
@@ -51,7 +51,8 @@ fn commit(timeline: &Timeline, n: u64) {
     lease.commit(Lsn(10 * n)).unwrap().wait().unwrap();
 }
 
-/// Whether the storage holds a store that opens with all commits; else it has to say what is corrupt.
+/// Whether the storage holds a store that opens with all commits; else it has to say what is
+/// corrupt.
 fn opens_whole(storage: &SimulatedStorage, what: &str) -> bool {
     let store = match Store::open_with(storage.shared(), DIR, options()) {
         Ok((store, _)) => store,

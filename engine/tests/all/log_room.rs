@@ -1,4 +1,5 @@
-//! What is left of commits that came to nothing, a log or a disk that is full, and the log's own thread.
+//! What is left of commits that came to nothing, a log or a disk that is full, and the log's own
+//! thread.
 
 use std::{
     future::IntoFuture,
@@ -35,7 +36,8 @@ fn write(timeline: &Timeline, lsn: u64, len: usize) -> Result<(), Error> {
     lease.commit(Lsn(lsn))?.wait()
 }
 
-/// A commit of 90, then a process that is killed, or a write that fails, between the parts of the commit of 100.
+/// A commit of 90, then a process that is killed, or a write that fails, between the parts of the
+/// commit of 100.
 fn cut_between_parts() -> SimulatedStorage {
     let storage = SimulatedStorage::new();
     let store = open(&storage, options());

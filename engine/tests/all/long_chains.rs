@@ -164,7 +164,8 @@ fn without_redo_or_without_a_bound_nothing_is_cut() {
     }
 }
 
-/// However long a chain grows within one layer, a read at any Lsn applies no more deltas than it may.
+/// However long a chain grows within one layer, a read at any Lsn applies no more deltas than it
+/// may.
 #[test]
 fn a_chain_within_one_layer_is_cut_again_and_again() {
     for compression in [Compression::None, Compression::Zstd { level: 1 }] {
@@ -188,7 +189,8 @@ fn a_chain_within_one_layer_is_cut_again_and_again() {
     }
 }
 
-/// A page that is too long to be written beside its delta is written beside the next one that leaves room.
+/// A page that is too long to be written beside its delta is written beside the next one that
+/// leaves room.
 #[test]
 fn a_page_that_does_not_fit_is_made_again() {
     let options = Options { deltas_per_page_max: 2, ..Options::default() };

@@ -22,3 +22,4 @@ mod soak;
 mod stalls;
 mod store;
 mod support;
+mod tidy;

@@ -1,4 +1,5 @@
-//! Many pages at once: each layer visited once, each block read once, errors for the keys that they are about.
+//! Many pages at once: each layer visited once, each block read once, errors for the keys that they
+//! are about.
 
 use std::{
     cell::Cell,
@@ -64,7 +65,8 @@ impl Redo for Append {
     }
 }
 
-/// Images in one layer file, a delta of each page in another; of each third page one in memory, of no consequence below.
+/// Images in one layer file, a delta of each page in another; of each third page one in memory, of
+/// no consequence below.
 fn written(dir: &Path, compression: Compression) {
     let options = Options { compression, ..Options::default() };
     let (store, _) = Store::open(dir, options).unwrap();
@@ -135,7 +137,8 @@ fn each_block_is_used_once_and_neighbours_are_read_together() {
             let single = one_by_one.all_reads();
             assert_eq!((single.reads, single.layers), (u64::from(PAGES), 2 * u64::from(PAGES)));
             assert_eq!((single.versions, single.value_bytes), (many.versions, many.value_bytes));
-            // An index of some pages, data blocks of 16 KiB or less; against an index page or two and a block for each version.
+            // An index of some pages, data blocks of 16 KiB or less; against an index page or two
+            // and a block for each version.
             assert!(many.blocks * 10 < single.blocks, "{} against {}", many.blocks, single.blocks);
             assert!(many.inflated_bytes * 3 <= single.inflated_bytes);
             assert_eq!(many.inflated_bytes == 0, compression == Compression::None);

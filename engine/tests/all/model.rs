@@ -1,8 +1,8 @@
 //! Random sequences of operations on a store and on the model of `pagestrata::testing`.
 //!
-//! `PAGESTRATA_SEED=n` runs the one sequence of that seed, `PAGESTRATA_SEQUENCES=n` another number of them.
-//! What the comparison is worth is shown by planting bugs; either has to be found. Reads that pass over the tombstones of frozen
-//! layers, and memory that is used again while it is held:
+//! `PAGESTRATA_SEED=n` runs the one sequence of that seed, `PAGESTRATA_SEQUENCES=n` another number
+//! of them. What the comparison is worth is shown by planting bugs; either has to be found. Reads
+//! that pass over the tombstones of frozen layers, and memory that is used again while it is held:
 //!
 //! ```text
 //! RUSTFLAGS='--cfg planted_bug="frozen_tombstones"' cargo test -p pagestrata --test all model

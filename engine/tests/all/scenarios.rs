@@ -1,8 +1,8 @@
-//! The named scenarios of the reliability goal, each with its exact outcome: power cuts, damage, full disks, failed syncs,
-//! other processes, panics.
+//! The named scenarios of the reliability goal, each with its exact outcome: power cuts, damage,
+//! full disks, failed syncs, other processes, panics.
 //!
-//! A workload is numbered commits, each of two pages of its own; from the number everything else follows, so that
-//! whoever opens what is left knows what has to be there.
+//! A workload is numbered commits, each of two pages of its own; from the number everything else
+//! follows, so that whoever opens what is left knows what has to be there.
 //!
 //! Each scenario runs in all access modes, with the same outcome.
 
@@ -109,7 +109,8 @@ fn write(timeline: &Timeline, numbers: std::ops::RangeInclusive<u64>) {
     }
 }
 
-/// Compares a timeline with the workload: whole commits without a gap, each once. Returns how many there are.
+/// Compares a timeline with the workload: whole commits without a gap, each once. Returns how many
+/// there are.
 #[track_caller]
 fn check(timeline: &Timeline) -> u64 {
     let last = timeline.last_record_lsn();

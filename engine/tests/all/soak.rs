@@ -1,4 +1,5 @@
-//! Guards that are held for ever while everything else goes on: what they see stays, what they keep is told, and all of it goes when they go.
+//! Guards that are held for ever while everything else goes on: what they see stays, what they keep
+//! is told, and all of it goes when they go.
 
 use std::{env, time::Duration};
 

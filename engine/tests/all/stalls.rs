@@ -1,4 +1,5 @@
-//! Writers, flushes and the log's threads that must not hold each other up, and what is promised meanwhile.
+//! Writers, flushes and the log's threads that must not hold each other up, and what is promised
+//! meanwhile.
 
 use std::{
     future::{Future, IntoFuture},
@@ -55,7 +56,8 @@ fn a_commit_that_passes_just_before_close_is_reported_or_refused() {
             storage.before_next("write", move || {
                 thread::spawn(move || send.send(store.close(Duration::ZERO)).unwrap());
                 eventually(|| matches!(other.write_lease(), Err(Error::Closed)));
-                // For a close that would not wait, to write its report; one that waits cannot go on.
+                // For a close that would not wait, to write its report; one that waits cannot go
+                // on.
                 thread::sleep(Duration::from_millis(50));
             });
             let committed = lease.commit(Lsn(3));

@@ -19,7 +19,8 @@ fn read(guard: Guard<'_>, key: Key, lsn: u64) -> Vec<(u64, Vec<u8>)> {
     versions.newest_first().map(|version| (version.lsn.0, version.bytes.to_vec())).collect()
 }
 
-/// A base and changes to it in every kind of layer: an image layer at 16, delta layers, a frozen or open one.
+/// A base and changes to it in every kind of layer: an image layer at 16, delta layers, a frozen or
+/// open one.
 #[test]
 fn a_chain_is_read_through_every_kind_of_layer() {
     let dir = tempfile::tempdir().unwrap();
@@ -240,7 +241,8 @@ fn an_idle_reader_is_seen_and_what_it_kept_is_reclaimed() {
     assert_eq!(read(idle.pin(), Key::new(1, 1), 2).len(), 1);
 }
 
-/// Whoever lets go last of a retired layer has it reclaimed. Without its wake-up the layer stays, and this never ends.
+/// Whoever lets go last of a retired layer has it reclaimed. Without its wake-up the layer stays,
+/// and this never ends.
 #[test]
 fn every_kind_of_holder_wakes_the_reclaimer() {
     let (_dir, _store, timeline) = fresh(Options::default());
@@ -330,7 +332,8 @@ fn a_store_is_opened_once_and_only_where_it_is() {
     assert_eq!(Store::open(&path, no_create.clone()).unwrap().0.timelines().len(), 1);
 }
 
-/// Opening, with leave to create a store and without, is refused as corruption of this file, which was not found.
+/// Opening, with leave to create a store and without, is refused as corruption of this file, which
+/// was not found.
 #[track_caller]
 fn assert_lost(dir: &Path, lost: &Path) {
     for create in [false, true] {

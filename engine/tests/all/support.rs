@@ -75,7 +75,8 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// Waits for something that a background thread does, without end: a test that hangs is killed by its runner.
+/// Waits for something that a background thread does, without end: a test that hangs is killed by
+/// its runner.
 pub(crate) fn eventually(mut done: impl FnMut() -> bool) {
     while !done() {
         std::thread::yield_now();

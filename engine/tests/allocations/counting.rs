@@ -32,7 +32,8 @@ fn count(bytes: i64) {
     let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
 }
 
-// SAFETY: every call goes to the system's allocator with the same arguments; counting allocates nothing.
+// SAFETY: every call goes to the system's allocator with the same arguments; counting allocates
+// nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size() as i64);

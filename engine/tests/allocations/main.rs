@@ -1,6 +1,7 @@
 //! What the engine takes from the allocator: a binary of its own, because it owns the allocator.
 //!
-//! Counts of allocations are per thread; live bytes are of the whole process, so the tests take turns.
+//! Counts of allocations are per thread; live bytes are of the whole process, so the tests take
+//! turns.
 
 #![allow(clippy::print_stdout, reason = "figures that a reader of the test run wants to see")]
 
@@ -46,7 +47,8 @@ fn addresses(guard: Guard<'_>, key: Key, scratch: &mut Scratch) -> Vec<*const u8
     versions.newest_first().map(|version| version.bytes.as_ptr()).collect()
 }
 
-/// A warm read allocates nothing, and lends the same bytes whatever scratch it is given: so it copied none.
+/// A warm read allocates nothing, and lends the same bytes whatever scratch it is given: so it
+/// copied none.
 fn check_warm_read(layer: &str, reader: &mut Reader, keys: &[Key]) {
     let (mut scratch, mut other) = (Scratch::new(), Scratch::new());
     for &key in keys {

@@ -1,4 +1,5 @@
-//! The process that is killed: writes to all timelines, and says of each commit when it was acknowledged, not before.
+//! The process that is killed: writes to all timelines, and says of each commit when it was
+//! acknowledged, not before.
 
 use std::{
     collections::VecDeque,
@@ -71,7 +72,8 @@ fn write(number: usize, timeline: &Timeline, seed: u64) {
     }
 }
 
-/// Another writer may have the lease of a timeline that keeps the log from being freed; it gives it back soon.
+/// Another writer may have the lease of a timeline that keeps the log from being freed; it gives it
+/// back soon.
 fn commit(lease: &mut WriteLease<'_>, n: u64) -> CommitTicket {
     loop {
         match lease.commit(lsn(n)) {

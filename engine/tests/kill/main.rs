@@ -1,8 +1,9 @@
-//! `kill -9` again and again: a child process writes to a store and says of each commit when it was acknowledged; it is
-//! killed at some moment, and what it said has to be there, whole, with nothing half done behind it. The same store goes on.
+//! `kill -9` again and again: a child process writes to a store and says of each commit when it was
+//! acknowledged; it is killed at some moment, and what it said has to be there, whole, with nothing
+//! half done behind it. The same store goes on.
 //!
 //! ```text
-//! PAGESTRATA_KILLS=500 cargo test -p pagestrata --test kill        default 40; PAGESTRATA_SEED=n, default 1
+//! PAGESTRATA_KILLS=500 cargo test -p pagestrata --test kill   default 40; PAGESTRATA_SEED=n (1)
 //! ```
 //!
 //! A watchdog ends a run that hangs: one cycle (a child, its death, the check of its store) that
@@ -10,10 +11,12 @@
 //! kills the child, says in which cycle it was, and fails. No run passes or fails by how long it
 //! takes otherwise.
 //!
-//! A plain `main`, because it starts itself as its own child. When a child dies comes from a seed: after so many acknowledgements and
-//! so many microseconds. What is found may differ from run to run, whether it is right does not.
+//! A plain `main`, because it starts itself as its own child. When a child dies comes from a seed:
+//! after so many acknowledgements and so many microseconds. What is found may differ from run to
+//! run, whether it is right does not.
 //!
-//! That it sees what gets lost is shown by planting a bug, which frees the log before a flush has ended:
+//! That it sees what gets lost is shown by planting a bug, which frees the log before a flush has
+//! ended:
 //!
 //! ```text
 //! RUSTFLAGS='--cfg planted_bug="log_freed_early"' cargo test -p pagestrata --test kill
@@ -78,7 +81,8 @@ fn main() {
     let cycle_max = Duration::from_secs(number("PAGESTRATA_KILL_CYCLE_SECONDS", 300));
     watchdog::check();
     let watchdog = Watchdog::start(cycle_max);
-    // Beside the build, on a real disk; the system's directory for temporary files may be in memory.
+    // Beside the build, on a real disk; the system's directory for temporary files may be in
+    // memory.
     let parent = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     for durability in ["synced", "buffered"] {
         let mut totals = Totals::default();
@@ -135,7 +139,8 @@ fn live_and_die(
     }
 }
 
-/// Lets a child write until it is killed. Returns what it was told to be safe: timeline and number of each commit.
+/// Lets a child write until it is killed. Returns what it was told to be safe: timeline and number
+/// of each commit.
 fn run_and_kill(
     dir: &Path,
     durability: &str,

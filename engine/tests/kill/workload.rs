@@ -12,7 +12,8 @@ pub(crate) const TIMELINES: usize = 3;
 /// The object whose blocks are dropped now and then, and the first of those.
 const DROPPED: (u128, u32) = (9, 2);
 
-/// Segments of the log, layers and the whole log are as small as they may be: everything is switched, flushed and used again all the time.
+/// Segments of the log, layers and the whole log are as small as they may be: everything is
+/// switched, flushed and used again all the time.
 pub(crate) fn options(durability: Durability) -> Options {
     Options {
         durability,
@@ -89,7 +90,8 @@ pub(crate) fn import(lease: &mut WriteLease<'_>, n: u64) -> pagestrata::Result<(
     import.finish().map(drop)
 }
 
-/// Whether these commits are there, whole and with the right bytes, and nothing above the last. Returns how many there are.
+/// Whether these commits are there, whole and with the right bytes, and nothing above the last.
+/// Returns how many there are.
 pub(crate) fn check_timeline(
     timeline: &Timeline,
     numbers: impl Iterator<Item = u64>,

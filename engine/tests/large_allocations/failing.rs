@@ -25,7 +25,8 @@ pub(crate) struct Outcome {
     pub(crate) refused: u64,
 }
 
-/// Does some work of which the large allocation number `nth` is refused; none, if there are not so many.
+/// Does some work of which the large allocation number `nth` is refused; none, if there are not so
+/// many.
 pub(crate) fn refusing<R>(nth: i64, work: impl FnOnce() -> R) -> (R, Outcome) {
     SEEN.store(0, Relaxed);
     REFUSED.store(0, Relaxed);

@@ -1,6 +1,7 @@
-//! Allocations of 256 KiB and more are refused, the first, the second, and so on, until an operation goes through: each
-//! answers an error, nothing panics or aborts, nothing acknowledged is lost, and the store goes on. A
-//! binary of its own, because it owns the allocator; one test, because the allocator is everybody's.
+//! Allocations of 256 KiB and more are refused, the first, the second, and so on, until an
+//! operation goes through: each answers an error, nothing panics or aborts, nothing acknowledged is
+//! lost, and the store goes on. A binary of its own, because it owns the allocator; one test,
+//! because the allocator is everybody's.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -114,8 +115,8 @@ fn is_memory(error: &Error) -> bool {
     }
 }
 
-/// Does some work again and again, each time with the next large allocation refused, until nothing is refused any
-/// more. `check` looks at what is there after each try.
+/// Does some work again and again, each time with the next large allocation refused, until nothing
+/// is refused any more. `check` looks at what is there after each try.
 fn each<T, R>(
     what: &str,
     state: &mut T,

@@ -1,4 +1,5 @@
-//! Records that are whole, in the log of a store that did not write them: what they say of commits may be anything.
+//! Records that are whole, in the log of a store that did not write them: what they say of commits
+//! may be anything.
 
 use std::{path::Path, sync::OnceLock};
 
@@ -27,7 +28,8 @@ pub struct Commits {
 #[derive(Debug, Arbitrary)]
 struct Part {
     timeline: u8,
-    /// How far its Lsn is above the one before; of every eighth, how far below, or below the highest there is.
+    /// How far its Lsn is above the one before; of every eighth, how far below, or below the
+    /// highest there is.
     ahead: u8,
     /// What is wrong with the Lsn that was committed before.
     previous_xor: u64,

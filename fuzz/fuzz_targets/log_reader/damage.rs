@@ -135,8 +135,9 @@ impl Target<'_> {
     }
 }
 
-/// Up to where any frame that is still whole, or `SYNCED`, says that the log was synced. Whatever is missing before it is missing by
-/// damage; what lies behind it is lost together with all that knew of its sync, and cannot be told from a torn tail.
+/// Up to where any frame that is still whole, or `SYNCED`, says that the log was synced. Whatever
+/// is missing before it is missing by damage; what lies behind it is lost together with all that
+/// knew of its sync, and cannot be told from a torn tail.
 pub fn evidence(sound: &Files, damaged: &Files, frames: &[Frame]) -> u64 {
     let is_whole = |frame: &&Frame| {
         let header = frame.offset..frame.offset + FRAME_HEADER_LEN;

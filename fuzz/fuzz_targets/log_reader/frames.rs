@@ -1,4 +1,5 @@
-//! The log's bytes, read and written here without the crate's own code for it, by the tables in `wal/src/format.rs`.
+//! The log's bytes, read and written here without the crate's own code for it, by the tables in
+//! `wal/src/format.rs`.
 
 use std::{
     collections::BTreeMap,

@@ -76,7 +76,8 @@ pub fn check_error(error: &LayersError) {
     assert!(path.starts_with(DIR), "{error}");
 }
 
-/// A payload as a part of a commit: its entries are within it, and an error is the last thing they say.
+/// A payload as a part of a commit: its entries are within it, and an error is the last thing they
+/// say.
 fn use_payload(payload: &[u8]) {
     let Ok(part) = CommitPart::decode(payload) else { return };
     let (mut entries, mut failed) = (0, false);
@@ -89,8 +90,8 @@ fn use_payload(payload: &[u8]) {
     assert!(entries <= payload.len() / 5 + 1, "{entries} entries of {} bytes", payload.len());
 }
 
-/// Goes on with a log that was read: the same records, and one more that survives a power failure. What stops it may only be
-/// the log's own end, or damage that `may_refuse`.
+/// Goes on with a log that was read: the same records, and one more that survives a power failure.
+/// What stops it may only be the log's own end, or damage that `may_refuse`.
 pub fn go_on(
     storage: &SimulatedStorage,
     (start, segment_size): (u32, u64),

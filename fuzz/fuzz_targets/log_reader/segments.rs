@@ -62,7 +62,8 @@ fn synced_at((of, at): (u8, u16)) -> u64 {
 
 impl Segment {
     fn bytes(&self, number: u32) -> Vec<u8> {
-        // The header once more when the length is known; it is no part of what the frames' checksums begin with.
+        // The header once more when the length is known; it is no part of what the frames'
+        // checksums begin with.
         let header = |len| segment_header(STORE, number, len);
         let mut bytes = header(0);
         for piece in &self.pieces {

@@ -1,4 +1,5 @@
-//! Edits that a fuzzer chooses, what they add up to, and their bytes: by the table in `layers/src/manifest/edit.rs`.
+//! Edits that a fuzzer chooses, what they add up to, and their bytes: by the table in
+//! `layers/src/manifest/edit.rs`.
 
 use arbitrary::Arbitrary;
 use pagestrata_layers::{
@@ -143,7 +144,8 @@ pub fn fold(mut state: State, edits: &[Edit]) -> Option<State> {
     Some(state)
 }
 
-/// Whether they name a layer's number more than once: together such edits may be refused, though one could follow the other.
+/// Whether they name a layer's number more than once: together such edits may be refused, though
+/// one could follow the other.
 pub fn name_one_twice(edits: &[Edit]) -> bool {
     let sequence = |edit: &Edit| match edit {
         Edit::AddLayer(layer) => Some(layer.summary.id.sequence),

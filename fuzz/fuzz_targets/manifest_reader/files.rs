@@ -21,7 +21,8 @@ pub struct Files {
 enum Current {
     None,
     Bytes(Vec<u8>),
-    /// That of the manifest, but for its length and what is changed in it before it gets its checksum.
+    /// That of the manifest, but for its length and what is changed in it before it gets its
+    /// checksum.
     Good {
         len: Option<u64>,
         changes: Vec<(u8, u8)>,
@@ -41,7 +42,8 @@ enum Record {
     Edits(Vec<Choice>),
 }
 
-/// What bytes with good checksums say: all of them, the checksum of the last record, the sum of the edits if it is known.
+/// What bytes with good checksums say: all of them, the checksum of the last record, the sum of the
+/// edits if it is known.
 struct Written {
     bytes: Vec<u8>,
     chain: u32,

@@ -29,8 +29,8 @@ pub fn manifest_name(number: u64) -> String {
     format!("MANIFEST-{number:08}")
 }
 
-/// Opens it with no more memory at once than its edits need: a list of the shortest ones that the longest file has room
-/// for, with half of it still free. An error names a file, and a place in it.
+/// Opens it with no more memory at once than its edits need: a list of the shortest ones that the
+/// longest file has room for, with half of it still free. An error names a file, and a place in it.
 pub fn open(storage: &SimulatedStorage) -> Opened {
     let files = storage.files();
     let longest = files.values().map(Vec::len).max().unwrap_or(0);

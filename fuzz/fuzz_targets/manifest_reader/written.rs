@@ -1,4 +1,5 @@
-//! A manifest that is written by the crate itself, over faults, restarts and power failures, and then read.
+//! A manifest that is written by the crate itself, over faults, restarts and power failures, and
+//! then read.
 
 use std::path::{Path, PathBuf};
 

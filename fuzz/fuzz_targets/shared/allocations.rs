@@ -1,5 +1,5 @@
-//! An allocator that notes the largest single allocation: what damaged bytes say of lengths must not decide how much is asked
-//! for. Included by the targets that check this.
+//! An allocator that notes the largest single allocation: what damaged bytes say of lengths must
+//! not decide how much is asked for. Included by the targets that check this.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},

@@ -151,7 +151,7 @@ fn check_read(map: &LayerIndex, model: &Model, key: Key, upper: Lsn) -> Result<(
 
 /// All that the map answers, at the places where answers change.
 fn check(map: &LayerIndex, model: &Model) -> Result<(), TestCaseError> {
-    prop_assert_eq!(map.len(), model.0.len());
+    prop_assert_eq!(map.layer_count(), model.0.len());
     prop_assert_eq!(
         map.iter().collect::<Vec<_>>(),
         model.0.clone().into_iter().collect::<Vec<_>>()
@@ -264,7 +264,7 @@ fn run(batches: &[Vec<Step>], last_removes_all: bool) -> Result<(), TestCaseErro
         let (map, model) = versions.last().expect("one");
         let map =
             model.0.keys().fold(map.clone(), |map, &layer| map.edit(&[Change::Remove(layer)]));
-        prop_assert_eq!(map.len(), 0);
+        prop_assert_eq!(map.layer_count(), 0);
         check(&map, &Model::default())?;
     }
     for (map, model) in versions.iter().step_by(3) {
@@ -328,7 +328,7 @@ fn recorded_maps_equal_a_linear_scan() {
         let grown = changes.chunks(50).fold(LayerIndex::new(), |map, part| map.edit(part));
         for map in [&built, &grown] {
             check_samples(map, &model, 200, &mut random);
-            let bytes = map.memory_bytes() / map.len();
+            let bytes = map.memory_bytes() / map.layer_count();
             assert!((20..120).contains(&bytes), "{name}: {bytes} bytes a layer");
         }
         // Down to few layers again, with the old version unharmed.
@@ -349,7 +349,7 @@ fn recorded_maps_equal_a_linear_scan() {
 #[test]
 fn generated_maps_are_of_the_recorded_shape() {
     let shapes = generated();
-    assert_eq!(LayerIndex::new().edit(&inserts(&shapes)).len(), shapes.len());
+    assert_eq!(LayerIndex::new().edit(&inserts(&shapes)).layer_count(), shapes.len());
 }
 
 #[test]

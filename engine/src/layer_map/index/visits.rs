@@ -1,4 +1,5 @@
-//! [`Visits`]: the layers that a read of one key visits, newest first, found in one walk down the Lsn axis.
+//! [`Visits`]: the layers that a read of one key visits, newest first, found in one walk down the
+//! Lsn axis.
 //!
 //! A search of the map descends the tree and ranks the Lsn in the list of each level. A read
 //! through many layers would do that again for each of them, although the next answer is nearly

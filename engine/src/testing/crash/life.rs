@@ -1,4 +1,5 @@
-//! [`Life`]: a store that is worked with, killed, and opened again, and what was promised meanwhile.
+//! [`Life`]: a store that is worked with, killed, and opened again, and what was promised
+//! meanwhile.
 //!
 //! Before each call of the engine the promises are noted, and what the call leaves at each of its
 //! calls to the storage is held against them; what it was to do counts as tried from before it on.

@@ -1,4 +1,5 @@
-//! [`Op`]: what is done with a store, and what is put by it. Values follow from where they are put, so equal work makes equal images.
+//! [`Op`]: what is done with a store, and what is put by it. Values follow from where they are put,
+//! so equal work makes equal images.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! [`Recorder`]: a [`SimulatedStorage`] that keeps a copy of itself from before each call that changes anything.
+//! [`Recorder`]: a [`SimulatedStorage`] that keeps a copy of itself from before each call that
+//! changes anything.
 
 use std::{io::IoSlice, path::Path, sync::Arc};
 

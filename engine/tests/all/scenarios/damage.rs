@@ -22,7 +22,8 @@ in_all_access_modes!(
 
 const PAGES: u32 = 60;
 
-/// What the layers hold under key `(1, page)` at an Lsn; of one length, so that all blocks are alike.
+/// What the layers hold under key `(1, page)` at an Lsn; of one length, so that all blocks are
+/// alike.
 fn image(page: u32, lsn: u64) -> Vec<u8> {
     fill_value(u64::from(page) << 8 | lsn, 1, 200)
 }
@@ -47,7 +48,8 @@ fn with_layers() -> (SimulatedStorage, [PathBuf; 2]) {
     (storage, paths.try_into().unwrap())
 }
 
-/// Reads all pages: never a wrong byte. Returns how many are right, and where the others are damaged.
+/// Reads all pages: never a wrong byte. Returns how many are right, and where the others are
+/// damaged.
 fn read_all(timeline: &Timeline) -> (usize, BTreeSet<(PathBuf, u64)>) {
     let (mut reader, mut scratch) = (timeline.reader(), Scratch::new());
     let (mut right, mut damaged) = (0, BTreeSet::new());
@@ -169,8 +171,8 @@ fn s14_a_layer_file_that_was_cut_is_not_opened() {
     }
 }
 
-/// Changes the length in the header of a block, and makes its checksum right again: of the layer's id (store, timeline, number), of its
-/// place, and of all behind the checksum.
+/// Changes the length in the header of a block, and makes its checksum right again: of the layer's
+/// id (store, timeline, number), of its place, and of all behind the checksum.
 fn lie(bytes: &mut [u8], sequence: u64, (block, block_end): (usize, usize), raw_len: u32) {
     let mut id = [0; 32];
     id[..16].copy_from_slice(&7_u128.to_le_bytes());
@@ -245,7 +247,8 @@ fn s15_a_size_that_lies() {
     frames_that_lie();
 }
 
-/// The length in a frame of the log, with a right checksum: of the segment's identity and of the rest of the header.
+/// The length in a frame of the log, with a right checksum: of the segment's identity and of the
+/// rest of the header.
 fn frames_that_lie() {
     let storage = SimulatedStorage::new();
     let (store, main, _) = open(&storage, options()).unwrap();

@@ -218,7 +218,8 @@ fn s4_no_space_to_append_to_the_log() {
     assert_eq!(reopen(&storage.crash(&mut none_kept)).0, acknowledged + 40);
 }
 
-/// The write itself fails, after half of it: thrice at the same place, then another commit takes it.
+/// The write itself fails, after half of it: thrice at the same place, then another commit takes
+/// it.
 fn s4_no_space_for_the_whole_of_an_append() {
     for at in 1..30 {
         let storage = SimulatedStorage::new();
@@ -256,7 +257,8 @@ fn s4_no_space_for_the_whole_of_an_append() {
     }
 }
 
-/// The other side of S4: a write that fails for any other reason is the end of the log until a reopen.
+/// The other side of S4: a write that fails for any other reason is the end of the log until a
+/// reopen.
 fn s4_a_write_to_the_log_that_fails_makes_the_store_read_only() {
     for late in [false, true] {
         let storage = SimulatedStorage::new();

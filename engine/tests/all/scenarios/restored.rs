@@ -1,4 +1,5 @@
-//! S23: a part of a backup was put back, so that CURRENT or the manifest is older than the layer files beside it.
+//! S23: a part of a backup was put back, so that CURRENT or the manifest is older than the layer
+//! files beside it.
 
 use std::path::PathBuf;
 
@@ -161,8 +162,8 @@ fn s23_an_older_current_before_several_edits() {
     drop((main, store));
 }
 
-/// Whatever a crash has left, opening a store to read it changes nothing, and it reads the same as a store that was opened
-/// to be written.
+/// Whatever a crash has left, opening a store to read it changes nothing, and it reads the same as
+/// a store that was opened to be written.
 fn s23_a_reading_open_changes_nothing() {
     let storage = SimulatedStorage::new();
     let (_store, main, _) = open(&storage, options()).unwrap();

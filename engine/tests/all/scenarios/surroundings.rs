@@ -1,5 +1,5 @@
-//! What the machine around a store does to it: a small disk, a limit on files, a file system that may not be written, a file that
-//! somebody cuts while it is open. S14's second half is among them.
+//! What the machine around a store does to it: a small disk, a limit on files, a file system that
+//! may not be written, a file that somebody cuts while it is open. S14's second half is among them.
 
 use std::{fs, path::Path, process::Command};
 
@@ -167,7 +167,8 @@ pub(super) fn writes_while_it_becomes_read_only(disk: &Path) {
     main.flush().unwrap();
     write(&main, 21..=40);
     drop((main, store));
-    // What is open for writing keeps a file system writable: of a store that was only read nothing is.
+    // What is open for writing keeps a file system writable: of a store that was only read nothing
+    // is.
     let (store, _) = Store::open(&dir, options()).unwrap();
     let main = store.timeline("main").unwrap();
     assert_eq!(check(&main), 40);
@@ -191,7 +192,8 @@ fn reads_what_it_had(dir: &Path) {
     assert!(is_read_only(flushed) || check(&main) == 40);
 }
 
-/// S14, while the file is open: a plain memory map cannot promise more than that the process ends; other modes answer an error.
+/// S14, while the file is open: a plain memory map cannot promise more than that the process ends;
+/// other modes answer an error.
 fn s14_a_layer_file_that_is_cut_while_it_is_open() {
     let dir = tempfile::tempdir().unwrap();
     let (store, main) = made(dir.path(), 100);
