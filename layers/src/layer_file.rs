@@ -123,43 +123,31 @@
 //! | 176 | 16 | xxh3-128 of everything before the footer |
 
 mod access;
-mod ahead;
-mod block;
-mod buffers;
-mod chain;
-mod filter;
 mod format;
-mod handshake;
-mod index;
-mod lookup;
-mod many;
-mod page;
-mod reader;
-mod residency;
-mod scan;
-mod sink;
-mod source;
-mod tombstones;
-mod verify;
-mod writer;
+mod read;
+mod write;
 
 #[cfg(all(test, feature = "testing"))]
-mod hostile;
+mod malformed;
 
 use std::{fmt, ops::Range, sync::Arc};
 
 use crate::{Key, KeyRange, Lsn, Result};
 
 pub use crate::compress::Compression;
-pub use access::{AccessMode, AccessOptions, AccessStats, CachedBlock, Fetched, LayerAccess};
-pub use filter::{FilterProbe, KeyHash};
-pub use lookup::Lookup;
-pub use reader::{Asked, LayerFile};
-pub use scan::{Keys, Scan};
-pub use source::ReadKind;
-pub use tombstones::Tombstones;
-pub use verify::VerifyReport;
-pub use writer::LayerWriter;
+pub use access::layer_access::{
+    AccessMode, AccessOptions, AccessStats, CachedBlock, Fetched, LayerAccess,
+};
+pub use read::{
+    block_reader::ReadKind,
+    filter::{FilterProbe, KeyHash},
+    lookup::Lookup,
+    reader::{Asked, LayerFile},
+    scan::{Keys, Scan},
+    tombstones::Tombstones,
+    verify::VerifyReport,
+};
+pub use write::writer::LayerWriter;
 
 /// Names one layer file for ever: no two files ever written have the same.
 ///

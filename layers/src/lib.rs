@@ -4,7 +4,6 @@
 //! Nothing here knows of timelines, maps of layers, threads or clocks; that is the engine's floor.
 #![deny(unsafe_code)]
 
-mod arena;
 pub mod commit_record;
 mod compress;
 mod error;
@@ -12,7 +11,7 @@ mod key;
 pub mod layer_file;
 mod lsn;
 pub mod manifest;
-mod mem_layer;
+mod memory;
 mod prefetch;
 mod redo;
 mod reserve;
@@ -21,11 +20,13 @@ pub mod storage;
 pub mod testing;
 mod value;
 
-pub use arena::{BlockCounts, ChunkPool, KeptBlocks, ScratchArena};
 pub use error::{Corruption, Error, Result};
 pub use key::{Key, KeyRange};
 pub use lsn::{Lsn, ParseLsnError};
-pub use mem_layer::{FrozenLayer, MemLayer, NewestInLayer, OpenLayer, SortedVersions};
+pub use memory::{
+    BlockCounts, ChunkPool, FrozenLayer, KeptBlocks, MemLayer, NewestInLayer, OpenLayer,
+    ScratchArena, SortedVersions,
+};
 pub use redo::{Rebuild, Redo, RedoResult};
 pub use reserve::reserve;
 pub use value::{Kind, PageVersion, VALUE_LEN_MAX, Value, Walk};

@@ -1,0 +1,165 @@
+//! Reading several keys of a layer file at once: each page of the index and each block is read once, and blocks that lie together
+//! are read together.
+
+use std::sync::Arc;
+
+use crate::layer_file::{
+    LayerFile, ReadKind, ReadSpace,
+    access::layer_access::CachedBlock,
+    read::block_reader::BlockSpan,
+    read::reader::{Asked, BlocksOf, IndexPages, LentPage, Located, Mapped, Plain},
+    write::index_builder::HEIGHT_MAX,
+};
+use crate::{PageVersion, Result, Walk};
+
+/// How many payloads are remembered: the next keys are most likely in one of these.
+const RECENT: usize = 8;
+
+impl LayerFile {
+    /// As [`LayerFile::versions`], of several keys at once; in order of their keys it reads least. `out` is given each version with the
+    /// index of what was asked, `ended` how it ended, with one's versions before the next one's. What fails for one does not fail for the others.
+    pub fn versions_of_many<'a>(
+        &'a self,
+        asked: &[Asked],
+        space: &'a impl ReadSpace,
+        out: &mut impl FnMut(usize, PageVersion<'a>),
+        ended: &mut impl FnMut(usize, Result<Walk>),
+    ) {
+        match self.blocks().mapped() {
+            Some(map) => {
+                let blocks = Mapped { file: self, map, space };
+                self.visit(
+                    asked,
+                    blocks,
+                    |_, spans| drop(self.blocks().read_together(spans)),
+                    out,
+                    ended,
+                );
+            }
+            None => {
+                let blocks = Together { plain: Plain { file: self, space }, blocks: Vec::new() };
+                let read = |blocks: &mut Together<'_, _>, spans: &[BlockSpan]| {
+                    blocks.blocks = self.blocks().read_together(spans);
+                };
+                self.visit(asked, blocks, read, out, ended);
+            }
+        }
+    }
+
+    /// Where each key's versions are, then the blocks of all, with `read_together`, then the versions.
+    fn visit<'a, B: BlocksOf<'a>>(
+        &'a self,
+        asked: &[Asked],
+        blocks: B,
+        read_together: impl FnOnce(&mut B, &[BlockSpan]),
+        out: &mut impl FnMut(usize, PageVersion<'a>),
+        ended: &mut impl FnMut(usize, Result<Walk>),
+    ) {
+        let mut visit = Visit {
+            blocks,
+            pages: [const { None }; HEIGHT_MAX],
+            recent: [None; RECENT],
+            next_recent: 0,
+        };
+        let located: Vec<Result<Located>> =
+            asked.iter().map(|asked| self.locate(asked, &mut visit)).collect();
+        if let ReadKind::Wait = visit.kind() {
+            let span = |located: &Result<Located>| match located {
+                Ok(Located::At { part, .. }) => Some(part.span()),
+                _ => None,
+            };
+            let mut spans: Vec<BlockSpan> = located.iter().filter_map(span).collect();
+            spans.sort_unstable();
+            spans.dedup_by_key(|span| span.offset);
+            if spans.len() > 1 {
+                read_together(&mut visit.blocks, &spans);
+            }
+        }
+        for (index, (asked, located)) in asked.iter().zip(located).enumerate() {
+            let walk = located.and_then(|located| match located {
+                Located::Ended(walk) => Ok(walk),
+                Located::At { part, dropped } => {
+                    self.walk(asked, part, dropped, &mut visit, &mut |version| out(index, version))
+                }
+            });
+            ended(index, walk);
+        }
+    }
+}
+
+/// The blocks of a file that is not mapped, some of which were read before they are needed.
+struct Together<'a, S> {
+    plain: Plain<'a, S>,
+    /// In order of their offsets.
+    blocks: Vec<(u64, Arc<CachedBlock>)>,
+}
+
+impl<'a, S: ReadSpace> IndexPages<'a> for Together<'a, S> {
+    type Page = LentPage<'a>;
+
+    const READS_BLOCKS: bool = true;
+
+    fn page(&mut self, offset: u64, level: u8) -> Result<LentPage<'a>> {
+        self.plain.page(offset, level)
+    }
+}
+
+impl<'a, S: ReadSpace> BlocksOf<'a> for Together<'a, S> {
+    fn kind(&self) -> ReadKind<'a> {
+        self.plain.kind()
+    }
+
+    fn payload(&mut self, span: BlockSpan) -> Result<&'a [u8]> {
+        match self.blocks.binary_search_by_key(&span.offset, |(at, _)| *at) {
+            Ok(found) => self.plain.payload_of(span.offset, self.blocks[found].1.clone()),
+            Err(_) => self.plain.payload(span),
+        }
+    }
+}
+
+/// The blocks of a file, with those in mind that are likely to be needed again.
+struct Visit<'a, B: BlocksOf<'a>> {
+    blocks: B,
+    /// The page of each level that was used last.
+    pages: [Option<(u64, B::Page)>; HEIGHT_MAX],
+    /// The payloads that were used last.
+    recent: [Option<(u64, &'a [u8])>; RECENT],
+    next_recent: usize,
+}
+
+impl<'a, B: BlocksOf<'a>> IndexPages<'a> for Visit<'a, B> {
+    type Page = B::Page;
+
+    const READS_BLOCKS: bool = B::READS_BLOCKS;
+
+    fn page(&mut self, offset: u64, level: u8) -> Result<B::Page> {
+        let last = self.pages.get_mut(usize::from(level));
+        if let Some(Some((at, page))) = &last
+            && *at == offset
+        {
+            return Ok(page.clone());
+        }
+        let page = self.blocks.page(offset, level)?;
+        if let Some(last) = last {
+            *last = Some((offset, page.clone()));
+        }
+        Ok(page)
+    }
+}
+
+impl<'a, B: BlocksOf<'a>> BlocksOf<'a> for Visit<'a, B> {
+    fn kind(&self) -> ReadKind<'a> {
+        self.blocks.kind()
+    }
+
+    fn payload(&mut self, span: BlockSpan) -> Result<&'a [u8]> {
+        let BlockSpan { offset, .. } = span;
+        if let Some((_, payload)) = self.recent.iter().flatten().find(|(at, _)| *at == offset) {
+            return Ok(payload);
+        }
+        let payload = self.blocks.payload(span)?;
+        self.recent[self.next_recent % RECENT] = Some((offset, payload));
+        self.next_recent += 1;
+        Ok(payload)
+    }
+}
