@@ -1,7 +1,19 @@
-//! The ground floor of pagestrata: the words (key, Lsn, value), in-memory layers, layer files, and the storage trait
-//! through which every file is reached.
+//! The ground floor of pagestrata: keys, Lsns and values, in-memory layers, layer files, the
+//! manifest, and the storage trait through which every file is reached.
 //!
-//! Nothing here knows of timelines, maps of layers, threads or clocks; that is the engine's floor.
+//! Nothing here knows timelines, the layer map, threads or clocks: they belong to the engine.
+//!
+//! # Rooms
+//!
+//! ```text
+//! memory     in-memory layers, their arenas, a reader's scratch
+//! manifest   the durable log of layer edits
+//! layer_file delta and image layers on disk
+//! storage    files: real, and (feature `testing`) simulated
+//! key, lsn, value, redo, error, reserve, prefetch, compress, commit_record
+//! ```
+//!
+//! Imports go down only. `memory` and `manifest` do not know each other.
 #![deny(unsafe_code)]
 
 pub mod commit_record;

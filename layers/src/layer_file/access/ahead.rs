@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use crate::layer_file::access::residency::MappedFile;
+use super::residency::MappedFile;
 use crate::storage::PAGE_BYTES;
 
 /// How much is asked for at once.

@@ -22,19 +22,19 @@ use std::{
 use parking_lot::Mutex;
 use quick_cache::{Weighter, sync::Cache};
 
-use crate::layer_file::{
-    LayerFile, LayerSummary,
-    access::buffers::{Buffer, Buffers},
-    access::residency::{MappedFile, Watch},
-    read::block_reader::{BlockSource, DATA_GUESS},
+use super::{
+    buffers::{Buffer, Buffers},
+    residency::{MappedFile, Watch},
+    source::BlockSource,
 };
 use crate::{
     Error, Result,
+    layer_file::{LayerSummary, format::block::DATA_GUESS},
     storage::{DIRECT_ALIGN, File, FileMap, SharedStorage},
 };
 
 #[cfg(doc)]
-use crate::layer_file::ReadKind;
+use super::scratch::ReadKind;
 
 const SECTOR: u64 = DIRECT_ALIGN as u64;
 
@@ -169,17 +169,14 @@ impl LayerAccess {
         })
     }
 
-    /// Opens a layer file; see [`LayerFile::open`].
-    ///
-    /// # Errors
-    /// As [`LayerFile::open`].
-    pub fn open(
+    /// The bytes of the layer file at `path`, mapped or to be read into the cache.
+    pub(crate) fn source(
         self: &Arc<Self>,
         path: &Path,
         expected: Option<&LayerSummary>,
-    ) -> Result<LayerFile> {
+    ) -> Result<BlockSource> {
         let file = self.storage.open(path);
-        let file = file.map_err(|error| LayerFile::of_required(error, expected))?;
+        let file = file.map_err(|error| of_required(error, expected))?;
         let len = file.len()?;
         let is_mapped = self.options.mode == AccessMode::Mmap
             && self
@@ -188,7 +185,7 @@ impl LayerAccess {
                     (mappings < self.options.mappings_max).then_some(mappings + 1)
                 })
                 .is_ok();
-        let source = if is_mapped {
+        Ok(if is_mapped {
             let counted = Counted { access: self.clone(), bytes: len };
             self.mapped_bytes.fetch_add(len, Relaxed);
             let map = file.map()?;
@@ -206,8 +203,7 @@ impl LayerAccess {
                 number,
                 len,
             })
-        };
-        LayerFile::of_source(source, path, expected)
+        })
     }
 
     /// Looks each `interval` whether what was found in memory is still there, until [`LayerAccess::stop`]: the work of a thread
@@ -238,6 +234,16 @@ impl LayerAccess {
             read_bytes: self.read_bytes.load(Relaxed),
             direct_refused: self.direct_refused.load(Relaxed),
         }
+    }
+}
+
+/// What a missing file is where the manifest says that there is one.
+pub(crate) fn of_required(error: Error, expected: Option<&LayerSummary>) -> Error {
+    match expected {
+        Some(expected) => {
+            error.of_required("layer file", format_args!("{} bytes", expected.file_len))
+        }
+        None => error,
     }
 }
 

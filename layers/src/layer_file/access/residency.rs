@@ -16,7 +16,7 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::layer_file::access::handshake::{Handshake, Then};
+use super::handshake::{Handshake, Then};
 use crate::{
     Result, reserve,
     storage::{FileMap, PAGE_BYTES},

@@ -15,6 +15,8 @@ use crate::{Key, Lsn};
 
 /// The most that a page's payload takes, so that its block occupies 4 KiB.
 pub(crate) const PAGE_LEN_MAX: usize = 4096 - BLOCK_HEADER_LEN;
+/// A page has at least 92 rows, so nobody fills so many levels.
+pub(crate) const HEIGHT_MAX: usize = 16;
 /// Level, rows, segments, the first segment's object, the fences.
 const HEAD_LEN: usize = FENCES + WINDOW_LEN;
 const ROWS: usize = 2;

@@ -1,7 +1,7 @@
 //! Where a reader's blocks come from, and which of them it has verified.
 
 use std::{
-    ops::{Deref, Range},
+    ops::Range,
     path::Path,
     sync::{
         Arc,
@@ -9,21 +9,27 @@ use std::{
     },
 };
 
-use crate::layer_file::{
-    LayerId, ReadSpace,
-    access::ahead::Ahead,
-    access::layer_access::{CachedBlock, CachedFile, CountedMap, Fetched},
-    access::residency::MappedFile,
-    format::block::{
-        BLOCK_EXTENT_MIN, BLOCK_HEADER_LEN, BlockHeader, BlockSeal, BlockType, Codec, RAW_LEN_MAX,
+use crate::{
+    Error, Result,
+    layer_file::{
+        LayerId,
+        access::{
+            ahead::Ahead,
+            layer_access::{CachedBlock, CachedFile, Fetched},
+            residency::MappedFile,
+            scratch::ReadKind,
+            source::{BlockSource, Lent},
+        },
+        format::{
+            block::{
+                BLOCK_EXTENT_MIN, BLOCK_HEADER_LEN, BlockHeader, BlockSeal, BlockType, Codec,
+                DATA_GUESS, RAW_LEN_MAX,
+            },
+            footer::{FOOTER_LEN, HEADER_LEN, array},
+        },
     },
-    format::footer::{FOOTER_LEN, HEADER_LEN, array},
+    reserve,
 };
-use crate::{Error, Result, reserve};
-
-/// Length of the read of a data block of which nothing is known but where it begins: one of the default size, with its
-/// header.
-pub(crate) const DATA_GUESS: usize = (16 << 10) + BLOCK_EXTENT_MIN;
 
 /// Length of the read of a block of this type of which nothing else is known.
 fn guess_of(block_type: BlockType) -> usize {
@@ -59,91 +65,6 @@ impl BlockSpan {
     /// Length of the read that gets the block, if one read can.
     fn read_len(self, expected: Option<BlockType>) -> usize {
         self.len_max().unwrap_or_else(|| expected.map_or(DATA_GUESS, guess_of))
-    }
-}
-
-/// What a reader of blocks wants.
-#[derive(Clone, Copy, Debug)]
-pub enum ReadKind<'s> {
-    /// The block, whatever it takes.
-    Wait,
-    /// The block if it is in memory or among these, else [`Error::NotResident`].
-    NoWait(&'s Fetched),
-    /// The block, which is not likely to be read again soon: it is not put into a cache.
-    Once,
-}
-
-/// How the bytes of a file are reached.
-#[derive(Debug)]
-pub(crate) enum BlockSource {
-    /// The whole file is mapped.
-    Mapped(CountedMap),
-    /// Positional reads into a cache.
-    Cached(CachedFile),
-}
-
-/// Bytes that are borrowed, from a mapping or from a block that is kept alive meanwhile.
-#[derive(Clone, Debug)]
-pub(crate) enum Lent<'a> {
-    Mapped(&'a [u8]),
-    Kept(Arc<CachedBlock>, Range<usize>),
-}
-
-impl Deref for Lent<'_> {
-    type Target = [u8];
-
-    #[inline]
-    fn deref(&self) -> &[u8] {
-        match self {
-            Lent::Mapped(bytes) => bytes,
-            Lent::Kept(block, range) => &block.bytes()[range.clone()],
-        }
-    }
-}
-
-impl<'a> Lent<'a> {
-    /// For as long as the reader's space lives.
-    #[inline]
-    pub(crate) fn keep(self, space: &'a impl ReadSpace) -> &'a [u8] {
-        match self {
-            Lent::Mapped(bytes) => bytes,
-            Lent::Kept(block, range) => &space.keep(block).bytes()[range],
-        }
-    }
-}
-
-impl BlockSource {
-    pub(crate) fn len(&self) -> u64 {
-        match self {
-            BlockSource::Mapped(file) => file.bytes().len() as u64,
-            BlockSource::Cached(file) => file.len(),
-        }
-    }
-
-    /// Whether these bytes are the source's own: borrowed from it, neither inflated nor cached elsewhere.
-    pub(crate) fn lends(&self, bytes: &[u8]) -> bool {
-        match self {
-            BlockSource::Mapped(file) => {
-                let (own, asked) = (file.bytes().as_ptr_range(), bytes.as_ptr_range());
-                own.start <= asked.start && asked.end <= own.end
-            }
-            BlockSource::Cached(_) => false,
-        }
-    }
-
-    /// Bytes that need not be those of a block, for the parts of a file that are no blocks.
-    pub(crate) fn bytes(&self, offset: u64, len: usize) -> Result<Option<Lent<'_>>> {
-        if offset.checked_add(len as u64).is_none_or(|end| end > self.len()) {
-            return Ok(None);
-        }
-        Ok(match self {
-            BlockSource::Mapped(file) => {
-                file.bytes()[offset as usize..].get(..len).map(Lent::Mapped)
-            }
-            BlockSource::Cached(file) => {
-                Some(Lent::Kept(Arc::new(file.read(offset, len)?), 0..len))
-            }
-        })
     }
 }
 

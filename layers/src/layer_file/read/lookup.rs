@@ -8,14 +8,23 @@
 //! A step looks only at blocks that were verified before. Where one was not, or anything else is not as
 //! in most layers, the lookup is [`State::Unknown`], and [`LayerFile::versions_by`] does the whole read.
 
-use crate::layer_file::{
-    LayerFile, ReadKind, ReadSpace,
-    format::block::{BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockType},
-    format::index_page::Page,
-    read::filter::{FilterProbe, KeyHash},
-    read::reader::{Asked, Mapped, PartAt},
+use super::{
+    filter::FilterProbe,
+    page_source::Mapped,
+    reader::{Asked, LayerFile, PartAt},
 };
-use crate::{Key, Lsn, PageVersion, Result, Walk, prefetch::prefetch};
+use crate::{
+    Key, Lsn, PageVersion, Result, Walk,
+    layer_file::{
+        access::scratch::{ReadKind, ReadSpace},
+        format::{
+            block::{BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockType},
+            filter_lines::KeyHash,
+            index_page::Page,
+        },
+    },
+    prefetch::prefetch,
+};
 
 /// How far the search for a key has come in a layer file.
 #[derive(Clone, Copy, Debug)]

@@ -3,14 +3,21 @@
 
 use std::sync::Arc;
 
-use crate::layer_file::{
-    LayerFile, ReadKind, ReadSpace,
-    access::layer_access::CachedBlock,
-    read::block_reader::BlockSpan,
-    read::reader::{Asked, BlocksOf, IndexPages, LentPage, Located, Mapped, Plain},
-    write::index_builder::HEIGHT_MAX,
+use super::{
+    block_reader::BlockSpan,
+    page_source::{BlocksOf, IndexPages, LentPage, Mapped, Plain},
+    reader::{Asked, LayerFile, Located},
 };
-use crate::{PageVersion, Result, Walk};
+use crate::{
+    PageVersion, Result, Walk,
+    layer_file::{
+        access::{
+            layer_access::CachedBlock,
+            scratch::{ReadKind, ReadSpace},
+        },
+        format::index_page::HEIGHT_MAX,
+    },
+};
 
 /// How many payloads are remembered: the next keys are most likely in one of these.
 const RECENT: usize = 8;

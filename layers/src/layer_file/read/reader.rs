@@ -6,20 +6,31 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use crate::layer_file::{
-    LayerKind, LayerSummary, ReadKind, ReadSpace,
-    access::layer_access::{CachedBlock, CountedMap, Fetched},
-    access::residency::MappedFile,
-    format::block::{BlockType, Codec},
-    format::chain::Part,
-    format::footer::{self, FOOTER_LEN, Footer, HEADER_LEN, array},
-    format::index_page::{Hit, Page, Place},
-    read::block_reader::{Block, BlockSource, BlockSpan, Blocks, Lent, MappedBlock},
-    read::filter::{self, FilterState, KeyHash},
-    read::tombstones,
-    write::index_builder::HEIGHT_MAX,
+use super::{
+    block_reader::{Block, BlockSpan, Blocks},
+    filter::FilterState,
+    page_source::{BlocksOf, IndexPage, IndexPages, Mapped, Plain, Uncounted, span_of_row},
 };
-use crate::{Error, Key, Lsn, PageVersion, Result, Walk, compress, storage::Storage};
+use crate::{
+    Error, Key, Lsn, PageVersion, Result, Walk, compress,
+    layer_file::{
+        LayerKind, LayerSummary,
+        access::{
+            layer_access::{CountedMap, Fetched, LayerAccess, of_required},
+            scratch::{ReadKind, ReadSpace},
+            source::{BlockSource, Lent},
+        },
+        format::{
+            block::{BlockType, Codec},
+            chain::Part,
+            filter_lines::{self, KeyHash},
+            footer::{self, FOOTER_LEN, Footer, HEADER_LEN, array},
+            index_page::{HEIGHT_MAX, Hit, Page, Place},
+            tombstone_rows,
+        },
+    },
+    storage::Storage,
+};
 
 /// An open layer file.
 ///
@@ -29,8 +40,8 @@ use crate::{Error, Key, Lsn, PageVersion, Result, Walk, compress, storage::Stora
 /// that touches it; a read that meets a damaged block fails with [`Error::Corrupt`], other reads go on.
 #[derive(Debug)]
 pub struct LayerFile {
-    path: PathBuf,
-    blocks: Blocks,
+    pub(super) path: PathBuf,
+    pub(super) blocks: Blocks,
     footer: Footer,
     /// Empty until a read asks for it.
     filter: OnceLock<FilterState>,
@@ -76,190 +87,6 @@ impl PartAt {
     }
 }
 
-/// The last block of a leaf ends before the leaf, but with another block between them if it filled the leaf. Up to this
-/// distance both are read, in bytes; a block whose leaf is farther away is read as if its end were not known.
-const LAST_SPAN_MAX: u64 = 64 << 10;
-
-/// Where the pages of an index come from.
-pub(crate) trait IndexPages<'a> {
-    type Page: IndexPage + Clone;
-
-    /// Whether blocks are read from a file, by somebody who has to know how long they are, and not mapped.
-    const READS_BLOCKS: bool;
-
-    /// The page of the index at `offset`, which has to be of this level.
-    fn page(&mut self, offset: u64, level: u8) -> Result<Self::Page>;
-}
-
-/// A page of the index, wherever it is.
-pub(crate) trait IndexPage {
-    fn page(&self) -> Page<'_>;
-}
-
-/// Where the blocks of a read come from.
-pub(crate) trait BlocksOf<'a>: IndexPages<'a> {
-    /// Whether it may wait.
-    fn kind(&self) -> ReadKind<'a>;
-
-    /// The inflated payload of the data block at `span`.
-    fn payload(&mut self, span: BlockSpan) -> Result<&'a [u8]>;
-
-    /// A chain part.
-    #[inline]
-    fn part(&mut self, file: &LayerFile, at: &PartAt) -> Result<Part<'a>> {
-        let payload = self.payload(at.span())?;
-        file.part(at.place.block_offset(), payload, at.place, at.first_lsn)
-    }
-}
-
-/// Each block as it is needed, by whom nobody counts for.
-pub(crate) struct Uncounted<'a, 's>(pub(crate) &'a LayerFile, pub(crate) ReadKind<'s>);
-
-impl<'a> IndexPages<'a> for Uncounted<'a, '_> {
-    type Page = LentPage<'a>;
-
-    /// Nothing but the index.
-    const READS_BLOCKS: bool = false;
-
-    fn page(&mut self, offset: u64, level: u8) -> Result<LentPage<'a>> {
-        let Uncounted(file, kind) = *self;
-        let payload = file.raw_payload(offset, BlockType::Index, kind)?;
-        file.index_page(offset, level, &payload)?;
-        Ok(LentPage(payload))
-    }
-}
-
-/// Each block as it is needed, of a file that is mapped.
-pub(crate) struct Mapped<'a, S> {
-    pub(crate) file: &'a LayerFile,
-    pub(crate) map: &'a MappedFile,
-    pub(crate) space: &'a S,
-}
-
-impl<'a, S: ReadSpace> Mapped<'a, S> {
-    #[inline]
-    fn block(&self, offset: u64, expected: BlockType) -> Result<MappedBlock<'a>> {
-        let LayerFile { blocks, path, .. } = self.file;
-        let block = blocks.mapped_block(self.map, offset, expected, path, self.space.kind())?;
-        self.space.touched(block.stored.len(), 0);
-        Ok(block)
-    }
-}
-
-impl<'a, S: ReadSpace> IndexPages<'a> for Mapped<'a, S> {
-    type Page = Page<'a>;
-
-    const READS_BLOCKS: bool = false;
-
-    #[inline]
-    fn page(&mut self, offset: u64, level: u8) -> Result<Page<'a>> {
-        self.file.index_page(offset, level, self.block(offset, BlockType::Index)?.stored)
-    }
-}
-
-impl<'a, S: ReadSpace> BlocksOf<'a> for Mapped<'a, S> {
-    #[inline]
-    fn kind(&self) -> ReadKind<'a> {
-        self.space.kind()
-    }
-
-    #[inline]
-    fn payload(&mut self, span: BlockSpan) -> Result<&'a [u8]> {
-        let MappedBlock { codec, raw_len, stored } = self.block(span.offset, BlockType::Data)?;
-        match codec {
-            Codec::Raw => Ok(stored),
-            Codec::Zstd => self.file.inflated(stored, raw_len, span.offset, self.space),
-        }
-    }
-
-    #[inline]
-    fn part(&mut self, file: &LayerFile, at: &PartAt) -> Result<Part<'a>> {
-        let offset = at.place.block_offset();
-        let is_warm = matches!(self.space.kind(), ReadKind::Wait);
-        if is_warm && let Some(rest) = file.blocks.verified_data(self.map, offset) {
-            let part = file.part(offset, rest, at.place, at.first_lsn)?;
-            self.space.touched(part.len(), 0);
-            return Ok(part);
-        }
-        file.part(offset, self.payload(at.span())?, at.place, at.first_lsn)
-    }
-}
-
-/// Each block as it is needed, wherever it comes from.
-pub(crate) struct Plain<'a, S> {
-    pub(crate) file: &'a LayerFile,
-    pub(crate) space: &'a S,
-}
-
-impl<'a, S: ReadSpace> IndexPages<'a> for Plain<'a, S> {
-    type Page = LentPage<'a>;
-
-    const READS_BLOCKS: bool = true;
-
-    fn page(&mut self, offset: u64, level: u8) -> Result<LentPage<'a>> {
-        let Plain { file, space } = *self;
-        let span = BlockSpan::from(offset);
-        let block = file.blocks.block(span, BlockType::Index, &file.path, space.kind())?;
-        space.touched(block.stored.len(), block.read_bytes);
-        file.index_page(offset, level, &block.stored)?;
-        Ok(LentPage(block.stored))
-    }
-}
-
-impl<'a, S: ReadSpace> Plain<'a, S> {
-    /// The inflated payload of a data block that was read for this.
-    pub(crate) fn payload_of(&self, offset: u64, block: Arc<CachedBlock>) -> Result<&'a [u8]> {
-        let Plain { file, space } = *self;
-        let block = file.blocks.of_cached(offset, BlockType::Data, block, &file.path)?;
-        space.touched(block.stored.len(), block.read_bytes);
-        file.lent(block, offset, space)
-    }
-}
-
-impl<'a, S: ReadSpace> BlocksOf<'a> for Plain<'a, S> {
-    #[inline]
-    fn kind(&self) -> ReadKind<'a> {
-        self.space.kind()
-    }
-
-    #[inline]
-    fn payload(&mut self, span: BlockSpan) -> Result<&'a [u8]> {
-        let Plain { file, space } = *self;
-        let block = file.data_block(span, space.kind())?;
-        space.touched(block.stored.len(), block.read_bytes);
-        file.lent(block, span.offset, space)
-    }
-}
-
-/// A page of the index that may be in a block of the cache, checked to be one.
-#[derive(Clone, Debug)]
-pub(crate) struct LentPage<'a>(Lent<'a>);
-
-impl IndexPage for LentPage<'_> {
-    fn page(&self) -> Page<'_> {
-        Page::parse(&self.0).expect("it was one when it was lent")
-    }
-}
-
-impl IndexPage for Page<'_> {
-    #[inline]
-    fn page(&self) -> Page<'_> {
-        *self
-    }
-}
-
-/// The data block that a row of the leaf at `leaf_offset` is in, with what the leaf says of its end. The file has a leaf
-/// behind the blocks of its rows.
-pub(crate) fn span_of_row(leaf: Page<'_>, row: usize, leaf_offset: u64) -> BlockSpan {
-    let offset = leaf.pair(row).map_or(0, |(_, place)| place.block_offset());
-    let end_max = match leaf.next_block_offset(row) {
-        Some(next) => next,
-        None if leaf_offset.saturating_sub(offset) <= LAST_SPAN_MAX => leaf_offset,
-        None => 0,
-    };
-    BlockSpan { offset, end_max }
-}
-
 impl LayerFile {
     /// Opens a layer file and maps it; `expected` is what the manifest says of it. [`LayerAccess::open`](crate::layer_file::LayerAccess::open)
     /// reaches it in other ways.
@@ -272,19 +99,9 @@ impl LayerFile {
         path: &Path,
         expected: Option<&LayerSummary>,
     ) -> Result<LayerFile> {
-        let file = storage.open(path).map_err(|error| LayerFile::of_required(error, expected))?;
+        let file = storage.open(path).map_err(|error| of_required(error, expected))?;
         let source = BlockSource::Mapped(CountedMap::uncounted(file.map()?));
         LayerFile::of_source(source, path, expected)
-    }
-
-    /// What a missing file is where the manifest says that there is one.
-    pub(crate) fn of_required(error: Error, expected: Option<&LayerSummary>) -> Error {
-        match expected {
-            Some(expected) => {
-                error.of_required("layer file", format_args!("{} bytes", expected.file_len))
-            }
-            None => error,
-        }
     }
 
     pub(crate) fn of_source(
@@ -333,7 +150,7 @@ impl LayerFile {
         if usize::from(*height) > HEIGHT_MAX || (*height == 0) != (summary.versions == 0) {
             return damaged("footer's index height");
         }
-        let blocks_end = self.blocks.end().checked_sub(filter::table_len(*filter_partitions));
+        let blocks_end = self.blocks.end().checked_sub(filter_lines::table_len(*filter_partitions));
         let Some(blocks_end) = blocks_end.filter(|&end| end >= HEADER_LEN as u64) else {
             return damaged("footer's number of filter partitions");
         };
@@ -341,7 +158,8 @@ impl LayerFile {
             Uncounted(self, ReadKind::Wait).page(*root_offset, *height - 1)?;
         }
         if summary.tombstones > 0
-            && tombstones::section_end(*tombstones_offset, summary.tombstones) != Some(blocks_end)
+            && tombstone_rows::section_end(*tombstones_offset, summary.tombstones)
+                != Some(blocks_end)
         {
             return damaged("footer's tombstone section");
         }
@@ -594,7 +412,12 @@ impl LayerFile {
 
     /// The page of the index that a block holds, which has to be of this level.
     #[inline]
-    fn index_page<'a>(&self, offset: u64, level: u8, payload: &'a [u8]) -> Result<Page<'a>> {
+    pub(super) fn index_page<'a>(
+        &self,
+        offset: u64,
+        level: u8,
+        payload: &'a [u8],
+    ) -> Result<Page<'a>> {
         match Page::parse(payload) {
             Some(page) if page.level() == level => Ok(page),
             _ => Err(self.malformed(offset, "index block")),
@@ -631,7 +454,7 @@ impl LayerFile {
         }
     }
 
-    fn inflated<'a>(
+    pub(super) fn inflated<'a>(
         &self,
         stored: &[u8],
         raw_len: usize,
@@ -685,5 +508,19 @@ impl LayerFile {
     #[cold]
     pub(crate) fn malformed(&self, offset: u64, what: &'static str) -> Error {
         Error::corrupt(&self.path, offset, what, "what a writer writes", "something else")
+    }
+}
+
+impl LayerAccess {
+    /// Opens a layer file; see [`LayerFile::open`].
+    ///
+    /// # Errors
+    /// As [`LayerFile::open`].
+    pub fn open(
+        self: &Arc<Self>,
+        path: &Path,
+        expected: Option<&LayerSummary>,
+    ) -> Result<LayerFile> {
+        LayerFile::of_source(self.source(path, expected)?, path, expected)
     }
 }

@@ -2,15 +2,19 @@
 
 use std::ops::Range;
 
-use crate::layer_file::{
-    LayerFile, ReadKind,
-    access::ahead::Ahead,
-    format::block::Codec,
-    format::index_page::Row,
-    read::block_reader::{BlockSpan, Lent},
-    read::reader::{IndexPage, IndexPages, LentPage, Uncounted, span_of_row},
+use super::{
+    block_reader::BlockSpan,
+    page_source::{IndexPage, IndexPages, LentPage, Uncounted, span_of_row},
+    reader::LayerFile,
 };
-use crate::{Key, Kind, Lsn, PageVersion, Result, reserve};
+use crate::{
+    Key, Kind, Lsn, PageVersion, Result,
+    layer_file::{
+        access::{ahead::Ahead, scratch::ReadKind, source::Lent},
+        format::{block::Codec, chain::Part, index_page::Row},
+    },
+    reserve,
+};
 
 /// The rows of the leaves in order. Ends after an error.
 #[derive(Debug, Clone)]
@@ -243,8 +247,7 @@ impl Scan<'_> {
         }
         let offset = row.place.block_offset();
         let malformed = || self.file.malformed(offset, "chain part");
-        let part = crate::layer_file::format::chain::Part::parse(self.payload(), row.place)
-            .ok_or_else(malformed)?;
+        let part = Part::parse(self.payload(), row.place).ok_or_else(malformed)?;
         let entry = part.entry(index).ok_or_else(malformed)?;
         let in_order = match index.checked_sub(1) {
             None => entry.lsn == row.lsn,

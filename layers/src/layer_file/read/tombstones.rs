@@ -2,57 +2,18 @@
 
 use std::ops::Range;
 
-use crate::layer_file::{
-    LayerFile, ReadKind, Tombstone,
-    format::block::{BlockType, extent},
-    format::footer::{array, u64_at},
-    write::block_writer::{BLOCK_OVERHEAD_MAX, BlockSink},
+use super::reader::LayerFile;
+use crate::{
+    Key, Lsn, Result,
+    layer_file::{
+        Tombstone,
+        access::scratch::ReadKind,
+        format::{
+            block::{BlockType, extent},
+            tombstone_rows::{TOMBSTONE_LEN, TOMBSTONES_PER_BLOCK, decode},
+        },
+    },
 };
-use crate::{Error, Key, Lsn, Result};
-
-const TOMBSTONE_LEN: usize = 28;
-const LSN: usize = 16;
-const FIRST_BLOCK: usize = LSN + 8;
-const _: () = assert!(FIRST_BLOCK + 4 == TOMBSTONE_LEN);
-
-const TOMBSTONES_PER_BLOCK: usize = 1024;
-
-/// Writes the section; where it begins, or zero if there is none.
-pub(crate) fn write(
-    tombstones: &[Tombstone],
-    lsn_range: &Range<Lsn>,
-    sink: &mut BlockSink,
-) -> Result<u64> {
-    if let Some(pair) = tombstones.windows(2).find(|pair| pair[0] >= pair[1]) {
-        let text = |tombstone: Tombstone| format!("{tombstone:?}");
-        return Err(Error::OutOfOrder { previous: text(pair[0]), found: text(pair[1]) });
-    }
-    let inside = |tombstone: &Tombstone| lsn_range.contains(&tombstone.lsn);
-    assert!(tombstones.iter().all(inside), "a tombstone is outside {lsn_range:?}");
-    let offset = if tombstones.is_empty() { 0 } else { sink.block_offset() };
-    for rows in tombstones.chunks(TOMBSTONES_PER_BLOCK) {
-        sink.reserve(rows.len() * TOMBSTONE_LEN + BLOCK_OVERHEAD_MAX)?;
-        let payload = sink.begin();
-        for row in rows {
-            payload.extend_from_slice(&row.object.to_le_bytes());
-            payload.extend_from_slice(&row.lsn.0.to_le_bytes());
-            payload.extend_from_slice(&row.first_block.to_le_bytes());
-        }
-        sink.end(BlockType::Tombstones)?;
-    }
-    Ok(offset)
-}
-
-/// Where the section of so many tombstones ends; none if nowhere.
-pub(crate) fn section_end(offset: u64, count: u64) -> Option<u64> {
-    let per_block = TOMBSTONES_PER_BLOCK as u64;
-    let full = (count / per_block).checked_mul(extent(TOMBSTONES_PER_BLOCK * TOMBSTONE_LEN) as u64);
-    let last = match (count % per_block) as usize {
-        0 => 0,
-        rows => extent(rows * TOMBSTONE_LEN) as u64,
-    };
-    offset.checked_add(full?)?.checked_add(last)
-}
 
 impl LayerFile {
     /// The tombstones, in order of object, Lsn, first block.
@@ -94,11 +55,7 @@ impl LayerFile {
         let payload = self.raw_payload(offset, BlockType::Tombstones, kind)?;
         let (rows, rest) = payload.as_chunks::<TOMBSTONE_LEN>();
         match rows.get((index % per_block) as usize) {
-            Some(row) if rest.is_empty() => Ok(Tombstone {
-                object: u128::from_le_bytes(array(row, 0)),
-                lsn: Lsn(u64_at(row, LSN)),
-                first_block: u32::from_le_bytes(array(row, FIRST_BLOCK)),
-            }),
+            Some(row) if rest.is_empty() => Ok(decode(row)),
             _ => Err(self.malformed(offset, "tombstone block")),
         }
     }

@@ -2,18 +2,25 @@
 
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::layer_file::{
-    LayerFile, ReadKind,
-    access::ahead::Ahead,
-    format::block::{BlockType, Codec},
-    format::chain::Entry,
-    format::footer::HEADER_LEN,
-    format::index_page::Row,
-    read::block_reader::BlockSpan,
-    read::reader::{IndexPage, IndexPages, Uncounted},
-    read::scan::Rows,
+use super::{
+    block_reader::BlockSpan,
+    page_source::{IndexPage, IndexPages, Uncounted},
+    reader::LayerFile,
+    scan::Rows,
 };
-use crate::{Key, Lsn, Result, reserve};
+use crate::{
+    Key, Lsn, Result,
+    layer_file::{
+        access::{ahead::Ahead, scratch::ReadKind},
+        format::{
+            block::{BlockType, Codec},
+            chain::Entry,
+            footer::HEADER_LEN,
+            index_page::Row,
+        },
+    },
+    reserve,
+};
 
 /// What [`LayerFile::verify`] went through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

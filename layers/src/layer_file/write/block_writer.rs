@@ -4,13 +4,17 @@ use std::path::Path;
 
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::layer_file::{
-    format::block::{
-        BLOCK_EXTENT_MIN, BLOCK_HEADER_LEN, BlockHeader, BlockSeal, BlockType, Codec, extent,
+use crate::{
+    Error, Result,
+    layer_file::format::{
+        block::{
+            BLOCK_EXTENT_MIN, BLOCK_HEADER_LEN, BlockHeader, BlockSeal, BlockType, Codec, extent,
+        },
+        footer::{FOOTER_LEN, HEADER_LEN},
     },
-    format::footer::{FOOTER_LEN, HEADER_LEN},
+    reserve,
+    storage::File,
 };
-use crate::{Error, Result, reserve, storage::File};
 
 /// As soon as so much is complete it is appended to the file.
 const APPEND_LEN: usize = 256 << 10;

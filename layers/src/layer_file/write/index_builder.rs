@@ -1,14 +1,13 @@
 //! Bulk loading of the index: one page a level is being filled; a full one is written and becomes a row one level up.
 
-use crate::layer_file::{
-    format::block::BlockType,
-    format::index_page::{PAGE_LEN_MAX, PageBuilder, Place, Row},
-    write::block_writer::{BLOCK_OVERHEAD_MAX, BlockSink},
+use super::block_writer::{BLOCK_OVERHEAD_MAX, BlockSink};
+use crate::{
+    Lsn, Result,
+    layer_file::format::{
+        block::BlockType,
+        index_page::{HEIGHT_MAX, PAGE_LEN_MAX, PageBuilder, Place, Row},
+    },
 };
-use crate::{Lsn, Result};
-
-/// A page has at least 92 rows, so nobody fills so many levels.
-pub(crate) const HEIGHT_MAX: usize = 16;
 
 /// The pages that are being filled, leaf first. None is ever empty.
 #[derive(Debug, Default)]

@@ -2,19 +2,25 @@
 
 use std::{fmt, ops::Range, path::Path};
 
-use crate::layer_file::{
-    LayerId, LayerKind, LayerSummary, Tombstone, WriterOptions,
-    format::block::{BlockSeal, BlockType},
-    format::chain::{PartBuilder, VALUE_OVERHEAD_MAX},
-    format::footer::{FOOTER_LEN, Footer, encode_footer, encode_header},
-    format::index_page::{Place, Row},
-    read::filter::FilterBuilder,
-    read::tombstones,
-    write::block_writer::{BLOCK_OVERHEAD_MAX, BlockSink},
-    write::index_builder::IndexBuilder,
+use super::{
+    block_writer::{BLOCK_OVERHEAD_MAX, BlockSink},
+    filter_builder::FilterBuilder,
+    index_builder::IndexBuilder,
+    tombstones,
 };
 use crate::{
-    Error, Key, KeyRange, Kind, Lsn, Result, VALUE_LEN_MAX, Value, compress::Compressor, reserve,
+    Error, Key, KeyRange, Kind, Lsn, Result, VALUE_LEN_MAX, Value,
+    compress::Compressor,
+    layer_file::{
+        LayerId, LayerKind, LayerSummary, Tombstone, WriterOptions,
+        format::{
+            block::{BlockSeal, BlockType},
+            chain::{PartBuilder, VALUE_OVERHEAD_MAX},
+            footer::{FOOTER_LEN, Footer, encode_footer, encode_header},
+            index_page::{Place, Row},
+        },
+    },
+    reserve,
     storage::Storage,
 };
 
