@@ -6,8 +6,9 @@
 //! the committed Lsn: it alone changes what lies there.
 
 use super::{
-    OpenLayer, PendingKind, ValueRef,
-    index::{Head, Newest},
+    OpenLayer,
+    index::{Head, Newest, ValueRef},
+    open_layer::PendingKind,
 };
 use crate::{Key, Kind, Lsn};
 

@@ -2,7 +2,12 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{OpenLayer, Pending, PendingKind, index::ValueRef, space::Position};
+use super::{
+    OpenLayer,
+    index::ValueRef,
+    open_layer::{Pending, PendingKind},
+    space::Position,
+};
 use crate::{
     Key, Lsn,
     commit_record::{EntryKind, PartEncoder},

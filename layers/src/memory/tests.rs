@@ -1,11 +1,11 @@
 //! The in-memory layer against a `BTreeMap`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use proptest::prelude::*;
 
-use super::*;
-use crate::Kind;
+use super::{open_layer::DEFERRED_MAX, *};
+use crate::{Error, Key, Kind, Lsn, PageVersion, Result, VALUE_LEN_MAX, Value, Walk};
 
 /// What is visible, kept the plain way.
 #[derive(Default, Clone)]
