@@ -11,7 +11,7 @@ use std::{cmp::Reverse, sync::Arc};
 
 use pagestrata_layers::{
     BlockCounts, Key, Kind, Lsn, MemLayer, PageVersion, Result as LayersResult, ScratchArena, Walk,
-    layer_file::{Asked, LayerKind, LayerSummary, ReadSpace},
+    layer_file::{Asked, LayerKind, LayerSummary, ReadScratch},
     reserve,
 };
 

@@ -151,7 +151,7 @@ use crate::{Key, KeyRange, Lsn};
 pub use crate::compress::Compression;
 pub use access::{
     layer_access::{AccessMode, AccessOptions, AccessStats, CachedBlock, Fetched, LayerAccess},
-    scratch::{ReadKind, ReadSpace},
+    scratch::{ReadKind, ReadScratch},
 };
 pub use format::filter_lines::KeyHash;
 pub use read::{

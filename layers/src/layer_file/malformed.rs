@@ -4,7 +4,7 @@
 use std::{cell::Cell, path::Path, sync::Arc};
 
 use crate::layer_file::{
-    CachedBlock, Compression, LayerFile, LayerId, LayerKind, LayerWriter, ReadKind, ReadSpace,
+    CachedBlock, Compression, LayerFile, LayerId, LayerKind, LayerWriter, ReadKind, ReadScratch,
     Tombstone, WriterOptions,
     format::block::{BLOCK_HEADER_LEN, BlockHeader, BlockSeal, BlockType, Codec, RAW_LEN_MAX},
     format::chain::PartBuilder,
@@ -21,7 +21,7 @@ const ID: LayerId = LayerId { store: 3, timeline: 2, sequence: 1 };
 #[derive(Default)]
 struct Watched(Cell<usize>);
 
-impl ReadSpace for Watched {
+impl ReadScratch for Watched {
     fn kind(&self) -> ReadKind<'_> {
         ReadKind::Wait
     }

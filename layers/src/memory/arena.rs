@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 
 use crate::{
     Error, Result,
-    layer_file::{CachedBlock, Fetched, ReadKind, ReadSpace},
+    layer_file::{CachedBlock, Fetched, ReadKind, ReadScratch},
 };
 
 /// The smallest chunk, in bytes; the classes double from here.
@@ -285,7 +285,7 @@ impl KeptBlocks {
 pub struct BlockCounts {
     /// Blocks that were used, as often as they were.
     pub blocks: u64,
-    /// What was read of them, as stored, in bytes; see [`ReadSpace::touched`].
+    /// What was read of them, as stored, in bytes; see [`ReadScratch::touched`].
     pub block_bytes: u64,
     /// What was read from files for them, in bytes.
     pub read_bytes: u64,
@@ -363,7 +363,7 @@ impl ScratchArena {
     }
 }
 
-impl ReadSpace for ScratchArena {
+impl ReadScratch for ScratchArena {
     fn kind(&self) -> ReadKind<'_> {
         match self.may_wait {
             true => ReadKind::Wait,

@@ -6,7 +6,7 @@ use pagestrata_layers::{
     Error, Key, KeyRange, Lsn, Result, Value, Walk,
     layer_file::{
         AccessMode, AccessOptions, CachedBlock, KeyHash, LayerAccess, LayerFile, LayerKind,
-        LayerWriter, ReadKind, ReadSpace, WriterOptions,
+        LayerWriter, ReadKind, ReadScratch, WriterOptions,
     },
     testing::SimulatedStorage,
 };
@@ -21,7 +21,7 @@ const MODES: [AccessMode; 3] = [AccessMode::Mmap, AccessMode::Pread, AccessMode:
 #[derive(Default)]
 struct Touched(Cell<usize>);
 
-impl ReadSpace for Touched {
+impl ReadScratch for Touched {
     fn kind(&self) -> ReadKind<'_> {
         ReadKind::Wait
     }

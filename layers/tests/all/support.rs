@@ -12,7 +12,7 @@ use pagestrata_layers::{
     Error, Key, KeyRange, Lsn, PageVersion, Result, ScratchArena, Value, Walk,
     layer_file::{
         AccessMode, AccessOptions, Asked, CachedBlock, Compression, LayerAccess, LayerFile,
-        LayerId, LayerKind, LayerSummary, LayerWriter, ReadKind, ReadSpace, Tombstone,
+        LayerId, LayerKind, LayerSummary, LayerWriter, ReadKind, ReadScratch, Tombstone,
         WriterOptions,
     },
     storage::{SharedStorage, Storage},
@@ -32,7 +32,7 @@ impl LeakySpace {
     }
 }
 
-impl ReadSpace for LeakySpace {
+impl ReadScratch for LeakySpace {
     fn kind(&self) -> ReadKind<'_> {
         ReadKind::Wait
     }

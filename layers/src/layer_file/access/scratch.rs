@@ -19,7 +19,7 @@ pub enum ReadKind<'s> {
 }
 
 /// What a read needs of its caller: a scratch arena.
-pub trait ReadSpace {
+pub trait ReadScratch {
     /// Whether it may wait for a device, and whether what it reads is worth keeping.
     fn kind(&self) -> ReadKind<'_>;
 
@@ -33,7 +33,7 @@ pub trait ReadSpace {
         let _ = (stored_bytes, read_bytes);
     }
 
-    /// As [`ReadSpace::touched`], of several blocks that were in memory.
+    /// As [`ReadScratch::touched`], of several blocks that were in memory.
     #[inline]
     fn touched_blocks(&self, blocks: usize, stored_bytes: usize) {
         let _ = (blocks, stored_bytes);

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     layer_access::{CachedBlock, CachedFile, CountedMap},
-    scratch::ReadSpace,
+    scratch::ReadScratch,
 };
 use crate::Result;
 
@@ -42,7 +42,7 @@ impl Deref for Lent<'_> {
 impl<'a> Lent<'a> {
     /// For as long as the reader's space lives.
     #[inline]
-    pub(crate) fn keep(self, space: &'a impl ReadSpace) -> &'a [u8] {
+    pub(crate) fn keep(self, space: &'a impl ReadScratch) -> &'a [u8] {
         match self {
             Lent::Mapped(bytes) => bytes,
             Lent::Kept(block, range) => &space.keep(block).bytes()[range],

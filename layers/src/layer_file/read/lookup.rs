@@ -16,7 +16,7 @@ use super::{
 use crate::{
     Key, Lsn, PageVersion, Result, Walk,
     layer_file::{
-        access::scratch::{ReadKind, ReadSpace},
+        access::scratch::{ReadKind, ReadScratch},
         format::{
             block::{BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockType},
             filter_lines::KeyHash,
@@ -180,7 +180,7 @@ impl LayerFile {
         &'a self,
         lookup: &Lookup,
         asked: Asked,
-        space: &'a impl ReadSpace,
+        space: &'a impl ReadScratch,
         out: &mut impl FnMut(PageVersion<'a>),
     ) -> Result<Walk> {
         let Asked { key, lsn, floor } = asked;

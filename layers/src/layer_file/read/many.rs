@@ -13,7 +13,7 @@ use crate::{
     layer_file::{
         access::{
             layer_access::CachedBlock,
-            scratch::{ReadKind, ReadSpace},
+            scratch::{ReadKind, ReadScratch},
         },
         format::index_page::HEIGHT_MAX,
     },
@@ -28,7 +28,7 @@ impl LayerFile {
     pub fn versions_of_many<'a>(
         &'a self,
         asked: &[Asked],
-        space: &'a impl ReadSpace,
+        space: &'a impl ReadScratch,
         out: &mut impl FnMut(usize, PageVersion<'a>),
         ended: &mut impl FnMut(usize, Result<Walk>),
     ) {
@@ -101,7 +101,7 @@ struct Together<'a, S> {
     blocks: Vec<(u64, Arc<CachedBlock>)>,
 }
 
-impl<'a, S: ReadSpace> IndexPages<'a> for Together<'a, S> {
+impl<'a, S: ReadScratch> IndexPages<'a> for Together<'a, S> {
     type Page = LentPage<'a>;
 
     const READS_BLOCKS: bool = true;
@@ -111,7 +111,7 @@ impl<'a, S: ReadSpace> IndexPages<'a> for Together<'a, S> {
     }
 }
 
-impl<'a, S: ReadSpace> BlocksOf<'a> for Together<'a, S> {
+impl<'a, S: ReadScratch> BlocksOf<'a> for Together<'a, S> {
     fn kind(&self) -> ReadKind<'a> {
         self.plain.kind()
     }

@@ -13,7 +13,7 @@ use crate::{
         access::{
             layer_access::CachedBlock,
             residency::MappedFile,
-            scratch::{ReadKind, ReadSpace},
+            scratch::{ReadKind, ReadScratch},
             source::Lent,
         },
         format::{
@@ -80,7 +80,7 @@ pub(crate) struct Mapped<'a, S> {
     pub(crate) space: &'a S,
 }
 
-impl<'a, S: ReadSpace> Mapped<'a, S> {
+impl<'a, S: ReadScratch> Mapped<'a, S> {
     #[inline]
     fn block(&self, offset: u64, expected: BlockType) -> Result<MappedBlock<'a>> {
         let LayerFile { blocks, path, .. } = self.file;
@@ -90,7 +90,7 @@ impl<'a, S: ReadSpace> Mapped<'a, S> {
     }
 }
 
-impl<'a, S: ReadSpace> IndexPages<'a> for Mapped<'a, S> {
+impl<'a, S: ReadScratch> IndexPages<'a> for Mapped<'a, S> {
     type Page = Page<'a>;
 
     const READS_BLOCKS: bool = false;
@@ -101,7 +101,7 @@ impl<'a, S: ReadSpace> IndexPages<'a> for Mapped<'a, S> {
     }
 }
 
-impl<'a, S: ReadSpace> BlocksOf<'a> for Mapped<'a, S> {
+impl<'a, S: ReadScratch> BlocksOf<'a> for Mapped<'a, S> {
     #[inline]
     fn kind(&self) -> ReadKind<'a> {
         self.space.kind()
@@ -135,7 +135,7 @@ pub(crate) struct Plain<'a, S> {
     pub(crate) space: &'a S,
 }
 
-impl<'a, S: ReadSpace> IndexPages<'a> for Plain<'a, S> {
+impl<'a, S: ReadScratch> IndexPages<'a> for Plain<'a, S> {
     type Page = LentPage<'a>;
 
     const READS_BLOCKS: bool = true;
@@ -150,7 +150,7 @@ impl<'a, S: ReadSpace> IndexPages<'a> for Plain<'a, S> {
     }
 }
 
-impl<'a, S: ReadSpace> Plain<'a, S> {
+impl<'a, S: ReadScratch> Plain<'a, S> {
     /// The inflated payload of a data block that was read for this.
     pub(crate) fn payload_of(&self, offset: u64, block: Arc<CachedBlock>) -> Result<&'a [u8]> {
         let Plain { file, space } = *self;
@@ -160,7 +160,7 @@ impl<'a, S: ReadSpace> Plain<'a, S> {
     }
 }
 
-impl<'a, S: ReadSpace> BlocksOf<'a> for Plain<'a, S> {
+impl<'a, S: ReadScratch> BlocksOf<'a> for Plain<'a, S> {
     #[inline]
     fn kind(&self) -> ReadKind<'a> {
         self.space.kind()

@@ -17,7 +17,7 @@ use crate::{
         LayerKind, LayerSummary,
         access::{
             layer_access::{CountedMap, Fetched, LayerAccess, of_required},
-            scratch::{ReadKind, ReadSpace},
+            scratch::{ReadKind, ReadScratch},
             source::{BlockSource, Lent},
         },
         format::{
@@ -243,7 +243,7 @@ impl LayerFile {
         key: Key,
         lsn: Lsn,
         floor: Lsn,
-        space: &'a impl ReadSpace,
+        space: &'a impl ReadScratch,
         out: &mut impl FnMut(PageVersion<'a>),
     ) -> Result<Walk> {
         let asked = Asked { key, lsn, floor };
@@ -446,7 +446,7 @@ impl LayerFile {
         &self,
         block: Block<'a>,
         offset: u64,
-        space: &'a impl ReadSpace,
+        space: &'a impl ReadScratch,
     ) -> Result<&'a [u8]> {
         match block.codec {
             Codec::Raw => Ok(block.stored.keep(space)),
@@ -459,7 +459,7 @@ impl LayerFile {
         stored: &[u8],
         raw_len: usize,
         offset: u64,
-        space: &'a impl ReadSpace,
+        space: &'a impl ReadScratch,
     ) -> Result<&'a [u8]> {
         let raw = space.space(raw_len)?;
         self.inflate(stored, offset, raw)?;
