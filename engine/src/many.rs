@@ -14,7 +14,7 @@
 use std::{cmp::Reverse, collections::BinaryHeap};
 
 use pagestrata_layers::{
-    BlockCounts, Key, KeyRange, Kind, Lsn, PageVersion, ScratchArena, Walk, layer_file::Asked,
+    BlockCounts, Key, KeyRange, Kind, Lsn, PageVersion, ScratchArena, WalkEnd, layer_file::Asked,
     reserve, storage::major_faults_of_thread,
 };
 
@@ -205,7 +205,7 @@ impl<'g> Guard<'g> {
                 (Ok(_), [.., newest]) if newest.kind == Kind::Image => {
                     sink(key, Ok(Page::new(newest.bytes)));
                 }
-                (Ok(Walk::Base), [.., newest]) => {
+                (Ok(WalkEnd::Base), [.., newest]) => {
                     match pages.and_then(|pages| pages.get(timeline, key, newest.lsn)) {
                         Some(page) => sink(key, Ok(Page::new(&page))),
                         None => {
@@ -282,7 +282,7 @@ impl<'a> Entries<'a> {
     }
 
     /// What a walk has come to, unless versions may be missing.
-    fn checked(&self, walk: Result<Walk>) -> Result<Walk> {
+    fn checked(&self, walk: Result<WalkEnd>) -> Result<WalkEnd> {
         if self.is_out_of_memory {
             let bytes = (self.list.len() + 1) * size_of::<(PageVersion<'_>, Option<u32>)>();
             return Err(LayersError::OutOfMemory { what: VERSIONS, bytes }.into());
@@ -303,7 +303,7 @@ impl<'a> Entries<'a> {
 /// A key whose walk has ended.
 struct Ended {
     key: Key,
-    walk: Result<Walk>,
+    walk: Result<WalkEnd>,
     oldest: Option<u32>,
 }
 
@@ -326,7 +326,7 @@ impl<'a> Chains<'a> {
         let mut whole = Vec::with_capacity(keys.len());
         many.run(0, None, &mut |batch| {
             let ended = batch.ended.drain(..);
-            let bases = ended.filter(|ended| matches!(ended.walk, Ok(Walk::Base)));
+            let bases = ended.filter(|ended| matches!(ended.walk, Ok(WalkEnd::Base)));
             whole.extend(bases.map(|ended| (ended.key, ended.oldest)));
         });
         whole.sort_unstable_by_key(|(key, _)| *key);
@@ -472,7 +472,7 @@ impl<'a> Many<'a> {
         }
     }
 
-    fn end(&mut self, index: u32, walk: Result<Walk>) {
+    fn end(&mut self, index: u32, walk: Result<WalkEnd>) {
         let Pending { key, oldest, .. } = self.pending[index as usize];
         let walk = self.entries.checked(walk);
         self.ended.push(Ended { key, walk, oldest });
@@ -491,7 +491,7 @@ impl<'a> Many<'a> {
             let (key, upper) = (pending.key, pending.upper);
             let walk =
                 slot.layer.versions(key, upper, &mut |version| entries.push(pending, version));
-            if walk == Walk::Older {
+            if walk == WalkEnd::Older {
                 return true;
             }
             let walk = entries.checked(Ok(walk));
@@ -511,7 +511,7 @@ impl<'a> Many<'a> {
                 let end = self.map.files.get(hit.layer).summary().lsn_range.end;
                 queue.push((end, hit.layer, Reverse(index)));
             }
-            None => self.end(index, Ok(Walk::Older)),
+            None => self.end(index, Ok(WalkEnd::Older)),
         }
     }
 
@@ -548,7 +548,7 @@ impl<'a> Many<'a> {
             let pending = &mut self.pending[index as usize];
             let floor = hit(pending).floor;
             match walk {
-                Ok(Walk::Older) if floor.is_valid() => {
+                Ok(WalkEnd::Older) if floor.is_valid() => {
                     pending.upper = floor.previous();
                     self.enqueue(index, queue);
                 }

@@ -10,7 +10,8 @@ mod window;
 use std::{cmp::Reverse, sync::Arc};
 
 use pagestrata_layers::{
-    BlockCounts, Key, Kind, Lsn, MemLayer, PageVersion, Result as LayersResult, ScratchArena, Walk,
+    BlockCounts, Key, Kind, Lsn, MemLayer, PageVersion, Result as LayersResult, ScratchArena,
+    WalkEnd,
     layer_file::{Asked, LayerKind, LayerSummary, ReadScratch},
     reserve,
 };
@@ -185,7 +186,7 @@ impl MapVersion {
         lsn: Lsn,
         arena: &'a ScratchArena,
         found: &mut Found<'a>,
-    ) -> Result<Walk> {
+    ) -> Result<WalkEnd> {
         self.versions_until(key, lsn, arena, found, &mut |_| false)
     }
 
@@ -197,7 +198,7 @@ impl MapVersion {
         arena: &'a ScratchArena,
         found: &mut Found<'a>,
         is_enough: &mut impl FnMut(&PageVersion<'a>) -> bool,
-    ) -> Result<Walk> {
+    ) -> Result<WalkEnd> {
         let mut stops = |found: &Found<'a>, before: usize| {
             before == 0 && found.versions.first().is_some_and(&mut *is_enough)
         };
@@ -207,7 +208,7 @@ impl MapVersion {
             let before = found.versions.len();
             let end = self.versions_in_memory(slot, key, lsn, found);
             if stops(found, before) {
-                return Ok(Walk::Older);
+                return Ok(WalkEnd::Older);
             }
             if let Some(end) = end {
                 return Ok(end);
@@ -224,7 +225,7 @@ impl MapVersion {
         key: Key,
         lsn: Lsn,
         found: &mut Found<'a>,
-    ) -> Option<Walk> {
+    ) -> Option<WalkEnd> {
         if slot.layer.start_lsn() > lsn {
             return None;
         }
@@ -233,9 +234,9 @@ impl MapVersion {
         });
         // Planted for the model: the tombstones of frozen layers hide nothing.
         let missed = cfg!(planted_bug = "frozen_tombstones")
-            && walk == Walk::Dropped
+            && walk == WalkEnd::Dropped
             && !Arc::ptr_eq(&slot.layer, &self.open.layer);
-        (walk != Walk::Older && !missed).then_some(walk)
+        (walk != WalkEnd::Older && !missed).then_some(walk)
     }
 
     fn versions_in_files<'a>(
@@ -244,7 +245,7 @@ impl MapVersion {
         arena: &'a ScratchArena,
         found: &mut Found<'a>,
         stops: &mut impl FnMut(&Found<'a>, usize) -> bool,
-    ) -> Result<Walk> {
+    ) -> Result<WalkEnd> {
         let key = window.key();
         loop {
             window.locate();
@@ -260,13 +261,13 @@ impl MapVersion {
                     });
                     found.given(file, walk)?
                 };
-                if stops(found, before) || walk != Walk::Older {
+                if stops(found, before) || walk != WalkEnd::Older {
                     return Ok(walk);
                 }
             }
             if !window.fill() {
                 found.layers += u64::from(window.absent());
-                return Ok(Walk::Older);
+                return Ok(WalkEnd::Older);
             }
         }
     }
@@ -280,7 +281,7 @@ impl MapVersion {
         floor: Lsn,
         arena: &'a ScratchArena,
         found: &mut Found<'a>,
-    ) -> Result<Walk> {
+    ) -> Result<WalkEnd> {
         let mut all: Vec<(PageVersion<'a>, LayerRef<'a>)> = Vec::new();
         let mut memory = Ok(());
         let mut dropped_at: Option<Lsn> = None;
@@ -293,7 +294,7 @@ impl MapVersion {
                 Ok(()) => all.push((version, LayerRef::File(file))),
                 Err(error) => memory = Err(error),
             });
-            if found.given(file, walk)? == Walk::Dropped {
+            if found.given(file, walk)? == WalkEnd::Dropped {
                 let newest = file.newest_tombstone(key, upper, arena.kind());
                 dropped_at = dropped_at.max(found.given(file, newest)?);
             }
@@ -311,10 +312,10 @@ impl MapVersion {
             found.sources.push((found.versions.len(), layer));
             found.push(version);
             if version.kind.is_base() {
-                return Ok(Walk::Base);
+                return Ok(WalkEnd::Base);
             }
         }
-        Ok(if dropped_at.is_some() { Walk::Dropped } else { Walk::Older })
+        Ok(if dropped_at.is_some() { WalkEnd::Dropped } else { WalkEnd::Older })
     }
 
     /// The layers that a read of `key` at `lsn` asks, newest first, for people.

@@ -9,7 +9,7 @@
 
 use std::{fmt, ops::Deref, panic::Location, sync::Arc};
 
-use pagestrata_layers::{KeptBlocks, Key, Kind, Lsn, PageVersion, Walk};
+use pagestrata_layers::{KeptBlocks, Key, Kind, Lsn, PageVersion, WalkEnd};
 
 use crate::{
     DetachedVersion, Error, Fetch, ReadStats, Redo, Result, Scratch,
@@ -169,7 +169,7 @@ impl<'g> Guard<'g> {
         'g: 's,
     {
         let (versions, walk) = self.walk(key, lsn, parts)?;
-        if walk != Walk::Base && !versions.found.versions.is_empty() {
+        if walk != WalkEnd::Base && !versions.found.versions.is_empty() {
             return Err(self.missing_base(key, lsn, versions.found.versions.len()));
         }
         Ok(versions)
@@ -189,7 +189,7 @@ impl<'g> Guard<'g> {
         Ok(self.walk(key, lsn, scratch.parts())?.0)
     }
 
-    fn walk<'s>(self, key: Key, lsn: Lsn, parts: Parts<'s>) -> Result<(Versions<'s>, Walk)>
+    fn walk<'s>(self, key: Key, lsn: Lsn, parts: Parts<'s>) -> Result<(Versions<'s>, WalkEnd)>
     where
         'g: 's,
     {
@@ -248,7 +248,7 @@ impl<'g> Guard<'g> {
         if newest.kind == Kind::Image {
             return Ok(Page(newest.bytes));
         }
-        if walk != Walk::Base {
+        if walk != WalkEnd::Base {
             return Err(self.missing_base(key, lsn, found.versions.len()));
         }
         let base = (oldest.kind == Kind::Image).then_some(oldest.bytes);

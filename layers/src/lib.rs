@@ -41,4 +41,4 @@ pub use memory::{
 };
 pub use redo::{Rebuild, Redo, RedoResult};
 pub use reserve::reserve;
-pub use value::{Kind, PageVersion, VALUE_LEN_MAX, Value, Walk};
+pub use value::{Kind, PageVersion, VALUE_LEN_MAX, Value, WalkEnd};

@@ -13,7 +13,7 @@ use super::{
     index::{Head, Index, Newest, ValueRef},
     space::Space,
 };
-use crate::{Key, Lsn, PageVersion, Result, Walk, layer_file::Tombstone, reserve};
+use crate::{Key, Lsn, PageVersion, Result, WalkEnd, layer_file::Tombstone, reserve};
 
 /// How much of a version's value is asked for when it is found.
 const VERSION_PREFETCH_BYTES: usize = 64;
@@ -97,20 +97,22 @@ impl MemLayer {
         key: Key,
         upper: Lsn,
         out: &mut impl FnMut(PageVersion<'a>),
-    ) -> Walk {
+    ) -> WalkEnd {
         let upper = upper.min(self.committed_lsn());
-        let Some(object) = self.index.object(&self.nodes, key.object) else { return Walk::Older };
+        let Some(object) = self.index.object(&self.nodes, key.object) else {
+            return WalkEnd::Older;
+        };
         let dropped = object.dropped_at(&self.nodes, key.block, upper);
         // Whether the walk ends with this version, and how.
         let mut visit = |lsn, value: ValueRef| {
             if dropped.is_some_and(|dropped| lsn < dropped) {
-                return Some(Walk::Dropped);
+                return Some(WalkEnd::Dropped);
             }
             #[allow(unsafe_code)]
             // SAFETY: called below alone, for what the head and the runs of the key say at or below
             // the committed Lsn.
             out(unsafe { self.page_version(lsn, value) });
-            value.kind.is_base().then_some(Walk::Base)
+            value.kind.is_base().then_some(WalkEnd::Base)
         };
         // Whoever collects a chain reads its values next: their lines come while the walk waits for its own.
         let ask_for = |value: ValueRef| {
@@ -144,7 +146,7 @@ impl MemLayer {
             }
             next = run.older(&self.nodes);
         }
-        if dropped.is_some() { Walk::Dropped } else { Walk::Older }
+        if dropped.is_some() { WalkEnd::Dropped } else { WalkEnd::Older }
     }
 
     /// # Safety

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use proptest::prelude::*;
 
 use super::{open_layer::DEFERRED_MAX, *};
-use crate::{Error, Key, Kind, Lsn, PageVersion, Result, VALUE_LEN_MAX, Value, Walk};
+use crate::{Error, Key, Kind, Lsn, PageVersion, Result, VALUE_LEN_MAX, Value, WalkEnd};
 
 /// What is visible, kept the plain way.
 #[derive(Default, Clone)]
@@ -15,7 +15,7 @@ struct Model {
 }
 
 impl Model {
-    fn read(&self, key: Key, upper: Lsn) -> (Vec<(Lsn, Kind, Vec<u8>)>, Walk) {
+    fn read(&self, key: Key, upper: Lsn) -> (Vec<(Lsn, Kind, Vec<u8>)>, WalkEnd) {
         let dropped = self
             .drops
             .iter()
@@ -25,18 +25,18 @@ impl Model {
         let mut found = Vec::new();
         for (&(_, lsn), (kind, bytes)) in self.versions.range((key, Lsn(0))..=(key, upper)).rev() {
             if dropped.is_some_and(|dropped| lsn < dropped) {
-                return (found, Walk::Dropped);
+                return (found, WalkEnd::Dropped);
             }
             found.push((lsn, *kind, bytes.clone()));
             if kind.is_base() {
-                return (found, Walk::Base);
+                return (found, WalkEnd::Base);
             }
         }
-        (found, if dropped.is_some() { Walk::Dropped } else { Walk::Older })
+        (found, if dropped.is_some() { WalkEnd::Dropped } else { WalkEnd::Older })
     }
 }
 
-fn read(layer: &MemLayer, key: Key, upper: Lsn) -> (Vec<(Lsn, Kind, Vec<u8>)>, Walk) {
+fn read(layer: &MemLayer, key: Key, upper: Lsn) -> (Vec<(Lsn, Kind, Vec<u8>)>, WalkEnd) {
     let mut found = Vec::new();
     let walk = layer.versions(key, upper, &mut |version| {
         found.push((version.lsn, version.kind, version.bytes.to_vec()))
@@ -187,7 +187,7 @@ fn a_batch_is_all_or_nothing_and_shares_bytes() {
     assert_eq!(open.last_lsn(), Lsn(5));
     open.commit(Lsn(6)).unwrap();
     assert_eq!(open.layer().versions_count(), 100);
-    assert_eq!(read(open.layer(), Key::new(1, 201), Lsn::MAX), (vec![], Walk::Older));
+    assert_eq!(read(open.layer(), Key::new(1, 201), Lsn::MAX), (vec![], WalkEnd::Older));
     assert_eq!(read(open.layer(), Key::new(1, 99), Lsn::MAX).0[0].2, record);
 }
 
@@ -220,7 +220,7 @@ fn entries_that_wait_for_the_index_are_pending_like_others() {
     open.abort();
     for block in 0..blocks {
         let (found, walk) = read(open.layer(), key(block), Lsn::MAX);
-        assert_eq!((found, walk), (vec![(Lsn(7), Kind::Image, b"first".to_vec())], Walk::Base));
+        assert_eq!((found, walk), (vec![(Lsn(7), Kind::Image, b"first".to_vec())], WalkEnd::Base));
     }
     assert_eq!((open.layer().versions_count(), open.pending_value_bytes), (blocks.into(), 0));
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use pagestrata_layers::{
-    Error, Key, KeyRange, Lsn, PageVersion, Result, ScratchArena, Value, Walk,
+    Error, Key, KeyRange, Lsn, PageVersion, Result, ScratchArena, Value, WalkEnd,
     layer_file::{
         AccessMode, AccessOptions, Asked, CachedBlock, Compression, LayerAccess, LayerFile,
         LayerId, LayerKind, LayerSummary, LayerWriter, ReadKind, ReadScratch, Tombstone,
@@ -135,7 +135,7 @@ impl Model {
     }
 
     /// What `LayerFile::versions` should give.
-    pub(crate) fn read(&self, key: Key, lsn: Lsn, floor: Lsn) -> (Vec<(Lsn, &Owned)>, Walk) {
+    pub(crate) fn read(&self, key: Key, lsn: Lsn, floor: Lsn) -> (Vec<(Lsn, &Owned)>, WalkEnd) {
         let dropped = self.tombstones.iter();
         let dropped = dropped.filter(|at| at.covers(key) && floor <= at.lsn && at.lsn <= lsn);
         let dropped = dropped.map(|tombstone| tombstone.lsn).max();
@@ -147,10 +147,10 @@ impl Model {
             }
             found.push((*lsn, value));
             if value.value().kind().is_base() {
-                return (found, Walk::Base);
+                return (found, WalkEnd::Base);
             }
         }
-        (found, if dropped.is_some() { Walk::Dropped } else { Walk::Older })
+        (found, if dropped.is_some() { WalkEnd::Dropped } else { WalkEnd::Older })
     }
 
     pub(crate) fn check_read(&self, file: &LayerFile, key: Key, lsn: Lsn, floor: Lsn) {
@@ -190,7 +190,7 @@ impl Model {
                     let (expected, expected_walk) = self.read(key, lsn, floor);
                     let complete = file.summary().kind == LayerKind::Image { complete: true };
                     let expected_walk = match (complete, expected.is_empty()) {
-                        (true, true) => Walk::Dropped,
+                        (true, true) => WalkEnd::Dropped,
                         _ => expected_walk,
                     };
                     assert_eq!(walk, expected_walk, "{key} from {lsn} among many");

@@ -14,7 +14,7 @@ use super::{
     reader::{Asked, LayerFile, PartAt},
 };
 use crate::{
-    Key, Lsn, PageVersion, Result, Walk,
+    Key, Lsn, PageVersion, Result, WalkEnd,
     layer_file::{
         access::scratch::{ReadKind, ReadScratch},
         format::{
@@ -80,7 +80,7 @@ impl LayerFile {
     /// Begins the search for a key with this hash, of which [`LayerFile::probe_filter`] has found `probe`:
     /// asks the filter, and prefetches the root of the index.
     ///
-    /// When the filter says that the key is not here, a read of it ends with [`Walk::Older`]: complete
+    /// When the filter says that the key is not here, a read of it ends with [`WalkEnd::Older`]: complete
     /// image layers, whose absence would say more, have no filter.
     #[must_use]
     #[inline]
@@ -182,7 +182,7 @@ impl LayerFile {
         asked: Asked,
         space: &'a impl ReadScratch,
         out: &mut impl FnMut(PageVersion<'a>),
-    ) -> Result<Walk> {
+    ) -> Result<WalkEnd> {
         let Asked { key, lsn, floor } = asked;
         match (lookup.state, self.blocks().mapped()) {
             (State::Part(part), Some(map)) => {
@@ -193,8 +193,8 @@ impl LayerFile {
             (State::Absent, _) => {
                 space.touched_blocks(lookup.blocks as usize, lookup.block_bytes as usize);
                 Ok(match self.is_absence_final(key, lsn, floor) {
-                    true => Walk::Dropped,
-                    false => Walk::Older,
+                    true => WalkEnd::Dropped,
+                    false => WalkEnd::Older,
                 })
             }
             _ => self.versions(key, lsn, floor, space, out),

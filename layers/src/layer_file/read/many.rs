@@ -9,7 +9,7 @@ use super::{
     reader::{Asked, LayerFile, Located},
 };
 use crate::{
-    PageVersion, Result, Walk,
+    PageVersion, Result, WalkEnd,
     layer_file::{
         access::{
             layer_access::CachedBlock,
@@ -30,7 +30,7 @@ impl LayerFile {
         asked: &[Asked],
         space: &'a impl ReadScratch,
         out: &mut impl FnMut(usize, PageVersion<'a>),
-        ended: &mut impl FnMut(usize, Result<Walk>),
+        ended: &mut impl FnMut(usize, Result<WalkEnd>),
     ) {
         match self.blocks().mapped() {
             Some(map) => {
@@ -60,7 +60,7 @@ impl LayerFile {
         blocks: B,
         read_together: impl FnOnce(&mut B, &[BlockSpan]),
         out: &mut impl FnMut(usize, PageVersion<'a>),
-        ended: &mut impl FnMut(usize, Result<Walk>),
+        ended: &mut impl FnMut(usize, Result<WalkEnd>),
     ) {
         let mut visit = Visit {
             blocks,

@@ -12,7 +12,7 @@ use super::{
     page_source::{BlocksOf, IndexPage, IndexPages, Mapped, Plain, Uncounted, span_of_row},
 };
 use crate::{
-    Error, Key, Lsn, PageVersion, Result, Walk, compress,
+    Error, Key, Lsn, PageVersion, Result, WalkEnd, compress,
     layer_file::{
         LayerKind, LayerSummary,
         access::{
@@ -64,7 +64,7 @@ pub(crate) enum Located {
     /// Where the versions begin, and the tombstone above which they count.
     At { part: PartAt, dropped: Option<Lsn> },
     /// There are none.
-    Ended(Walk),
+    Ended(WalkEnd),
 }
 
 /// Where a chain part is.
@@ -229,9 +229,9 @@ impl LayerFile {
 
     /// Gives `out` the versions of `key` from `lsn` down to `floor`, both inclusive, newest first, up to a base.
     ///
-    /// Says how it ended: [`Walk::Base`] with a version that needs nothing older; [`Walk::Dropped`] when a tombstone
+    /// Says how it ended: [`WalkEnd::Base`] with a version that needs nothing older; [`WalkEnd::Dropped`] when a tombstone
     /// at or above `floor`, or the absence from a complete image layer, says that nothing older counts;
-    /// else [`Walk::Older`].
+    /// else [`WalkEnd::Older`].
     ///
     /// A compressed block is inflated into `space`, once for each call; values of others are borrowed from the mapping, or from
     /// blocks of the cache, which `space` keeps.
@@ -245,7 +245,7 @@ impl LayerFile {
         floor: Lsn,
         space: &'a impl ReadScratch,
         out: &mut impl FnMut(PageVersion<'a>),
-    ) -> Result<Walk> {
+    ) -> Result<WalkEnd> {
         let asked = Asked { key, lsn, floor };
         match self.blocks.mapped() {
             Some(map) => self.read(&asked, &mut Mapped { file: self, map, space }, out),
@@ -259,7 +259,7 @@ impl LayerFile {
         asked: &Asked,
         blocks: &mut impl BlocksOf<'a>,
         out: &mut impl FnMut(PageVersion<'a>),
-    ) -> Result<Walk> {
+    ) -> Result<WalkEnd> {
         match self.locate(asked, blocks)? {
             Located::Ended(walk) => Ok(walk),
             Located::At { part, dropped } => self.walk(asked, part, dropped, blocks, out),
@@ -285,9 +285,9 @@ impl LayerFile {
         Ok(match part {
             Some(part) => Located::At { part, dropped },
             None if dropped.is_some() || self.is_absence_final(key, lsn, floor) => {
-                Located::Ended(Walk::Dropped)
+                Located::Ended(WalkEnd::Dropped)
             }
-            None => Located::Ended(Walk::Older),
+            None => Located::Ended(WalkEnd::Older),
         })
     }
 
@@ -300,8 +300,8 @@ impl LayerFile {
         dropped: Option<Lsn>,
         blocks: &mut impl BlocksOf<'a>,
         out: &mut impl FnMut(PageVersion<'a>),
-    ) -> Result<Walk> {
-        let end = dropped.map_or(Walk::Older, |_| Walk::Dropped);
+    ) -> Result<WalkEnd> {
+        let end = dropped.map_or(WalkEnd::Older, |_| WalkEnd::Dropped);
         let lowest = dropped.unwrap_or(asked.floor);
         let (mut found, mut upper) = (Some(first), asked.lsn);
         while let Some(at) = found {
@@ -316,7 +316,7 @@ impl LayerFile {
                 let bytes = part.value(&entry);
                 out(PageVersion { lsn: entry.lsn, kind: entry.kind, bytes });
                 if entry.kind.is_base() {
-                    return Ok(Walk::Base);
+                    return Ok(WalkEnd::Base);
                 }
             }
             upper = at.first_lsn.previous();
