@@ -14,8 +14,8 @@
 use std::{cmp::Reverse, collections::BinaryHeap};
 
 use pagestrata_layers::{
-    BlockCounts, Key, KeyRange, Kind, Lsn, PageVersion, ScratchArena, WalkEnd, layer_file::Asked,
-    reserve, storage::major_faults_of_thread,
+    BlockCounts, Key, KeyRange, Kind, Lsn, PageVersion, ScratchArena, WalkEnd,
+    layer_file::VersionQuery, reserve, storage::major_faults_of_thread,
 };
 
 use crate::{
@@ -524,9 +524,9 @@ impl<'a> Many<'a> {
             group.into_iter().partition(|&index| hit(&self.pending[index as usize]).shared);
         let asked = |&index: &u32| {
             let pending = &self.pending[index as usize];
-            Asked { key: pending.key, lsn: pending.upper, floor: hit(pending).floor }
+            VersionQuery { key: pending.key, lsn: pending.upper, floor: hit(pending).floor }
         };
-        let asked: Vec<Asked> = alone.iter().map(asked).collect();
+        let asked: Vec<VersionQuery> = alone.iter().map(asked).collect();
         let Many { pending, entries, .. } = self;
         let file = map.files.get(layer);
         file.versions_of_many(

@@ -12,7 +12,7 @@ use std::{cmp::Reverse, sync::Arc};
 use pagestrata_layers::{
     BlockCounts, Key, Kind, Lsn, MemLayer, PageVersion, Result as LayersResult, ScratchArena,
     WalkEnd,
-    layer_file::{Asked, LayerKind, LayerSummary, ReadScratch},
+    layer_file::{LayerKind, LayerSummary, ReadScratch, VersionQuery},
     reserve,
 };
 
@@ -255,7 +255,7 @@ impl MapVersion {
                 let walk = if hit.shared {
                     self.versions_shared(key, upper, hit.floor, arena, found)?
                 } else {
-                    let asked = Asked { key, lsn: upper, floor: hit.floor };
+                    let asked = VersionQuery { key, lsn: upper, floor: hit.floor };
                     let walk = found.collect(LayerRef::File(file), |found| {
                         file.versions_by(lookup, asked, arena, &mut |version| found.push(version))
                     });

@@ -17,8 +17,8 @@ use pagestrata::{
 use pagestrata_layers::{
     Key, KeyRange, Kind, Lsn, ScratchArena, WalkEnd,
     layer_file::{
-        AccessMode, AccessOptions, Asked, Compression, LayerAccess, LayerFile, LayerId,
-        LayerWriter, Tombstone, WriterOptions,
+        AccessMode, AccessOptions, Compression, LayerAccess, LayerFile, LayerId, LayerWriter,
+        Tombstone, VersionQuery, WriterOptions,
     },
 };
 
@@ -236,7 +236,7 @@ impl Content {
             for (lsn, floor) in
                 [(1 << 20, 0), (middle, 0), (middle.saturating_sub(1), 0), (1 << 20, middle)]
             {
-                let asked = Asked { key, lsn: Lsn(lsn), floor: Lsn(floor) };
+                let asked = VersionQuery { key, lsn: Lsn(lsn), floor: Lsn(floor) };
                 or_fail(self.read_one(file, asked, &space));
                 space.reset();
                 all.push(asked);
@@ -272,10 +272,10 @@ impl Content {
     fn read_one(
         &self,
         file: &LayerFile,
-        asked: Asked,
+        asked: VersionQuery,
         space: &ScratchArena,
     ) -> Result<(), LayersError> {
-        let (Asked { key, lsn, floor }, mut found) = (asked, Vec::new());
+        let (VersionQuery { key, lsn, floor }, mut found) = (asked, Vec::new());
         let walk = file.versions(key, lsn, floor, space, &mut |version| found.push(version))?;
         self.check(asked, &found, walk);
         Ok(())
@@ -285,7 +285,7 @@ impl Content {
     fn read_many(
         &self,
         file: &LayerFile,
-        asked: &[Asked],
+        asked: &[VersionQuery],
         space: &ScratchArena,
     ) -> Result<(), LayersError> {
         let mut found = vec![Vec::new(); asked.len()];
@@ -307,7 +307,7 @@ impl Content {
         failed
     }
 
-    fn check(&self, asked: Asked, found: &[PageVersion<'_>], walk: WalkEnd) {
+    fn check(&self, asked: VersionQuery, found: &[PageVersion<'_>], walk: WalkEnd) {
         let expected = self.find(asked.key, asked.lsn, asked.floor);
         assert_eq!(walk, expected.1, "{asked:?}");
         assert!(found == expected.0, "{asked:?}: other versions");

@@ -157,7 +157,7 @@ pub use format::filter_lines::KeyHash;
 pub use read::{
     filter::FilterProbe,
     lookup::Lookup,
-    reader::{Asked, LayerFile},
+    reader::{LayerFile, VersionQuery},
     scan::{Keys, Scan},
     tombstones::Tombstones,
     verify::VerifyReport,

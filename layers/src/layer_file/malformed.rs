@@ -346,7 +346,7 @@ fn a_block_beyond_the_file_is_an_error_and_not_missing() {
             let read = file.versions(Key::new(0, block), Lsn(9), Lsn(0), &space, &mut |_| ());
             assert!(matches!(read, Err(Error::Corrupt(_))), "{read:?}");
         }
-        let asked = [0, 1].map(|block| super::Asked {
+        let asked = [0, 1].map(|block| super::VersionQuery {
             key: Key::new(0, block),
             lsn: Lsn(9),
             floor: Lsn(0),

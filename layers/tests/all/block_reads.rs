@@ -6,8 +6,8 @@ use std::{path::Path, sync::Arc};
 use pagestrata_layers::{
     Error, Key, KeyRange, Lsn, ScratchArena, Value, WalkEnd,
     layer_file::{
-        AccessMode, AccessOptions, AccessStats, Asked, LayerAccess, LayerFile, LayerKind,
-        LayerWriter, VerifyReport,
+        AccessMode, AccessOptions, AccessStats, LayerAccess, LayerFile, LayerKind, LayerWriter,
+        VerifyReport, VersionQuery,
     },
     storage::SharedStorage,
     testing::SimulatedStorage,
@@ -151,8 +151,8 @@ fn a_fetch_reads_each_block_once() {
 fn neighbours_are_read_together_and_once() {
     for_each_shape(|written, mode| {
         let done = written.count(mode, |file| {
-            let asked = |key: &Key| Asked { key: *key, lsn: LSN, floor: Lsn(0) };
-            let asked: Vec<Asked> = written.keys.iter().map(asked).collect();
+            let asked = |key: &Key| VersionQuery { key: *key, lsn: LSN, floor: Lsn(0) };
+            let asked: Vec<VersionQuery> = written.keys.iter().map(asked).collect();
             let (space, mut found) = (ScratchArena::default(), 0);
             file.versions_of_many(&asked, &space, &mut |_, _| found += 1, &mut |_, walk| {
                 assert_eq!(walk.unwrap(), WalkEnd::Base);

@@ -11,8 +11,8 @@ use std::{
 use pagestrata_layers::{
     Error, Key, KeyRange, Lsn, PageVersion, Result, ScratchArena, Value, WalkEnd,
     layer_file::{
-        AccessMode, AccessOptions, Asked, CachedBlock, Compression, LayerAccess, LayerFile,
-        LayerId, LayerKind, LayerSummary, LayerWriter, ReadKind, ReadScratch, Tombstone,
+        AccessMode, AccessOptions, CachedBlock, Compression, LayerAccess, LayerFile, LayerId,
+        LayerKind, LayerSummary, LayerWriter, ReadKind, ReadScratch, Tombstone, VersionQuery,
         WriterOptions,
     },
     storage::{SharedStorage, Storage},
@@ -168,7 +168,7 @@ impl Model {
         let mut asked = Vec::new();
         for &(key, lsn) in self.versions.keys() {
             for key in [Some(key), key.next()].into_iter().flatten() {
-                asked.extend([Asked { key, lsn, floor: Lsn(0) }; 2]);
+                asked.extend([VersionQuery { key, lsn, floor: Lsn(0) }; 2]);
             }
         }
         asked.sort_unstable_by_key(|asked| asked.key);
@@ -183,7 +183,7 @@ impl Model {
         assert!(ended.iter().map(|(at, _)| *at).eq(0..asked.len()), "each ends once");
         let mut failed = Ok(());
         for (at, walk) in ended {
-            let Asked { key, lsn, floor } = asked[at];
+            let VersionQuery { key, lsn, floor } = asked[at];
             match walk {
                 Err(error) => failed = failed.and(Err(error)),
                 Ok(walk) => {

@@ -11,7 +11,7 @@
 use super::{
     filter::FilterProbe,
     page_source::Mapped,
-    reader::{Asked, LayerFile, PartAt},
+    reader::{LayerFile, PartAt, VersionQuery},
 };
 use crate::{
     Key, Lsn, PageVersion, Result, WalkEnd,
@@ -179,11 +179,11 @@ impl LayerFile {
     pub fn versions_by<'a>(
         &'a self,
         lookup: &Lookup,
-        asked: Asked,
+        asked: VersionQuery,
         space: &'a impl ReadScratch,
         out: &mut impl FnMut(PageVersion<'a>),
     ) -> Result<WalkEnd> {
-        let Asked { key, lsn, floor } = asked;
+        let VersionQuery { key, lsn, floor } = asked;
         match (lookup.state, self.blocks().mapped()) {
             (State::Part(part), Some(map)) => {
                 space.touched_blocks(lookup.blocks as usize, lookup.block_bytes as usize);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{
     block_reader::BlockSpan,
     page_source::{BlocksOf, IndexPages, LentPage, Mapped, Plain},
-    reader::{Asked, LayerFile, Located},
+    reader::{LayerFile, Located, VersionQuery},
 };
 use crate::{
     PageVersion, Result, WalkEnd,
@@ -27,7 +27,7 @@ impl LayerFile {
     /// index of what was asked, `ended` how it ended, with one's versions before the next one's. What fails for one does not fail for the others.
     pub fn versions_of_many<'a>(
         &'a self,
-        asked: &[Asked],
+        asked: &[VersionQuery],
         space: &'a impl ReadScratch,
         out: &mut impl FnMut(usize, PageVersion<'a>),
         ended: &mut impl FnMut(usize, Result<WalkEnd>),
@@ -56,7 +56,7 @@ impl LayerFile {
     /// Where each key's versions are, then the blocks of all, with `read_together`, then the versions.
     fn visit<'a, B: BlocksOf<'a>>(
         &'a self,
-        asked: &[Asked],
+        asked: &[VersionQuery],
         blocks: B,
         read_together: impl FnOnce(&mut B, &[BlockSpan]),
         out: &mut impl FnMut(usize, PageVersion<'a>),

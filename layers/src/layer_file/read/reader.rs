@@ -49,7 +49,7 @@ pub struct LayerFile {
 
 /// The versions of `key` from `lsn` down to `floor`, both inclusive.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked {
+pub struct VersionQuery {
     /// Of which page.
     pub key: Key,
     /// From here,
@@ -246,7 +246,7 @@ impl LayerFile {
         space: &'a impl ReadScratch,
         out: &mut impl FnMut(PageVersion<'a>),
     ) -> Result<WalkEnd> {
-        let asked = Asked { key, lsn, floor };
+        let asked = VersionQuery { key, lsn, floor };
         match self.blocks.mapped() {
             Some(map) => self.read(&asked, &mut Mapped { file: self, map, space }, out),
             None => self.read(&asked, &mut Plain { file: self, space }, out),
@@ -256,7 +256,7 @@ impl LayerFile {
     #[inline]
     fn read<'a>(
         &'a self,
-        asked: &Asked,
+        asked: &VersionQuery,
         blocks: &mut impl BlocksOf<'a>,
         out: &mut impl FnMut(PageVersion<'a>),
     ) -> Result<WalkEnd> {
@@ -270,10 +270,10 @@ impl LayerFile {
     #[inline]
     pub(crate) fn locate<'a>(
         &'a self,
-        asked: &Asked,
+        asked: &VersionQuery,
         blocks: &mut impl BlocksOf<'a>,
     ) -> Result<Located> {
-        let &Asked { key, lsn, floor } = asked;
+        let &VersionQuery { key, lsn, floor } = asked;
         let dropped = match self.footer.summary.tombstones {
             0 => None,
             _ => self.newest_tombstone(key, lsn, blocks.kind())?.filter(|&lsn| lsn >= floor),
@@ -295,7 +295,7 @@ impl LayerFile {
     #[inline]
     pub(crate) fn walk<'a>(
         &'a self,
-        asked: &Asked,
+        asked: &VersionQuery,
         first: PartAt,
         dropped: Option<Lsn>,
         blocks: &mut impl BlocksOf<'a>,
