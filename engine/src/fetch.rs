@@ -15,7 +15,7 @@ use std::{
 };
 
 use pagestrata_layers::{
-    layer_file::Fetched,
+    layer_file::FetchedBlocks,
     storage::{ProcessMark, major_faults_of_thread},
 };
 use parking_lot::{Condvar, Mutex};
@@ -66,7 +66,7 @@ struct Job {
 
 enum Work {
     /// What a read is missing, and where blocks go that the read finds when it is tried again.
-    Missing(Missing, Arc<Fetched>),
+    Missing(Missing, Arc<FetchedBlocks>),
     /// All that some pages need.
     Pages(Snapshot, Vec<Key>, Lsn),
 }
@@ -140,7 +140,7 @@ impl Fetch {
     pub(crate) fn of_missing(
         store: &Arc<StoreShared>,
         missing: Missing,
-        into: &Arc<Fetched>,
+        into: &Arc<FetchedBlocks>,
     ) -> Fetch {
         Fetch(State::New(Job { store: store.clone(), work: Work::Missing(missing, into.clone()) }))
     }

@@ -150,7 +150,9 @@ use crate::{Key, KeyRange, Lsn};
 
 pub use crate::compress::Compression;
 pub use access::{
-    layer_access::{AccessMode, AccessOptions, AccessStats, CachedBlock, Fetched, LayerAccess},
+    layer_access::{
+        AccessMode, AccessOptions, AccessStats, CachedBlock, FetchedBlocks, LayerAccess,
+    },
     scratch::{ReadKind, ReadScratch},
 };
 pub use format::filter_lines::KeyHash;

@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 
 use crate::{
     Error, Result,
-    layer_file::{CachedBlock, Fetched, ReadKind, ReadScratch},
+    layer_file::{CachedBlock, FetchedBlocks, ReadKind, ReadScratch},
 };
 
 /// The smallest chunk, in bytes; the classes double from here.
@@ -258,7 +258,7 @@ pub struct ScratchArena {
     /// Whether what is read into it may wait for a device.
     may_wait: bool,
     /// What was fetched for a read that had to be tried again.
-    fetched: Arc<Fetched>,
+    fetched: Arc<FetchedBlocks>,
     counts: Cell<BlockCounts>,
 }
 
@@ -341,14 +341,14 @@ impl ScratchArena {
 
     /// Where blocks are put that are fetched for a read that may not wait.
     #[must_use]
-    pub fn fetched(&self) -> &Arc<Fetched> {
+    pub fn fetched(&self) -> &Arc<FetchedBlocks> {
         &self.fetched
     }
 
     /// Lets go of what was fetched: the read is over.
     pub fn forget_fetched(&mut self) {
         match Arc::get_mut(&mut self.fetched) {
-            Some(fetched) => *fetched = Fetched::default(),
+            Some(fetched) => *fetched = FetchedBlocks::default(),
             // A fetch that nobody waited for may put its block there still.
             None => self.fetched = Arc::default(),
         }

@@ -398,9 +398,9 @@ impl Drop for CachedFile {
 
 /// Blocks that were fetched for a read that is going to be tried again.
 #[derive(Debug, Default)]
-pub struct Fetched(Mutex<Vec<(BlockAt, Arc<CachedBlock>)>>);
+pub struct FetchedBlocks(Mutex<Vec<(BlockAt, Arc<CachedBlock>)>>);
 
-impl Fetched {
+impl FetchedBlocks {
     pub(crate) fn get(&self, file: &CachedFile, offset: u64) -> Option<Arc<CachedBlock>> {
         let blocks = self.0.lock();
         blocks.iter().find(|(at, _)| *at == file.at(offset)).map(|(_, block)| block.clone())

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::layer_access::{CachedBlock, Fetched};
+use super::layer_access::{CachedBlock, FetchedBlocks};
 #[cfg(doc)]
 use crate::Error;
 use crate::Result;
@@ -13,7 +13,7 @@ pub enum ReadKind<'s> {
     /// The block, whatever it takes.
     Wait,
     /// The block if it is in memory or among these, else [`Error::NotResident`].
-    NoWait(&'s Fetched),
+    NoWait(&'s FetchedBlocks),
     /// The block, which is not likely to be read again soon: it is not put into a cache.
     Once,
 }

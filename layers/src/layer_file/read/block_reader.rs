@@ -15,7 +15,7 @@ use crate::{
         LayerId,
         access::{
             ahead::Ahead,
-            layer_access::{CachedBlock, CachedFile, Fetched},
+            layer_access::{CachedBlock, CachedFile, FetchedBlocks},
             residency::MappedFile,
             scratch::ReadKind,
             source::{BlockSource, Lent},
@@ -404,7 +404,13 @@ impl Blocks {
 
     /// Waits until bytes that [`Error::NotResident`] has named are in memory. A block of a file that is not mapped is put among
     /// `into` too, so that the retried read finds it even if the cache has dropped it.
-    pub(crate) fn fetch(&self, offset: u64, len: usize, into: &Fetched, path: &Path) -> Result<()> {
+    pub(crate) fn fetch(
+        &self,
+        offset: u64,
+        len: usize,
+        into: &FetchedBlocks,
+        path: &Path,
+    ) -> Result<()> {
         match &self.source {
             BlockSource::Mapped(file) => {
                 file.populate(offset, len).map_err(|error| Error::io("read", path, error))

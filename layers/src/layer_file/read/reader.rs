@@ -16,7 +16,7 @@ use crate::{
     layer_file::{
         LayerKind, LayerSummary,
         access::{
-            layer_access::{CountedMap, Fetched, LayerAccess, of_required},
+            layer_access::{CountedMap, FetchedBlocks, LayerAccess, of_required},
             scratch::{ReadKind, ReadScratch},
             source::{BlockSource, Lent},
         },
@@ -206,7 +206,7 @@ impl LayerFile {
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Corrupt`]
-    pub fn fetch(&self, offset: u64, len: usize, into: &Fetched) -> Result<()> {
+    pub fn fetch(&self, offset: u64, len: usize, into: &FetchedBlocks) -> Result<()> {
         self.blocks.fetch(offset, len, into, &self.path)
     }
 
