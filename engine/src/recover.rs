@@ -16,7 +16,7 @@ use pagestrata_layers::{
     Lsn, OpenLayer,
     commit_record::{CommitPart, Entry, Mismatch},
 };
-use pagestrata_wal::{Record, Replay, ReplayEnd, Replayed};
+use pagestrata_wal::{Record, Replay, ReplayEnd, ReplayOutcome};
 use parking_lot::{MappedMutexGuard, MutexGuard};
 
 use crate::{
@@ -61,7 +61,7 @@ pub(crate) fn replay_log(
     start: Option<u32>,
     progress: &mut dyn FnMut(OpenProgress),
     report: &mut OpenReport,
-) -> Result<(Replayed, Option<String>)> {
+) -> Result<(ReplayOutcome, Option<String>)> {
     let open = || Replay::open(shared.storage.clone(), &shared.log_dir(), shared.id, start);
     let mut recovering: BTreeMap<u64, Recovering<'_>> = timelines
         .iter()
@@ -121,7 +121,7 @@ pub(crate) fn replay_log(
             Ok((replayed, None))
         }
         Err(Error::Layers(LayersError::Corrupt(damage))) if shared.options.salvage_log => {
-            Ok((Replayed::default(), Some(damage.to_string())))
+            Ok((ReplayOutcome::default(), Some(damage.to_string())))
         }
         Err(error) => Err(error),
     }

@@ -27,7 +27,7 @@ use pagestrata_layers::{
     },
     storage::{Lock, ProcessMark, RealStorage, SharedStorage, Storage, major_faults_of_process},
 };
-use pagestrata_wal::{Log, Replayed};
+use pagestrata_wal::{Log, ReplayOutcome};
 use parking_lot::Mutex;
 
 use crate::{
@@ -262,8 +262,8 @@ impl Store {
             replay_log(shared, &timelines, state.log_start, progress, &mut report)?;
         *shared.timelines.lock() = timelines;
         let replayed = match damage {
-            Some(damage) => Replayed::unusable(&damage),
-            None if reads_only => Replayed::unusable("it was opened to be read only"),
+            Some(damage) => ReplayOutcome::unusable(&damage),
+            None if reads_only => ReplayOutcome::unusable("it was opened to be read only"),
             // Only now: an opening that fails leaves the store as it was.
             None => {
                 shared.remove_leftovers(leftovers, &replayed.strays, &mut report)?;

@@ -23,7 +23,7 @@ use pagestrata_layers::{
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
-    Durable, Error, Replayed, Result,
+    Durable, Error, ReplayOutcome, Result,
     format::{
         END_LEN, FRAME_ALIGN, FRAME_HEADER_LEN, FrameHeader, FrameKind, Position,
         SEGMENT_HEADER_LEN, SEGMENT_SIZE_MAX, SegmentHeader, frame_len,
@@ -192,8 +192,13 @@ impl Current {
 impl Log {
     /// A log that goes on where a replay has ended. Nothing is written before something is appended.
     #[must_use]
-    pub fn new(storage: SharedStorage, dir: &Path, options: LogOptions, replayed: Replayed) -> Log {
-        let Replayed { end, failure: failed, chain, tail, mut unused, .. } = replayed;
+    pub fn new(
+        storage: SharedStorage,
+        dir: &Path,
+        options: LogOptions,
+        replayed: ReplayOutcome,
+    ) -> Log {
+        let ReplayOutcome { end, failure: failed, chain, tail, mut unused, .. } = replayed;
         let highest = unused.iter().copied().chain(tail.map(Position::sequence)).max();
         // The highest of all is never used: `prepare` refuses it.
         let next_sequence = highest.map_or(1, |highest| highest.saturating_add(1));
