@@ -218,12 +218,12 @@ impl Group {
 /// Becomes ready once the log is synced past a position. Needs no runtime: the log's own background work does the sync.
 #[derive(Debug)]
 #[must_use = "a future does nothing unless it is awaited"]
-pub struct Durable {
+pub struct SyncFuture {
     pub(crate) log: Arc<Log>,
     pub(crate) position: Position,
 }
 
-impl Future for Durable {
+impl Future for SyncFuture {
     type Output = Result<()>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {

@@ -23,7 +23,7 @@ use pagestrata_layers::{
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
-    Durable, Error, ReplayOutcome, Result,
+    Error, ReplayOutcome, Result, SyncFuture,
     format::{
         END_LEN, FRAME_ALIGN, FRAME_HEADER_LEN, FrameHeader, FrameKind, Position,
         SEGMENT_HEADER_LEN, SEGMENT_SIZE_MAX, SegmentHeader, frame_len,
@@ -471,8 +471,8 @@ impl Log {
     }
 
     /// As [`Log::sync_to`], as a future: [`Log::work`] has to be done by somebody who is woken.
-    pub fn durable(self: &Arc<Self>, position: Position) -> Durable {
-        Durable { log: self.clone(), position }
+    pub fn durable(self: &Arc<Self>, position: Position) -> SyncFuture {
+        SyncFuture { log: self.clone(), position }
     }
 
     /// Syncs everything that is written by now, and writes that down before anybody is told. By one thread at a time.
