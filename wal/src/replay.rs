@@ -100,14 +100,14 @@ struct Progress {
     /// The log was synced up to here.
     synced: Position,
     /// The streams of which parts of a record were read but not the last one, and the segment of the first.
-    unfinished: Unfinished,
+    unfinished: UnfinishedRecords,
 }
 
 /// Streams of which parts of a record are there but not the last one, and the segment that the first is in. Most often there is none.
 #[derive(Debug, Default)]
-pub(crate) struct Unfinished(BTreeMap<u64, u32>);
+pub(crate) struct UnfinishedRecords(BTreeMap<u64, u32>);
 
-impl Unfinished {
+impl UnfinishedRecords {
     /// A part, not the last one, is in the last of the segments.
     pub(crate) fn part(&mut self, stream: u64, sequence: u32) {
         self.0.entry(stream).or_insert(sequence);

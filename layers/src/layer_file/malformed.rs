@@ -19,9 +19,9 @@ const ID: LayerId = LayerId { store: 3, timeline: 2, sequence: 1 };
 
 /// Remembers the most that was asked for at once.
 #[derive(Default)]
-struct Watched(Cell<usize>);
+struct PeakScratch(Cell<usize>);
 
-impl ReadScratch for Watched {
+impl ReadScratch for PeakScratch {
     fn kind(&self) -> ReadKind<'_> {
         ReadKind::Wait
     }
@@ -109,7 +109,7 @@ const FIRST: u64 = HEADER_LEN as u64;
 
 /// Reads everything in every way. Whether all of it went well.
 fn exhaust(file: &LayerFile, keys: impl Iterator<Item = Key>) -> bool {
-    let space = Watched::default();
+    let space = PeakScratch::default();
     let mut sound = true;
     for key in keys {
         for lsn in [1, 5, u64::MAX] {
@@ -144,7 +144,7 @@ fn a_bomb_is_refused_before_it_is_inflated() {
         ];
         assert_eq!(blocks[0].len(), 512);
         let file = open(file_of(&blocks, |footer| footer.root_offset = second)).unwrap();
-        let space = Watched::default();
+        let space = PeakScratch::default();
         let read = file.versions(Key::MIN, Lsn(9), Lsn(0), &space, &mut |_| ());
         let within_cap = raw_len <= RAW_LEN_MAX;
         let refused = match read {

@@ -156,11 +156,11 @@ fn advise(start: *mut u8, len: usize, advice: libc::c_int) {
 #[derive(Debug)]
 pub struct ChunkPool {
     retained_max_bytes: usize,
-    retained: Mutex<Retained>,
+    retained: Mutex<RetainedChunks>,
 }
 
 #[derive(Debug, Default)]
-struct Retained {
+struct RetainedChunks {
     classes: [Vec<Chunk>; CHUNK_CLASSES],
     bytes: usize,
     /// Nothing is kept any more.
@@ -187,7 +187,7 @@ impl ChunkPool {
     /// filling it does. Once `stop` is set it returns soon.
     pub fn stock(&self, chunks: usize, stop: &AtomicBool) -> Option<usize> {
         let class = CHUNK_CLASSES - 1;
-        let is_enough = |retained: &Retained| {
+        let is_enough = |retained: &RetainedChunks| {
             retained.is_closed
                 || retained.classes[class].len() >= chunks
                 || retained.bytes + (CHUNK_MIN_BYTES << class) > self.retained_max_bytes
@@ -237,7 +237,10 @@ impl ChunkPool {
     pub fn close(&self) {
         let freed = {
             let mut retained = self.retained.lock();
-            std::mem::replace(&mut *retained, Retained { is_closed: true, ..Retained::default() })
+            std::mem::replace(
+                &mut *retained,
+                RetainedChunks { is_closed: true, ..RetainedChunks::default() },
+            )
         };
         // Outside the lock: this gives memory back to the system.
         drop(freed);

@@ -35,7 +35,7 @@ use crate::{Error, Kind, Lsn, Result, VALUE_LEN_MAX};
 mod head;
 mod nodes;
 
-pub(super) use head::{Head, Newest};
+pub(super) use head::{Head, NewestVersion};
 use nodes::{
     Directory, FANOUT, LEAF_BITS, LEVEL_BITS, ObjectTable, Root, TOWER, Tombstone, Versions, mix,
 };

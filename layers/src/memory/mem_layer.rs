@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     SortedVersions,
-    index::{Head, Index, Newest, ValueRef},
+    index::{Head, Index, NewestVersion, ValueRef},
     space::Space,
 };
 use crate::{Key, Lsn, PageVersion, Result, WalkEnd, layer_file::Tombstone, reserve};
@@ -119,10 +119,10 @@ impl MemLayer {
             self.values.prefetch_bytes(value.position, value.len.min(VERSION_PREFETCH_BYTES));
         };
         let head = self.index.head(&self.nodes, object, key.block);
-        let (mut next, upper) = match head.map_or(Newest::None, |head| head.newest(upper)) {
-            Newest::None => (None, upper),
-            Newest::Older => (head.and_then(Head::older), upper),
-            Newest::Here(lsn, packed) => {
+        let (mut next, upper) = match head.map_or(NewestVersion::None, |head| head.newest(upper)) {
+            NewestVersion::None => (None, upper),
+            NewestVersion::Older => (head.and_then(Head::older), upper),
+            NewestVersion::Here(lsn, packed) => {
                 let value = ValueRef::unpack(packed);
                 if let Some(end) = visit(lsn, value) {
                     return end;

@@ -7,7 +7,7 @@
 
 use super::{
     OpenLayer,
-    index::{Head, Newest, ValueRef},
+    index::{Head, NewestVersion, ValueRef},
     open_layer::PendingKind,
 };
 use crate::{Key, Kind, Lsn};
@@ -49,9 +49,9 @@ impl OpenLayer {
         let indexed = || {
             let head = index.head(nodes, object, key.block)?;
             match head.newest(Lsn::MAX) {
-                Newest::None => None,
-                Newest::Here(lsn, packed) => Some((lsn, ValueRef::unpack(packed).kind)),
-                Newest::Older => {
+                NewestVersion::None => None,
+                NewestVersion::Here(lsn, packed) => Some((lsn, ValueRef::unpack(packed).kind)),
+                NewestVersion::Older => {
                     let entry = Head::older(head)?.entries(nodes).last()?;
                     Some((entry.lsn(), entry.value().kind))
                 }
@@ -82,27 +82,27 @@ mod tests {
     /// What the newest version of each key is, from a list of all appends: shares nothing with the
     /// layer's index.
     #[derive(Default)]
-    struct Listed(Vec<(Lsn, Appended)>);
+    struct AppendList(Vec<(Lsn, ListedAppend)>);
 
     #[derive(Clone, Copy)]
-    enum Appended {
+    enum ListedAppend {
         Put(Key, Kind),
         Drop { object: u128, first_block: u32 },
     }
 
-    impl Listed {
+    impl AppendList {
         fn newest(&self, key: Key) -> NewestInLayer {
             for &(lsn, appended) in self.0.iter().rev() {
                 match appended {
-                    Appended::Put(of, kind) if of == key => {
+                    ListedAppend::Put(of, kind) if of == key => {
                         return NewestInLayer::Version { lsn, kind };
                     }
-                    Appended::Drop { object, first_block }
+                    ListedAppend::Drop { object, first_block }
                         if object == key.object && first_block <= key.block =>
                     {
                         return NewestInLayer::Dropped;
                     }
-                    Appended::Put(..) | Appended::Drop { .. } => {}
+                    ListedAppend::Put(..) | ListedAppend::Drop { .. } => {}
                 }
             }
             NewestInLayer::Older
@@ -134,7 +134,7 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(11);
         for round in 0..200 {
             let mut layer = layer();
-            let (mut listed, mut committed) = (Listed::default(), 0);
+            let (mut listed, mut committed) = (AppendList::default(), 0);
             let mut lsn = Lsn(1);
             for _ in 0..120 {
                 lsn = Lsn(lsn.0 + random.u64(0..2));
@@ -143,7 +143,7 @@ mod tests {
                     0 => {
                         if layer.drop_blocks(key.object, key.block, lsn).is_ok() {
                             let drop =
-                                Appended::Drop { object: key.object, first_block: key.block };
+                                ListedAppend::Drop { object: key.object, first_block: key.block };
                             listed.0.push((lsn, drop));
                         }
                     }
@@ -163,7 +163,7 @@ mod tests {
                             of => Value::Delta { bytes: b"delta", will_init: of == 1 },
                         };
                         if layer.put(key, lsn, value).is_ok() {
-                            listed.0.push((lsn, Appended::Put(key, value.kind())));
+                            listed.0.push((lsn, ListedAppend::Put(key, value.kind())));
                         }
                     }
                 }

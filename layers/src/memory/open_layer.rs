@@ -30,7 +30,7 @@ pub struct OpenLayer {
     /// The Lsn of the last append; at least the committed one.
     pub(super) last: Lsn,
     /// What was appended since the last commit, oldest first.
-    pub(super) pending: Vec<Pending>,
+    pub(super) pending: Vec<PendingAppend>,
     /// How many of the pending ones, from the oldest on, have their entry in the index; at most [`DEFERRED_MAX`] have not.
     pub(super) indexed: usize,
     /// The lengths of the pending values, in bytes.
@@ -43,7 +43,7 @@ pub(super) const DEFERRED_MAX: usize = 16;
 const PENDING: &str = "what waits for its commit";
 
 #[derive(Clone, Copy)]
-pub(super) struct Pending {
+pub(super) struct PendingAppend {
     pub(super) object: Id<Object>,
     pub(super) block: u32,
     pub(super) lsn: Lsn,
@@ -114,7 +114,7 @@ impl OpenLayer {
     /// Memory of its own beside the shared layer's, in bytes.
     #[must_use]
     pub fn writer_bytes(&self) -> usize {
-        self.pending.capacity() * size_of::<Pending>()
+        self.pending.capacity() * size_of::<PendingAppend>()
     }
 
     /// Appends one value.
@@ -132,7 +132,7 @@ impl OpenLayer {
     /// # Errors
     /// As [`OpenLayer::put`]; nothing is changed.
     pub fn put_shared(&mut self, key: Key, lsn: Lsn, value: Value<'_>) -> Result<()> {
-        let version = |pending: &Pending| match pending.what {
+        let version = |pending: &PendingAppend| match pending.what {
             PendingKind::Version(_, value) => Some(ValueRef::unpack(value)),
             PendingKind::Tombstone => None,
         };
@@ -200,7 +200,7 @@ impl OpenLayer {
         };
         let value = ValueRef { position, len: bytes.len(), kind: value.kind() };
         let what = PendingKind::Version(head, value.pack());
-        self.pending.push(Pending { object, block: key.block, lsn, what });
+        self.pending.push(PendingAppend { object, block: key.block, lsn, what });
         self.pending_value_bytes += bytes.len() as u64;
         self.last = lsn;
         Ok(position)
@@ -209,8 +209,7 @@ impl OpenLayer {
     /// Whether a version of this key was put at `lsn`, the last one.
     fn is_pending_at(&self, lsn: Lsn, place: HeadPlace) -> bool {
         let (indexed, deferred) = self.pending.split_at(self.indexed);
-        let here =
-            |pending: &Pending| matches!(pending.what, PendingKind::Version(at, _) if at == place);
+        let here = |pending: &PendingAppend| matches!(pending.what, PendingKind::Version(at, _) if at == place);
         deferred.iter().rev().take_while(|pending| pending.lsn == lsn).any(here)
             || indexed.last().is_some_and(|pending| pending.lsn == lsn)
                 && self.index.newest_lsn(&self.layer.nodes, place) == Some(lsn)
@@ -259,7 +258,7 @@ impl OpenLayer {
         }
         self.index.push_drop(space, id, first_block, lsn)?;
         let what = PendingKind::Tombstone;
-        self.pending.push(Pending { object: id, block: first_block, lsn, what });
+        self.pending.push(PendingAppend { object: id, block: first_block, lsn, what });
         self.last = lsn;
         Ok(())
     }
@@ -267,7 +266,7 @@ impl OpenLayer {
     /// A pending version at `lsn` of a block of `object` at or above `first_block`.
     fn pending_put_at(&self, lsn: Lsn, object: Id<Object>, first_block: u32) -> Option<u32> {
         let at_lsn = self.pending.iter().rev().take_while(|pending| pending.lsn == lsn);
-        let is_version = |pending: &Pending| matches!(pending.what, PendingKind::Version(..));
+        let is_version = |pending: &PendingAppend| matches!(pending.what, PendingKind::Version(..));
         at_lsn
             .filter(|pending| pending.object == object && is_version(pending))
             .map(|pending| pending.block)

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use super::{
     OpenLayer,
     index::ValueRef,
-    open_layer::{Pending, PendingKind},
+    open_layer::{PendingAppend, PendingKind},
     space::Position,
 };
 use crate::{
@@ -67,7 +67,7 @@ impl OpenLayer {
         }
     }
 
-    fn push(&self, pending: &Pending, part: &mut PartEncoder, runs: &mut Runs) {
+    fn push(&self, pending: &PendingAppend, part: &mut PartEncoder, runs: &mut Runs) {
         let object = self.layer.nodes.node(pending.object).object();
         let key = Key { object, block: pending.block };
         let kind = match pending.what {

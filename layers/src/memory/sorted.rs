@@ -5,7 +5,7 @@
 
 use super::{
     MemLayer,
-    index::{Entry, Head, LEAF_FANOUT, Leaf, Newest, Object, Run, ValueRef},
+    index::{Entry, Head, LEAF_FANOUT, Leaf, NewestVersion, Object, Run, ValueRef},
     space::prefetch_whole,
 };
 use crate::{Key, Lsn, PageVersion};
@@ -116,7 +116,7 @@ impl<'a> SortedVersions<'a> {
         }
         if let Some(leaf) = second {
             for head in &leaf.heads {
-                if let Newest::Here(_, packed) = head.newest(self.upper) {
+                if let NewestVersion::Here(_, packed) = head.newest(self.upper) {
                     let value = ValueRef::unpack(packed);
                     values.prefetch_bytes(value.position, value.len);
                 }
@@ -138,9 +138,9 @@ impl<'a> SortedVersions<'a> {
             while let Some(head) = place.leaf.heads.get(self.slot) {
                 self.slot += 1;
                 self.below = match head.newest(self.upper) {
-                    Newest::None => continue,
-                    Newest::Older => self.upper,
-                    Newest::Here(lsn, packed) => {
+                    NewestVersion::None => continue,
+                    NewestVersion::Older => self.upper,
+                    NewestVersion::Here(lsn, packed) => {
                         self.newest = Some((lsn, packed));
                         lsn.previous()
                     }

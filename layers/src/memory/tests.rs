@@ -380,7 +380,7 @@ fn what_found_no_memory_is_not_counted() {
 }
 
 /// A layer, its model, and what to do next: also while a reader is under way.
-struct Driven {
+struct DrivenLayer {
     open: OpenLayer,
     committed: Model,
     current: Model,
@@ -398,11 +398,11 @@ enum Step {
     Abort,
 }
 
-impl Driven {
-    fn new() -> Driven {
+impl DrivenLayer {
+    fn new() -> DrivenLayer {
         let open = OpenLayer::new(Lsn(10), &Arc::new(ChunkPool::new(1 << 20)));
         let (committed, current) = (Model::default(), Model::default());
-        Driven { open, committed, current, lsn: Lsn(10), done: 0 }
+        DrivenLayer { open, committed, current, lsn: Lsn(10), done: 0 }
     }
 
     /// Takes a step, where memory lasts for `left` more nodes, or values; it is there again afterwards.
@@ -541,10 +541,10 @@ proptest! {
         steps in prop::collection::vec(step(), 1..120),
         (o, block, from) in (0..3_u8, 0..3_u32, 0..40_u32),
     ) {
-        let mut driven = Driven::new();
+        let mut driven = DrivenLayer::new();
         let layer = driven.open.layer().clone();
         let mut steps = steps.iter();
-        let mut take = |driven: &mut Driven| {
+        let mut take = |driven: &mut DrivenLayer| {
             steps.next().map(|(step, left)| driven.step(step, *left)).is_some()
         };
         while take(&mut driven) {

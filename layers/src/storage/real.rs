@@ -178,7 +178,7 @@ fn open_regular(
     at: &At<'_>,
     open: impl FnOnce(&At<'_>) -> io::Result<OwnedFd>,
 ) -> io::Result<Result<OwnedFd>> {
-    let refused = |found: at::Found| {
+    let refused = |found: at::FileStat| {
         Ok(Err(Error::NotAFile { operation, path: path.to_owned(), found: found.kind() }))
     };
     match at.stat() {

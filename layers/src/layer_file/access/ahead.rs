@@ -1,4 +1,4 @@
-//! [`Ahead`]: reading a mapped file from front to back, without its readers losing what they have in memory.
+//! [`ReadAhead`]: reading a mapped file from front to back, without its readers losing what they have in memory.
 //!
 //! Mappings are advised for reads here and there, so that one page is read when one page is wanted. Who reads all of a file says so
 //! window by window: the system is asked for the next window while this one is used, and for what nobody had in memory
@@ -14,7 +14,7 @@ const WINDOW_PAGES: usize = (1 << 20) / PAGE_BYTES;
 
 /// Where somebody is who reads a mapped file in order.
 #[derive(Debug, Default)]
-pub(crate) struct Ahead<'a> {
+pub(crate) struct ReadAhead<'a> {
     /// The window that is used and the one behind it.
     windows: [Option<Window<'a>>; 2],
 }
@@ -27,7 +27,7 @@ struct Window<'a> {
     was_resident: Vec<u8>,
 }
 
-impl<'a> Ahead<'a> {
+impl<'a> ReadAhead<'a> {
     /// Before bytes from `offset` on are read.
     pub(crate) fn go_to(&mut self, file: &'a MappedFile, offset: u64) {
         let page = (offset / PAGE_BYTES as u64) as usize;
@@ -89,7 +89,7 @@ mod tests {
         for page in before {
             file.populate(at(page), 1).unwrap();
         }
-        let mut ahead = Ahead::default();
+        let mut ahead = ReadAhead::default();
         let mut sum = 0;
         for page in 0..PAGES {
             ahead.go_to(&file, at(page));

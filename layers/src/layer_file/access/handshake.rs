@@ -22,7 +22,7 @@ pub(crate) struct Handshake {
 
 /// What whoever has remembered something has to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Then {
+pub(crate) enum ReaderDuty {
     /// Nothing.
     Go,
     /// Wake the thread.
@@ -39,12 +39,12 @@ impl Default for Handshake {
 
 impl Handshake {
     /// After a bit was set.
-    pub(crate) fn remembered(&self) -> Then {
+    pub(crate) fn remembered(&self) -> ReaderDuty {
         fence(SeqCst);
         match (self.is_stopped.load(Relaxed), self.is_awake.load(Relaxed)) {
-            (true, _) => Then::Forget,
-            (false, true) => Then::Go,
-            (false, false) => Then::Wake,
+            (true, _) => ReaderDuty::Forget,
+            (false, true) => ReaderDuty::Go,
+            (false, false) => ReaderDuty::Wake,
         }
     }
 
@@ -99,9 +99,9 @@ mod tests {
                 let (handshake, bit) = &*of_reader;
                 bit.store(true, Relaxed);
                 match handshake.remembered() {
-                    Then::Go => {}
-                    Then::Wake => handshake.wake(),
-                    Then::Forget => bit.store(false, Relaxed),
+                    ReaderDuty::Go => {}
+                    ReaderDuty::Wake => handshake.wake(),
+                    ReaderDuty::Forget => bit.store(false, Relaxed),
                 }
             });
             let of_stopper = shared.clone();

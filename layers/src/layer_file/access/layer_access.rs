@@ -117,7 +117,7 @@ pub struct LayerAccess {
     /// Relied on, and documented by quick_cache: the weights never add up to more than the capacity that it was made with
     /// (`OptionsBuilder::weight_capacity`), and one caller loads a missing block while others wait for it
     /// (`get_value_or_guard`). Not relied on: that a block is there after it was put. A heavy one may not be admitted.
-    blocks: Cache<BlockAt, Arc<CachedBlock>, ByBytes>,
+    blocks: Cache<BlockAt, Arc<CachedBlock>, MemoryWeight>,
     /// Relied on: as for `blocks`; its bound is documented as approximate (`Cache::new`).
     open_files: Cache<u64, Arc<dyn File>>,
     buffers: Arc<Buffers>,
@@ -137,9 +137,9 @@ struct BlockAt {
 }
 
 #[derive(Clone, Debug)]
-struct ByBytes;
+struct MemoryWeight;
 
-impl Weighter<BlockAt, Arc<CachedBlock>> for ByBytes {
+impl Weighter<BlockAt, Arc<CachedBlock>> for MemoryWeight {
     fn weight(&self, _: &BlockAt, block: &Arc<CachedBlock>) -> u64 {
         block.memory_bytes()
     }
@@ -157,7 +157,11 @@ impl LayerAccess {
         Arc::new(LayerAccess {
             storage,
             options,
-            blocks: Cache::with_weighter(blocks_estimate.max(16), options.cache_max_bytes, ByBytes),
+            blocks: Cache::with_weighter(
+                blocks_estimate.max(16),
+                options.cache_max_bytes,
+                MemoryWeight,
+            ),
             open_files: Cache::new(options.open_files_max.max(1)),
             buffers: Arc::default(),
             watch: Arc::default(),
@@ -186,7 +190,7 @@ impl LayerAccess {
                 })
                 .is_ok();
         Ok(if is_mapped {
-            let counted = Counted { access: self.clone(), bytes: len };
+            let counted = MappingCount { access: self.clone(), bytes: len };
             self.mapped_bytes.fetch_add(len, Relaxed);
             let map = file.map()?;
             map.expect_random();
@@ -249,12 +253,12 @@ pub(crate) fn of_required(error: Error, expected: Option<&LayerSummary>) -> Erro
 
 /// A mapping that counts.
 #[derive(Debug)]
-struct Counted {
+struct MappingCount {
     access: Arc<LayerAccess>,
     bytes: u64,
 }
 
-impl Drop for Counted {
+impl Drop for MappingCount {
     fn drop(&mut self) {
         self.access.mappings.fetch_sub(1, Relaxed);
         self.access.mapped_bytes.fetch_sub(self.bytes, Relaxed);
@@ -265,7 +269,7 @@ impl Drop for Counted {
 #[derive(Debug)]
 pub(crate) struct CountedMap {
     file: Arc<MappedFile>,
-    _counted: Option<Counted>,
+    _counted: Option<MappingCount>,
 }
 
 impl CountedMap {

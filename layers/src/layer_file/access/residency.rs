@@ -16,7 +16,7 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 
-use super::handshake::{Handshake, Then};
+use super::handshake::{Handshake, ReaderDuty};
 use crate::{
     Result, reserve,
     storage::{FileMap, PAGE_BYTES},
@@ -113,9 +113,9 @@ impl MappedFile {
             if let (Some(word), Some(watch)) = (self.resident.get(word), &self.watch) {
                 word.fetch_or(mask, Relaxed);
                 match watch.handshake.remembered() {
-                    Then::Go => {}
-                    Then::Wake => watch.wake(),
-                    Then::Forget => drop(word.fetch_and(!mask, Relaxed)),
+                    ReaderDuty::Go => {}
+                    ReaderDuty::Wake => watch.wake(),
+                    ReaderDuty::Forget => drop(word.fetch_and(!mask, Relaxed)),
                 }
             }
         }

@@ -23,7 +23,7 @@ pub trait ReadScratch {
     /// Whether it may wait for a device, and whether what it reads is worth keeping.
     fn kind(&self) -> ReadKind<'_>;
 
-    /// Keeps a block of the cache, as long as the space is borrowed: what was read lies in it.
+    /// Keeps a block of the cache, as long as the scratch is borrowed: what was read lies in it.
     fn keep(&self, block: Arc<CachedBlock>) -> &CachedBlock;
 
     /// Called for each block that a read touches, with the bytes that it looks at as they are stored (the whole
@@ -39,7 +39,7 @@ pub trait ReadScratch {
         let _ = (blocks, stored_bytes);
     }
 
-    /// `len` bytes of any content, valid as long as the space is borrowed.
+    /// `len` bytes of any content, valid as long as the scratch is borrowed.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] when there is not as much.

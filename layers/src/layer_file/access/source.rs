@@ -22,30 +22,30 @@ pub(crate) enum BlockSource {
 
 /// Bytes that are borrowed, from a mapping or from a block that is kept alive meanwhile.
 #[derive(Clone, Debug)]
-pub(crate) enum Lent<'a> {
+pub(crate) enum BlockBytes<'a> {
     Mapped(&'a [u8]),
     Kept(Arc<CachedBlock>, Range<usize>),
 }
 
-impl Deref for Lent<'_> {
+impl Deref for BlockBytes<'_> {
     type Target = [u8];
 
     #[inline]
     fn deref(&self) -> &[u8] {
         match self {
-            Lent::Mapped(bytes) => bytes,
-            Lent::Kept(block, range) => &block.bytes()[range.clone()],
+            BlockBytes::Mapped(bytes) => bytes,
+            BlockBytes::Kept(block, range) => &block.bytes()[range.clone()],
         }
     }
 }
 
-impl<'a> Lent<'a> {
-    /// For as long as the reader's space lives.
+impl<'a> BlockBytes<'a> {
+    /// For as long as the reader's scratch lives.
     #[inline]
-    pub(crate) fn keep(self, space: &'a impl ReadScratch) -> &'a [u8] {
+    pub(crate) fn keep(self, scratch: &'a impl ReadScratch) -> &'a [u8] {
         match self {
-            Lent::Mapped(bytes) => bytes,
-            Lent::Kept(block, range) => &space.keep(block).bytes()[range],
+            BlockBytes::Mapped(bytes) => bytes,
+            BlockBytes::Kept(block, range) => &scratch.keep(block).bytes()[range],
         }
     }
 }
@@ -62,24 +62,24 @@ impl BlockSource {
     pub(crate) fn lends(&self, bytes: &[u8]) -> bool {
         match self {
             BlockSource::Mapped(file) => {
-                let (own, asked) = (file.bytes().as_ptr_range(), bytes.as_ptr_range());
-                own.start <= asked.start && asked.end <= own.end
+                let (own, query) = (file.bytes().as_ptr_range(), bytes.as_ptr_range());
+                own.start <= query.start && query.end <= own.end
             }
             BlockSource::Cached(_) => false,
         }
     }
 
     /// Bytes that need not be those of a block, for the parts of a file that are no blocks.
-    pub(crate) fn bytes(&self, offset: u64, len: usize) -> Result<Option<Lent<'_>>> {
+    pub(crate) fn bytes(&self, offset: u64, len: usize) -> Result<Option<BlockBytes<'_>>> {
         if offset.checked_add(len as u64).is_none_or(|end| end > self.len()) {
             return Ok(None);
         }
         Ok(match self {
             BlockSource::Mapped(file) => {
-                file.bytes()[offset as usize..].get(..len).map(Lent::Mapped)
+                file.bytes()[offset as usize..].get(..len).map(BlockBytes::Mapped)
             }
             BlockSource::Cached(file) => {
-                Some(Lent::Kept(Arc::new(file.read(offset, len)?), 0..len))
+                Some(BlockBytes::Kept(Arc::new(file.read(offset, len)?), 0..len))
             }
         })
     }

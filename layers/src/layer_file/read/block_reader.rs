@@ -14,11 +14,11 @@ use crate::{
     layer_file::{
         LayerId,
         access::{
-            ahead::Ahead,
+            ahead::ReadAhead,
             layer_access::{CachedBlock, CachedFile, FetchedBlocks},
             residency::MappedFile,
             scratch::ReadKind,
-            source::{BlockSource, Lent},
+            source::{BlockBytes, BlockSource},
         },
         format::{
             block::{
@@ -75,7 +75,7 @@ pub(crate) struct Block<'a> {
     /// Length of the payload when inflated, below the cap.
     pub(crate) raw_len: usize,
     /// The payload as stored; of `raw_len` if the codec is [`Codec::Raw`].
-    pub(crate) stored: Lent<'a>,
+    pub(crate) stored: BlockBytes<'a>,
     /// What was read from the file for it: nothing of one that is mapped or was in the cache.
     pub(crate) read_bytes: usize,
 }
@@ -162,7 +162,7 @@ impl Blocks {
             BlockSource::Mapped(file) => {
                 let MappedBlock { codec, raw_len, stored } =
                     self.mapped_block(file, span.offset, expected, path, kind)?;
-                Ok(Block { codec, raw_len, stored: Lent::Mapped(stored), read_bytes: 0 })
+                Ok(Block { codec, raw_len, stored: BlockBytes::Mapped(stored), read_bytes: 0 })
             }
             BlockSource::Cached(file) => {
                 let (block, read_bytes) = self.cached(file, span, Some(expected), path, kind)?;
@@ -327,7 +327,7 @@ impl Blocks {
     }
 
     /// Before the block at `offset` is read by somebody who reads the file in order.
-    pub(crate) fn read_ahead<'a>(&'a self, offset: u64, ahead: &mut Ahead<'a>) {
+    pub(crate) fn read_ahead<'a>(&'a self, offset: u64, ahead: &mut ReadAhead<'a>) {
         if let BlockSource::Mapped(file) = &self.source {
             ahead.go_to(file, offset);
         }
@@ -354,7 +354,7 @@ impl Blocks {
     ) -> Result<Block<'_>> {
         let (read_bytes, parsed) = (block.bytes().len(), parse(block.bytes(), expected));
         let (codec, raw_len, range) = parsed.ok_or_else(|| self.unsound(offset, expected, path))?;
-        Ok(Block { codec, raw_len, stored: Lent::Kept(block, range), read_bytes })
+        Ok(Block { codec, raw_len, stored: BlockBytes::Kept(block, range), read_bytes })
     }
 
     /// Called before these data blocks, in order, are needed. Of a mapped file it has the system read those that are not in

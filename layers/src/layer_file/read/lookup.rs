@@ -10,7 +10,7 @@
 
 use super::{
     filter::FilterProbe,
-    page_source::Mapped,
+    page_source::MappedBlocks,
     reader::{LayerFile, PartAt, VersionQuery},
 };
 use crate::{
@@ -179,25 +179,25 @@ impl LayerFile {
     pub fn versions_by<'a>(
         &'a self,
         lookup: &Lookup,
-        asked: VersionQuery,
-        space: &'a impl ReadScratch,
+        query: VersionQuery,
+        scratch: &'a impl ReadScratch,
         out: &mut impl FnMut(PageVersion<'a>),
     ) -> Result<WalkEnd> {
-        let VersionQuery { key, lsn, floor } = asked;
+        let VersionQuery { key, lsn, floor } = query;
         match (lookup.state, self.blocks().mapped()) {
             (State::Part(part), Some(map)) => {
-                space.touched_blocks(lookup.blocks as usize, lookup.block_bytes as usize);
-                let mut blocks = Mapped { file: self, map, space };
-                self.walk(&asked, part, None, &mut blocks, out)
+                scratch.touched_blocks(lookup.blocks as usize, lookup.block_bytes as usize);
+                let mut blocks = MappedBlocks { file: self, map, scratch };
+                self.walk(&query, part, None, &mut blocks, out)
             }
             (State::Absent, _) => {
-                space.touched_blocks(lookup.blocks as usize, lookup.block_bytes as usize);
+                scratch.touched_blocks(lookup.blocks as usize, lookup.block_bytes as usize);
                 Ok(match self.is_absence_final(key, lsn, floor) {
                     true => WalkEnd::Dropped,
                     false => WalkEnd::Older,
                 })
             }
-            _ => self.versions(key, lsn, floor, space, out),
+            _ => self.versions(key, lsn, floor, scratch, out),
         }
     }
 }

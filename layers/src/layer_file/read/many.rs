@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::{
     block_reader::BlockSpan,
-    page_source::{BlocksOf, IndexPages, LentPage, Mapped, Plain},
-    reader::{LayerFile, Located, VersionQuery},
+    page_source::{BlocksOf, FileBlocks, IndexPages, MappedBlocks, PageBytes},
+    reader::{LayerFile, VersionQuery, WalkStart},
 };
 use crate::{
     PageVersion, Result, WalkEnd,
@@ -27,16 +27,16 @@ impl LayerFile {
     /// index of what was asked, `ended` how it ended, with one's versions before the next one's. What fails for one does not fail for the others.
     pub fn versions_of_many<'a>(
         &'a self,
-        asked: &[VersionQuery],
-        space: &'a impl ReadScratch,
+        queries: &[VersionQuery],
+        scratch: &'a impl ReadScratch,
         out: &mut impl FnMut(usize, PageVersion<'a>),
         ended: &mut impl FnMut(usize, Result<WalkEnd>),
     ) {
         match self.blocks().mapped() {
             Some(map) => {
-                let blocks = Mapped { file: self, map, space };
+                let blocks = MappedBlocks { file: self, map, scratch };
                 self.visit(
-                    asked,
+                    queries,
                     blocks,
                     |_, spans| drop(self.blocks().read_together(spans)),
                     out,
@@ -44,11 +44,12 @@ impl LayerFile {
                 );
             }
             None => {
-                let blocks = Together { plain: Plain { file: self, space }, blocks: Vec::new() };
-                let read = |blocks: &mut Together<'_, _>, spans: &[BlockSpan]| {
+                let blocks =
+                    BatchedBlocks { plain: FileBlocks { file: self, scratch }, blocks: Vec::new() };
+                let read = |blocks: &mut BatchedBlocks<'_, _>, spans: &[BlockSpan]| {
                     blocks.blocks = self.blocks().read_together(spans);
                 };
-                self.visit(asked, blocks, read, out, ended);
+                self.visit(queries, blocks, read, out, ended);
             }
         }
     }
@@ -56,23 +57,23 @@ impl LayerFile {
     /// Where each key's versions are, then the blocks of all, with `read_together`, then the versions.
     fn visit<'a, B: BlocksOf<'a>>(
         &'a self,
-        asked: &[VersionQuery],
+        queries: &[VersionQuery],
         blocks: B,
         read_together: impl FnOnce(&mut B, &[BlockSpan]),
         out: &mut impl FnMut(usize, PageVersion<'a>),
         ended: &mut impl FnMut(usize, Result<WalkEnd>),
     ) {
-        let mut visit = Visit {
+        let mut visit = RecentBlocks {
             blocks,
             pages: [const { None }; HEIGHT_MAX],
             recent: [None; RECENT],
             next_recent: 0,
         };
-        let located: Vec<Result<Located>> =
-            asked.iter().map(|asked| self.locate(asked, &mut visit)).collect();
+        let located: Vec<Result<WalkStart>> =
+            queries.iter().map(|query| self.locate(query, &mut visit)).collect();
         if let ReadKind::Wait = visit.kind() {
-            let span = |located: &Result<Located>| match located {
-                Ok(Located::At { part, .. }) => Some(part.span()),
+            let span = |located: &Result<WalkStart>| match located {
+                Ok(WalkStart::At { part, .. }) => Some(part.span()),
                 _ => None,
             };
             let mut spans: Vec<BlockSpan> = located.iter().filter_map(span).collect();
@@ -82,11 +83,11 @@ impl LayerFile {
                 read_together(&mut visit.blocks, &spans);
             }
         }
-        for (index, (asked, located)) in asked.iter().zip(located).enumerate() {
+        for (index, (query, located)) in queries.iter().zip(located).enumerate() {
             let walk = located.and_then(|located| match located {
-                Located::Ended(walk) => Ok(walk),
-                Located::At { part, dropped } => {
-                    self.walk(asked, part, dropped, &mut visit, &mut |version| out(index, version))
+                WalkStart::Ended(walk) => Ok(walk),
+                WalkStart::At { part, dropped } => {
+                    self.walk(query, part, dropped, &mut visit, &mut |version| out(index, version))
                 }
             });
             ended(index, walk);
@@ -95,23 +96,23 @@ impl LayerFile {
 }
 
 /// The blocks of a file that is not mapped, some of which were read before they are needed.
-struct Together<'a, S> {
-    plain: Plain<'a, S>,
+struct BatchedBlocks<'a, S> {
+    plain: FileBlocks<'a, S>,
     /// In order of their offsets.
     blocks: Vec<(u64, Arc<CachedBlock>)>,
 }
 
-impl<'a, S: ReadScratch> IndexPages<'a> for Together<'a, S> {
-    type Page = LentPage<'a>;
+impl<'a, S: ReadScratch> IndexPages<'a> for BatchedBlocks<'a, S> {
+    type Page = PageBytes<'a>;
 
     const READS_BLOCKS: bool = true;
 
-    fn page(&mut self, offset: u64, level: u8) -> Result<LentPage<'a>> {
+    fn page(&mut self, offset: u64, level: u8) -> Result<PageBytes<'a>> {
         self.plain.page(offset, level)
     }
 }
 
-impl<'a, S: ReadScratch> BlocksOf<'a> for Together<'a, S> {
+impl<'a, S: ReadScratch> BlocksOf<'a> for BatchedBlocks<'a, S> {
     fn kind(&self) -> ReadKind<'a> {
         self.plain.kind()
     }
@@ -125,7 +126,7 @@ impl<'a, S: ReadScratch> BlocksOf<'a> for Together<'a, S> {
 }
 
 /// The blocks of a file, with those in mind that are likely to be needed again.
-struct Visit<'a, B: BlocksOf<'a>> {
+struct RecentBlocks<'a, B: BlocksOf<'a>> {
     blocks: B,
     /// The page of each level that was used last.
     pages: [Option<(u64, B::Page)>; HEIGHT_MAX],
@@ -134,7 +135,7 @@ struct Visit<'a, B: BlocksOf<'a>> {
     next_recent: usize,
 }
 
-impl<'a, B: BlocksOf<'a>> IndexPages<'a> for Visit<'a, B> {
+impl<'a, B: BlocksOf<'a>> IndexPages<'a> for RecentBlocks<'a, B> {
     type Page = B::Page;
 
     const READS_BLOCKS: bool = B::READS_BLOCKS;
@@ -154,7 +155,7 @@ impl<'a, B: BlocksOf<'a>> IndexPages<'a> for Visit<'a, B> {
     }
 }
 
-impl<'a, B: BlocksOf<'a>> BlocksOf<'a> for Visit<'a, B> {
+impl<'a, B: BlocksOf<'a>> BlocksOf<'a> for RecentBlocks<'a, B> {
     fn kind(&self) -> ReadKind<'a> {
         self.blocks.kind()
     }

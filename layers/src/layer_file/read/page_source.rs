@@ -14,7 +14,7 @@ use crate::{
             layer_access::CachedBlock,
             residency::MappedFile,
             scratch::{ReadKind, ReadScratch},
-            source::Lent,
+            source::BlockBytes,
         },
         format::{
             block::{BlockType, Codec},
@@ -57,40 +57,40 @@ pub(crate) trait BlocksOf<'a>: IndexPages<'a> {
 }
 
 /// Each block as it is needed, by whom nobody counts for.
-pub(crate) struct Uncounted<'a, 's>(pub(crate) &'a LayerFile, pub(crate) ReadKind<'s>);
+pub(crate) struct UncountedPages<'a, 's>(pub(crate) &'a LayerFile, pub(crate) ReadKind<'s>);
 
-impl<'a> IndexPages<'a> for Uncounted<'a, '_> {
-    type Page = LentPage<'a>;
+impl<'a> IndexPages<'a> for UncountedPages<'a, '_> {
+    type Page = PageBytes<'a>;
 
     /// Nothing but the index.
     const READS_BLOCKS: bool = false;
 
-    fn page(&mut self, offset: u64, level: u8) -> Result<LentPage<'a>> {
-        let Uncounted(file, kind) = *self;
+    fn page(&mut self, offset: u64, level: u8) -> Result<PageBytes<'a>> {
+        let UncountedPages(file, kind) = *self;
         let payload = file.raw_payload(offset, BlockType::Index, kind)?;
         file.index_page(offset, level, &payload)?;
-        Ok(LentPage(payload))
+        Ok(PageBytes(payload))
     }
 }
 
 /// Each block as it is needed, of a file that is mapped.
-pub(crate) struct Mapped<'a, S> {
+pub(crate) struct MappedBlocks<'a, S> {
     pub(crate) file: &'a LayerFile,
     pub(crate) map: &'a MappedFile,
-    pub(crate) space: &'a S,
+    pub(crate) scratch: &'a S,
 }
 
-impl<'a, S: ReadScratch> Mapped<'a, S> {
+impl<'a, S: ReadScratch> MappedBlocks<'a, S> {
     #[inline]
     fn block(&self, offset: u64, expected: BlockType) -> Result<MappedBlock<'a>> {
         let LayerFile { blocks, path, .. } = self.file;
-        let block = blocks.mapped_block(self.map, offset, expected, path, self.space.kind())?;
-        self.space.touched(block.stored.len(), 0);
+        let block = blocks.mapped_block(self.map, offset, expected, path, self.scratch.kind())?;
+        self.scratch.touched(block.stored.len(), 0);
         Ok(block)
     }
 }
 
-impl<'a, S: ReadScratch> IndexPages<'a> for Mapped<'a, S> {
+impl<'a, S: ReadScratch> IndexPages<'a> for MappedBlocks<'a, S> {
     type Page = Page<'a>;
 
     const READS_BLOCKS: bool = false;
@@ -101,10 +101,10 @@ impl<'a, S: ReadScratch> IndexPages<'a> for Mapped<'a, S> {
     }
 }
 
-impl<'a, S: ReadScratch> BlocksOf<'a> for Mapped<'a, S> {
+impl<'a, S: ReadScratch> BlocksOf<'a> for MappedBlocks<'a, S> {
     #[inline]
     fn kind(&self) -> ReadKind<'a> {
-        self.space.kind()
+        self.scratch.kind()
     }
 
     #[inline]
@@ -112,17 +112,17 @@ impl<'a, S: ReadScratch> BlocksOf<'a> for Mapped<'a, S> {
         let MappedBlock { codec, raw_len, stored } = self.block(span.offset, BlockType::Data)?;
         match codec {
             Codec::Raw => Ok(stored),
-            Codec::Zstd => self.file.inflated(stored, raw_len, span.offset, self.space),
+            Codec::Zstd => self.file.inflated(stored, raw_len, span.offset, self.scratch),
         }
     }
 
     #[inline]
     fn part(&mut self, file: &LayerFile, at: &PartAt) -> Result<Part<'a>> {
         let offset = at.place.block_offset();
-        let is_warm = matches!(self.space.kind(), ReadKind::Wait);
+        let is_warm = matches!(self.scratch.kind(), ReadKind::Wait);
         if is_warm && let Some(rest) = file.blocks.verified_data(self.map, offset) {
             let part = file.part(offset, rest, at.place, at.first_lsn)?;
-            self.space.touched(part.len(), 0);
+            self.scratch.touched(part.len(), 0);
             return Ok(part);
         }
         file.part(offset, self.payload(at.span())?, at.place, at.first_lsn)
@@ -130,56 +130,56 @@ impl<'a, S: ReadScratch> BlocksOf<'a> for Mapped<'a, S> {
 }
 
 /// Each block as it is needed, wherever it comes from.
-pub(crate) struct Plain<'a, S> {
+pub(crate) struct FileBlocks<'a, S> {
     pub(crate) file: &'a LayerFile,
-    pub(crate) space: &'a S,
+    pub(crate) scratch: &'a S,
 }
 
-impl<'a, S: ReadScratch> IndexPages<'a> for Plain<'a, S> {
-    type Page = LentPage<'a>;
+impl<'a, S: ReadScratch> IndexPages<'a> for FileBlocks<'a, S> {
+    type Page = PageBytes<'a>;
 
     const READS_BLOCKS: bool = true;
 
-    fn page(&mut self, offset: u64, level: u8) -> Result<LentPage<'a>> {
-        let Plain { file, space } = *self;
+    fn page(&mut self, offset: u64, level: u8) -> Result<PageBytes<'a>> {
+        let FileBlocks { file, scratch } = *self;
         let span = BlockSpan::from(offset);
-        let block = file.blocks.block(span, BlockType::Index, &file.path, space.kind())?;
-        space.touched(block.stored.len(), block.read_bytes);
+        let block = file.blocks.block(span, BlockType::Index, &file.path, scratch.kind())?;
+        scratch.touched(block.stored.len(), block.read_bytes);
         file.index_page(offset, level, &block.stored)?;
-        Ok(LentPage(block.stored))
+        Ok(PageBytes(block.stored))
     }
 }
 
-impl<'a, S: ReadScratch> Plain<'a, S> {
+impl<'a, S: ReadScratch> FileBlocks<'a, S> {
     /// The inflated payload of a data block that was read for this.
     pub(crate) fn payload_of(&self, offset: u64, block: Arc<CachedBlock>) -> Result<&'a [u8]> {
-        let Plain { file, space } = *self;
+        let FileBlocks { file, scratch } = *self;
         let block = file.blocks.of_cached(offset, BlockType::Data, block, &file.path)?;
-        space.touched(block.stored.len(), block.read_bytes);
-        file.lent(block, offset, space)
+        scratch.touched(block.stored.len(), block.read_bytes);
+        file.lent(block, offset, scratch)
     }
 }
 
-impl<'a, S: ReadScratch> BlocksOf<'a> for Plain<'a, S> {
+impl<'a, S: ReadScratch> BlocksOf<'a> for FileBlocks<'a, S> {
     #[inline]
     fn kind(&self) -> ReadKind<'a> {
-        self.space.kind()
+        self.scratch.kind()
     }
 
     #[inline]
     fn payload(&mut self, span: BlockSpan) -> Result<&'a [u8]> {
-        let Plain { file, space } = *self;
-        let block = file.data_block(span, space.kind())?;
-        space.touched(block.stored.len(), block.read_bytes);
-        file.lent(block, span.offset, space)
+        let FileBlocks { file, scratch } = *self;
+        let block = file.data_block(span, scratch.kind())?;
+        scratch.touched(block.stored.len(), block.read_bytes);
+        file.lent(block, span.offset, scratch)
     }
 }
 
 /// A page of the index that may be in a block of the cache, checked to be one.
 #[derive(Clone, Debug)]
-pub(crate) struct LentPage<'a>(Lent<'a>);
+pub(crate) struct PageBytes<'a>(BlockBytes<'a>);
 
-impl IndexPage for LentPage<'_> {
+impl IndexPage for PageBytes<'_> {
     fn page(&self) -> Page<'_> {
         Page::parse(&self.0).expect("it was one when it was lent")
     }

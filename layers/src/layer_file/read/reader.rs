@@ -9,7 +9,9 @@ use std::{
 use super::{
     block_reader::{Block, BlockSpan, Blocks},
     filter::FilterState,
-    page_source::{BlocksOf, IndexPage, IndexPages, Mapped, Plain, Uncounted, span_of_row},
+    page_source::{
+        BlocksOf, FileBlocks, IndexPage, IndexPages, MappedBlocks, UncountedPages, span_of_row,
+    },
 };
 use crate::{
     Error, Key, Lsn, PageVersion, Result, WalkEnd, compress,
@@ -18,7 +20,7 @@ use crate::{
         access::{
             layer_access::{CountedMap, FetchedBlocks, LayerAccess, of_required},
             scratch::{ReadKind, ReadScratch},
-            source::{BlockSource, Lent},
+            source::{BlockBytes, BlockSource},
         },
         format::{
             block::{BlockType, Codec},
@@ -60,7 +62,7 @@ pub struct VersionQuery {
 
 /// What an index says of a key that is asked for.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Located {
+pub(crate) enum WalkStart {
     /// Where the versions begin, and the tombstone above which they count.
     At { part: PartAt, dropped: Option<Lsn> },
     /// There are none.
@@ -155,7 +157,7 @@ impl LayerFile {
             return damaged("footer's number of filter partitions");
         };
         if *height > 0 {
-            Uncounted(self, ReadKind::Wait).page(*root_offset, *height - 1)?;
+            UncountedPages(self, ReadKind::Wait).page(*root_offset, *height - 1)?;
         }
         if summary.tombstones > 0
             && tombstone_rows::section_end(*tombstones_offset, summary.tombstones)
@@ -196,7 +198,7 @@ impl LayerFile {
         self.blocks.heap_bytes() + self.path.as_os_str().len() + filter
     }
 
-    /// Whether a value's bytes are borrowed from the file itself; else they were inflated into a caller's space.
+    /// Whether a value's bytes are borrowed from the file itself; else they were inflated into a caller's scratch.
     #[must_use]
     pub fn lends(&self, bytes: &[u8]) -> bool {
         self.blocks.lends(bytes)
@@ -224,7 +226,7 @@ impl LayerFile {
     /// # Errors
     /// [`Error::Corrupt`]
     pub fn contains(&self, key: Key) -> Result<bool> {
-        Ok(self.part_at(key, Lsn::MAX, &mut Uncounted(self, ReadKind::Wait))?.is_some())
+        Ok(self.part_at(key, Lsn::MAX, &mut UncountedPages(self, ReadKind::Wait))?.is_some())
     }
 
     /// Gives `out` the versions of `key` from `lsn` down to `floor`, both inclusive, newest first, up to a base.
@@ -233,47 +235,47 @@ impl LayerFile {
     /// at or above `floor`, or the absence from a complete image layer, says that nothing older counts;
     /// else [`WalkEnd::Older`].
     ///
-    /// A compressed block is inflated into `space`, once for each call; values of others are borrowed from the mapping, or from
-    /// blocks of the cache, which `space` keeps.
+    /// A compressed block is inflated into `scratch`, once for each call; values of others are borrowed from the mapping, or from
+    /// blocks of the cache, which `scratch` keeps.
     ///
     /// # Errors
-    /// [`Error::Corrupt`]; [`Error::Io`]; [`Error::OutOfMemory`] from `space`; [`Error::NotResident`] if `space` does not want to wait. `out` may have been given versions before.
+    /// [`Error::Corrupt`]; [`Error::Io`]; [`Error::OutOfMemory`] from `scratch`; [`Error::NotResident`] if `scratch` does not want to wait. `out` may have been given versions before.
     pub fn versions<'a>(
         &'a self,
         key: Key,
         lsn: Lsn,
         floor: Lsn,
-        space: &'a impl ReadScratch,
+        scratch: &'a impl ReadScratch,
         out: &mut impl FnMut(PageVersion<'a>),
     ) -> Result<WalkEnd> {
-        let asked = VersionQuery { key, lsn, floor };
+        let query = VersionQuery { key, lsn, floor };
         match self.blocks.mapped() {
-            Some(map) => self.read(&asked, &mut Mapped { file: self, map, space }, out),
-            None => self.read(&asked, &mut Plain { file: self, space }, out),
+            Some(map) => self.read(&query, &mut MappedBlocks { file: self, map, scratch }, out),
+            None => self.read(&query, &mut FileBlocks { file: self, scratch }, out),
         }
     }
 
     #[inline]
     fn read<'a>(
         &'a self,
-        asked: &VersionQuery,
+        query: &VersionQuery,
         blocks: &mut impl BlocksOf<'a>,
         out: &mut impl FnMut(PageVersion<'a>),
     ) -> Result<WalkEnd> {
-        match self.locate(asked, blocks)? {
-            Located::Ended(walk) => Ok(walk),
-            Located::At { part, dropped } => self.walk(asked, part, dropped, blocks, out),
+        match self.locate(query, blocks)? {
+            WalkStart::Ended(walk) => Ok(walk),
+            WalkStart::At { part, dropped } => self.walk(query, part, dropped, blocks, out),
         }
     }
 
-    /// Where the walk for `asked` begins, if it does not end before.
+    /// Where the walk for `query` begins, if it does not end before.
     #[inline]
     pub(crate) fn locate<'a>(
         &'a self,
-        asked: &VersionQuery,
+        query: &VersionQuery,
         blocks: &mut impl BlocksOf<'a>,
-    ) -> Result<Located> {
-        let &VersionQuery { key, lsn, floor } = asked;
+    ) -> Result<WalkStart> {
+        let &VersionQuery { key, lsn, floor } = query;
         let dropped = match self.footer.summary.tombstones {
             0 => None,
             _ => self.newest_tombstone(key, lsn, blocks.kind())?.filter(|&lsn| lsn >= floor),
@@ -283,11 +285,11 @@ impl LayerFile {
             false => None,
         };
         Ok(match part {
-            Some(part) => Located::At { part, dropped },
+            Some(part) => WalkStart::At { part, dropped },
             None if dropped.is_some() || self.is_absence_final(key, lsn, floor) => {
-                Located::Ended(WalkEnd::Dropped)
+                WalkStart::Ended(WalkEnd::Dropped)
             }
-            None => Located::Ended(WalkEnd::Older),
+            None => WalkStart::Ended(WalkEnd::Older),
         })
     }
 
@@ -295,15 +297,15 @@ impl LayerFile {
     #[inline]
     pub(crate) fn walk<'a>(
         &'a self,
-        asked: &VersionQuery,
+        query: &VersionQuery,
         first: PartAt,
         dropped: Option<Lsn>,
         blocks: &mut impl BlocksOf<'a>,
         out: &mut impl FnMut(PageVersion<'a>),
     ) -> Result<WalkEnd> {
         let end = dropped.map_or(WalkEnd::Older, |_| WalkEnd::Dropped);
-        let lowest = dropped.unwrap_or(asked.floor);
-        let (mut found, mut upper) = (Some(first), asked.lsn);
+        let lowest = dropped.unwrap_or(query.floor);
+        let (mut found, mut upper) = (Some(first), query.lsn);
         while let Some(at) = found {
             let part = blocks.part(self, &at)?;
             for index in (0..part.count_at_or_below(upper)).rev() {
@@ -321,7 +323,7 @@ impl LayerFile {
             }
             upper = at.first_lsn.previous();
             found = match upper >= lowest {
-                true => self.previous_part(asked.key, &at, blocks)?,
+                true => self.previous_part(query.key, &at, blocks)?,
                 false => None,
             };
         }
@@ -431,7 +433,7 @@ impl LayerFile {
         offset: u64,
         block_type: BlockType,
         kind: ReadKind<'_>,
-    ) -> Result<Lent<'_>> {
+    ) -> Result<BlockBytes<'_>> {
         Ok(self.blocks.block(BlockSpan::from(offset), block_type, &self.path, kind)?.stored)
     }
 
@@ -441,16 +443,16 @@ impl LayerFile {
         self.blocks.block(span, BlockType::Data, &self.path, kind)
     }
 
-    /// The inflated payload of a data block, for as long as the space lives.
+    /// The inflated payload of a data block, for as long as the scratch lives.
     pub(crate) fn lent<'a>(
         &self,
         block: Block<'a>,
         offset: u64,
-        space: &'a impl ReadScratch,
+        scratch: &'a impl ReadScratch,
     ) -> Result<&'a [u8]> {
         match block.codec {
-            Codec::Raw => Ok(block.stored.keep(space)),
-            Codec::Zstd => self.inflated(&block.stored, block.raw_len, offset, space),
+            Codec::Raw => Ok(block.stored.keep(scratch)),
+            Codec::Zstd => self.inflated(&block.stored, block.raw_len, offset, scratch),
         }
     }
 
@@ -459,9 +461,9 @@ impl LayerFile {
         stored: &[u8],
         raw_len: usize,
         offset: u64,
-        space: &'a impl ReadScratch,
+        scratch: &'a impl ReadScratch,
     ) -> Result<&'a [u8]> {
-        let raw = space.space(raw_len)?;
+        let raw = scratch.space(raw_len)?;
         self.inflate(stored, offset, raw)?;
         Ok(raw)
     }

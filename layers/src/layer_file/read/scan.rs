@@ -4,13 +4,13 @@ use std::ops::Range;
 
 use super::{
     block_reader::BlockSpan,
-    page_source::{IndexPage, IndexPages, LentPage, Uncounted, span_of_row},
+    page_source::{IndexPage, IndexPages, PageBytes, UncountedPages, span_of_row},
     reader::LayerFile,
 };
 use crate::{
     Key, Kind, Lsn, PageVersion, Result,
     layer_file::{
-        access::{ahead::Ahead, scratch::ReadKind, source::Lent},
+        access::{ahead::ReadAhead, scratch::ReadKind, source::BlockBytes},
         format::{block::Codec, chain::Part, index_page::Row},
     },
     reserve,
@@ -21,17 +21,18 @@ use crate::{
 pub(crate) struct Rows<'a> {
     file: &'a LayerFile,
     /// The offset of the leaf, the leaf, and the next row of it; none: at the end.
-    at: Option<(u64, LentPage<'a>, usize)>,
+    at: Option<(u64, PageBytes<'a>, usize)>,
     previous: Option<(Key, Lsn)>,
 }
 
 impl<'a> Rows<'a> {
     /// From the first row of the first key at or behind `start`.
     pub(crate) fn from(file: &'a LayerFile, start: Key) -> Result<Rows<'a>> {
-        let at = match file.search(start, Lsn::INVALID, &mut Uncounted(file, ReadKind::Once))? {
-            Some((offset, page, hit)) => Some((offset, page, hit.row + 1)),
-            None => file.leaf_after(None)?.map(|(offset, page)| (offset, page, 0)),
-        };
+        let at =
+            match file.search(start, Lsn::INVALID, &mut UncountedPages(file, ReadKind::Once))? {
+                Some((offset, page, hit)) => Some((offset, page, hit.row + 1)),
+                None => file.leaf_after(None)?.map(|(offset, page)| (offset, page, 0)),
+            };
         Ok(Rows { file, at, previous: None })
     }
 
@@ -79,14 +80,14 @@ impl<'a> Rows<'a> {
 
 impl LayerFile {
     /// The leaf behind the one that has row (key, Lsn), with its offset; the first one for none.
-    fn leaf_after(&self, row: Option<(Key, Lsn)>) -> Result<Option<(u64, LentPage<'_>)>> {
+    fn leaf_after(&self, row: Option<(Key, Lsn)>) -> Result<Option<(u64, PageBytes<'_>)>> {
         let footer = self.footer();
         let Some(mut level) = footer.height.checked_sub(1) else { return Ok(None) };
         let mut offset = footer.root_offset;
         // The next page beside the way down, as far down as there is one.
         let mut beside = None;
         while let (Some((key, lsn)), true) = (row, level > 0) {
-            let lent = Uncounted(self, ReadKind::Once).page(offset, level)?;
+            let lent = UncountedPages(self, ReadKind::Once).page(offset, level)?;
             let page = lent.page();
             let malformed = || self.malformed(offset, "index block");
             let index = page.search(key, lsn).ok_or_else(malformed)?.row;
@@ -101,7 +102,7 @@ impl LayerFile {
             (offset, level) = found;
         }
         loop {
-            let lent = Uncounted(self, ReadKind::Once).page(offset, level)?;
+            let lent = UncountedPages(self, ReadKind::Once).page(offset, level)?;
             if level == 0 {
                 return Ok(Some((offset, lent)));
             }
@@ -122,7 +123,7 @@ impl LayerFile {
             part: None,
             block: None,
             inflated: Vec::new(),
-            ahead: Ahead::default(),
+            ahead: ReadAhead::default(),
             current: None,
         })
     }
@@ -172,14 +173,14 @@ pub struct Scan<'a> {
     /// The part that it is in, and the next version of it.
     part: Option<(Row, usize)>,
     /// The block of the part: its offset, and its payload unless that is in `inflated`.
-    block: Option<(u64, Option<Lent<'a>>)>,
+    block: Option<(u64, Option<BlockBytes<'a>>)>,
     inflated: Vec<u8>,
-    ahead: Ahead<'a>,
-    current: Option<Current>,
+    ahead: ReadAhead<'a>,
+    current: Option<ScanItem>,
 }
 
 #[derive(Debug)]
-struct Current {
+struct ScanItem {
     key: Key,
     lsn: Lsn,
     kind: Kind,
@@ -211,7 +212,7 @@ impl Scan<'_> {
     /// The version that it stands at.
     #[must_use]
     pub fn current(&self) -> Option<(Key, PageVersion<'_>)> {
-        let Current { key, lsn, kind, range } = self.current.as_ref()?;
+        let ScanItem { key, lsn, kind, range } = self.current.as_ref()?;
         let bytes = &self.payload()[range.clone()];
         Some((*key, PageVersion { lsn: *lsn, kind: *kind, bytes }))
     }
@@ -233,7 +234,7 @@ impl Scan<'_> {
         }
     }
 
-    fn step(&mut self) -> Result<Option<Current>> {
+    fn step(&mut self) -> Result<Option<ScanItem>> {
         self.current = None;
         let (row, index) = match self.part.take() {
             Some(part) => part,
@@ -260,7 +261,7 @@ impl Scan<'_> {
         let start = row.place.part_start();
         let range = start + entry.range.start..start + entry.range.end;
         self.part = (!last).then_some((row, index + 1));
-        Ok(Some(Current { key: row.key, lsn: entry.lsn, kind: entry.kind, range }))
+        Ok(Some(ScanItem { key: row.key, lsn: entry.lsn, kind: entry.kind, range }))
     }
 
     /// Makes the block at `span` the one that versions are taken from.

@@ -4,14 +4,14 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::{
     block_reader::BlockSpan,
-    page_source::{IndexPage, IndexPages, Uncounted},
+    page_source::{IndexPage, IndexPages, UncountedPages},
     reader::LayerFile,
     scan::Rows,
 };
 use crate::{
     Key, Lsn, Result,
     layer_file::{
-        access::{ahead::Ahead, scratch::ReadKind},
+        access::{ahead::ReadAhead, scratch::ReadKind},
         format::{
             block::{BlockType, Codec},
             chain::Entry,
@@ -51,7 +51,7 @@ impl LayerFile {
     /// [`crate::Error::Corrupt`] with the place that is wrong.
     pub fn verify(&self) -> Result<VerifyReport> {
         let mut report = VerifyReport::default();
-        let mut ahead = Ahead::default();
+        let mut ahead = ReadAhead::default();
         self.verify_blocks(&mut ahead, &mut report)?;
         self.verify_digest(&mut ahead)?;
         self.verify_data(&mut ahead, &mut report)?;
@@ -77,7 +77,11 @@ impl LayerFile {
     }
 
     /// Every block, one behind the other, from header to footer.
-    fn verify_blocks<'a>(&'a self, ahead: &mut Ahead<'a>, report: &mut VerifyReport) -> Result<()> {
+    fn verify_blocks<'a>(
+        &'a self,
+        ahead: &mut ReadAhead<'a>,
+        report: &mut VerifyReport,
+    ) -> Result<()> {
         let mut offset = HEADER_LEN as u64;
         while offset < self.blocks().end() {
             self.blocks().read_ahead(offset, ahead);
@@ -93,7 +97,7 @@ impl LayerFile {
         Ok(())
     }
 
-    fn verify_digest<'a>(&'a self, ahead: &mut Ahead<'a>) -> Result<()> {
+    fn verify_digest<'a>(&'a self, ahead: &mut ReadAhead<'a>) -> Result<()> {
         const PIECE: u64 = 1 << 20;
         let (mut digest, end) = (Xxh3::new(), self.blocks().end());
         let mut offset = 0;
@@ -112,7 +116,11 @@ impl LayerFile {
 
     /// Every version of every part, along the index: nothing in a data block is outside of it, and
     /// the filter hides no key.
-    fn verify_data<'a>(&'a self, ahead: &mut Ahead<'a>, report: &mut VerifyReport) -> Result<()> {
+    fn verify_data<'a>(
+        &'a self,
+        ahead: &mut ReadAhead<'a>,
+        report: &mut VerifyReport,
+    ) -> Result<()> {
         let mut rows = Rows::from(self, Key::MIN)?;
         let mut previous: Option<(Key, Lsn)> = None;
         // The open data block: its offset, its inflated length, where its next part has to start.
@@ -227,7 +235,7 @@ impl LayerFile {
         promised: Option<(Key, Lsn)>,
         pages_left: &mut u64,
     ) -> Result<()> {
-        let lent = Uncounted(self, ReadKind::Once).page(offset, level)?;
+        let lent = UncountedPages(self, ReadKind::Once).page(offset, level)?;
         let page = lent.page();
         let first = page.row(0).map(|row| (row.key, row.lsn));
         // The bound keeps pages that are promised many times from being visited as often.

@@ -1,4 +1,4 @@
-//! [`BlockSink`]: where a writer's blocks go. It seals them, digests them and appends them to the file in large pieces.
+//! [`BlockWriter`]: where a writer's blocks go. It seals them, digests them and appends them to the file in large pieces.
 
 use std::path::Path;
 
@@ -33,7 +33,7 @@ pub(crate) const BLOCK_OVERHEAD_MAX: usize = BLOCK_HEADER_LEN + BLOCK_EXTENT_MIN
 ///
 /// Complete blocks and the one being filled share one buffer, so a value is copied once before the operating system
 /// copies it again.
-pub(crate) struct BlockSink {
+pub(crate) struct BlockWriter {
     file: Box<dyn File>,
     seal: BlockSeal,
     digest: Box<Xxh3>,
@@ -49,19 +49,19 @@ pub(crate) struct BlockSink {
     failed: bool,
 }
 
-impl BlockSink {
+impl BlockWriter {
     /// # Errors
     /// [`Error::OutOfMemory`]
     pub(crate) fn new(
         file: Box<dyn File>,
         seal: BlockSeal,
         header: &[u8; HEADER_LEN],
-    ) -> Result<BlockSink> {
+    ) -> Result<BlockWriter> {
         let mut buffer = Vec::new();
         reserve(&mut buffer, APPEND_LEN * 5 / 4, BLOCKS)?;
         buffer.extend_from_slice(header);
         let digest = Box::new(Xxh3::new());
-        Ok(BlockSink {
+        Ok(BlockWriter {
             file,
             seal,
             digest,
@@ -194,9 +194,9 @@ impl BlockSink {
 }
 
 /// Without the bytes in the buffer.
-impl std::fmt::Debug for BlockSink {
+impl std::fmt::Debug for BlockWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BlockSink")
+        f.debug_struct("BlockWriter")
             .field("path", &self.path())
             .field("appended_len", &self.appended_len)
             .field("blocks", &self.blocks)

@@ -1,6 +1,6 @@
 //! [`FilterBuilder`]: the filter of a layer that is being written, one partition at a time.
 
-use super::block_writer::BlockSink;
+use super::block_writer::BlockWriter;
 use crate::{
     Key, Result,
     layer_file::format::{
@@ -30,12 +30,12 @@ impl FilterBuilder {
     }
 
     /// Writes the open partition if it is complete. No block may be open in the sink.
-    pub(crate) fn write_complete(&mut self, sink: &mut BlockSink) -> Result<()> {
+    pub(crate) fn write_complete(&mut self, sink: &mut BlockWriter) -> Result<()> {
         if self.hashes.len() >= PARTITION_KEYS { self.write_partition(sink) } else { Ok(()) }
     }
 
     /// Writes the open partition: no key follows. No block may be open in the sink.
-    pub(crate) fn write_partition(&mut self, sink: &mut BlockSink) -> Result<()> {
+    pub(crate) fn write_partition(&mut self, sink: &mut BlockWriter) -> Result<()> {
         let Some(first) = self.first.take() else { return Ok(()) };
         let count = (self.hashes.len() * BITS_PER_KEY).div_ceil(LINE_LEN * 8);
         let mut lines = Lines::zeroed(count)?;
@@ -48,7 +48,7 @@ impl FilterBuilder {
     }
 
     /// Writes the table, behind everything else; how many partitions there are.
-    pub(crate) fn finish(self, sink: &mut BlockSink) -> Result<u32> {
+    pub(crate) fn finish(self, sink: &mut BlockWriter) -> Result<u32> {
         assert!(self.hashes.is_empty(), "all partitions are written");
         for rows in self.rows.chunks(ROWS_PER_BLOCK) {
             let payload = sink.begin();

@@ -1,6 +1,6 @@
 //! Bulk loading of the index: one page a level is being filled; a full one is written and becomes a row one level up.
 
-use super::block_writer::{BLOCK_OVERHEAD_MAX, BlockSink};
+use super::block_writer::{BLOCK_OVERHEAD_MAX, BlockWriter};
 use crate::{
     Lsn, Result,
     layer_file::format::{
@@ -17,11 +17,11 @@ pub(crate) struct IndexBuilder {
 
 impl IndexBuilder {
     /// Adds a row to the leaf, and what follows from it. No block may be open in the sink.
-    pub(crate) fn push(&mut self, row: Row, sink: &mut BlockSink) -> Result<()> {
+    pub(crate) fn push(&mut self, row: Row, sink: &mut BlockWriter) -> Result<()> {
         self.push_at(0, row, sink)
     }
 
-    fn push_at(&mut self, first_level: usize, mut row: Row, sink: &mut BlockSink) -> Result<()> {
+    fn push_at(&mut self, first_level: usize, mut row: Row, sink: &mut BlockWriter) -> Result<()> {
         for level in first_level.. {
             if level == self.levels.len() {
                 assert!(level < HEIGHT_MAX, "an index of {HEIGHT_MAX} levels is full");
@@ -40,7 +40,7 @@ impl IndexBuilder {
     }
 
     /// Writes what is left; height and root, zero and zero if there was no row.
-    pub(crate) fn finish(mut self, sink: &mut BlockSink) -> Result<(u8, u64)> {
+    pub(crate) fn finish(mut self, sink: &mut BlockWriter) -> Result<(u8, u64)> {
         let mut level = 0;
         // Each step may add a level, by filling the page above.
         while level < self.levels.len() {
@@ -56,7 +56,7 @@ impl IndexBuilder {
 }
 
 /// Writes a page; the row that stands for it one level up.
-fn write(page: &mut PageBuilder, sink: &mut BlockSink) -> Result<Row> {
+fn write(page: &mut PageBuilder, sink: &mut BlockWriter) -> Result<Row> {
     let (key, lsn) = page.first().unwrap_or((crate::Key::MIN, Lsn::INVALID));
     let place = Place::new(sink.block_offset(), 0);
     sink.reserve(PAGE_LEN_MAX + BLOCK_OVERHEAD_MAX)?;

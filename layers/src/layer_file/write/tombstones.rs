@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::block_writer::{BLOCK_OVERHEAD_MAX, BlockSink};
+use super::block_writer::{BLOCK_OVERHEAD_MAX, BlockWriter};
 use crate::{
     Error, Lsn, Result,
     layer_file::{
@@ -18,7 +18,7 @@ use crate::{
 pub(crate) fn write(
     tombstones: &[Tombstone],
     lsn_range: &Range<Lsn>,
-    sink: &mut BlockSink,
+    sink: &mut BlockWriter,
 ) -> Result<u64> {
     if let Some(pair) = tombstones.windows(2).find(|pair| pair[0] >= pair[1]) {
         let text = |tombstone: Tombstone| format!("{tombstone:?}");

@@ -3,7 +3,7 @@
 use std::{fmt, ops::Range, path::Path};
 
 use super::{
-    block_writer::{BLOCK_OVERHEAD_MAX, BlockSink},
+    block_writer::{BLOCK_OVERHEAD_MAX, BlockWriter},
     filter_builder::FilterBuilder,
     index_builder::IndexBuilder,
     tombstones,
@@ -30,7 +30,7 @@ use crate::{
 /// further call fails. A writer that is dropped before [`LayerWriter::finish`] leaves an incomplete file, which no
 /// [`LayerFile`](crate::layer_file::LayerFile) opens; removing it is the caller's part.
 pub struct LayerWriter {
-    sink: BlockSink,
+    sink: BlockWriter,
     compressor: Option<Compressor>,
     index: IndexBuilder,
     /// None in an image layer that is complete: it is asked for keys that exist, and holds them.
@@ -45,12 +45,12 @@ pub struct LayerWriter {
     /// A part on its way from one block to the next.
     carried: Vec<u8>,
     block_is_open: bool,
-    written: Written,
+    written: WrittenTotals,
 }
 
 /// What was put so far.
 #[derive(Debug, Default)]
-struct Written {
+struct WrittenTotals {
     first_key: Option<Key>,
     last: Option<(Key, Lsn)>,
     /// Lowest and highest Lsn.
@@ -87,7 +87,7 @@ impl LayerWriter {
             .map_err(|error| Error::io("compress", path, error))?;
         let file = storage.create(path)?;
         Ok(LayerWriter {
-            sink: BlockSink::new(file, BlockSeal::new(id), &encode_header(id, kind))?,
+            sink: BlockWriter::new(file, BlockSeal::new(id), &encode_header(id, kind))?,
             compressor,
             index: IndexBuilder::default(),
             filter: (kind != LayerKind::Image { complete: true }).then(FilterBuilder::default),
@@ -98,7 +98,7 @@ impl LayerWriter {
             parts: Vec::new(),
             carried: Vec::new(),
             block_is_open: false,
-            written: Written::default(),
+            written: WrittenTotals::default(),
         })
     }
 
@@ -296,7 +296,7 @@ impl LayerWriter {
     }
 }
 
-impl Written {
+impl WrittenTotals {
     fn add(&mut self, key: Key, lsn: Lsn, len: usize) {
         self.first_key.get_or_insert(key);
         self.last = Some((key, lsn));

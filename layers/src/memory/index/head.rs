@@ -53,7 +53,7 @@ pub(in super::super) struct Head<W = AtomicU64> {
 
 /// What a head says of the newest version that a reader may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) enum Newest {
+pub(in super::super) enum NewestVersion {
     /// The key has no version.
     None,
     /// This one, with its packed value; those before it are among the older ones.
@@ -65,19 +65,19 @@ pub(in super::super) enum Newest {
 impl<W: Word> Head<W> {
     /// The newest version at or below `upper`, an Lsn that was committed before the call.
     #[inline]
-    pub(in super::super) fn newest(&self, upper: Lsn) -> Newest {
+    pub(in super::super) fn newest(&self, upper: Lsn) -> NewestVersion {
         let lsn = self.lsn.load(Ordering::Acquire);
         if lsn == NONE {
-            return Newest::None;
+            return NewestVersion::None;
         }
         if lsn <= upper.0 && lsn != MOVED {
             let value = self.value.load(Ordering::Acquire);
             // Acquire: who sees that it changed sees what it moved to.
             if self.lsn.load(Ordering::Acquire) == lsn {
-                return Newest::Here(Lsn(lsn), value);
+                return NewestVersion::Here(Lsn(lsn), value);
             }
         }
-        Newest::Older
+        NewestVersion::Older
     }
 
     /// The older versions, packed. Loaded after [`Head::newest`], they hold all that it did not return.
@@ -218,12 +218,12 @@ mod tests {
             let mut found = Vec::new();
             let mut below = upper;
             match self.head.newest(Lsn(upper)) {
-                Newest::None => return (upper, found),
-                Newest::Here(lsn, value) => {
+                NewestVersion::None => return (upper, found),
+                NewestVersion::Here(lsn, value) => {
                     found.push((lsn.0, value));
                     below = lsn.0 - 1;
                 }
-                Newest::Older => {}
+                NewestVersion::Older => {}
             }
             let older = self.head.older_packed();
             let older = &self.block(older)[..older as usize & 0xFF];
