@@ -86,7 +86,8 @@ impl Chunk {
             "bumpalo returned memory at {base:p} for {layout:?}"
         );
         if len >= HUGE_PAGE_BYTES {
-            advise(base.as_ptr(), len, libc::MADV_HUGEPAGE);
+            // SAFETY: the chunk's own memory.
+            unsafe { advise(base.as_ptr(), len, ChunkAdvice::HugePages) };
         }
         Ok(Chunk { base, len, free_end: len, class, arena })
     }
@@ -98,7 +99,9 @@ impl Chunk {
         while end > 0 && !stop.load(Ordering::Relaxed) {
             let piece = end.min(HUGE_PAGE_BYTES);
             end -= piece;
-            advise(self.base.as_ptr().wrapping_add(end), piece, libc::MADV_POPULATE_WRITE);
+            let start = self.base.as_ptr().wrapping_add(end);
+            // SAFETY: the chunk's own memory: `end` and `piece` are within its length.
+            unsafe { advise(start, piece, ChunkAdvice::BackNow) };
         }
     }
 
@@ -139,15 +142,28 @@ impl Chunk {
     }
 }
 
-/// Advises the kernel on the whole pages in `[start, start + len)`: to use huge ones, or to back them now. What becomes of it
-/// changes nothing but speed.
-fn advise(start: *mut u8, len: usize, advice: libc::c_int) {
+/// What the kernel is told about a chunk's memory. None of it changes what the memory holds.
+#[derive(Clone, Copy)]
+#[repr(i32)]
+enum ChunkAdvice {
+    /// To use huge pages.
+    HugePages = libc::MADV_HUGEPAGE,
+    /// To back the memory now, not when it is first written.
+    BackNow = libc::MADV_POPULATE_WRITE,
+}
+
+/// Advises the kernel on the whole pages in `[start, start + len)`. It may ignore the advice:
+/// nothing but speed depends on it.
+///
+/// # Safety
+/// - The range lies in one allocation that the caller owns.
+unsafe fn advise(start: *mut u8, len: usize, advice: ChunkAdvice) {
     let first = start.addr().next_multiple_of(4096);
     let end = (start.addr() + len) / 4096 * 4096;
     if end > first {
-        // SAFETY: the range lies in memory that the caller owns and is page aligned; neither MADV_HUGEPAGE nor
-        // MADV_POPULATE_WRITE changes its contents or its mapping.
-        unsafe { libc::madvise(start.with_addr(first).cast(), end - first, advice) };
+        // SAFETY: by the caller's promise the range lies in memory that it owns, and it is page
+        // aligned; neither advice changes the memory's contents or its mapping.
+        unsafe { libc::madvise(start.with_addr(first).cast(), end - first, advice as libc::c_int) };
     }
 }
 

@@ -37,7 +37,8 @@ mod nodes;
 
 pub(super) use head::{Head, NewestVersion};
 use nodes::{
-    Directory, FANOUT, LEAF_BITS, LEVEL_BITS, ObjectTable, Root, TOWER, Tombstone, Versions, mix,
+    Directory, FANOUT, LEAF_BITS, LEVEL_BITS, ObjectTable, Root, Subtree, TOWER, Tombstone,
+    Versions, mix, table_slots,
 };
 pub(super) use nodes::{Entry, LEAF_FANOUT, Leaf, Object, Run};
 
@@ -122,6 +123,7 @@ impl Index {
 
     /// The head of a block of `object`.
     #[inline]
+    #[allow(unsafe_code)]
     pub(super) fn head<'a>(
         &self,
         space: &'a Space,
@@ -136,9 +138,13 @@ impl Index {
         let mut shift = LEAF_BITS + LEVEL_BITS * root.height;
         while shift > LEAF_BITS {
             shift -= LEVEL_BITS;
-            node = space.node(node).children[(block >> shift) as usize % FANOUT].load()?;
+            // SAFETY: so many levels above the leaves as `shift` has left: a directory.
+            let directory = space.node(unsafe { node.as_directory() });
+            node = directory.children[(block >> shift) as usize % FANOUT].load()?;
         }
-        Some(&space.node(node.as_leaf()).heads[slot_of(block, 0)])
+        // SAFETY: no level is left: a leaf.
+        let leaf = unsafe { node.as_leaf() };
+        Some(&space.node(leaf).heads[slot_of(block, 0)])
     }
 
     /// The first leaf at or after `block` with its first block; `None` behind the last one.
@@ -153,30 +159,49 @@ impl Index {
         if from > root.last_block() {
             return None;
         }
-        first_leaf(space, root.node?, root.height, from as u32)
+        #[allow(unsafe_code)]
+        // SAFETY: a root is as many levels above the leaves as its height says.
+        unsafe {
+            first_leaf(space, root.node?, root.height, from as u32)
+        }
     }
 }
 
 impl Head {
     /// The newest block of older versions.
     #[inline]
+    #[allow(unsafe_code)]
     pub(super) fn older(&self) -> Option<Run> {
-        Run::unpack(self.older_packed())
+        // SAFETY: the word of a head, into which `IndexWriter::push` and `pop` alone store.
+        unsafe { Run::unpack(self.older_packed()) }
     }
 }
 
-/// The first leaf at or after `block` below a node that covers it, `level` levels above the leaves; and the leaf's first block.
-fn first_leaf(space: &Space, node: Id<Directory>, level: u32, block: u32) -> Option<(u32, &Leaf)> {
+/// The first leaf at or after `block` below a node, and the leaf's first block.
+///
+/// # Safety
+/// - The node is `level` levels above the leaves: a leaf at level 0, else a directory.
+#[allow(unsafe_code)]
+unsafe fn first_leaf(
+    space: &Space,
+    node: Id<Subtree>,
+    level: u32,
+    block: u32,
+) -> Option<(u32, &Leaf)> {
     if level == 0 {
-        return Some((block & !(LEAF_FANOUT as u32 - 1), space.node(node.as_leaf())));
+        // SAFETY: the caller's promise.
+        let leaf = unsafe { node.as_leaf() };
+        return Some((block & !(LEAF_FANOUT as u32 - 1), space.node(leaf)));
     }
-    let children = &space.node(node).children;
+    // SAFETY: the caller's promise.
+    let children = &space.node(unsafe { node.as_directory() }).children;
     let (shift, first) = (shift_of(level), slot_of(block, level));
     let above = u64::from(block) >> (shift + LEVEL_BITS) << (shift + LEVEL_BITS);
     (first..FANOUT).find_map(|slot| {
         let child = children[slot].load()?;
         let start = if slot == first { block } else { (above | (slot as u64) << shift) as u32 };
-        first_leaf(space, child, level - 1, start)
+        // SAFETY: a child is one level nearer to the leaves.
+        unsafe { first_leaf(space, child, level - 1, start) }
     })
 }
 
@@ -191,44 +216,6 @@ fn slot_of(block: u32, level: u32) -> usize {
         0 => block as usize % LEAF_FANOUT,
         // Shifts of 28 and less: five levels above the leaf, the highest uses four bits.
         _ => (block >> shift_of(level)) as usize % FANOUT,
-    }
-}
-
-#[inline]
-#[allow(unsafe_code)]
-fn table_slots(space: &Space, table: Id<ObjectTable>) -> &[Link<Object>] {
-    // SAFETY: tables are appended by `reserve_table` alone, with as many links to objects as their
-    // header says.
-    unsafe { space.tail(table, 1 << space.node(table).bits) }
-}
-
-impl Run {
-    /// Its entries, oldest first.
-    #[inline]
-    #[allow(unsafe_code)]
-    pub(super) fn entries(self, space: &Space) -> &[Entry] {
-        // SAFETY: blocks are appended with as many entries as their capacity, and a run has no more
-        // than that; it was packed as one word with its block's id.
-        unsafe { space.tail(self.block, self.len as usize) }
-    }
-
-    /// All places of its block, those that hold no entry yet too: for the writer alone.
-    #[inline]
-    #[allow(unsafe_code)]
-    fn places(self, space: &Space) -> &[Entry] {
-        // SAFETY: as for `entries`; a place that was never used holds an unused entry.
-        unsafe { space.tail::<Versions, Entry>(self.block, self.capacity as usize) }
-    }
-
-    /// Asks for the line of its header and its first entries.
-    pub(super) fn prefetch(self, space: &Space) {
-        space.prefetch_node(self.block, 0);
-    }
-
-    /// The next older run, which is a full block.
-    #[inline]
-    pub(super) fn older(self, space: &Space) -> Option<Run> {
-        space.node(self.block).older
     }
 }
 
@@ -300,8 +287,7 @@ impl HeadPlace {
     #[inline]
     pub(super) fn prefetch_older(self, space: &Space) {
         if let Some(run) = self.head(space).older() {
-            let entry = size_of::<Versions>() + run.len as usize * size_of::<Entry>();
-            space.prefetch_node(run.block, entry);
+            run.prefetch_next_place(space);
         }
     }
 }
@@ -366,7 +352,7 @@ impl IndexWriter {
     /// objects that are newer than what they may read.
     fn reserve_table(&mut self, space: &Space, index: &Index) -> Result<()> {
         let old = index.table.load();
-        let bits = old.map_or(0, |table| space.node(table).bits);
+        let bits = old.map_or(0, |table| space.node(table).bits());
         if bits > 0 && self.objects < (3 << bits) / 4 {
             return Ok(());
         }
@@ -377,11 +363,7 @@ impl IndexWriter {
                 max: (3 << ObjectTable::BITS_MAX) / 4,
             });
         }
-        let table = self.nodes.append_with_tail(
-            ObjectTable::new(bits),
-            1 << bits,
-            Link::<Object>::empty,
-        )?;
+        let table = ObjectTable::append(&mut self.nodes, bits)?;
         let slots = table_slots(space, table);
         for id in old.iter().flat_map(|&old| table_slots(space, old)).filter_map(Link::load) {
             insert_into(slots, space, id);
@@ -392,6 +374,7 @@ impl IndexWriter {
 
     /// Where the head of a block's versions is, made if need be.
     #[inline]
+    #[allow(unsafe_code)]
     pub(super) fn head(
         &mut self,
         space: &Space,
@@ -409,7 +392,9 @@ impl IndexWriter {
         let root = self.root_over(space, object, block)?;
         let mut node = root.node.expect("a root with nodes");
         for level in (1..=root.height).rev() {
-            let link = &space.node(node).children[slot_of(block, level)];
+            // SAFETY: a root is as many levels above the leaves as its height says: a directory.
+            let directory = space.node(unsafe { node.as_directory() });
+            let link = &directory.children[slot_of(block, level)];
             node = match link.load() {
                 Some(child) => child,
                 None => {
@@ -419,17 +404,17 @@ impl IndexWriter {
                 }
             };
         }
-        let leaf = node.as_leaf();
+        // SAFETY: no level is left: a leaf.
+        let leaf = unsafe { node.as_leaf() };
         self.last_leaf = Some((object_id, group, leaf));
         Ok(HeadPlace { leaf, slot })
     }
 
-    fn add_node(&mut self, level: u32) -> Result<Id<Directory>> {
-        if level == 0 {
-            Ok(self.nodes.append_node(Leaf::new())?.as_directory())
-        } else {
-            self.nodes.append_node(Directory::new())
-        }
+    fn add_node(&mut self, level: u32) -> Result<Id<Subtree>> {
+        Ok(match level {
+            0 => self.nodes.append_node(Leaf::new())?.as_subtree(),
+            _ => self.nodes.append_node(Directory::new())?.as_subtree(),
+        })
     }
 
     /// The object's root, raised until it covers `block`.
@@ -443,7 +428,7 @@ impl IndexWriter {
             let node = self.nodes.append_node(Directory::new())?;
             space.node(node).children[root.prefix as usize % FANOUT].publish(root.node);
             root = Root {
-                node: Some(node),
+                node: Some(node.as_subtree()),
                 height: root.height + 1,
                 prefix: root.prefix >> LEVEL_BITS,
             };
@@ -472,31 +457,26 @@ impl IndexWriter {
         packed: u64,
     ) -> Result<()> {
         place.head(space).push(lsn, packed, |older, former, value| {
-            let newest = Run::unpack(older);
+            #[allow(unsafe_code)]
+            // SAFETY: the word of a head, into which only this function and `pop` store.
+            let newest = unsafe { Run::unpack(older) };
             if let Some(run) = newest
-                && run.len < run.capacity
+                && let Some(entry) = run.next_place(space)
             {
-                run.places(space)[run.len as usize].set(former, value);
-                return Ok(Run { len: run.len + 1, ..run }.pack());
+                entry.set(former, value);
+                return Ok(run.with_one_more().pack());
             }
-            let (capacity, header, moved) = Versions::after(newest);
-            let moved = moved.map_or(&[][..], |run| run.entries(space));
-            let mut entries = moved.iter().map(Entry::again).chain([Entry::new(former, value)]);
-            let block = self.nodes.append_with_tail(header, capacity as usize, || {
-                entries.next().unwrap_or_else(Entry::unused)
-            })?;
-            Ok(Run { block, len: moved.len() as u32 + 1, capacity }.pack())
+            Ok(Versions::append(&mut self.nodes, space, newest, (former, value))?.pack())
         })
     }
 
     /// Takes the newest version of a block back. It was never committed, so no reader looks at it.
     pub(super) fn pop(&mut self, space: &Space, place: HeadPlace) {
         place.head(space).pop(|older| {
-            let run = Run::unpack(older).expect("a version to take back");
-            match run.len {
-                1 => run.older(space).map_or(0, Run::pack),
-                len => Run { len: len - 1, ..run }.pack(),
-            }
+            #[allow(unsafe_code)]
+            // SAFETY: the word of a head, into which only this function and `push` store.
+            let run = unsafe { Run::unpack(older) }.expect("a version to take back");
+            run.without_newest(space).map_or(0, Run::pack)
         });
     }
 

@@ -19,7 +19,7 @@ use super::{
     DIRECT_ALIGN, File, FileMap, Lock, ProcessMark, SharedStorage, Storage, append_zeros,
     at::{self, At, Dir},
     mapping,
-    uses::{Identity, Mapping, Writing},
+    uses::{Identity, Writing},
 };
 use crate::{Error, Result};
 
@@ -455,10 +455,7 @@ impl File for RealFile {
     }
 
     fn map(&self) -> Result<FileMap> {
-        let found = with_path("inspect", &self.path, at::stat(&self.file))?;
-        let in_use = |found| Error::FileInUse { operation: "map", path: self.path.clone(), found };
-        let mapping = Mapping::begin(found.identity).map_err(in_use)?;
-        FileMap::of_file(&self.path, &self.file, mapping)
+        FileMap::of_file(&self.path, &self.file)
     }
 }
 

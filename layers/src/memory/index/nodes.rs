@@ -25,10 +25,14 @@ pub(in super::super) struct Object {
     pub(super) next: [Link<Object>; TOWER],
 }
 
-/// An inner node of the page table. At level 1 its children are leaves ([`Id::as_leaf`]).
+/// What an id of either a [`Directory`] or a [`Leaf`] points to. Not a [`Node`], so it cannot be
+/// looked up before [`Id::as_leaf`] or [`Id::as_directory`] has said which of the two it is.
+pub(super) struct Subtree;
+
+/// An inner node of the page table. At level 1 its children are leaves, above it directories.
 #[repr(C, align(64))]
 pub(super) struct Directory {
-    pub(super) children: [Link<Directory>; FANOUT],
+    pub(super) children: [Link<Subtree>; FANOUT],
 }
 
 /// A leaf of the page table: the heads of 16 neighbouring blocks.
@@ -38,18 +42,21 @@ pub(in super::super) struct Leaf {
 }
 
 /// Versions of a key that lie together: the first `len` entries of a block.
+///
+/// **Invariant:** the block was appended with `capacity` entries, and `len` is at most that. Only
+/// [`Versions::append`] makes a run, and only the methods here change one.
 #[derive(Clone, Copy)]
 pub(in super::super) struct Run {
-    pub(super) block: Id<Versions>,
-    pub(super) len: u32,
-    pub(super) capacity: u32,
+    block: Id<Versions>,
+    len: u32,
+    capacity: u32,
 }
 
 /// A block of versions of one key; [`Entry`]s follow it, oldest first.
 #[repr(C, align(16))]
 pub(in super::super) struct Versions {
     /// The block before it, which is full and has the highest capacity, as this one has.
-    pub(super) older: Option<Run>,
+    older: Option<Run>,
 }
 
 /// One version. Atomic because a taken-back entry's place is written again while a reader may look at its Lsn; no reader that may look at
@@ -69,9 +76,11 @@ pub(super) struct Tombstone {
 }
 
 /// A hash table of objects, open addressing; its slots follow it.
+///
+/// **Invariant:** it has `1 << bits` slots. Only [`ObjectTable::append`] makes one.
 #[repr(C)]
 pub(super) struct ObjectTable {
-    pub(super) bits: u32,
+    bits: u32,
 }
 
 const _: () =
@@ -161,7 +170,7 @@ fn tower_height(object: u128) -> usize {
 #[derive(Clone, Copy)]
 pub(super) struct Root {
     /// A leaf at height 0, else a directory.
-    pub(super) node: Option<Id<Directory>>,
+    pub(super) node: Option<Id<Subtree>>,
     pub(super) height: u32,
     /// The bits of the block number above those that the levels decide.
     pub(super) prefix: u32,
@@ -187,21 +196,43 @@ impl Root {
     }
 }
 
-impl Id<Directory> {
+impl Id<Subtree> {
+    /// The leaf that this is.
+    ///
+    /// # Safety
+    /// - The node was appended as a [`Leaf`]: it is the root of an object at height 0, or a child of
+    ///   a directory at level 1.
     #[inline]
-    pub(super) fn as_leaf(self) -> Id<Leaf> {
-        // SAFETY: a directory at level 1, and a root at height 0, have links to leaves alone; only
-        // there this is called.
+    pub(super) unsafe fn as_leaf(self) -> Id<Leaf> {
+        // SAFETY: the caller's promise.
+        unsafe { Id::from_raw(self.raw()) }.expect("an id is not zero")
+    }
+
+    /// The directory that this is.
+    ///
+    /// # Safety
+    /// - The node was appended as a [`Directory`]: it is the root of an object at a height above 0,
+    ///   or a child of a directory at level 2 or above.
+    #[inline]
+    pub(super) unsafe fn as_directory(self) -> Id<Directory> {
+        // SAFETY: the caller's promise.
         unsafe { Id::from_raw(self.raw()) }.expect("an id is not zero")
     }
 }
 
-impl Id<Leaf> {
-    pub(super) fn as_directory(self) -> Id<Directory> {
-        // SAFETY: it is made a leaf again, by `as_leaf`, before it is looked up.
+impl<T: PageTableNode> Id<T> {
+    /// The id as a parent holds it.
+    pub(super) fn as_subtree(self) -> Id<Subtree> {
+        // SAFETY: the number of an id of this space. A subtree is looked up by `as_leaf` or
+        // `as_directory` alone, which ask for the type that it was appended as.
         unsafe { Id::from_raw(self.raw()) }.expect("an id is not zero")
     }
 }
+
+/// A node of the page table.
+pub(in super::super) trait PageTableNode: Node {}
+impl PageTableNode for Directory {}
+impl PageTableNode for Leaf {}
 
 impl Directory {
     #[inline]
@@ -224,12 +255,70 @@ impl Run {
         u64::from(self.block.raw()) | u64::from(self.len) << 32 | u64::from(self.capacity) << 48
     }
 
+    /// Back from [`Run::pack`]; zero is none.
+    ///
+    /// # Safety
+    /// - `packed` is zero, or what [`Run::pack`] gave for a run of this layer: the word of a head.
     #[inline]
-    pub(super) fn unpack(packed: u64) -> Option<Run> {
-        // SAFETY: a head holds zero or a run as it was packed from a block's id, in the space that
-        // the head is in.
+    pub(super) unsafe fn unpack(packed: u64) -> Option<Run> {
+        // SAFETY: by the caller's promise the lower half is the number of a block's id.
         let block = unsafe { Id::from_raw(packed as u32) }?;
         Some(Run { block, len: (packed >> 32) as u32 & 0xFFFF, capacity: (packed >> 48) as u32 })
+    }
+
+    /// Its entries, oldest first.
+    #[inline]
+    pub(in super::super) fn entries(self, space: &Space) -> &[Entry] {
+        debug_assert!(self.len <= self.capacity, "a run ends within its block");
+        // SAFETY: by the invariant the block was appended with at least so many entries.
+        unsafe { space.tail(self.block, self.len as usize) }
+    }
+
+    /// The place behind its entries, for the writer alone; none if its block is full.
+    #[inline]
+    pub(super) fn next_place(self, space: &Space) -> Option<&Entry> {
+        if self.len == self.capacity {
+            return None;
+        }
+        // SAFETY: by the invariant the block was appended with this many entries; a place that was
+        // never used holds an unused one.
+        let places = unsafe { space.tail::<Versions, Entry>(self.block, self.capacity as usize) };
+        places.get(self.len as usize)
+    }
+
+    /// With the entry at [`Run::next_place`].
+    #[inline]
+    pub(super) fn with_one_more(self) -> Run {
+        assert!(self.len < self.capacity, "a full block takes no entry");
+        Run { len: self.len + 1, ..self }
+    }
+
+    /// Without its newest entry: what is left of its block, or the block before.
+    pub(super) fn without_newest(self, space: &Space) -> Option<Run> {
+        debug_assert!(self.len > 0, "a run is never empty");
+        match self.len {
+            1 => self.older(space),
+            len => Some(Run { len: len - 1, ..self }),
+        }
+    }
+
+    /// Prefetches the cache line of its header and its first entries.
+    #[inline]
+    pub(in super::super) fn prefetch(self, space: &Space) {
+        space.prefetch_node(self.block, 0);
+    }
+
+    /// Prefetches the place behind its entries.
+    #[inline]
+    pub(super) fn prefetch_next_place(self, space: &Space) {
+        let entry = size_of::<Versions>() + self.len as usize * size_of::<Entry>();
+        space.prefetch_node(self.block, entry);
+    }
+
+    /// The next older run, which is a full block.
+    #[inline]
+    pub(in super::super) fn older(self, space: &Space) -> Option<Run> {
+        space.node(self.block).older
     }
 }
 
@@ -238,21 +327,29 @@ impl Versions {
     const CAPACITY_MIN: u32 = 3;
     /// With the header, one KiB. Four times a capacity and 3 come to it from the smallest one.
     const CAPACITY_MAX: u32 = 63;
-    /// The block that follows a full one: its capacity, its header, and what is copied into it first.
+    /// Appends the block that follows a full one, and puts a version into it.
     ///
-    /// A copy, so that a chain of up to 64 versions is one block, for each block is a wait of its own for whoever walks
-    /// it. The former block stays for those that are in it, a quarter of the new one's bytes.
-    #[inline]
-    pub(super) fn after(full: Option<Run>) -> (u32, Versions, Option<Run>) {
-        match full {
-            Some(run) if run.capacity == Versions::CAPACITY_MAX => {
-                (run.capacity, Versions { older: full }, None)
-            }
-            _ => {
-                let grown = |run: Run| run.capacity * 4 + 3;
-                (full.map_or(Versions::CAPACITY_MIN, grown), Versions { older: None }, full)
-            }
-        }
+    /// What is in the full one is copied if the new block is larger, so that a chain of up to 64
+    /// versions is a head and one block: each block costs a reader a cache miss. The former block stays for the
+    /// readers that are in it, a quarter of the new one's bytes.
+    pub(super) fn append(
+        nodes: &mut Appender,
+        space: &Space,
+        full: Option<Run>,
+        (lsn, packed): (Lsn, u64),
+    ) -> Result<Run> {
+        debug_assert!(full.is_none_or(|run| run.len == run.capacity), "the block before is full");
+        let (capacity, older, copied) = match full {
+            Some(run) if run.capacity == Versions::CAPACITY_MAX => (run.capacity, full, None),
+            Some(run) => (run.capacity * 4 + 3, None, full),
+            None => (Versions::CAPACITY_MIN, None, None),
+        };
+        let copied = copied.map_or(&[][..], |run| run.entries(space));
+        let mut entries = copied.iter().map(Entry::again).chain([Entry::new(lsn, packed)]);
+        let block = nodes.append_with_tail(Versions { older }, capacity as usize, || {
+            entries.next().unwrap_or_else(Entry::unused)
+        })?;
+        Ok(Run { block, len: copied.len() as u32 + 1, capacity })
     }
 }
 
@@ -298,8 +395,21 @@ impl ObjectTable {
     /// 16 MiB of slots.
     pub(super) const BITS_MAX: u32 = 22;
 
-    #[inline]
-    pub(super) fn new(bits: u32) -> ObjectTable {
-        ObjectTable { bits }
+    /// Appends an empty table.
+    pub(super) fn append(nodes: &mut Appender, bits: u32) -> Result<Id<ObjectTable>> {
+        assert!((ObjectTable::BITS_MIN..=ObjectTable::BITS_MAX).contains(&bits), "{bits} bits");
+        nodes.append_with_tail(ObjectTable { bits }, 1 << bits, Link::<Object>::empty)
     }
+
+    #[inline]
+    pub(super) fn bits(&self) -> u32 {
+        self.bits
+    }
+}
+
+/// The slots of a table.
+#[inline]
+pub(super) fn table_slots(space: &Space, table: Id<ObjectTable>) -> &[Link<Object>] {
+    // SAFETY: by the invariant it was appended with as many links to objects as its header says.
+    unsafe { space.tail(table, 1 << space.node(table).bits) }
 }
