@@ -16,10 +16,10 @@ use pagestrata::{
     testing::{KeyChoice, SimulatedStorage, ValueChoice, fill_value},
 };
 use pagestrata_layers::{
-    Key, KeyRange, Kind, Lsn, ScratchArena, Walk,
+    Key, KeyRange, Kind, Lsn, ScratchArena, WalkEnd,
     layer_file::{
-        AccessMode, AccessOptions, Asked, Compression, LayerAccess, LayerFile, LayerId,
-        LayerWriter, Tombstone, WriterOptions,
+        AccessMode, AccessOptions, Compression, LayerAccess, LayerFile, LayerId, LayerWriter,
+        Tombstone, VersionQuery, WriterOptions,
     },
 };
 
@@ -166,7 +166,7 @@ impl Content {
     }
 
     /// What a read finds, and how it ends.
-    fn find(&self, key: Key, lsn: Lsn, floor: Lsn) -> (Vec<PageVersion<'_>>, Walk) {
+    fn find(&self, key: Key, lsn: Lsn, floor: Lsn) -> (Vec<PageVersion<'_>>, WalkEnd) {
         let dropped = self.tombstones.iter().filter(|tombstone| {
             (tombstone.object, tombstone.lsn <= lsn, tombstone.lsn >= floor)
                 == (key.object, true, true)
@@ -181,18 +181,18 @@ impl Content {
             }
             if let Some(bytes) = self.pages.get(&(key, lsn)) {
                 found.push(PageVersion { lsn, kind: Kind::Image, bytes });
-                return (found, Walk::Base);
+                return (found, WalkEnd::Base);
             }
             found.push(PageVersion { lsn, kind: *kind, bytes });
             if *kind != (Kind::Delta { will_init: false }) {
-                return (found, Walk::Base);
+                return (found, WalkEnd::Base);
             }
         }
         let has_key = self.versions.contains_key(&(key, Lsn(IMAGE_LSN)));
         let absent = self.kind == LayerKind::Image { complete: true }
             && !has_key
             && (floor..=lsn).contains(&Lsn(IMAGE_LSN));
-        (found, if dropped.is_some() || absent { Walk::Dropped } else { Walk::Older })
+        (found, if dropped.is_some() || absent { WalkEnd::Dropped } else { WalkEnd::Older })
     }
 
     /// All versions, and the pages behind the deltas that lead to them.
@@ -237,7 +237,7 @@ impl Content {
             for (lsn, floor) in
                 [(1 << 20, 0), (middle, 0), (middle.saturating_sub(1), 0), (1 << 20, middle)]
             {
-                let asked = Asked { key, lsn: Lsn(lsn), floor: Lsn(floor) };
+                let asked = VersionQuery { key, lsn: Lsn(lsn), floor: Lsn(floor) };
                 or_fail(self.read_one(file, asked, &space));
                 space.reset();
                 all.push(asked);
@@ -273,10 +273,10 @@ impl Content {
     fn read_one(
         &self,
         file: &LayerFile,
-        asked: Asked,
+        asked: VersionQuery,
         space: &ScratchArena,
     ) -> Result<(), LayersError> {
-        let (Asked { key, lsn, floor }, mut found) = (asked, Vec::new());
+        let (VersionQuery { key, lsn, floor }, mut found) = (asked, Vec::new());
         let walk = file.versions(key, lsn, floor, space, &mut |version| found.push(version))?;
         self.check(asked, &found, walk);
         Ok(())
@@ -286,7 +286,7 @@ impl Content {
     fn read_many(
         &self,
         file: &LayerFile,
-        asked: &[Asked],
+        asked: &[VersionQuery],
         space: &ScratchArena,
     ) -> Result<(), LayersError> {
         let mut found = vec![Vec::new(); asked.len()];
@@ -308,7 +308,7 @@ impl Content {
         failed
     }
 
-    fn check(&self, asked: Asked, found: &[PageVersion<'_>], walk: Walk) {
+    fn check(&self, asked: VersionQuery, found: &[PageVersion<'_>], walk: WalkEnd) {
         let expected = self.find(asked.key, asked.lsn, asked.floor);
         assert_eq!(walk, expected.1, "{asked:?}");
         assert!(found == expected.0, "{asked:?}: other versions");

@@ -8,6 +8,20 @@
 //!   cap, no endless loop;
 //! - a warm [`LayerFile::versions`] allocates nothing and copies no byte of an uncompressed value.
 //!
+//! # The rooms
+//!
+//! ```text
+//! read   an open file: index, filter, tombstones, scans, verification   write   one pass, sorted
+//!   |                                                                     |
+//! access   a mapping, or a cache of blocks that are read                  |
+//!   |                                                                     |
+//! format   the bytes of blocks, chain parts, index pages, header, footer <+
+//! ```
+//!
+//! Imports go down only: `read -> access -> format` and `write -> format`. All of them use the types
+//! of this file. `write` and `read` do not know each other: what one writes and the other reads is
+//! encoded and decoded in `format`.
+//!
 //! # The file
 //!
 //! All numbers are little-endian; a whole key is its 20 sortable bytes ([`Key::to_bytes`]). Everything starts at a
@@ -123,43 +137,34 @@
 //! | 176 | 16 | xxh3-128 of everything before the footer |
 
 mod access;
-mod ahead;
-mod block;
-mod buffers;
-mod chain;
-mod filter;
 mod format;
-mod handshake;
-mod index;
-mod lookup;
-mod many;
-mod page;
-mod reader;
-mod residency;
-mod scan;
-mod sink;
-mod source;
-mod tombstones;
-mod verify;
-mod writer;
+mod read;
+mod write;
 
 #[cfg(all(test, feature = "testing"))]
-mod hostile;
+mod malformed;
 
-use std::{fmt, ops::Range, sync::Arc};
+use std::{fmt, ops::Range};
 
-use crate::{Key, KeyRange, Lsn, Result};
+use crate::{Key, KeyRange, Lsn};
 
 pub use crate::compress::Compression;
-pub use access::{AccessMode, AccessOptions, AccessStats, CachedBlock, Fetched, LayerAccess};
-pub use filter::{FilterProbe, KeyHash};
-pub use lookup::Lookup;
-pub use reader::{Asked, LayerFile};
-pub use scan::{Keys, Scan};
-pub use source::ReadKind;
-pub use tombstones::Tombstones;
-pub use verify::VerifyReport;
-pub use writer::LayerWriter;
+pub use access::{
+    layer_access::{
+        AccessMode, AccessOptions, AccessStats, CachedBlock, FetchedBlocks, LayerAccess,
+    },
+    scratch::{ReadKind, ReadScratch},
+};
+pub use format::filter_lines::KeyHash;
+pub use read::{
+    filter::FilterProbe,
+    lookup::Lookup,
+    reader::{LayerFile, VersionQuery},
+    scan::{Keys, Scan},
+    tombstones::Tombstones,
+    verify::VerifyReport,
+};
+pub use write::writer::LayerWriter;
 
 /// Names one layer file for ever: no two files ever written have the same.
 ///
@@ -252,33 +257,4 @@ impl Default for WriterOptions {
     fn default() -> WriterOptions {
         WriterOptions { block_size_target_bytes: 16 << 10, compression: Compression::None }
     }
-}
-
-/// What a read needs of its caller: a scratch arena.
-pub trait ReadSpace {
-    /// Whether it may wait for a device, and whether what it reads is worth keeping.
-    fn kind(&self) -> ReadKind<'_>;
-
-    /// Keeps a block of the cache, as long as the space is borrowed: what was read lies in it.
-    fn keep(&self, block: Arc<CachedBlock>) -> &CachedBlock;
-
-    /// Called for each block that a read touches, with the bytes that it looks at as they are stored (the whole
-    /// payload, or one chain part where nothing else has to be touched) and the bytes read from the file.
-    #[inline]
-    fn touched(&self, stored_bytes: usize, read_bytes: usize) {
-        let _ = (stored_bytes, read_bytes);
-    }
-
-    /// As [`ReadSpace::touched`], of several blocks that were in memory.
-    #[inline]
-    fn touched_blocks(&self, blocks: usize, stored_bytes: usize) {
-        let _ = (blocks, stored_bytes);
-    }
-
-    /// `len` bytes of any content, valid as long as the space is borrowed.
-    ///
-    /// # Errors
-    /// [`crate::Error::OutOfMemory`] when there is not as much.
-    #[allow(clippy::mut_from_ref, reason = "a bump arena hands out disjoint memory")]
-    fn space(&self, len: usize) -> Result<&mut [u8]>;
 }

@@ -1,10 +1,21 @@
-//! The ground floor of pagestrata: the words (key, Lsn, value), in-memory layers, layer files, and the storage trait
-//! through which every file is reached.
+//! The ground floor of pagestrata: keys, Lsns and values, in-memory layers, layer files, the
+//! manifest, and the storage trait through which every file is reached.
 //!
-//! Nothing here knows of timelines, maps of layers, threads or clocks; that is the engine's floor.
+//! Nothing here knows timelines, the layer map, threads or clocks: they belong to the engine.
+//!
+//! # Rooms
+//!
+//! ```text
+//! memory     in-memory layers, their arenas, a reader's scratch
+//! manifest   the durable log of layer edits
+//! layer_file delta and image layers on disk
+//! storage    files: real, and (feature `testing`) simulated
+//! key, lsn, value, redo, error, reserve, prefetch, compress, commit_record
+//! ```
+//!
+//! Imports go down only. `memory` and `manifest` do not know each other.
 #![deny(unsafe_code)]
 
-mod arena;
 pub mod commit_record;
 mod compress;
 mod error;
@@ -12,7 +23,7 @@ mod key;
 pub mod layer_file;
 mod lsn;
 pub mod manifest;
-mod mem_layer;
+mod memory;
 mod prefetch;
 mod redo;
 mod reserve;
@@ -21,11 +32,13 @@ pub mod storage;
 pub mod testing;
 mod value;
 
-pub use arena::{BlockCounts, ChunkPool, KeptBlocks, ScratchArena};
 pub use error::{Corruption, Error, Result};
 pub use key::{Key, KeyRange};
 pub use lsn::{Lsn, ParseLsnError};
-pub use mem_layer::{FrozenLayer, MemLayer, NewestInLayer, OpenLayer, SortedVersions};
+pub use memory::{
+    BlockCounts, ChunkPool, FrozenLayer, KeptBlocks, MemLayer, NewestInLayer, OpenLayer,
+    ScratchArena, SortedVersions,
+};
 pub use redo::{Rebuild, Redo, RedoResult};
 pub use reserve::reserve;
-pub use value::{Kind, PageVersion, VALUE_LEN_MAX, Value, Walk};
+pub use value::{Kind, PageVersion, VALUE_LEN_MAX, Value, WalkEnd};

@@ -109,7 +109,7 @@ impl<'g> PageVersion<'g> {
 
 /// How a layer ended its part of a walk back through a key's versions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Walk {
+pub enum WalkEnd {
     /// It gave the base: nothing older is needed.
     Base,
     /// A tombstone hides everything older.

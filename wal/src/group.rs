@@ -68,7 +68,7 @@ struct State {
     /// Everything before it is durable.
     synced: Position,
     syncing: bool,
-    ended: Option<Ended>,
+    ended: Option<LogEnd>,
     /// Futures, and what they wait for.
     wakers: Vec<(Position, Waker)>,
     syncs: u64,
@@ -76,27 +76,27 @@ struct State {
 
 /// Why nothing is synced any more.
 #[derive(Clone, Debug)]
-enum Ended {
+enum LogEnd {
     Failed(Arc<str>),
     Closed,
 }
 
-impl Ended {
+impl LogEnd {
     fn error(&self) -> Error {
         match self {
-            Ended::Failed(cause) => Error::Failed { cause: cause.clone() },
-            Ended::Closed => Error::Closed,
+            LogEnd::Failed(cause) => Error::Failed { cause: cause.clone() },
+            LogEnd::Closed => Error::Closed,
         }
     }
 }
 
 /// Ends a sync, also one that panics.
-struct Leading<'g> {
+struct LeaderTurn<'g> {
     group: &'g Group,
     outcome: std::result::Result<Position, Arc<str>>,
 }
 
-impl Drop for Leading<'_> {
+impl Drop for LeaderTurn<'_> {
     fn drop(&mut self) {
         let mut state = self.group.state.lock();
         state.syncing = false;
@@ -104,7 +104,7 @@ impl Drop for Leading<'_> {
         match &self.outcome {
             Ok(end) => state.synced = state.synced.max(*end),
             Err(cause) => {
-                state.ended.get_or_insert_with(|| Ended::Failed(cause.clone()));
+                state.ended.get_or_insert_with(|| LogEnd::Failed(cause.clone()));
             }
         }
         let (synced, has_ended) = (state.synced, state.ended.is_some());
@@ -119,7 +119,7 @@ impl Drop for Leading<'_> {
 impl Group {
     /// Everything before `synced` is durable already.
     pub(crate) fn new(synced: Position, failed: Option<Arc<str>>) -> Group {
-        let state = State { synced, ended: failed.map(Ended::Failed), ..State::default() };
+        let state = State { synced, ended: failed.map(LogEnd::Failed), ..State::default() };
         Group { state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -146,7 +146,7 @@ impl Group {
             }
             state.syncing = true;
             drop(state);
-            let mut leading = Leading { group: self, outcome: Err("a sync panicked".into()) };
+            let mut leading = LeaderTurn { group: self, outcome: Err("a sync panicked".into()) };
             leading.outcome = sync();
             drop(leading);
             state = self.state.lock();
@@ -175,7 +175,7 @@ impl Group {
 
     /// From now on everything fails, with the cause of the first failure.
     pub(crate) fn fail(&self, cause: Arc<str>) -> Error {
-        self.end(self.state.lock(), Ended::Failed(cause))
+        self.end(self.state.lock(), LogEnd::Failed(cause))
     }
 
     /// As [`Group::fail`] because it is closed, once no sync is under way.
@@ -184,10 +184,10 @@ impl Group {
         while state.syncing {
             state = wait(&self.changed, state);
         }
-        self.end(state, Ended::Closed);
+        self.end(state, LogEnd::Closed);
     }
 
-    fn end(&self, mut state: MutexGuard<'_, State>, why: Ended) -> Error {
+    fn end(&self, mut state: MutexGuard<'_, State>, why: LogEnd) -> Error {
         let error = state.ended.get_or_insert(why).error();
         let wakers = std::mem::take(&mut state.wakers);
         drop(state);
@@ -199,8 +199,8 @@ impl Group {
     /// Why everything fails, if something has failed.
     pub(crate) fn failure(&self) -> Option<Arc<str>> {
         match &self.state.lock().ended {
-            Some(Ended::Failed(cause)) => Some(cause.clone()),
-            Some(Ended::Closed) | None => None,
+            Some(LogEnd::Failed(cause)) => Some(cause.clone()),
+            Some(LogEnd::Closed) | None => None,
         }
     }
 
@@ -218,12 +218,12 @@ impl Group {
 /// Becomes ready once the log is synced past a position. Needs no runtime: the log's own background work does the sync.
 #[derive(Debug)]
 #[must_use = "a future does nothing unless it is awaited"]
-pub struct Durable {
+pub struct SyncFuture {
     pub(crate) log: Arc<Log>,
     pub(crate) position: Position,
 }
 
-impl Future for Durable {
+impl Future for SyncFuture {
     type Output = Result<()>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {

@@ -38,6 +38,6 @@ mod tests;
 
 pub use error::{Error, Result};
 pub use format::{Position, SEGMENT_SIZE_MAX, SEGMENT_SIZE_MIN};
-pub use group::Durable;
+pub use group::SyncFuture;
 pub use log::{Log, LogOptions, LogStats};
-pub use replay::{Record, Replay, ReplayEnd, Replayed, is_segment_name};
+pub use replay::{Record, Replay, ReplayEnd, ReplayOutcome, is_segment_name};

@@ -23,13 +23,13 @@ use pagestrata_layers::{
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
-    Durable, Error, Replayed, Result,
+    Error, ReplayOutcome, Result, SyncFuture,
     format::{
         END_LEN, FRAME_ALIGN, FRAME_HEADER_LEN, FrameHeader, FrameKind, Position,
         SEGMENT_HEADER_LEN, SEGMENT_SIZE_MAX, SegmentHeader, frame_len,
     },
     group::Group,
-    replay::{KnownSegment, ReplayEnd, Unfinished},
+    replay::{KnownSegment, ReplayEnd, UnfinishedRecords},
     segment::{SegmentReader, open_synced, segment_path, write_synced},
     spares::Spares,
 };
@@ -100,7 +100,7 @@ struct Appender {
     /// Everything before it is durable.
     synced: Position,
     /// Records that are not whole yet.
-    unfinished: Unfinished,
+    unfinished: UnfinishedRecords,
     /// Up to which Lsn each stream needs no log any more.
     durable: BTreeMap<u64, Lsn>,
     /// Segments behind a torn tail: of no use, but not before the tail is sealed and synced.
@@ -114,11 +114,11 @@ enum Tail {
     None,
     /// As the replay has left it; opened by the first append, so that a log that is only read stays as it is.
     At(Position, ReplayEnd),
-    Open(Current),
+    Open(CurrentSegment),
 }
 
 /// The segment that is appended to.
-struct Current {
+struct CurrentSegment {
     file: Box<dyn File>,
     /// The same file, for syncs beside appends.
     syncer: Arc<dyn File>,
@@ -133,20 +133,20 @@ struct Current {
 }
 
 /// Why nothing was appended.
-enum Unwritten {
+enum AppendFailure {
     /// Before anything of it was done.
     Refused(Error),
     /// A frame was not written whole.
     Failed(LayersError),
 }
 
-impl From<Error> for Unwritten {
-    fn from(error: Error) -> Unwritten {
-        Unwritten::Refused(error)
+impl From<Error> for AppendFailure {
+    fn from(error: Error) -> AppendFailure {
+        AppendFailure::Refused(error)
     }
 }
 
-impl Current {
+impl CurrentSegment {
     fn position(&self) -> Position {
         Position::new(self.header.sequence, self.offset)
     }
@@ -192,8 +192,13 @@ impl Current {
 impl Log {
     /// A log that goes on where a replay has ended. Nothing is written before something is appended.
     #[must_use]
-    pub fn new(storage: SharedStorage, dir: &Path, options: LogOptions, replayed: Replayed) -> Log {
-        let Replayed { end, failure: failed, chain, tail, mut unused, .. } = replayed;
+    pub fn new(
+        storage: SharedStorage,
+        dir: &Path,
+        options: LogOptions,
+        replayed: ReplayOutcome,
+    ) -> Log {
+        let ReplayOutcome { end, failure: failed, chain, tail, mut unused, .. } = replayed;
         let highest = unused.iter().copied().chain(tail.map(Position::sequence)).max();
         // The highest of all is never used: `prepare` refuses it.
         let next_sequence = highest.map_or(1, |highest| highest.saturating_add(1));
@@ -222,7 +227,7 @@ impl Log {
             segments: chain.into(),
             unsynced: Vec::new(),
             synced,
-            unfinished: Unfinished::default(),
+            unfinished: UnfinishedRecords::default(),
             durable: BTreeMap::new(),
             dead: unused,
             records: 0,
@@ -338,7 +343,7 @@ impl Log {
         let Appender { tail, segments, unfinished, synced, .. } = &mut *appender;
         let Tail::Open(current) = tail else { unreachable!("made room in it") };
         if let Err(error) = current.write(kind, (stream, lsn), *synced, payload) {
-            return Err(self.refused(appender, Unwritten::Failed(error)));
+            return Err(self.refused(appender, AppendFailure::Failed(error)));
         }
         let (end, half) = (current.position(), current.offset > current.header.len / 2);
         match kind {
@@ -361,13 +366,13 @@ impl Log {
 
     /// Why nothing was appended. A frame that was not written whole is not there, and the next one takes its place; a disk that is full
     /// can be waited for, anything else is the end.
-    fn refused(&self, appender: MutexGuard<'_, Appender>, unwritten: Unwritten) -> Error {
+    fn refused(&self, appender: MutexGuard<'_, Appender>, unwritten: AppendFailure) -> Error {
         // Whoever is woken may append at once.
         drop(appender);
         match unwritten {
-            Unwritten::Refused(error) => error,
-            Unwritten::Failed(error) if Error::is_no_space(&error) => Error::NoSpace(error),
-            Unwritten::Failed(error) => self.fail(&error.to_string()),
+            AppendFailure::Refused(error) => error,
+            AppendFailure::Failed(error) if Error::is_no_space(&error) => Error::NoSpace(error),
+            AppendFailure::Failed(error) => self.fail(&error.to_string()),
         }
     }
 
@@ -377,7 +382,11 @@ impl Log {
     }
 
     /// Sees to it that a frame of this length fits in the current segment.
-    fn make_room(&self, appender: &mut Appender, len: u64) -> std::result::Result<(), Unwritten> {
+    fn make_room(
+        &self,
+        appender: &mut Appender,
+        len: u64,
+    ) -> std::result::Result<(), AppendFailure> {
         if let Tail::At(tail, end) = appender.tail {
             self.open_mark()?;
             appender.tail = Tail::Open(self.open_tail(tail, end)?);
@@ -395,17 +404,17 @@ impl Log {
         gone_on
     }
 
-    fn open_tail(&self, tail: Position, end: ReplayEnd) -> Result<Current> {
+    fn open_tail(&self, tail: Position, end: ReplayEnd) -> Result<CurrentSegment> {
         let reader =
             SegmentReader::open(&*self.storage, &self.dir, self.options.store, tail.sequence())?;
         let current = self.open_current(reader.header)?;
         let sealed = end != ReplayEnd::CleanEnd;
-        Ok(Current { offset: tail.offset(), sealed, ..current })
+        Ok(CurrentSegment { offset: tail.offset(), sealed, ..current })
     }
 
-    fn open_current(&self, header: SegmentHeader) -> Result<Current> {
+    fn open_current(&self, header: SegmentHeader) -> Result<CurrentSegment> {
         let path = segment_path(&self.dir, header.sequence);
-        Ok(Current {
+        Ok(CurrentSegment {
             file: self.storage.open(&path)?,
             syncer: self.storage.open(&path)?.into(),
             seed: header.seed(),
@@ -421,14 +430,14 @@ impl Log {
         &self,
         appender: &mut Appender,
         header: SegmentHeader,
-    ) -> std::result::Result<(), Unwritten> {
+    ) -> std::result::Result<(), AppendFailure> {
         let next = self.open_current(header)?;
         let synced = appender.synced;
         if let Tail::Open(current) = &mut appender.tail {
             let sequence = u64::from(header.sequence).to_le_bytes();
             current
                 .write(FrameKind::End, (0, Lsn::INVALID), synced, &[&sequence])
-                .map_err(Unwritten::Failed)?;
+                .map_err(AppendFailure::Failed)?;
             let ended = (current.header.sequence, current.syncer.clone());
             appender.unsynced.push(ended);
         }
@@ -466,8 +475,8 @@ impl Log {
     }
 
     /// As [`Log::sync_to`], as a future: [`Log::work`] has to be done by somebody who is woken.
-    pub fn durable(self: &Arc<Self>, position: Position) -> Durable {
-        Durable { log: self.clone(), position }
+    pub fn durable(self: &Arc<Self>, position: Position) -> SyncFuture {
+        SyncFuture { log: self.clone(), position }
     }
 
     /// Syncs everything that is written by now, and writes that down before anybody is told. By one thread at a time.

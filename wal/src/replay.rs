@@ -62,7 +62,7 @@ pub struct Replay {
 
 /// What a replay has found: where the log can be gone on with.
 #[derive(Debug, Default)]
-pub struct Replayed {
+pub struct ReplayOutcome {
     /// How the log ends.
     pub end: ReplayEnd,
     /// Number of segments that were read.
@@ -100,14 +100,14 @@ struct Progress {
     /// The log was synced up to here.
     synced: Position,
     /// The streams of which parts of a record were read but not the last one, and the segment of the first.
-    unfinished: Unfinished,
+    unfinished: UnfinishedRecords,
 }
 
 /// Streams of which parts of a record are there but not the last one, and the segment that the first is in. Most often there is none.
 #[derive(Debug, Default)]
-pub(crate) struct Unfinished(BTreeMap<u64, u32>);
+pub(crate) struct UnfinishedRecords(BTreeMap<u64, u32>);
 
-impl Unfinished {
+impl UnfinishedRecords {
     /// A part, not the last one, is in the last of the segments.
     pub(crate) fn part(&mut self, stream: u64, sequence: u32) {
         self.0.entry(stream).or_insert(sequence);
@@ -140,11 +140,11 @@ impl Unfinished {
     }
 }
 
-impl Replayed {
+impl ReplayOutcome {
     /// Of a log that nothing shall be appended to, and why.
     #[must_use]
-    pub fn unusable(cause: &str) -> Replayed {
-        Replayed { failure: Some(cause.into()), ..Replayed::default() }
+    pub fn unusable(cause: &str) -> ReplayOutcome {
+        ReplayOutcome { failure: Some(cause.into()), ..ReplayOutcome::default() }
     }
 }
 
@@ -197,7 +197,7 @@ impl Replay {
     pub fn run<E: From<Error>>(
         self,
         each: &mut dyn FnMut(Record<'_>) -> std::result::Result<(), E>,
-    ) -> std::result::Result<Replayed, E> {
+    ) -> std::result::Result<ReplayOutcome, E> {
         let (mut replayed, synced) = self.read(each)?;
         if let Some(tail) = replayed.tail {
             let durable = self.make_durable(tail, synced, &replayed.chain);
@@ -213,17 +213,18 @@ impl Replay {
     pub fn check<E: From<Error>>(
         self,
         each: &mut dyn FnMut(Record<'_>) -> std::result::Result<(), E>,
-    ) -> std::result::Result<Replayed, E> {
+    ) -> std::result::Result<ReplayOutcome, E> {
         let (replayed, _) = self.read(each)?;
-        Ok(Replayed { failure: Some("it was only looked at".into()), ..replayed })
+        Ok(ReplayOutcome { failure: Some("it was only looked at".into()), ..replayed })
     }
 
     /// Returns also up to where the log is known to be synced.
     fn read<E: From<Error>>(
         &self,
         each: &mut dyn FnMut(Record<'_>) -> std::result::Result<(), E>,
-    ) -> std::result::Result<(Replayed, Position), E> {
-        let mut replayed = Replayed { strays: self.strays.clone(), ..Replayed::default() };
+    ) -> std::result::Result<(ReplayOutcome, Position), E> {
+        let mut replayed =
+            ReplayOutcome { strays: self.strays.clone(), ..ReplayOutcome::default() };
         let Some(mut sequence) = self.start else { return Ok((replayed, Position::default())) };
         let synced = read_synced(&*self.storage, &self.dir, self.store)?;
         let mut progress = Progress { synced: synced.unwrap_or_default(), ..Progress::default() };
@@ -266,7 +267,7 @@ impl Replay {
         mut reader: SegmentReader,
         tail: Position,
         progress: &Progress,
-        replayed: &mut Replayed,
+        replayed: &mut ReplayOutcome,
     ) -> Result<()> {
         let path = reader.path().to_owned();
         let corrupt = |synced: Position| {
@@ -330,7 +331,7 @@ impl Replay {
 fn read_segment<E: From<Error>>(
     reader: &mut SegmentReader,
     progress: &mut Progress,
-    replayed: &mut Replayed,
+    replayed: &mut ReplayOutcome,
     each: &mut dyn FnMut(Record<'_>) -> std::result::Result<(), E>,
 ) -> std::result::Result<(u64, Option<u64>), E> {
     let path = reader.path().to_owned();

@@ -12,7 +12,7 @@ use pagestrata_layers::{
 };
 
 use crate::{
-    Error, Log, LogOptions, Position, Replay, ReplayEnd, Replayed,
+    Error, Log, LogOptions, Position, Replay, ReplayEnd, ReplayOutcome,
     format::SegmentHeader,
     segment::{create_unnamed, name_all, segment_path},
 };
@@ -27,14 +27,14 @@ fn dir() -> PathBuf {
 /// Stream, Lsn, payload.
 type Appended = (u64, Lsn, Vec<u8>);
 
-fn replay(storage: &SimulatedStorage) -> Result<(Vec<Appended>, Replayed), LayersError> {
+fn replay(storage: &SimulatedStorage) -> Result<(Vec<Appended>, ReplayOutcome), LayersError> {
     replay_from(storage, START)
 }
 
 fn replay_from(
     storage: &SimulatedStorage,
     start: u32,
-) -> Result<(Vec<Appended>, Replayed), LayersError> {
+) -> Result<(Vec<Appended>, ReplayOutcome), LayersError> {
     let replay = Replay::open(storage.shared(), &dir(), STORE, Some(start))?;
     let mut records = Vec::new();
     let replayed = replay.run(&mut |record| {
@@ -56,7 +56,7 @@ fn options() -> LogOptions {
     }
 }
 
-fn go_on(storage: &SimulatedStorage, replayed: Replayed) -> Log {
+fn go_on(storage: &SimulatedStorage, replayed: ReplayOutcome) -> Log {
     let log = Log::new(storage.shared(), &dir(), options(), replayed);
     log.start().unwrap();
     log
@@ -64,7 +64,7 @@ fn go_on(storage: &SimulatedStorage, replayed: Replayed) -> Log {
 
 fn fresh() -> (SimulatedStorage, Log) {
     let storage = SimulatedStorage::new();
-    let log = go_on(&storage, Replayed::default());
+    let log = go_on(&storage, ReplayOutcome::default());
     (storage, log)
 }
 
@@ -228,7 +228,7 @@ fn a_full_disk_is_told_before_anything_is_appended_and_can_be_waited_for() {
 #[test]
 fn every_call_of_a_storage_may_fail() {
     let run = |storage: &SimulatedStorage| {
-        let log = Log::new(storage.shared(), &dir(), options(), Replayed::default());
+        let log = Log::new(storage.shared(), &dir(), options(), ReplayOutcome::default());
         // Acknowledged, and all that was tried.
         let (mut acknowledged, mut tried) = (Vec::new(), Vec::new());
         let Ok(start) = log.start().or_else(|_| log.start()) else {

@@ -10,7 +10,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use pagestrata_layers::{Key, Lsn, layer_file::Fetched, storage::ProcessMark};
+use pagestrata_layers::{Key, Lsn, layer_file::FetchedBlocks, storage::ProcessMark};
 use parking_lot::{Condvar, Mutex};
 
 #[cfg(doc)]
@@ -66,7 +66,7 @@ struct Job {
 
 enum Work {
     /// What a read is missing, and where blocks go that the read finds when it is tried again.
-    Missing(Missing, Arc<Fetched>),
+    Missing(Missing, Arc<FetchedBlocks>),
     /// All that some pages need.
     Pages(Snapshot, Vec<Key>, Lsn),
 }
@@ -140,7 +140,7 @@ impl Fetch {
     pub(crate) fn of_missing(
         store: &Arc<StoreShared>,
         missing: Missing,
-        into: &Arc<Fetched>,
+        into: &Arc<FetchedBlocks>,
     ) -> Fetch {
         Fetch(State::New(Job { store: store.clone(), work: Work::Missing(missing, into.clone()) }))
     }

@@ -11,7 +11,7 @@
 
 use std::{fmt, ops::Deref, panic::Location, sync::Arc};
 
-use pagestrata_layers::{KeptBlocks, Key, Kind, Lsn, PageVersion, Redo, Walk};
+use pagestrata_layers::{KeptBlocks, Key, Kind, Lsn, PageVersion, Redo, WalkEnd};
 
 use crate::{
     error::{Error, Result},
@@ -180,7 +180,7 @@ impl<'g> Guard<'g> {
         'g: 's,
     {
         let (versions, walk) = self.walk(key, lsn, parts)?;
-        if walk != Walk::Base && !versions.found.versions.is_empty() {
+        if walk != WalkEnd::Base && !versions.found.versions.is_empty() {
             return Err(self.missing_base(key, lsn, versions.found.versions.len()));
         }
         Ok(versions)
@@ -201,7 +201,7 @@ impl<'g> Guard<'g> {
         Ok(self.walk(key, lsn, scratch.parts())?.0)
     }
 
-    fn walk<'s>(self, key: Key, lsn: Lsn, parts: Parts<'s>) -> Result<(Versions<'s>, Walk)>
+    fn walk<'s>(self, key: Key, lsn: Lsn, parts: Parts<'s>) -> Result<(Versions<'s>, WalkEnd)>
     where
         'g: 's,
     {
@@ -260,7 +260,7 @@ impl<'g> Guard<'g> {
         if newest.kind == Kind::Image {
             return Ok(Page(newest.bytes));
         }
-        if walk != Walk::Base {
+        if walk != WalkEnd::Base {
             return Err(self.missing_base(key, lsn, found.versions.len()));
         }
         let base = (oldest.kind == Kind::Image).then_some(oldest.bytes);

@@ -18,7 +18,7 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 
 use pagestrata_layers::{
     BlockCounts, Error as LayersError, Key, KeyRange, Kind, Lsn, PageVersion, Rebuild, Redo,
-    ScratchArena, Walk, layer_file::Asked, reserve, storage::major_faults_of_thread,
+    ScratchArena, WalkEnd, layer_file::VersionQuery, reserve, storage::major_faults_of_thread,
 };
 
 use crate::{
@@ -227,7 +227,7 @@ impl<'g> Guard<'g> {
                 (Ok(_), [.., newest]) if newest.kind == Kind::Image => {
                     sink(key, Ok(Page::new(newest.bytes)));
                 }
-                (Ok(Walk::Base), [.., newest]) => {
+                (Ok(WalkEnd::Base), [.., newest]) => {
                     match pages.and_then(|pages| pages.get(timeline, key, newest.lsn)) {
                         Some(page) => sink(key, Ok(Page::new(&page))),
                         None => {
@@ -304,7 +304,7 @@ impl<'a> Entries<'a> {
     }
 
     /// What a walk has come to, unless versions may be missing.
-    fn checked(&self, walk: Result<Walk>) -> Result<Walk> {
+    fn checked(&self, walk: Result<WalkEnd>) -> Result<WalkEnd> {
         if self.is_out_of_memory {
             let bytes = (self.list.len() + 1) * size_of::<(PageVersion<'_>, Option<u32>)>();
             return Err(LayersError::OutOfMemory { what: VERSIONS, bytes }.into());
@@ -325,7 +325,7 @@ impl<'a> Entries<'a> {
 /// A key whose walk has ended.
 struct Ended {
     key: Key,
-    walk: Result<Walk>,
+    walk: Result<WalkEnd>,
     oldest: Option<u32>,
 }
 
@@ -348,7 +348,7 @@ impl<'a> Chains<'a> {
         let mut whole = Vec::with_capacity(keys.len());
         many.run(0, None, &mut |batch| {
             let ended = batch.ended.drain(..);
-            let bases = ended.filter(|ended| matches!(ended.walk, Ok(Walk::Base)));
+            let bases = ended.filter(|ended| matches!(ended.walk, Ok(WalkEnd::Base)));
             whole.extend(bases.map(|ended| (ended.key, ended.oldest)));
         });
         whole.sort_unstable_by_key(|(key, _)| *key);
@@ -495,7 +495,7 @@ impl<'a> Many<'a> {
         }
     }
 
-    fn end(&mut self, index: u32, walk: Result<Walk>) {
+    fn end(&mut self, index: u32, walk: Result<WalkEnd>) {
         let Pending { key, oldest, .. } = self.pending[index as usize];
         let walk = self.entries.checked(walk);
         self.ended.push(Ended { key, walk, oldest });
@@ -515,7 +515,7 @@ impl<'a> Many<'a> {
             let (key, upper) = (pending.key, pending.upper);
             let walk =
                 slot.layer.versions(key, upper, &mut |version| entries.push(pending, version));
-            if walk == Walk::Older {
+            if walk == WalkEnd::Older {
                 return true;
             }
             let walk = entries.checked(Ok(walk));
@@ -535,7 +535,7 @@ impl<'a> Many<'a> {
                 let end = self.map.files.get(hit.layer).summary().lsn_range.end;
                 queue.push((end, hit.layer, Reverse(index)));
             }
-            None => self.end(index, Ok(Walk::Older)),
+            None => self.end(index, Ok(WalkEnd::Older)),
         }
     }
 
@@ -548,9 +548,9 @@ impl<'a> Many<'a> {
             group.into_iter().partition(|&index| hit(&self.pending[index as usize]).shared);
         let asked = |&index: &u32| {
             let pending = &self.pending[index as usize];
-            Asked { key: pending.key, lsn: pending.upper, floor: hit(pending).floor }
+            VersionQuery { key: pending.key, lsn: pending.upper, floor: hit(pending).floor }
         };
-        let asked: Vec<Asked> = alone.iter().map(asked).collect();
+        let asked: Vec<VersionQuery> = alone.iter().map(asked).collect();
         let Many { pending, entries, .. } = self;
         let file = map.files.get(layer);
         file.versions_of_many(
@@ -572,7 +572,7 @@ impl<'a> Many<'a> {
             let pending = &mut self.pending[index as usize];
             let floor = hit(pending).floor;
             match walk {
-                Ok(Walk::Older) if floor.is_valid() => {
+                Ok(WalkEnd::Older) if floor.is_valid() => {
                     pending.upper = floor.previous();
                     self.enqueue(index, queue);
                 }

@@ -7,7 +7,7 @@
 
 use std::{cell::RefCell, fmt, sync::Arc};
 
-use pagestrata_layers::{BlockCounts, PageVersion, ScratchArena, layer_file::Fetched};
+use pagestrata_layers::{BlockCounts, PageVersion, ScratchArena, layer_file::FetchedBlocks};
 
 use crate::{
     error::Result,
@@ -89,7 +89,7 @@ impl Scratch {
         [self.total, self.last_read()].into_iter().sum()
     }
 
-    pub(crate) fn fetched(&self) -> &Arc<Fetched> {
+    pub(crate) fn fetched(&self) -> &Arc<FetchedBlocks> {
         self.arena.fetched()
     }
 

@@ -4,8 +4,8 @@ use std::{cmp::Reverse, sync::Arc};
 
 use pagestrata_layers::{
     BlockCounts, Error as LayersError, Key, Kind, Lsn, MemLayer, PageVersion,
-    Result as LayersResult, ScratchArena, Walk,
-    layer_file::{Asked, ReadSpace},
+    Result as LayersResult, ScratchArena, WalkEnd,
+    layer_file::{ReadScratch, VersionQuery},
     reserve,
 };
 
@@ -123,7 +123,7 @@ impl LayerMap {
         lsn: Lsn,
         arena: &'a ScratchArena,
         found: &mut Found<'a>,
-    ) -> Result<Walk> {
+    ) -> Result<WalkEnd> {
         self.versions_until(key, lsn, arena, found, &mut |_| false)
     }
 
@@ -136,7 +136,7 @@ impl LayerMap {
         arena: &'a ScratchArena,
         found: &mut Found<'a>,
         is_enough: &mut impl FnMut(&PageVersion<'a>) -> bool,
-    ) -> Result<Walk> {
+    ) -> Result<WalkEnd> {
         let mut stops = |found: &Found<'a>, before: usize| {
             before == 0 && found.versions.first().is_some_and(&mut *is_enough)
         };
@@ -146,7 +146,7 @@ impl LayerMap {
             let before = found.versions.len();
             let end = self.versions_in_memory(slot, key, lsn, found);
             if stops(found, before) {
-                return Ok(Walk::Older);
+                return Ok(WalkEnd::Older);
             }
             if let Some(end) = end {
                 return Ok(end);
@@ -163,7 +163,7 @@ impl LayerMap {
         key: Key,
         lsn: Lsn,
         found: &mut Found<'a>,
-    ) -> Option<Walk> {
+    ) -> Option<WalkEnd> {
         if slot.layer.start_lsn() > lsn {
             return None;
         }
@@ -172,9 +172,9 @@ impl LayerMap {
         });
         // Planted for the model: the tombstones of frozen layers hide nothing.
         let missed = cfg!(planted_bug = "frozen_tombstones")
-            && walk == Walk::Dropped
+            && walk == WalkEnd::Dropped
             && !Arc::ptr_eq(&slot.layer, &self.open.layer);
-        (walk != Walk::Older && !missed).then_some(walk)
+        (walk != WalkEnd::Older && !missed).then_some(walk)
     }
 
     fn versions_in_files<'a>(
@@ -183,7 +183,7 @@ impl LayerMap {
         arena: &'a ScratchArena,
         found: &mut Found<'a>,
         stops: &mut impl FnMut(&Found<'a>, usize) -> bool,
-    ) -> Result<Walk> {
+    ) -> Result<WalkEnd> {
         let key = window.key();
         loop {
             window.locate();
@@ -193,19 +193,19 @@ impl LayerMap {
                 let walk = if hit.shared {
                     self.versions_shared(key, upper, hit.floor, arena, found)?
                 } else {
-                    let asked = Asked { key, lsn: upper, floor: hit.floor };
+                    let asked = VersionQuery { key, lsn: upper, floor: hit.floor };
                     let walk = found.collect(LayerRef::File(file), |found| {
                         file.versions_by(lookup, asked, arena, &mut |version| found.push(version))
                     });
                     found.given(file, walk)?
                 };
-                if stops(found, before) || walk != Walk::Older {
+                if stops(found, before) || walk != WalkEnd::Older {
                     return Ok(walk);
                 }
             }
             if !window.fill() {
                 found.layers += u64::from(window.absent());
-                return Ok(Walk::Older);
+                return Ok(WalkEnd::Older);
             }
         }
     }
@@ -219,7 +219,7 @@ impl LayerMap {
         floor: Lsn,
         arena: &'a ScratchArena,
         found: &mut Found<'a>,
-    ) -> Result<Walk> {
+    ) -> Result<WalkEnd> {
         let mut all: Vec<(PageVersion<'a>, LayerRef<'a>)> = Vec::new();
         let mut memory = Ok(());
         let mut dropped_at: Option<Lsn> = None;
@@ -232,7 +232,7 @@ impl LayerMap {
                 Ok(()) => all.push((version, LayerRef::File(file))),
                 Err(error) => memory = Err(error),
             });
-            if found.given(file, walk)? == Walk::Dropped {
+            if found.given(file, walk)? == WalkEnd::Dropped {
                 let newest = file.newest_tombstone(key, upper, arena.kind());
                 dropped_at = dropped_at.max(found.given(file, newest)?);
             }
@@ -250,9 +250,9 @@ impl LayerMap {
             found.sources.push((found.versions.len(), layer));
             found.push(version);
             if version.kind.is_base() {
-                return Ok(Walk::Base);
+                return Ok(WalkEnd::Base);
             }
         }
-        Ok(if dropped_at.is_some() { Walk::Dropped } else { Walk::Older })
+        Ok(if dropped_at.is_some() { WalkEnd::Dropped } else { WalkEnd::Older })
     }
 }

@@ -4,7 +4,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use pagestrata_layers::{Lsn, OpenLayer, manifest::edit::Edit};
-use pagestrata_wal::{Log, LogOptions, Position, Replayed};
+use pagestrata_wal::{Log, LogOptions, Position, ReplayOutcome};
 
 use crate::{
     error::{Error, Result},
@@ -24,7 +24,7 @@ impl StoreShared {
     }
 
     /// Takes up the log where its replay has ended. Called once, before anybody else has the store.
-    pub(crate) fn set_log(self: &Arc<Self>, replayed: Replayed) {
+    pub(crate) fn set_log(self: &Arc<Self>, replayed: ReplayOutcome) {
         let wake = |which: fn(&StoreShared) -> &Wakeup| -> Option<Arc<dyn Fn() + Send + Sync>> {
             let weak = Arc::downgrade(self);
             let wake = move || {

@@ -10,7 +10,7 @@ use pagestrata_layers::{
     },
     storage::{Lock, SharedStorage, Storage},
 };
-use pagestrata_wal::Replayed;
+use pagestrata_wal::ReplayOutcome;
 
 use crate::{
     error::{Error, Result},
@@ -68,8 +68,8 @@ impl Store {
             replay_log(shared, &timelines, state.log_start, progress, &mut report)?;
         *shared.timelines.lock() = timelines;
         let replayed = match damage {
-            Some(damage) => Replayed::unusable(&damage),
-            None if reads_only => Replayed::unusable("it was opened to be read only"),
+            Some(damage) => ReplayOutcome::unusable(&damage),
+            None if reads_only => ReplayOutcome::unusable("it was opened to be read only"),
             // Only now: an opening that fails leaves the store as it was.
             None => {
                 shared.remove_leftovers(leftovers, &replayed.strays, &mut report)?;

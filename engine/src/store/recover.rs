@@ -18,7 +18,7 @@ use pagestrata_layers::{
     Error as LayersError, Lsn, OpenLayer,
     commit_record::{CommitPart, Entry, Mismatch},
 };
-use pagestrata_wal::{Record, Replay, ReplayEnd, Replayed};
+use pagestrata_wal::{Record, Replay, ReplayEnd, ReplayOutcome};
 use parking_lot::{MappedMutexGuard, MutexGuard};
 
 use crate::{
@@ -58,7 +58,7 @@ pub(crate) fn replay_log(
     start: Option<u32>,
     progress: &mut dyn FnMut(OpenProgress),
     report: &mut OpenReport,
-) -> Result<(Replayed, Option<String>)> {
+) -> Result<(ReplayOutcome, Option<String>)> {
     let open = || Replay::open(shared.storage.clone(), &shared.log_dir(), shared.id, start);
     let mut recovering: BTreeMap<u64, Recovering<'_>> =
         timelines.iter().map(|timeline| (timeline.number, Recovering::of(timeline))).collect();
@@ -106,7 +106,7 @@ pub(crate) fn replay_log(
             Ok((replayed, None))
         }
         Err(Error::Layers(LayersError::Corrupt(damage))) if shared.options.salvage_log => {
-            Ok((Replayed::default(), Some(damage.to_string())))
+            Ok((ReplayOutcome::default(), Some(damage.to_string())))
         }
         Err(error) => Err(error),
     }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use pagestrata_layers::{Lsn, storage::ProcessMark};
-use pagestrata_wal::{Durable, Log, Position};
+use pagestrata_wal::{Log, Position, SyncFuture};
 
 use crate::{
     error::{Error, Result},
@@ -125,7 +125,7 @@ pub struct CommitFuture(State);
 
 #[derive(Debug)]
 enum State {
-    Synced(Durable),
+    Synced(SyncFuture),
     /// Taken by the poll that is ready.
     Blocking(Option<CommitTicket>),
 }

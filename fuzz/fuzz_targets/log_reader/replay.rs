@@ -7,7 +7,7 @@ use pagestrata::{
     testing::{SimulatedStorage, none_kept},
 };
 use pagestrata_layers::{Lsn, commit_record::CommitPart, storage::Storage};
-use pagestrata_wal::{Log, LogOptions, Record, Replay, ReplayEnd, Replayed};
+use pagestrata_wal::{Log, LogOptions, Record, Replay, ReplayEnd, ReplayOutcome};
 
 use crate::{allocations, frames::Files};
 
@@ -45,7 +45,7 @@ pub fn bounded<R>(files: &Files, work: impl FnOnce() -> R) -> R {
 pub fn replay(
     storage: &SimulatedStorage,
     start: u32,
-) -> (Vec<Known>, Result<Replayed, LayersError>) {
+) -> (Vec<Known>, Result<ReplayOutcome, LayersError>) {
     let mut records = Vec::new();
     let result = bounded(&storage.files(), || {
         let replay = Replay::open(storage.shared(), Path::new(DIR), STORE, Some(start))?;
@@ -96,7 +96,7 @@ pub fn go_on(
     storage: &SimulatedStorage,
     (start, segment_size): (u32, u64),
     mut records: Vec<Known>,
-    replayed: Replayed,
+    replayed: ReplayOutcome,
     may_refuse: bool,
 ) {
     let log = Log::new(storage.shared(), Path::new(DIR), options(segment_size), replayed);

@@ -5,7 +5,7 @@ use std::path::Path;
 use arbitrary::Arbitrary;
 use pagestrata::testing::{Decision, SimulatedStorage, fill_value};
 use pagestrata_layers::{Lsn, storage::Storage};
-use pagestrata_wal::{Log, Position, ReplayEnd, Replayed};
+use pagestrata_wal::{Log, Position, ReplayEnd, ReplayOutcome};
 
 use crate::{
     damage::{Damage, Target, evidence},
@@ -88,7 +88,7 @@ pub fn crash(storage: &SimulatedStorage, kept: &[u8]) -> SimulatedStorage {
 impl History {
     pub fn write(&self) -> Written {
         let (storage, segment_size) = (empty(), (4 << 10) << (self.segment_size % 4));
-        let log = new_log(&storage, segment_size, Replayed::default());
+        let log = new_log(&storage, segment_size, ReplayOutcome::default());
         let start = log.start().unwrap();
         let (records, generations) = (Vec::new(), Vec::new());
         let mut written = Written {
@@ -110,7 +110,7 @@ impl History {
     }
 }
 
-fn new_log(storage: &SimulatedStorage, segment_size: u64, replayed: Replayed) -> Log {
+fn new_log(storage: &SimulatedStorage, segment_size: u64, replayed: ReplayOutcome) -> Log {
     Log::new(storage.shared(), Path::new(DIR), options(segment_size), replayed)
 }
 
@@ -189,7 +189,7 @@ impl Written {
     }
 
     /// Reads what is there now, in which nothing is damaged.
-    fn read(&self, storage: &SimulatedStorage) -> (Vec<Known>, Replayed) {
+    fn read(&self, storage: &SimulatedStorage) -> (Vec<Known>, ReplayOutcome) {
         let (found, result) = replay(storage, self.start);
         let replayed = result.expect("nothing is damaged");
         let known = self.known();

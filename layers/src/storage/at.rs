@@ -36,15 +36,15 @@ pub(super) struct At<'d> {
 
 /// A file that a name leads to, without opening it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Found {
+pub(super) struct FileStat {
     mode: libc::mode_t,
     /// Tells apart all files of a machine.
     pub(super) identity: (u64, u64),
 }
 
-impl Found {
-    fn of(stat: &libc::stat) -> Found {
-        Found { mode: stat.st_mode, identity: (stat.st_dev, stat.st_ino) }
+impl FileStat {
+    fn of(stat: &libc::stat) -> FileStat {
+        FileStat { mode: stat.st_mode, identity: (stat.st_dev, stat.st_ino) }
     }
 
     pub(super) fn is_regular(self) -> bool {
@@ -104,14 +104,14 @@ impl<'d> At<'d> {
     }
 
     /// Looks at what has this name.
-    pub(super) fn stat(&self) -> io::Result<Found> {
+    pub(super) fn stat(&self) -> io::Result<FileStat> {
         let flags = if self.follows { 0 } else { libc::AT_SYMLINK_NOFOLLOW };
         let mut stat = MaybeUninit::<libc::stat>::zeroed();
         // SAFETY: the name ends with a zero, and the call fills in one structure, for which all
         // zeros are a value too.
         unsafe {
             checked(libc::fstatat(self.dir.fd(), self.name.as_ptr(), stat.as_mut_ptr(), flags))?;
-            Ok(Found::of(&stat.assume_init()))
+            Ok(FileStat::of(&stat.assume_init()))
         }
     }
 
@@ -159,12 +159,12 @@ impl<'d> At<'d> {
 }
 
 /// Looks at what is open.
-pub(super) fn stat(file: &impl AsRawFd) -> io::Result<Found> {
+pub(super) fn stat(file: &impl AsRawFd) -> io::Result<FileStat> {
     let mut stat = MaybeUninit::<libc::stat>::zeroed();
     // SAFETY: the call fills in one structure, for which all zeros are a value too.
     unsafe {
         checked(libc::fstat(file.as_raw_fd(), stat.as_mut_ptr()))?;
-        Ok(Found::of(&stat.assume_init()))
+        Ok(FileStat::of(&stat.assume_init()))
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use super::uses::Mapping;
+use super::{at::stat, uses::Mapping};
 use crate::{Error, Result};
 
 /// So much of a file may be on its way to the device when more is given to it: the thread that writes waits
@@ -31,8 +31,8 @@ pub const PAGE_BYTES: usize = 4096;
 /// Nothing but a storage of this crate maps a file:
 ///
 /// ```compile_fail,E0624
-/// # let (path, file, mapping): (&std::path::Path, &std::fs::File, _) = todo!();
-/// pagestrata_layers::storage::FileMap::of_file(path, file, mapping);
+/// # let (path, file): (&std::path::Path, &std::fs::File) = todo!();
+/// pagestrata_layers::storage::FileMap::of_file(path, file);
 /// ```
 ///
 /// ```
@@ -41,6 +41,23 @@ pub const PAGE_BYTES: usize = 4096;
 /// ```
 #[derive(Debug)]
 pub struct FileMap(Bytes);
+
+/// What the kernel is told about pages of a mapping. None of it changes what its bytes are.
+#[derive(Clone, Copy)]
+#[repr(i32)]
+enum MapAdvice {
+    /// To begin reading them.
+    WillNeed = libc::MADV_WILLNEED,
+    /// To read them before the call returns.
+    Populate = libc::MADV_POPULATE_READ,
+    /// To let go of them, unless another mapping shows them.
+    PageOut = libc::MADV_PAGEOUT,
+    /// To read no more than what is touched.
+    Random = libc::MADV_RANDOM,
+    /// To take them out of this mapping: the next touch reads the file again.
+    #[cfg(any(test, feature = "testing"))]
+    Unmap = libc::MADV_DONTNEED,
+}
 
 #[derive(Debug)]
 enum Bytes {
@@ -54,7 +71,14 @@ enum Bytes {
 }
 
 impl FileMap {
-    pub(super) fn of_file(path: &Path, file: &fs::File, mapping: Mapping) -> Result<FileMap> {
+    /// Maps a file, and marks it as mapped before.
+    ///
+    /// # Errors
+    /// [`Error::FileInUse`] when this process has it open for writing, [`Error::Io`].
+    pub(super) fn of_file(path: &Path, file: &fs::File) -> Result<FileMap> {
+        let found = stat(file).map_err(|error| Error::io("inspect", path, error))?;
+        let in_use = |found| Error::FileInUse { operation: "map", path: path.to_owned(), found };
+        let mapping = Mapping::begin(found.identity).map_err(in_use)?;
         let len = file.metadata().map_err(|error| Error::io("inspect", path, error))?.len();
         if len == 0 {
             return Ok(FileMap(Bytes::Owned(Box::default())));
@@ -125,23 +149,23 @@ impl FileMap {
     /// What the operating system says: `EFAULT` when the file has been truncated.
     pub fn populate(&self, offset: u64, len: usize) -> io::Result<()> {
         // As few reads as possible: populating alone reads page by page where random access was advised.
-        let _ = self.advise(offset, len, libc::MADV_WILLNEED);
-        self.advise(offset, len, libc::MADV_POPULATE_READ)
+        let _ = self.advise(offset, len, MapAdvice::WillNeed);
+        self.advise(offset, len, MapAdvice::Populate)
     }
 
     /// Has the system begin to read these bytes, and does not wait.
     pub fn read_ahead(&self, offset: u64, len: usize) {
-        let _ = self.advise(offset, len, libc::MADV_WILLNEED);
+        let _ = self.advise(offset, len, MapAdvice::WillNeed);
     }
 
     /// Has the system forget these bytes, unless another mapping shows them too.
     pub fn drop_behind(&self, offset: u64, len: usize) {
-        let _ = self.advise(offset, len, libc::MADV_PAGEOUT);
+        let _ = self.advise(offset, len, MapAdvice::PageOut);
     }
 
     /// Says that it will be read here and there: the system then reads no more than it is asked for.
     pub fn expect_random(&self) {
-        let _ = self.advise(0, self.bytes().len(), libc::MADV_RANDOM);
+        let _ = self.advise(0, self.bytes().len(), MapAdvice::Random);
     }
 
     /// Has the system forget these bytes for sure, for tests: nothing shows them when the page cache is asked to let them go.
@@ -151,21 +175,21 @@ impl FileMap {
     #[cfg(any(test, feature = "testing"))]
     pub fn evict(&self, path: &Path, offset: u64, len: usize) -> io::Result<()> {
         // A change of nothing: the mapping shows a file, which has these bytes still.
-        self.advise(offset, len, libc::MADV_DONTNEED)?;
+        self.advise(offset, len, MapAdvice::Unmap)?;
         evict(path, offset, len)
     }
 
     /// Advises on all pages that hold some of these bytes.
-    fn advise(&self, offset: u64, len: usize, advice: libc::c_int) -> io::Result<()> {
+    fn advise(&self, offset: u64, len: usize, advice: MapAdvice) -> io::Result<()> {
         let Bytes::Mapped(map, _) = &self.0 else { return Ok(()) };
         let page = kernel_page_bytes() as u64;
         let first = offset / page * page;
         let end = offset.saturating_add(len as u64).min(map.len() as u64);
         let Some(len) = end.checked_sub(first).filter(|&len| len > 0) else { return Ok(()) };
-        // SAFETY: the range lies in the mapping, and none of the advices given here changes what its bytes are.
+        // SAFETY: the range lies in the mapping, and no `MapAdvice` changes what its bytes are.
         let failed = unsafe {
             let start = map.as_ptr().wrapping_add(first as usize);
-            libc::madvise(start.cast_mut().cast(), len as usize, advice)
+            libc::madvise(start.cast_mut().cast(), len as usize, advice as libc::c_int)
         };
         if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
@@ -280,8 +304,7 @@ mod tests {
         fs::write(&path, vec![7; pages * PAGE_BYTES]).unwrap();
         let file = fs::File::open(&path).unwrap();
         file.sync_all().unwrap();
-        let mapping = Mapping::begin(super::super::at::stat(&file).unwrap().identity).unwrap();
-        let map = FileMap::of_file(&path, &file, mapping).unwrap();
+        let map = FileMap::of_file(&path, &file).unwrap();
         map.expect_random();
         (dir, path, map)
     }

@@ -19,7 +19,7 @@ use super::{
     DIRECT_ALIGN, File, FileMap, Lock, ProcessMark, SharedStorage, Storage, append_zeros,
     at::{self, At, Dir},
     mapping,
-    uses::{Identity, Mapping, Writing},
+    uses::{Identity, Writing},
 };
 use crate::{Error, Result};
 
@@ -178,7 +178,7 @@ fn open_regular(
     at: &At<'_>,
     open: impl FnOnce(&At<'_>) -> io::Result<OwnedFd>,
 ) -> io::Result<Result<OwnedFd>> {
-    let refused = |found: at::Found| {
+    let refused = |found: at::FileStat| {
         Ok(Err(Error::NotAFile { operation, path: path.to_owned(), found: found.kind() }))
     };
     match at.stat() {
@@ -455,10 +455,7 @@ impl File for RealFile {
     }
 
     fn map(&self) -> Result<FileMap> {
-        let found = with_path("inspect", &self.path, at::stat(&self.file))?;
-        let in_use = |found| Error::FileInUse { operation: "map", path: self.path.clone(), found };
-        let mapping = Mapping::begin(found.identity).map_err(in_use)?;
-        FileMap::of_file(&self.path, &self.file, mapping)
+        FileMap::of_file(&self.path, &self.file)
     }
 }
 

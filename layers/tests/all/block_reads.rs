@@ -4,10 +4,10 @@
 use std::{path::Path, sync::Arc};
 
 use pagestrata_layers::{
-    Error, Key, KeyRange, Lsn, ScratchArena, Value, Walk,
+    Error, Key, KeyRange, Lsn, ScratchArena, Value, WalkEnd,
     layer_file::{
-        AccessMode, AccessOptions, AccessStats, Asked, LayerAccess, LayerFile, LayerKind,
-        LayerWriter, VerifyReport,
+        AccessMode, AccessOptions, AccessStats, LayerAccess, LayerFile, LayerKind, LayerWriter,
+        VerifyReport, VersionQuery,
     },
     storage::SharedStorage,
     testing::SimulatedStorage,
@@ -116,7 +116,7 @@ fn a_read_of_a_version_reads_each_block_once() {
                 space.reset();
                 let mut found = Vec::new();
                 let walk = file.versions(key, LSN, Lsn(0), &space, &mut |v| found.push(v)).unwrap();
-                assert!(walk == Walk::Base && found[0].bytes == value(key, written.value_len));
+                assert!(walk == WalkEnd::Base && found[0].bytes == value(key, written.value_len));
             }
         });
         written.check("one by one", done);
@@ -134,7 +134,7 @@ fn a_fetch_reads_each_block_once() {
                 loop {
                     space.reset();
                     match file.versions(key, LSN, Lsn(0), &space, &mut |_| ()) {
-                        Ok(walk) => break assert_eq!(walk, Walk::Base),
+                        Ok(walk) => break assert_eq!(walk, WalkEnd::Base),
                         Err(Error::NotResident { offset, len }) => {
                             file.fetch(offset, len, space.fetched()).unwrap();
                         }
@@ -151,11 +151,11 @@ fn a_fetch_reads_each_block_once() {
 fn neighbours_are_read_together_and_once() {
     for_each_shape(|written, mode| {
         let done = written.count(mode, |file| {
-            let asked = |key: &Key| Asked { key: *key, lsn: LSN, floor: Lsn(0) };
-            let asked: Vec<Asked> = written.keys.iter().map(asked).collect();
+            let asked = |key: &Key| VersionQuery { key: *key, lsn: LSN, floor: Lsn(0) };
+            let asked: Vec<VersionQuery> = written.keys.iter().map(asked).collect();
             let (space, mut found) = (ScratchArena::default(), 0);
             file.versions_of_many(&asked, &space, &mut |_, _| found += 1, &mut |_, walk| {
-                assert_eq!(walk.unwrap(), Walk::Base);
+                assert_eq!(walk.unwrap(), WalkEnd::Base);
             });
             assert_eq!(found, written.keys.len());
         });

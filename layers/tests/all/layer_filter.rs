@@ -3,10 +3,10 @@
 use std::{cell::Cell, path::Path, sync::Arc};
 
 use pagestrata_layers::{
-    Error, Key, KeyRange, Lsn, Result, Value, Walk,
+    Error, Key, KeyRange, Lsn, Result, Value, WalkEnd,
     layer_file::{
         AccessMode, AccessOptions, CachedBlock, KeyHash, LayerAccess, LayerFile, LayerKind,
-        LayerWriter, ReadKind, ReadSpace, WriterOptions,
+        LayerWriter, ReadKind, ReadScratch, WriterOptions,
     },
     testing::SimulatedStorage,
 };
@@ -21,7 +21,7 @@ const MODES: [AccessMode; 3] = [AccessMode::Mmap, AccessMode::Pread, AccessMode:
 #[derive(Default)]
 struct Touched(Cell<usize>);
 
-impl ReadSpace for Touched {
+impl ReadScratch for Touched {
     fn kind(&self) -> ReadKind<'_> {
         ReadKind::Wait
     }
@@ -71,9 +71,9 @@ fn read_all(file: &LayerFile) -> usize {
         });
         if block % 3 == 0 {
             assert!(file.may_hold(&hash, ReadKind::Wait));
-            assert_eq!((walk.unwrap(), found), (Walk::Base, 2), "{block}");
+            assert_eq!((walk.unwrap(), found), (WalkEnd::Base, 2), "{block}");
         } else {
-            assert_eq!((walk.unwrap(), found), (Walk::Older, 0), "{block}");
+            assert_eq!((walk.unwrap(), found), (WalkEnd::Older, 0), "{block}");
         }
     }
     absent.0.get()

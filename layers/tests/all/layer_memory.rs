@@ -6,7 +6,7 @@ use std::{
 };
 
 use pagestrata_layers::{
-    Key, KeyRange, Lsn, Value, Walk,
+    Key, KeyRange, Lsn, Value, WalkEnd,
     layer_file::{LayerFile, LayerKind, LayerWriter, WriterOptions},
     storage::RealStorage,
 };
@@ -98,7 +98,7 @@ fn a_warm_read_allocates_nothing() {
         for block in 0..3000 {
             let (mut count, key) = (0, Key::new(1, block));
             let walk = file.versions(key, Lsn(20), Lsn(0), &space, &mut |_| count += 1).unwrap();
-            assert_eq!((walk, count), (Walk::Base, 11));
+            assert_eq!((walk, count), (WalkEnd::Base, 11));
         }
         // The first read that asks the filter reads it: its table, the one partition, the lines.
         let allowed = if is_warm { 0 } else { 3 };

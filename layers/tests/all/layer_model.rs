@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use pagestrata_layers::{
-    Error, Key, KeyRange, Lsn, VALUE_LEN_MAX, Value, Walk,
+    Error, Key, KeyRange, Lsn, VALUE_LEN_MAX, Value, WalkEnd,
     layer_file::{LayerFile, LayerKind, LayerWriter, Tombstone, WriterOptions},
     storage::RealStorage,
     testing::SimulatedStorage,
@@ -191,7 +191,7 @@ fn a_compressed_block_is_inflated_once_a_call() {
     let mut count = 0;
     let key = Key::new(1, 1);
     let walk = file.versions(key, Lsn(60), Lsn(0), &space, &mut |_| count += 1).unwrap();
-    assert_eq!((walk, count, space.calls.get()), (Walk::Older, 50, 1));
+    assert_eq!((walk, count, space.calls.get()), (WalkEnd::Older, 50, 1));
     assert!(space.longest() < 50 * (500 + 16) + 64);
 }
 
@@ -219,15 +219,15 @@ fn an_image_layer_knows_what_is_absent() {
             let walk = file.versions(key, Lsn(lsn), Lsn(floor), &space, &mut |_| count += 1);
             (walk.unwrap(), count)
         };
-        assert_eq!(walk(1, 7, 0), (Walk::Base, 1));
-        assert_eq!(walk(5, 9, 7), (Walk::Base, 1));
-        assert_eq!(walk(1, 6, 0), (Walk::Older, 0), "below the layer's Lsn");
-        assert_eq!(walk(1, 9, 8), (Walk::Older, 0), "the floor is above");
-        let absent = if complete { Walk::Dropped } else { Walk::Older };
+        assert_eq!(walk(1, 7, 0), (WalkEnd::Base, 1));
+        assert_eq!(walk(5, 9, 7), (WalkEnd::Base, 1));
+        assert_eq!(walk(1, 6, 0), (WalkEnd::Older, 0), "below the layer's Lsn");
+        assert_eq!(walk(1, 9, 8), (WalkEnd::Older, 0), "the floor is above");
+        let absent = if complete { WalkEnd::Dropped } else { WalkEnd::Older };
         assert_eq!(walk(3, 7, 0), (absent, 0));
-        assert_eq!(walk(3, 6, 0), (Walk::Older, 0), "below the layer's Lsn");
-        assert_eq!(walk(3, 9, 8), (Walk::Older, 0), "the floor is above");
-        assert_eq!(walk(10, 7, 0), (Walk::Older, 0), "outside of the key range");
+        assert_eq!(walk(3, 6, 0), (WalkEnd::Older, 0), "below the layer's Lsn");
+        assert_eq!(walk(3, 9, 8), (WalkEnd::Older, 0), "the floor is above");
+        assert_eq!(walk(10, 7, 0), (WalkEnd::Older, 0), "outside of the key range");
         file.verify().unwrap();
     }
 }

@@ -9,10 +9,10 @@ use std::{
 };
 
 use pagestrata_layers::{
-    Error, Key, KeyRange, Lsn, PageVersion, Result, ScratchArena, Value, Walk,
+    Error, Key, KeyRange, Lsn, PageVersion, Result, ScratchArena, Value, WalkEnd,
     layer_file::{
-        AccessMode, AccessOptions, Asked, CachedBlock, Compression, LayerAccess, LayerFile,
-        LayerId, LayerKind, LayerSummary, LayerWriter, ReadKind, ReadSpace, Tombstone,
+        AccessMode, AccessOptions, CachedBlock, Compression, LayerAccess, LayerFile, LayerId,
+        LayerKind, LayerSummary, LayerWriter, ReadKind, ReadScratch, Tombstone, VersionQuery,
         WriterOptions,
     },
     storage::{SharedStorage, Storage},
@@ -32,7 +32,7 @@ impl LeakySpace {
     }
 }
 
-impl ReadSpace for LeakySpace {
+impl ReadScratch for LeakySpace {
     fn kind(&self) -> ReadKind<'_> {
         ReadKind::Wait
     }
@@ -135,7 +135,7 @@ impl Model {
     }
 
     /// What `LayerFile::versions` should give.
-    pub(crate) fn read(&self, key: Key, lsn: Lsn, floor: Lsn) -> (Vec<(Lsn, &Owned)>, Walk) {
+    pub(crate) fn read(&self, key: Key, lsn: Lsn, floor: Lsn) -> (Vec<(Lsn, &Owned)>, WalkEnd) {
         let dropped = self.tombstones.iter();
         let dropped = dropped.filter(|at| at.covers(key) && floor <= at.lsn && at.lsn <= lsn);
         let dropped = dropped.map(|tombstone| tombstone.lsn).max();
@@ -147,10 +147,10 @@ impl Model {
             }
             found.push((*lsn, value));
             if value.value().kind().is_base() {
-                return (found, Walk::Base);
+                return (found, WalkEnd::Base);
             }
         }
-        (found, if dropped.is_some() { Walk::Dropped } else { Walk::Older })
+        (found, if dropped.is_some() { WalkEnd::Dropped } else { WalkEnd::Older })
     }
 
     pub(crate) fn check_read(&self, file: &LayerFile, key: Key, lsn: Lsn, floor: Lsn) {
@@ -168,7 +168,7 @@ impl Model {
         let mut asked = Vec::new();
         for &(key, lsn) in self.versions.keys() {
             for key in [Some(key), key.next()].into_iter().flatten() {
-                asked.extend([Asked { key, lsn, floor: Lsn(0) }; 2]);
+                asked.extend([VersionQuery { key, lsn, floor: Lsn(0) }; 2]);
             }
         }
         asked.sort_unstable_by_key(|asked| asked.key);
@@ -183,14 +183,14 @@ impl Model {
         assert!(ended.iter().map(|(at, _)| *at).eq(0..asked.len()), "each ends once");
         let mut failed = Ok(());
         for (at, walk) in ended {
-            let Asked { key, lsn, floor } = asked[at];
+            let VersionQuery { key, lsn, floor } = asked[at];
             match walk {
                 Err(error) => failed = failed.and(Err(error)),
                 Ok(walk) => {
                     let (expected, expected_walk) = self.read(key, lsn, floor);
                     let complete = file.summary().kind == LayerKind::Image { complete: true };
                     let expected_walk = match (complete, expected.is_empty()) {
-                        (true, true) => Walk::Dropped,
+                        (true, true) => WalkEnd::Dropped,
                         _ => expected_walk,
                     };
                     assert_eq!(walk, expected_walk, "{key} from {lsn} among many");
