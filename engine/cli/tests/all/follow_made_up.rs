@@ -98,7 +98,8 @@ fn lsn(report: &serde_json::Value, field: &str) -> Lsn {
 }
 
 fn last_record(dir: &Path) -> Lsn {
-    let (_store, timeline) = pagestrata_cli::open_existing(&dir.join("store"), "main").unwrap();
+    let (_store, timeline) =
+        pagestrata_postgres_ingest::open_existing(&dir.join("store"), "main").unwrap();
     timeline.last_record_lsn()
 }
 
