@@ -50,3 +50,8 @@ pub use identity::ChecksumSwitch;
 pub use pages::page_at;
 pub use progress::{Phase, Progress};
 pub use stores::{open_existing, open_to_ingest, storage};
+
+/// The program in the README, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
