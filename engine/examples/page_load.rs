@@ -15,8 +15,13 @@
 //! counted apart. When all other pages were asked for, the rest of the questions are for hot ones.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a command")]
 
+#[path = "page_server/client_frame.rs"]
+mod client_frame;
 #[path = "page_server/frame.rs"]
 mod frame;
+#[cfg(test)]
+#[path = "page_server/server_frame.rs"]
+mod server_frame;
 
 use std::{
     net::SocketAddr,
@@ -36,10 +41,8 @@ use tokio::{
     net::{TcpStream, tcp::OwnedReadHalf},
 };
 
-use frame::{
-    RESPONSE_HEAD_LEN, Request, ResponseHead, Source, Status, VERSION, WELCOME_LEN, Welcome,
-    decode_response_head, decode_welcome, greeting,
-};
+use client_frame::{ResponseHead, decode_response_head, decode_welcome, greeting};
+use frame::{RESPONSE_HEAD_LEN, Request, Source, Status, VERSION, WELCOME_LEN, Welcome};
 
 /// Asks a page server for pages, and prints how long it took.
 #[derive(Parser)]
@@ -441,7 +444,10 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::frame::{GREETING_LEN, encode_response, encode_welcome, refuse_greeting};
+    use crate::{
+        frame::GREETING_LEN,
+        server_frame::{encode_response, encode_welcome, refuse_greeting},
+    };
 
     const HOT: u32 = 5;
     const PAGES: u32 = 25;

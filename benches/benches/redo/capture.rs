@@ -8,10 +8,10 @@ use std::{
 
 use pagestrata::{Key, Kind, Lsn, PageVersion, Value};
 use pagestrata_benches::stores::Place;
-use pagestrata_cli::{sample, storage};
 use pagestrata_postgres::{
     BaseBackup, Error, PAGE_SIZE, PageRedo, PageVersions, Record, RedoSettings, WalReader,
 };
+use pagestrata_postgres_ingest::{sample, storage};
 use tempfile::TempDir;
 
 /// A capture, unpacked.

@@ -6,7 +6,7 @@ use pagestrata_benches::{
     measure::{Clock, Turns, timed},
     report::Wanted,
 };
-use pagestrata_cli::{import, ingest};
+use pagestrata_postgres_ingest::{import, ingest};
 
 use crate::{Context, capture::Capture};
 
@@ -25,8 +25,9 @@ pub(crate) fn measure(context: &mut Context) {
     turns.add("ingest: check, then put; no flush", || {
         with_base(&capture, &base, |timeline| {
             timed(wal_bytes, || {
-                let checked = ingest::check(timeline, &ingest::Log::of(&log)).expect("sound");
-                ingest::apply(timeline, &checked).expect("sound");
+                let log = ingest::Log::of(&log);
+                let checked = ingest::check(timeline, &log, &mut |_| ()).expect("sound");
+                ingest::apply(timeline, &checked, &mut |_| ()).expect("sound");
             })
             .1
         })
@@ -34,7 +35,7 @@ pub(crate) fn measure(context: &mut Context) {
     turns.add("ingest: check, put, flush", || {
         with_base(&capture, &base, |timeline| {
             let log = ingest::Log::of(&log);
-            timed(wal_bytes, || ingest::ingest(timeline, &log).expect("sound")).1
+            timed(wal_bytes, || ingest::ingest(timeline, &log, &mut |_| ()).expect("sound")).1
         })
     });
     let measured = turns.run(context.run.size(7, 1), Clock::Wall);
@@ -70,7 +71,7 @@ fn with_base<R>(
 ) -> R {
     let dir = capture.store();
     let _ = fs::remove_dir_all(&dir);
-    let (store, _) = import::import(&dir, "main", base).expect("a sound base");
+    let (store, _) = import::import(&dir, "main", base, &mut |_| ()).expect("a sound base");
     let result = work(&store.timeline("main").expect("imported"));
     drop(store);
     fs::remove_dir_all(&dir).expect("ours");

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use pagestrata::{Key, Kind, Lsn, Scratch};
 use pagestrata_benches::{random::Random, report::Wanted};
-use pagestrata_cli::{import, ingest};
+use pagestrata_postgres_ingest::{import, ingest};
 
 use crate::{Context, capture::Capture};
 
@@ -13,10 +13,10 @@ const PAGES_MAX: usize = 2000;
 
 pub(crate) fn measure(context: &mut Context) {
     let capture = Capture::open("fpwoff");
-    let (store, _) =
-        import::import(&capture.store(), "main", &capture.base()).expect("a sound base");
+    let (store, _) = import::import(&capture.store(), "main", &capture.base(), &mut |_| ())
+        .expect("a sound base");
     let timeline = store.timeline("main").expect("imported");
-    ingest::ingest(&timeline, &ingest::Log::of(&capture.wal())).expect("a sound log");
+    ingest::ingest(&timeline, &ingest::Log::of(&capture.wal()), &mut |_| ()).expect("a sound log");
     let chains = capture.chains();
     let redo = capture.redo();
     context.report.part(format_args!(

@@ -11,8 +11,8 @@ use pagestrata_benches::{
     measure::{Clock, Turns, timed},
     report::Wanted,
 };
-use pagestrata_cli::record_name;
-use pagestrata_postgres::{Error, PAGE_SIZE, PageVersions};
+
+use pagestrata_postgres::{Error, PAGE_SIZE, PageVersions, record_name};
 
 use crate::{Context, capture::Capture};
 

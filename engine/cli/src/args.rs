@@ -8,6 +8,7 @@ use pagestrata_postgres::{
     RelPage,
     live::{ConnectionInfo, SlotName},
 };
+use pagestrata_postgres_ingest::ChecksumSwitch;
 
 /// A page is some 8 KiB, and so are a hundred records of a page, about.
 const DELTAS_PER_PAGE_MAX: u32 = 100;
@@ -31,18 +32,18 @@ A KEY is tablespace/database/relation/fork/block, such as 1663/5/16384/main/0; a
 /// Every version of every page of a PostgreSQL cluster, from a base backup and its log.
 #[derive(Debug, Parser)]
 #[command(name = "pagestrata", version, after_help = EXIT_CODES, arg_required_else_help = true)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// Print JSON: one object a line for lists, one object for reports.
     #[arg(long, global = true)]
-    pub json: bool,
+    pub(crate) json: bool,
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Load a small real PostgreSQL capture, read it back, and check every page against its oracle
     Demo {
         /// Keep the store here; without it, a temporary one is made and removed
@@ -59,70 +60,9 @@ pub enum Command {
         base: PathBuf,
     },
     /// Ingest the log from where the timeline ends; what it has already is skipped
-    Ingest {
-        /// Which timeline of which store
-        #[command(flatten)]
-        target: Target,
-        /// The directory of WAL segments
-        #[arg(long, value_name = "DIR")]
-        wal: PathBuf,
-        /// Where to start reading: a record at or before the timeline's last one [default: its last one]
-        #[arg(long, value_name = "LSN", value_parser = parse_lsn)]
-        from: Option<Lsn>,
-        /// Stop behind the last record that ends at or before this
-        #[arg(long, value_name = "LSN", value_parser = parse_lsn)]
-        to: Option<Lsn>,
-        /// Compare redo with each image that a record has for that (wal_consistency_checking), and stop at the first difference
-        #[arg(long)]
-        check: bool,
-        /// Keep records of access methods that cannot be redone here, instead of refusing them; get fails on their pages
-        #[arg(long)]
-        allow_unknown_redo: bool,
-        /// pg_checksums switched data checksums on while the server was shut down: the end of the
-        /// shutdown checkpoint. The log does not say it; where it shows, or the control file beside
-        /// it does, ingest asks for this
-        #[arg(long, value_name = "LSN", value_parser = parse_lsn)]
-        checksums_on: Option<Lsn>,
-        /// The same, if it switched them off
-        #[arg(long, value_name = "LSN", value_parser = parse_lsn, conflicts_with = "checksums_on")]
-        checksums_off: Option<Lsn>,
-        /// Where reading a page would take more deltas than this, make the page when they are flushed; 0: never
-        #[arg(long, value_name = "N", default_value_t = DELTAS_PER_PAGE_MAX)]
-        deltas_per_page_max: u32,
-    },
+    Ingest(IngestArgs),
     /// Follow a running server: ingest its log as it is written, until SIGINT or SIGTERM
-    Follow {
-        /// Which timeline of which store
-        #[command(flatten)]
-        target: Target,
-        /// The server: key=value pairs, as libpq has them (host, port, user, password, application_name); a password also from PGPASSWORD
-        #[arg(long, value_name = "CONNINFO")]
-        conninfo: ConnectionInfo,
-        /// The physical replication slot that makes the server keep its log for this
-        #[arg(long, value_name = "NAME")]
-        slot: Option<SlotName>,
-        /// Create the slot if it is not there
-        #[arg(long, requires = "slot")]
-        create_slot: bool,
-        /// Stop behind the first record that ends here or behind
-        #[arg(long, value_name = "LSN", value_parser = parse_lsn)]
-        until: Option<Lsn>,
-        /// How often what came is made durable and the server told of it, in seconds
-        #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
-        flush_interval: u64,
-        /// Make what came durable as soon as this many bytes of the log are not
-        #[arg(long, value_name = "BYTES", default_value_t = FLUSH_BYTES, value_parser = clap::value_parser!(u64).range(1..))]
-        flush_bytes: u64,
-        /// How often lag and rate are printed, in seconds
-        #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
-        report_interval: u64,
-        /// Keep records of access methods that cannot be redone here, instead of refusing them
-        #[arg(long)]
-        allow_unknown_redo: bool,
-        /// Where reading a page would take more deltas than this, make the page when they are flushed; 0: never
-        #[arg(long, value_name = "N", default_value_t = DELTAS_PER_PAGE_MAX)]
-        deltas_per_page_max: u32,
-    },
+    Follow(FollowArgs),
     /// Write a page as it was at an Lsn to stdout
     Get {
         /// Which timeline of which store
@@ -220,30 +160,108 @@ pub enum Command {
     Verify(Verified),
 }
 
+/// Which log to ingest, and how.
+#[derive(Debug, Args)]
+pub(crate) struct IngestArgs {
+    /// Which timeline of which store
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// The directory of WAL segments
+    #[arg(long, value_name = "DIR")]
+    pub(crate) wal: PathBuf,
+    /// Where to start reading: a record at or before the timeline's last one [default: its last one]
+    #[arg(long, value_name = "LSN", value_parser = parse_lsn)]
+    pub(crate) from: Option<Lsn>,
+    /// Stop behind the last record that ends at or before this
+    #[arg(long, value_name = "LSN", value_parser = parse_lsn)]
+    pub(crate) to: Option<Lsn>,
+    /// Compare redo with each image that a record has for that (wal_consistency_checking), and stop at the first difference
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Keep records of access methods that cannot be redone here, instead of refusing them; get fails on their pages
+    #[arg(long)]
+    pub(crate) allow_unknown_redo: bool,
+    /// pg_checksums switched data checksums on while the server was shut down: the end of the
+    /// shutdown checkpoint. The log does not say it; where it shows, or the control file beside
+    /// it does, ingest asks for this
+    #[arg(long, value_name = "LSN", value_parser = parse_lsn)]
+    pub(crate) checksums_on: Option<Lsn>,
+    /// The same, if it switched them off
+    #[arg(long, value_name = "LSN", value_parser = parse_lsn, conflicts_with = "checksums_on")]
+    pub(crate) checksums_off: Option<Lsn>,
+    /// Where reading a page would take more deltas than this, make the page when they are flushed; 0: never
+    #[arg(long, value_name = "N", default_value_t = DELTAS_PER_PAGE_MAX)]
+    pub(crate) deltas_per_page_max: u32,
+}
+
+impl IngestArgs {
+    /// Returns the switch of data checksums that was named, if there is one.
+    pub(crate) fn checksum_switch(&self) -> Option<ChecksumSwitch> {
+        let switch = |at, is_on| ChecksumSwitch { at, is_on };
+        let on = self.checksums_on.map(|at| switch(at, true));
+        on.or_else(|| self.checksums_off.map(|at| switch(at, false)))
+    }
+}
+
+/// Which server to follow, and how.
+#[derive(Debug, Args)]
+pub(crate) struct FollowArgs {
+    /// Which timeline of which store
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// The server: key=value pairs, as libpq has them (host, port, user, password, application_name); a password also from PGPASSWORD
+    #[arg(long, value_name = "CONNINFO")]
+    pub(crate) conninfo: ConnectionInfo,
+    /// The physical replication slot that makes the server keep its log for this
+    #[arg(long, value_name = "NAME")]
+    pub(crate) slot: Option<SlotName>,
+    /// Create the slot if it is not there
+    #[arg(long, requires = "slot")]
+    pub(crate) create_slot: bool,
+    /// Stop behind the first record that ends here or behind
+    #[arg(long, value_name = "LSN", value_parser = parse_lsn)]
+    pub(crate) until: Option<Lsn>,
+    /// How often what came is made durable and the server told of it, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) flush_interval: u64,
+    /// Make what came durable as soon as this many bytes of the log are not
+    #[arg(long, value_name = "BYTES", default_value_t = FLUSH_BYTES, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) flush_bytes: u64,
+    /// How often lag and rate are printed, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) report_interval: u64,
+    /// Keep records of access methods that cannot be redone here, instead of refusing them
+    #[arg(long)]
+    pub(crate) allow_unknown_redo: bool,
+    /// Where reading a page would take more deltas than this, make the page when they are flushed; 0: never
+    #[arg(long, value_name = "N", default_value_t = DELTAS_PER_PAGE_MAX)]
+    pub(crate) deltas_per_page_max: u32,
+}
+
 /// A timeline of a store.
 #[derive(Debug, Args)]
-pub struct Target {
+pub(crate) struct Target {
     /// The store's directory
     #[arg(long, value_name = "DIR")]
-    pub store: PathBuf,
+    pub(crate) store: PathBuf,
     /// The timeline
     #[arg(long, value_name = "NAME", default_value = "main", value_parser = parse_timeline)]
-    pub timeline: String,
+    pub(crate) timeline: String,
 }
 
 /// What to verify.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = true)]
-pub struct Verified {
+pub(crate) struct Verified {
     /// The store's directory
     #[arg(long, value_name = "DIR", conflicts_with = "files")]
-    pub store: Option<PathBuf>,
+    pub(crate) store: Option<PathBuf>,
     /// Only this timeline of the store [default: all of them]
     #[arg(long, value_name = "NAME", requires = "store")]
-    pub timeline: Option<String>,
+    pub(crate) timeline: Option<String>,
     /// Layer files
     #[arg(value_name = "FILE")]
-    pub files: Vec<PathBuf>,
+    pub(crate) files: Vec<PathBuf>,
 }
 
 fn parse_lsn(text: &str) -> Result<Lsn, String> {

@@ -8,17 +8,23 @@ use std::{
 };
 
 use pagestrata::{Kind, Scratch, Timeline};
-use serde::Serialize;
-
-use crate::{
-    Error, Output, Result,
+use pagestrata_postgres::BaseBackup;
+use pagestrata_postgres_ingest::{
+    Error as IngestError,
     check::{self, Tally},
     identity::Identity,
     import::{ImportReport, import, open_base},
     ingest::{IngestReport, Log, ingest},
+    open_existing,
     oracle::{self, Hashed},
     sample,
-    stores::open_existing,
+};
+use serde::Serialize;
+
+use crate::{
+    error::{Error, Result},
+    output::Output,
+    progress::Bars,
 };
 
 const TIMELINE: &str = "main";
@@ -95,9 +101,11 @@ pub(crate) fn demo<W: Write>(store: Option<&Path>, output: &mut Output<W>) -> Re
     };
     sample::unpack(capture.path())?;
     let base = open_base(&capture.path().join("base"))?;
-    let (opened, import) = import(&dir, TIMELINE, &base)?;
+    let mut bars = Bars::default();
+    let (opened, import) = import(&dir, TIMELINE, &base, &mut |at| bars.show(at))?;
     let timeline = opened.timeline(TIMELINE)?;
-    let ingest = ingest(&timeline, &Log::of(&capture.path().join("wal")))?;
+    let ingest = ingest(&timeline, &Log::of(&capture.path().join("wal")), &mut |at| bars.show(at))?;
+    drop(bars);
     drop(timeline);
     opened.close(Duration::ZERO)?;
 
@@ -116,14 +124,14 @@ pub(crate) fn demo<W: Write>(store: Option<&Path>, output: &mut Output<W>) -> Re
     let failed: u64 = report.checks.iter().map(|check| check.checked - check.good).sum();
     match first_failure {
         None => Ok(()),
-        Some(first) => Err(Error::Mismatch { failed, checked, first }),
+        Some(first) => Err(IngestError::Mismatch { failed, checked, first }.into()),
     }
 }
 
 /// Compares everything there is an oracle for; and the first thing that is not as it should be.
 fn check_all(
     timeline: &Timeline,
-    base: &pagestrata_postgres::BaseBackup,
+    base: &BaseBackup,
     ingest: &IngestReport,
 ) -> Result<(Vec<Checked>, Option<String>)> {
     let mut reader = timeline.reader();

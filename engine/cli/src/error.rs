@@ -1,22 +1,20 @@
-//! What a command fails with: one line that says what to do, and the exit code that goes with it.
+//! What a command fails with, and the exit code that goes with it.
 
 use std::{io, path::PathBuf, process::ExitCode};
 
-use pagestrata::Lsn;
 use pagestrata_layers::Error as LayersError;
-use pagestrata_postgres::{
-    ClusterState, Error as PostgresError, RelFork, RelPage, live::Error as LiveError,
-};
+use pagestrata_postgres::Error as PostgresError;
+use pagestrata_postgres_ingest::Error as IngestError;
 
-use crate::Inconsistency;
+use crate::advice::{described, file_advice, is_missing_part};
 
 /// A result of this crate.
-pub type Result<T> = std::result::Result<T, Error>;
+pub(crate) type Result<T> = std::result::Result<T, Error>;
 
-/// How the process ends. The help text says the same.
+/// How the process ends. The help text and README.md say the same.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-pub enum ExitStatus {
+pub(crate) enum ExitStatus {
     /// 0
     Done = 0,
     /// 1: bad input, damage, a store in use, an error of the operating system.
@@ -41,31 +39,13 @@ impl From<ExitStatus> for ExitCode {
 
 /// Why a command failed. The store is as it was, unless the variant says otherwise.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// The engine, or a file of a store.
-    #[error("{0}{advice}", advice = engine_advice(.0))]
-    Engine(#[from] pagestrata::Error),
+pub(crate) enum Error {
+    /// The library, the engine below it, or a file of a store.
+    #[error("{}", described(.0))]
+    Ingest(#[source] IngestError),
     /// A layer file that was named.
     #[error("{0}{advice}", advice = file_advice(.0))]
     LayerFile(#[from] LayersError),
-    /// A base backup, or a page's records.
-    #[error("{0}{advice}", advice = postgres_advice(.0))]
-    Postgres(#[from] PostgresError),
-    /// The log cannot be read to its end. Nothing of it was ingested.
-    #[error("{source}{advice}; nothing was ingested{up_to}", advice = postgres_advice(source), up_to = up_to(*.good_until))]
-    Wal {
-        /// What is wrong with it.
-        source: Box<PostgresError>,
-        /// The end of the last good record; none if there is none to ingest.
-        good_until: Option<Lsn>,
-    },
-    /// The ingest stopped on its way. The store holds everything up to its last flush.
-    #[error("{source}; the timeline is good up to its last flush: mend the cause and ingest again")]
-    Interrupted {
-        /// What went wrong.
-        source: Box<Error>,
-    },
     /// SIGINT and SIGTERM cannot be caught.
     #[error("cannot catch signals: {reason}")]
     Signals {
@@ -85,236 +65,6 @@ pub enum Error {
         /// What the operating system said.
         source: io::Error,
     },
-    /// The pages of a running server, or of one that crashed, are not those of its checkpoint.
-    #[error("{}: its pages are not those of one Lsn, for the server was not shut down when this was copied; stop it cleanly and copy it again, or import what pg_basebackup makes", .dir.display())]
-    NotShutDown {
-        /// The data directory.
-        dir: PathBuf,
-    },
-    /// A server works in a directory that is to be compared.
-    #[error("{}: a server runs in it (process {pid}), so its files are those of no one Lsn; stop it, or compare them as they are with --running", .dir.display())]
-    ServerRuns {
-        /// The data directory.
-        dir: PathBuf,
-        /// The server's process.
-        pid: u32,
-    },
-    /// The server of a directory that is to be compared has crashed, or it is a copy of a running one.
-    #[error("{}: its control file says \"{state}\", expected \"shut down\": the server has not written all of its pages; start and stop it, or compare the files as they are with --running", .dir.display())]
-    NotAtRest {
-        /// The data directory.
-        dir: PathBuf,
-        /// What the control file says.
-        state: ClusterState,
-    },
-    /// A restore was to go where something is.
-    #[error("{}: cannot restore into it: there is something in it already; choose a directory that is empty or not there", .dir.display())]
-    OutNotEmpty {
-        /// The directory.
-        dir: PathBuf,
-    },
-    /// A restore was interrupted, or runs.
-    #[error("{}: a restore into it has not finished (RESTORE_INCOMPLETE is in it); remove the directory and restore again", .dir.display())]
-    RestoreIncomplete {
-        /// The directory.
-        dir: PathBuf,
-    },
-    /// The files of a restore would be larger than they may be. Nothing was written.
-    #[error(
-        "cannot restore {forks_bytes} bytes, the limit is {limit} bytes{rule}: {rel} alone has {rel_bytes} bytes, {stored_bytes} of them \
-         in stored pages; a damaged record can claim such a size, so look at the relation first, or raise the limit with --max-bytes",
-        rule = if *.is_default { " (8 times the stored pages, at least 1 GiB)" } else { "" }
-    )]
-    RestoreTooLarge {
-        /// Bytes of all files.
-        forks_bytes: u64,
-        /// The most that they may have.
-        limit: u64,
-        /// Whether the limit is the default.
-        is_default: bool,
-        /// The fork with the most bytes that no stored page accounts for.
-        rel: RelFork,
-        /// Bytes of its files.
-        rel_bytes: u64,
-        /// Bytes of its pages that are stored.
-        stored_bytes: u64,
-    },
-    /// The file system has too little room for a restore. Nothing was written.
-    #[error("{}: cannot restore into it: {needed} bytes are to be written, {available} are free; make room or choose another file system", .dir.display())]
-    NoRoom {
-        /// The directory.
-        dir: PathBuf,
-        /// Bytes of pages that are not zeros.
-        needed: u64,
-        /// Bytes that are free.
-        available: u64,
-    },
-    /// The base was copied while the server ran, and its pages are those of no Lsn before the end of that.
-    #[error(
-        "timeline {timeline:?} is not consistent at {lsn}: its base was copied while the server ran, {}",
-        consistent_from(.from)
-    )]
-    NotConsistent {
-        /// Which timeline.
-        timeline: String,
-        /// Where it was to be read.
-        lsn: Lsn,
-        /// Where it is consistent from on; none: the end of the backup has not been ingested.
-        from: Option<Lsn>,
-    },
-    /// A timeline gets one base.
-    #[error(
-        "timeline {timeline:?} holds the cluster {system_id} already; ingest its log, or import into another --timeline"
-    )]
-    Imported {
-        /// Which timeline.
-        timeline: String,
-        /// The cluster it holds.
-        system_id: u64,
-    },
-    /// Something else than this command has written to the timeline, or nothing was imported.
-    #[error(
-        "timeline {timeline:?} has no base of this command; import one into it or into another --timeline"
-    )]
-    NoBase {
-        /// Which timeline.
-        timeline: String,
-    },
-    /// What is kept about the base cannot be read: another version of this command wrote it.
-    #[error(
-        "timeline {timeline:?}: what is kept about its base is not understood: {reason}; use the pagestrata that imported it"
-    )]
-    Identity {
-        /// Which timeline.
-        timeline: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// Reading from here would leave records out.
-    #[error(
-        "--from {from} would leave a gap: the timeline ends at {last_record_lsn}; start there or before"
-    )]
-    Gap {
-        /// Where reading was to start.
-        from: Lsn,
-        /// Where the timeline ends.
-        last_record_lsn: Lsn,
-    },
-    /// The log leaves changes out: PostgreSQL's recovery refuses it, too.
-    #[error(
-        "the log from {at} on was written at wal_level=minimal, which leaves changes of pages out of it: it cannot be replayed; set wal_level to replica or higher, and take a new base backup"
-    )]
-    MinimalWal {
-        /// The first record of such a log.
-        at: Lsn,
-    },
-    /// Data checksums were switched by `pg_checksums`, which writes no record of it.
-    #[error(
-        "{proof}: pg_checksums was run while the server was shut down; ingest with --checksums-{} LSN, the end of the shutdown checkpoint ({shutdowns}), or import a new base",
-        if *.is_on { "on" } else { "off" }
-    )]
-    ChecksumsUnknown {
-        /// What shows it.
-        proof: String,
-        /// Whether they were switched on.
-        is_on: bool,
-        /// Where the server was shut down.
-        shutdowns: String,
-    },
-    /// Data checksums cannot have been switched there.
-    #[error(
-        "the server was not shut down at {at}: choose the end of a shutdown checkpoint among the records to ingest ({shutdowns})"
-    )]
-    NoShutdown {
-        /// Where it was to be.
-        at: Lsn,
-        /// Where the server was shut down.
-        shutdowns: String,
-    },
-    /// The log can be read, and is refused for the settings it was written with. Nothing of it was
-    /// ingested.
-    #[error("{source}; nothing was ingested{up_to}", up_to = up_to(*.good_until))]
-    NotIngested {
-        /// Why.
-        source: Box<Error>,
-        /// The end of the last good record; none if there is none to ingest.
-        good_until: Option<Lsn>,
-    },
-    /// A server that is followed.
-    #[error("{0}")]
-    Live(#[from] LiveError),
-    /// The server is that of another cluster, or on another timeline.
-    #[error(
-        "timeline {timeline:?} holds the cluster {} on its timeline {}, the server is {} on {}; follow the one, or import the other into another --timeline",
-        .expected.0, .expected.1, .found.0, .found.1
-    )]
-    OtherSystem {
-        /// Which timeline.
-        timeline: String,
-        /// System identifier and timeline of the log, as they were imported.
-        expected: (u64, u32),
-        /// Those of the server.
-        found: (u64, u32),
-    },
-    /// The server was promoted, or is a standby of one that was.
-    #[error(
-        "the server's timeline {timeline} ended at {at}, and {next} goes on there: only one is followed; import a base of the new one"
-    )]
-    WalTimelineEnded {
-        /// The timeline that was followed.
-        timeline: u32,
-        /// The next one.
-        next: u32,
-        /// Where.
-        at: Lsn,
-    },
-    /// A tar that is compressed, or a directory with such.
-    #[error(
-        "{what} is compressed: unpack it on the way, `{program} {path}| pagestrata import --base -`; one with tablespaces has to be unpacked, all of its archives beside each other"
-    )]
-    Compressed {
-        /// The archive, or what it comes through.
-        what: String,
-        /// The program that unpacks it, and writes to standard output.
-        program: &'static str,
-        /// Its argument, with a space behind it, if there is one.
-        path: String,
-    },
-    /// The log is of another timeline of the cluster.
-    #[error("{}: the log is of PostgreSQL timeline {found}, the base is of timeline {expected}; supply the log of that timeline", .dir.display())]
-    WalTimeline {
-        /// The directory of segments.
-        dir: PathBuf,
-        /// The base's timeline.
-        expected: u32,
-        /// The log's.
-        found: u32,
-    },
-    /// There is no such page.
-    #[error("no page {page} at {lsn}: {why}; scan lists the pages that there are")]
-    NoPage {
-        /// Which page.
-        page: RelPage,
-        /// At which Lsn.
-        lsn: Lsn,
-        /// Why not.
-        why: String,
-    },
-    /// What is kept as a fork's size is none.
-    #[error(
-        "size of {rel} at {lsn}: expected 4 bytes, found {found}; use the pagestrata that wrote it"
-    )]
-    Size {
-        /// Which fork.
-        rel: RelFork,
-        /// Of which Lsn.
-        lsn: Lsn,
-        /// How many bytes there are.
-        found: usize,
-    },
-    /// Redo made another page than PostgreSQL. The records before it, and itself, are in the timeline.
-    #[error("{0}; this is a defect of pagestrata: please report it with the record")]
-    Inconsistent(Box<Inconsistency>),
     /// Layer files are not what was written.
     #[error(
         "{damaged} of {files} layer files damaged, {first}; restore them from a copy of the store"
@@ -333,66 +83,70 @@ pub enum Error {
         /// The directory.
         dir: PathBuf,
     },
-    /// What was read back is not what the oracle says.
-    #[error("{failed} of {checked} checks failed, the first one: {first}")]
-    Mismatch {
-        /// How many.
-        failed: u64,
-        /// Of how many.
-        checked: u64,
-        /// The first one.
-        first: String,
-    },
-    /// An oracle, or an archive of a capture, cannot be read.
-    #[error("{what}: {reason}")]
-    Capture {
-        /// Which part.
-        what: String,
-        /// Why.
-        reason: String,
-    },
+}
+
+/// What the library passes on goes to stdout.
+impl From<IngestError> for Error {
+    fn from(error: IngestError) -> Error {
+        match error {
+            IngestError::Report(source) => Error::Stdout(source),
+            error => Error::Ingest(error),
+        }
+    }
+}
+
+impl From<pagestrata::Error> for Error {
+    fn from(error: pagestrata::Error) -> Error {
+        Error::Ingest(error.into())
+    }
+}
+
+impl From<PostgresError> for Error {
+    fn from(error: PostgresError) -> Error {
+        Error::Ingest(error.into())
+    }
 }
 
 impl Error {
-    /// Whether whoever read stdout has gone.
-    #[must_use]
-    pub fn is_broken_pipe(&self) -> bool {
+    /// Whether the reader of stdout has gone.
+    pub(crate) fn is_broken_pipe(&self) -> bool {
         matches!(self, Error::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }
 
     /// The exit code that goes with it.
-    #[must_use]
-    pub fn exit_status(&self) -> ExitStatus {
-        use pagestrata::Error as E;
+    pub(crate) fn exit_status(&self) -> ExitStatus {
         match self {
-            Error::Engine(E::Redo { .. }) => ExitStatus::NeedsRedo,
-            Error::NoPage { .. }
-            | Error::NotConsistent { .. }
-            | Error::Engine(
-                E::NoStore { .. }
-                | E::NoTimeline { .. }
-                | E::NoPage { .. }
-                | E::NotYet { .. }
-                | E::BelowCutoff { .. },
-            ) => ExitStatus::NotFound,
-            Error::Engine(E::Layers(error)) if is_missing_part(error) => ExitStatus::Failed,
-            Error::Engine(E::Layers(error))
-            | Error::LayerFile(error)
-            | Error::Postgres(PostgresError::Storage(error)) => of_layers(error),
-            Error::Wal { source, .. } if let PostgresError::Storage(error) = &**source => {
-                of_layers(error)
-            }
+            Error::Ingest(error) => of_ingest(error),
+            Error::LayerFile(error) => of_layers(error),
             Error::File { source, .. } => of_io(source),
-            Error::Interrupted { source } => source.exit_status(),
             _ => ExitStatus::Failed,
         }
     }
 }
 
-/// Whether a file is not there that the store should have; its directory is made by whoever opens it.
-fn is_missing_part(error: &LayersError) -> bool {
-    let LayersError::Io { operation, source, .. } = error else { return false };
-    source.kind() == io::ErrorKind::NotFound && *operation != "create directory"
+fn of_ingest(error: &IngestError) -> ExitStatus {
+    use pagestrata::Error as E;
+    match error {
+        IngestError::Engine(E::Redo { .. }) => ExitStatus::NeedsRedo,
+        IngestError::NoPage { .. }
+        | IngestError::NotConsistent { .. }
+        | IngestError::Engine(
+            E::NoStore { .. }
+            | E::NoTimeline { .. }
+            | E::NoPage { .. }
+            | E::NotYet { .. }
+            | E::BelowCutoff { .. },
+        ) => ExitStatus::NotFound,
+        IngestError::Engine(E::Layers(error)) if is_missing_part(error) => ExitStatus::Failed,
+        IngestError::Engine(E::Layers(error))
+        | IngestError::Postgres(PostgresError::Storage(error)) => of_layers(error),
+        IngestError::Wal { source, .. } if let PostgresError::Storage(error) = &**source => {
+            of_layers(error)
+        }
+        IngestError::File { source, .. } => of_io(source),
+        IngestError::Interrupted { source } => of_ingest(source),
+        _ => ExitStatus::Failed,
+    }
 }
 
 fn of_layers(error: &LayersError) -> ExitStatus {
@@ -406,72 +160,5 @@ fn of_io(error: &io::Error) -> ExitStatus {
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => ExitStatus::NotFound,
         _ => ExitStatus::Failed,
-    }
-}
-
-fn up_to(good_until: Option<Lsn>) -> String {
-    match good_until {
-        Some(lsn) => format!(", --to {lsn} ingests what is good"),
-        None => String::new(),
-    }
-}
-
-fn consistent_from(from: &Option<Lsn>) -> String {
-    match from {
-        Some(from) => format!("up to {from}; choose an Lsn from that one on"),
-        None => {
-            "and the log up to the end of the backup has not been ingested; ingest it".to_owned()
-        }
-    }
-}
-
-fn engine_advice(error: &pagestrata::Error) -> &'static str {
-    use pagestrata::Error as E;
-    match error {
-        E::Layers(LayersError::Corrupt(_)) => "; restore the store from a copy",
-        E::Layers(error) if is_missing_part(error) => "; restore the store from a copy",
-        E::Layers(error) => file_advice(error),
-        E::NotYet { .. } => "; choose an Lsn up to that one, or ingest more of the log",
-        E::BelowCutoff { .. } => "; choose an Lsn from that one on",
-        E::NoTimeline { .. } => "; choose one of them with --timeline",
-        E::Locked { .. } => "; wait for it to end",
-        _ => "",
-    }
-}
-
-fn postgres_advice(error: &PostgresError) -> &'static str {
-    match error {
-        PostgresError::Storage(error) => file_advice(error),
-        PostgresError::Corrupt(_) => "; restore the segment from another copy",
-        PostgresError::MissingSegment { .. } => "; supply it",
-        PostgresError::ArchiveEntry { .. } => "; make it with pg_basebackup -Ft",
-        PostgresError::MissingTablespace { .. } => {
-            "; supply them: its directory, or its tar beside base.tar"
-        }
-        PostgresError::StandbyBackup { .. } => "; take one of its primary",
-        PostgresError::NoSegments { .. } => "; check the path",
-        PostgresError::OtherCluster { .. } => "; supply the log of that cluster",
-        PostgresError::OtherTimeline { .. } => "; take the other timeline's segments away",
-        PostgresError::SegmentName { .. } => "; take it away",
-        PostgresError::Start { .. } => "; supply the segment that it is in, or mend --from",
-        PostgresError::UnknownRedo { .. } => {
-            "; --allow-unknown-redo keeps such records as they are"
-        }
-        PostgresError::EndsBefore { .. } => "; supply the missing segments",
-        _ => "",
-    }
-}
-
-fn file_advice(error: &LayersError) -> &'static str {
-    match error {
-        LayersError::UnsupportedVersion { .. } => "; use the pagestrata that wrote it",
-        LayersError::Corrupt(_) => "; restore it from another copy",
-        LayersError::Io { source, .. } => match source.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => "; check the path",
-            io::ErrorKind::PermissionDenied => "; check the permissions",
-            io::ErrorKind::StorageFull => "; make room",
-            _ => "",
-        },
-        _ => "",
     }
 }

@@ -5,14 +5,14 @@ use std::{fmt, io::Write, ops::Range, path::Path};
 use pagestrata::{Key, KeyRange, Kind, LayerKind, Lsn, PageVersion, Timeline};
 use pagestrata_layers::layer_file::{LayerFile, LayerSummary, Tombstone};
 use pagestrata_postgres::RelFork;
+use pagestrata_postgres_ingest::{
+    pages::key_name,
+    storage,
+    text::{as_text, as_text_or_null},
+};
 use serde::Serialize;
 
-use crate::{
-    Output, Result,
-    output::{as_text, as_text_or_null, hex},
-    pages::{key_name, kind_name},
-    stores::storage,
-};
+use crate::{error::Result, output::Output, pages::kind_name};
 
 /// A layer file.
 #[derive(Debug, Serialize)]
@@ -81,7 +81,7 @@ pub(crate) fn layers<W: Write>(timeline: &Timeline, output: &mut Output<W>) -> R
             versions: layer.versions,
             value_bytes: layer.value_bytes,
             tombstones: layer.tombstones,
-            digest: hex(&layer.digest.to_be_bytes()),
+            digest: format!("{:032x}", layer.digest),
         })?;
     }
     Ok(())
@@ -142,7 +142,7 @@ pub(crate) fn dump<W: Write>(path: &Path, output: &mut Output<W>) -> Result<()> 
         versions: summary.versions,
         value_bytes: summary.value_bytes,
         tombstones: summary.tombstones,
-        digest: hex(&summary.digest.to_be_bytes()),
+        digest: format!("{:032x}", summary.digest),
     })?;
     let mut versions = file.scan(Key::MIN)?;
     while let Some((key, PageVersion { lsn, kind, bytes })) = versions.next()? {

@@ -1,9 +1,39 @@
-//! The `pagestrata` command: arguments in, exit code out. Everything between is the library beside it.
+//! The `pagestrata` command: arguments in, output and an exit code out.
+//!
+//! ```text
+//! args -> commands -> pagestrata-postgres-ingest: import, ingest, follow, restore, diff
+//!                  -> pages, layers, verify: lists of what a store holds
+//!                  -> demo: the sample in, and checked against its oracles
+//! results -> Output: lines for people, or JSON
+//! progress -> Bars: stderr, only on a terminal
+//! errors -> advice -> one line on stderr, and an exit code
+//! ```
+//!
+//! **Invariants:** a command that only reads opens a store that exists and writes nothing to it.
+//! Only `main`, and a second SIGINT or SIGTERM, ends the process.
+#![deny(unsafe_code)]
+
+mod advice;
+mod args;
+mod commands;
+mod demo;
+mod error;
+mod layers;
+mod output;
+mod pages;
+mod progress;
+mod verify;
 
 use std::{io, process::ExitCode};
 
 use clap::{Parser, error::ErrorKind};
-use pagestrata_cli::{Error, ExitStatus, Output, args::Cli, run, tell};
+
+use crate::{
+    args::Cli,
+    commands::run,
+    error::{Error, ExitStatus},
+    output::{Output, tell},
+};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -22,7 +52,7 @@ fn main() -> ExitCode {
     status.into()
 }
 
-/// Tells the error in one line. Nobody reads what goes into a broken pipe, and nobody is told.
+/// Prints the error in one line on stderr. A broken pipe is no error: the reader has seen enough.
 fn failed(error: &Error) -> ExitStatus {
     if error.is_broken_pipe() {
         return ExitStatus::Done;
@@ -31,15 +61,15 @@ fn failed(error: &Error) -> ExitStatus {
     error.exit_status()
 }
 
-/// Help is long and goes to stdout; a wrong argument is told in one line.
+/// Prints help, which is long, to stdout, and a wrong argument in one line to stderr.
 fn usage(error: &clap::Error) -> ExitStatus {
-    let asked_for = matches!(
+    let is_help = matches!(
         error.kind(),
         ErrorKind::DisplayHelp
             | ErrorKind::DisplayVersion
             | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
     );
-    if asked_for {
+    if is_help {
         let _ = error.print();
         return if error.use_stderr() { ExitStatus::Usage } else { ExitStatus::Done };
     }
@@ -47,7 +77,7 @@ fn usage(error: &clap::Error) -> ExitStatus {
     let paragraph: Vec<&str> =
         text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim).collect();
     let paragraph = paragraph.join(" ");
-    let told = paragraph.strip_prefix("error: ").unwrap_or(&paragraph);
-    tell(format_args!("{told}; see pagestrata --help"));
+    let text = paragraph.strip_prefix("error: ").unwrap_or(&paragraph);
+    tell(format_args!("{text}; see pagestrata --help"));
     ExitStatus::Usage
 }

@@ -6,18 +6,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use pagestrata::{Guard, Key, Kind, Lsn, PageVersion, Scratch, Timeline};
-use pagestrata_postgres::{
-    Error as PostgresError, PAGE_SIZE, Page as PageBytes, PageRedo, RelPage, decode_record,
+use pagestrata::{Kind, Lsn, PageVersion, Scratch, Timeline};
+use pagestrata_postgres::{RelPage, decode_record, record_name};
+use pagestrata_postgres_ingest::{
+    Error as IngestError,
+    identity::{Identity, RELATIONS},
+    page_at,
+    text::{as_text, as_text_or_null, sha256_hex},
 };
 use serde::Serialize;
 
 use crate::{
-    Error, Output, Result,
-    identity::{Identity, RELATIONS},
-    output::{as_text, as_text_or_null, sha256_hex, tell},
-    record_name::record_name,
-    sizes::blocks_at,
+    error::{Error, Result},
+    output::{Output, tell},
 };
 
 /// A version of a page.
@@ -99,11 +100,6 @@ pub(crate) fn kind_name(kind: Kind) -> &'static str {
     }
 }
 
-/// A key in PostgreSQL's words, or in the engine's if it is none of a relation's.
-pub(crate) fn key_name(key: Key) -> String {
-    RelPage::from_key(key).map_or_else(|_| key.to_string(), |page| page.to_string())
-}
-
 /// `get`: the page.
 pub(crate) fn get<W: Write>(
     timeline: &Timeline,
@@ -134,34 +130,8 @@ pub(crate) fn get<W: Write>(
     })
 }
 
-/// A page, and the Lsn of its newest version; none: it was never written and is zeros. Whether the timeline is consistent at `lsn` is not asked:
-/// [`Identity::at`](crate::identity::Identity::at) is.
-///
-/// # Errors
-/// [`Error::NoPage`] for one that is not in its fork at that Lsn, and what reading and redo fail with.
-pub fn page_at(
-    guard: Guard<'_>,
-    page: RelPage,
-    lsn: Lsn,
-    redo: &PageRedo,
-    scratch: &mut Scratch,
-) -> Result<(Box<PageBytes>, Option<Lsn>)> {
-    let no_page = |why: String| Error::NoPage { page, lsn, why };
-    let blocks = blocks_at(guard, page.rel, lsn, scratch)?;
-    let blocks = blocks.ok_or_else(|| no_page(format!("no {} then", page.rel)))?;
-    if page.block >= blocks {
-        return Err(no_page(format!("{} has {blocks} blocks then", page.rel)));
-    }
-    let version_lsn = guard.history(page.key(), lsn, scratch)?.newest().map(|newest| newest.lsn);
-    let mut bytes = Box::new([0; PAGE_SIZE]);
-    if version_lsn.is_some() {
-        let found = guard.page(page.key(), lsn, redo, scratch)?;
-        let found: &PageBytes = found[..]
-            .try_into()
-            .map_err(|_| PostgresError::BaseLength { page, found: found.len() })?;
-        *bytes = *found;
-    }
-    Ok((bytes, version_lsn))
+fn not_written(page: RelPage, lsn: Lsn) -> Error {
+    IngestError::NoPage { page, lsn, why: "it was not written, or dropped".to_owned() }.into()
 }
 
 /// `versions`: from the newest to the base.
@@ -177,7 +147,7 @@ pub(crate) fn versions<W: Write>(
     Identity::at(timeline, lsn)?;
     let versions = guard.history(page.key(), lsn, &mut scratch)?;
     let Some(oldest) = versions.newest_first().next_back() else {
-        return Err(Error::NoPage { page, lsn, why: "it was not written, or dropped".to_owned() });
+        return Err(not_written(page, lsn));
     };
     for version in versions.newest_first() {
         output.result(&VersionLine::of(&version))?;
@@ -253,7 +223,7 @@ pub(crate) fn explain<W: Write>(
     Identity::at(timeline, lsn)?;
     let versions = guard.history(page.key(), lsn, &mut scratch)?;
     if versions.is_empty() {
-        return Err(Error::NoPage { page, lsn, why: "it was not written, or dropped".to_owned() });
+        return Err(not_written(page, lsn));
     }
     for version in versions.newest_first().rev() {
         output.result(&ExplainLine::of(page, &version))?;

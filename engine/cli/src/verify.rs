@@ -4,9 +4,15 @@ use std::{fmt, io::Write};
 
 use pagestrata::{DamagedFile, Store, verify_files};
 use pagestrata_layers::Error as LayersError;
+use pagestrata_postgres_ingest::{storage, text::size};
 use serde::Serialize;
 
-use crate::{Error, Output, Progress, Result, args::Verified, output::size, stores::storage};
+use crate::{
+    args::Verified,
+    error::{Error, Result},
+    output::Output,
+    progress::Bar,
+};
 
 /// What was read.
 #[derive(Debug, Serialize)]
@@ -44,8 +50,8 @@ impl fmt::Display for VerifyReport {
 
 /// Verifies the files, or those of the store's timelines.
 pub(crate) fn verify<W: Write>(what: &Verified, output: &mut Output<W>) -> Result<()> {
-    let mut progress = Progress::spinner("verifying");
-    let mut told = |report: &pagestrata::VerifyReport| progress.at(report.file_bytes);
+    let mut bar = Bar::spinner("verifying");
+    let mut told = |report: &pagestrata::VerifyReport| bar.at(report.file_bytes);
     let verified = match &what.store {
         Some(dir) => Store::verify(&storage(), dir, what.timeline.as_deref(), &mut told),
         None => verify_files(&storage(), &what.files, &mut told),

@@ -20,11 +20,9 @@ use tokio::{
 
 use crate::{
     AnyError, Patch,
-    frame::{
-        GREETING_LEN, Request, Source, Status, Welcome, encode_response, encode_welcome,
-        refuse_greeting,
-    },
+    frame::{GREETING_LEN, Request, Source, Status, Welcome},
     metrics::{InFlight, Metrics},
+    server_frame::{encode_response, encode_welcome, refuse_greeting},
 };
 
 /// How long the server waits when it stops: for clients to take their answers; and, at any time,

@@ -23,9 +23,12 @@
 //! store. Exit codes: 0 ended so, 1 failed, 2 wrong arguments.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a command")]
 
+#[cfg(test)]
+mod client_frame;
 mod connection;
 mod frame;
 mod metrics;
+mod server_frame;
 #[cfg(test)]
 mod tests;
 

@@ -15,9 +15,9 @@ use std::{
 use pagestrata::{Durability, Lsn, Value};
 
 use super::*;
-use crate::frame::{
-    RESPONSE_HEAD_LEN, Request, ResponseHead, Source, Status, WELCOME_LEN, Welcome,
-    decode_response_head, decode_welcome, greeting,
+use crate::{
+    client_frame::{ResponseHead, decode_response_head, decode_welcome, greeting},
+    frame::{RESPONSE_HEAD_LEN, Request, Source, Status, WELCOME_LEN, Welcome},
 };
 
 const ARGUMENTS: &str = "PAGE_SERVER_TEST_ARGUMENTS";

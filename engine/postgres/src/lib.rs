@@ -36,6 +36,7 @@ mod pages;
 mod pglz;
 mod reader;
 mod record;
+mod record_name;
 mod records;
 mod redo;
 mod rel;
@@ -59,6 +60,7 @@ pub use pages::LogIdentity;
 pub use pglz::decompress as pglz_decompress;
 pub use reader::WalReader;
 pub use record::{ManagerId, Record, decode_record};
+pub use record_name::record_name;
 pub use redo::{PageRedo, RedoError, RedoSettings, is_known, manager_of, mask_page, redo};
 pub use rel::{Fork, ParseRelPageError, RelFork, RelPage, page_key};
 pub use settings::{

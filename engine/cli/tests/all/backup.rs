@@ -159,7 +159,7 @@ fn start_of(import: &Ran) -> Lsn {
 
 /// How many pages of a backup are newer than its start.
 fn pages_behind(base: &Path, start: Lsn) -> u64 {
-    let base = BaseBackup::open(pagestrata_cli::storage(), base).unwrap();
+    let base = BaseBackup::open(pagestrata_postgres_ingest::storage(), base).unwrap();
     let (mut pages, mut behind) = (base.pages(), 0);
     while let Some((_, page)) = pages.next_page().unwrap() {
         let word = |at: usize| u64::from(u32::from_le_bytes(page[at..at + 4].try_into().unwrap()));
@@ -280,7 +280,7 @@ fn tars_of_tablespaces() {
     // Stopping writes a record more, of no page.
     server.ctl("stop -m fast");
     let (store, timeline) =
-        pagestrata_cli::open_existing(&dir.path().join("store"), "main").unwrap();
+        pagestrata_postgres_ingest::open_existing(&dir.path().join("store"), "main").unwrap();
     let at = timeline.last_record_lsn();
     drop((timeline, store));
     let (pages, _) = assert_same(dir.path(), &server, at);

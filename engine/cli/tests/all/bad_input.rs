@@ -323,9 +323,14 @@ fn the_log_of_another_timeline() {
 
 /// Appends a record to the sample's log: an insert into a page that it makes, of this number.
 fn append_insert(wal: &Path, block: u32) {
-    let mut reader =
-        pagestrata_postgres::WalReader::open(pagestrata_cli::storage(), wal, BEGIN, None, None)
-            .unwrap();
+    let mut reader = pagestrata_postgres::WalReader::open(
+        pagestrata_postgres_ingest::storage(),
+        wal,
+        BEGIN,
+        None,
+        None,
+    )
+    .unwrap();
     let mut last = BEGIN;
     while let Some(record) = reader.next_record().unwrap() {
         last = record.lsn();

@@ -84,7 +84,7 @@ fn a_difference_is_found_behind_the_first_check() {
 /// record starts. Records here lie within a page of the log or not; the first that does and has the
 /// text often enough is changed.
 fn damage_image(wal: &Path, text: &[u8], nth: usize) -> pagestrata::Lsn {
-    let storage = pagestrata_cli::storage();
+    let storage = pagestrata_postgres_ingest::storage();
     let first = pagestrata_postgres::first_record(storage.clone(), wal).unwrap();
     let mut reader = pagestrata_postgres::WalReader::open(storage, wal, first, None, None).unwrap();
     let mut seen = 0;

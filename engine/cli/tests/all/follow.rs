@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
-use pagestrata_cli::identity::Identity;
 use pagestrata_postgres::{BaseBackup, Fork, RelPage, mask_page};
+use pagestrata_postgres_ingest::identity::Identity;
 
 use crate::{
     server::PostgresServer,
@@ -141,9 +141,10 @@ fn a_slot_keeps_little_of_a_log_that_changes_no_page() {
 
 /// How many of the server's pages are in the store, but for what may differ between a server and its standby.
 fn compare(dir: &Path, data: &Path) -> (u64, u64) {
-    let (_store, timeline) = pagestrata_cli::open_existing(&dir.join("store"), "main").unwrap();
+    let (_store, timeline) =
+        pagestrata_postgres_ingest::open_existing(&dir.join("store"), "main").unwrap();
     let redo = Identity::at(&timeline, timeline.last_record_lsn()).unwrap().redo();
-    let files = BaseBackup::open(pagestrata_cli::storage(), data).unwrap();
+    let files = BaseBackup::open(pagestrata_postgres_ingest::storage(), data).unwrap();
     let (mut reader, mut scratch) = (timeline.reader(), pagestrata::Scratch::new());
     let (guard, lsn) = (reader.pin(), timeline.last_record_lsn());
     let (mut pages, mut same, mut all) = (files.pages(), 0, 0);
@@ -153,7 +154,8 @@ fn compare(dir: &Path, data: &Path) -> (u64, u64) {
             continue;
         }
         all += 1;
-        let (found, _) = pagestrata_cli::page_at(guard, of, lsn, &redo, &mut scratch).unwrap();
+        let (found, _) =
+            pagestrata_postgres_ingest::page_at(guard, of, lsn, &redo, &mut scratch).unwrap();
         let (mut found, mut expected) = (*found, bytes.try_into().unwrap());
         let is_btree = found[16..18] == 8176_u16.to_le_bytes();
         let manager = match is_btree {

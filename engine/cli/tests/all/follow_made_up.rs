@@ -12,9 +12,10 @@ use std::{
 use pagestrata::Lsn;
 
 use crate::{
+    layout::Log,
     made_up::{
-        Session, WATCHDOG, append_messages, append_switch, keep_alive, keep_alive_with, message,
-        notice, sample_log, serve,
+        Bytes, Ears, Session, WATCHDOG, append_messages, append_switch, keep_alive,
+        keep_alive_with, message, notice, sample_log, serve,
     },
     support::{END, command, imported, ingested},
 };
@@ -93,12 +94,22 @@ impl Drop for Follower {
     }
 }
 
+/// Serves one log, and listens until the follower has gone.
+fn serve_log(log: Log<Bytes>) -> (String, Ears) {
+    serve(move |session| {
+        let from = session.begin()?;
+        session.stream(&log, from)?;
+        session.hear_all()
+    })
+}
+
 fn lsn(report: &serde_json::Value, field: &str) -> Lsn {
     report[field].as_str().unwrap().parse().unwrap()
 }
 
 fn last_record(dir: &Path) -> Lsn {
-    let (_store, timeline) = pagestrata_cli::open_existing(&dir.join("store"), "main").unwrap();
+    let (_store, timeline) =
+        pagestrata_postgres_ingest::open_existing(&dir.join("store"), "main").unwrap();
     timeline.last_record_lsn()
 }
 
@@ -107,11 +118,7 @@ fn log_that_changes_no_page_is_confirmed_and_not_asked_for_again() {
     let dir = ingested();
     let mut log = sample_log(dir.path());
     let end = append_messages(&mut log, 300_000);
-    let (conninfo, ears) = serve(move |session| {
-        let from = session.begin()?;
-        session.stream(&log, from)?;
-        session.hear_all()
-    });
+    let (conninfo, ears) = serve_log(log);
     let follower = Follower::start(dir.path(), &conninfo, "--flush-interval 1 --slot pages");
     ears.wait_flushed(end);
     // Without a chance to say goodbye: what was confirmed has to be in the store.
@@ -128,11 +135,7 @@ fn what_the_server_keeps_is_bounded_in_bytes() {
     let dir = imported();
     let mut log = sample_log(dir.path());
     let end = append_messages(&mut log, 300_000);
-    let (conninfo, ears) = serve(move |session| {
-        let from = session.begin()?;
-        session.stream(&log, from)?;
-        session.hear_all()
-    });
+    let (conninfo, ears) = serve_log(log);
     let follower =
         Follower::start(dir.path(), &conninfo, "--flush-interval 3600 --flush-bytes 65536");
     // An hour is not waited for.
@@ -147,11 +150,7 @@ fn there_is_no_lag_behind_a_segment_switch() {
     let mut log = sample_log(dir.path());
     append_messages(&mut log, 10_000);
     let end = append_switch(&mut log);
-    let (conninfo, _ears) = serve(move |session| {
-        let from = session.begin()?;
-        session.stream(&log, from)?;
-        session.hear_all()
-    });
+    let (conninfo, _ears) = serve_log(log);
     let intervals = "--flush-interval 3600 --report-interval 1";
     let follower = Follower::start(dir.path(), &conninfo, intervals);
     let mut reports = Vec::new();

@@ -53,7 +53,7 @@ pub(crate) fn sample_log(dir: &Path) -> Log<Bytes> {
     let start = u64::from_str_radix(&name[16..], 16).unwrap() * SEGMENT;
     let bytes = files.iter().flat_map(|file| fs::read(file).unwrap());
     let bytes: Vec<u8> = bytes.take((END.0 - start) as usize).collect();
-    let storage = pagestrata_cli::storage();
+    let storage = pagestrata_postgres_ingest::storage();
     let wal = dir.join("wal");
     let mut reader = WalReader::open(storage, &wal, BEGIN, Some(END), Some(SYSTEM)).unwrap();
     let mut last = 0;

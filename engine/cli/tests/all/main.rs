@@ -1,9 +1,8 @@
-//! Runs the command, and the functions beneath it, on real PostgreSQL captures.
+//! Runs the command on real PostgreSQL captures.
 #![allow(clippy::print_stdout)]
 
 mod backup;
 mod bad_input;
-mod captures;
 mod checking;
 mod commands;
 mod diff;

@@ -84,9 +84,10 @@ fn import(dir: &Path) -> Lsn {
 /// Of how many pages of `data` the Lsn is the same in the store at `lsn`; those that differ are
 /// printed.
 fn same_lsns(dir: &Path, data: &Path, lsn: Lsn) -> (u64, u64) {
-    let (_store, timeline) = pagestrata_cli::open_existing(&dir.join("store"), "main").unwrap();
-    let redo = pagestrata_cli::identity::Identity::at(&timeline, lsn).unwrap().redo();
-    let files = BaseBackup::open(pagestrata_cli::storage(), data).unwrap();
+    let (_store, timeline) =
+        pagestrata_postgres_ingest::open_existing(&dir.join("store"), "main").unwrap();
+    let redo = pagestrata_postgres_ingest::identity::Identity::at(&timeline, lsn).unwrap().redo();
+    let files = BaseBackup::open(pagestrata_postgres_ingest::storage(), data).unwrap();
     let (mut reader, mut scratch) = (timeline.reader(), pagestrata::Scratch::new());
     let guard = reader.pin();
     let (mut pages, mut same, mut all) = (files.pages(), 0, 0);
@@ -96,7 +97,8 @@ fn same_lsns(dir: &Path, data: &Path, lsn: Lsn) -> (u64, u64) {
             continue;
         }
         all += 1;
-        let (found, _) = pagestrata_cli::page_at(guard, of, lsn, &redo, &mut scratch).unwrap();
+        let (found, _) =
+            pagestrata_postgres_ingest::page_at(guard, of, lsn, &redo, &mut scratch).unwrap();
         match found[..8] == bytes[..8] {
             true => same += 1,
             false => println!("{of} at {lsn}: {:?} instead of {:?}", &found[..8], &bytes[..8]),

@@ -92,7 +92,8 @@ pub(crate) fn put_size(dir: &Path, rel: &str, lsn: Lsn, blocks: u32) {
 }
 
 fn put_values(dir: &Path, values: &[(Key, Lsn, Value<'_>)]) {
-    let (store, timeline) = pagestrata_cli::open_to_ingest(&dir.join("store"), "main", 0).unwrap();
+    let (store, timeline) =
+        pagestrata_postgres_ingest::open_to_ingest(&dir.join("store"), "main", 0).unwrap();
     let mut lease = timeline.write_lease().unwrap();
     for (key, lsn, value) in values {
         lease.put(*key, *lsn, *value).unwrap();
@@ -105,7 +106,7 @@ fn put_values(dir: &Path, values: &[(Key, Lsn, Value<'_>)]) {
 /// A directory of its own with the sample's `base` and `wal` in it, to be damaged.
 pub(crate) fn sample_copy() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    pagestrata_cli::sample::unpack(dir.path()).unwrap();
+    pagestrata_postgres_ingest::sample::unpack(dir.path()).unwrap();
     dir
 }
 

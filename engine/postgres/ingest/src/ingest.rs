@@ -20,12 +20,12 @@ use pagestrata_postgres::{PageVersions, WalEnd, WalReader};
 use serde::Serialize;
 
 use crate::{
-    Applied, Error, Progress, Result,
+    Applied, ChecksumSwitch, Error, Phase, Progress, Result,
     apply::{Applier, dry_run},
     identity::Identity,
-    output::{as_text, as_text_or_null, size},
-    settings::{ChecksumSwitch, Settings},
+    settings::Settings,
     stores::storage,
+    text::{as_text, as_text_or_null, size},
 };
 
 /// Which log, and how much of it.
@@ -159,7 +159,11 @@ fn refused(good_until: Option<Lsn>) -> impl FnOnce(Error) -> Error {
 /// # Errors
 /// [`Error::NoBase`], [`Error::Gap`], [`Error::WalTimeline`], [`Error::NotIngested`], and
 /// [`Error::Wal`] with what is wrong with the log.
-pub fn check(timeline: &Timeline, log: &Log<'_>) -> Result<Checked> {
+pub fn check(
+    timeline: &Timeline,
+    log: &Log<'_>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Checked> {
     let no_base = || Error::NoBase { timeline: timeline.name().to_owned() };
     let identity = Identity::read(timeline)?.ok_or_else(no_base)?;
     let last_record_lsn = timeline.last_record_lsn();
@@ -183,7 +187,7 @@ pub fn check(timeline: &Timeline, log: &Log<'_>) -> Result<Checked> {
     }
     let mut reader = open(&checked.identity, log.dir, from, log.to)?;
     let mut settings = Settings::new(checked.identity.clone(), last_record_lsn, log.checksums);
-    let (mut versions, mut progress) = (PageVersions::new(), Progress::spinner("checking"));
+    let mut versions = PageVersions::new();
     loop {
         let good_until = Some(reader.position()).filter(|lsn| *lsn > last_record_lsn);
         let wrong = |error| Error::Wal { source: Box::new(error), good_until };
@@ -193,7 +197,8 @@ pub fn check(timeline: &Timeline, log: &Log<'_>) -> Result<Checked> {
             checked.records += 1;
             settings.observe(&record).map_err(refused(good_until))?;
         }
-        progress.at(record.end().0 - from.0);
+        let bytes = record.end().0 - from.0;
+        progress(Progress { phase: Phase::Check, bytes, total_bytes: None });
     }
     if let Some(WalEnd::Torn { at }) = reader.end() {
         checked.torn_at = Some(at);
@@ -209,25 +214,34 @@ pub fn check(timeline: &Timeline, log: &Log<'_>) -> Result<Checked> {
 ///
 /// # Errors
 /// [`Error::Interrupted`]: what was committed is in the store, and after a reopen what was flushed.
-pub fn apply(timeline: &Timeline, checked: &Checked) -> Result<Applied> {
+pub fn apply(
+    timeline: &Timeline,
+    checked: &Checked,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Applied> {
     if checked.records == 0 {
         return Ok(Applied::default());
     }
-    let applied = apply_records(timeline, checked);
+    let applied = apply_records(timeline, checked, progress);
     applied.map_err(|source| Error::Interrupted { source: Box::new(source) })
 }
 
-fn apply_records(timeline: &Timeline, checked: &Checked) -> Result<Applied> {
+fn apply_records(
+    timeline: &Timeline,
+    checked: &Checked,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Applied> {
     let Checked { dir, identity, from, checks, checksums, last_record_lsn, end, .. } = checked;
     let mut reader = open(identity, dir, *from, Some(*end))?;
-    let mut progress = Progress::of("ingesting", end.0 - from.0);
+    let total_bytes = Some(end.0 - from.0);
     let settings = Settings::new(identity.clone(), *last_record_lsn, *checksums);
     let mut applier = Applier::with_settings(timeline, settings, *checks);
     let mut lease = timeline.write_lease()?;
     while let Some(record) = reader.next_record()? {
         if record.end() > *last_record_lsn {
             applier.apply(&mut lease, &record)?;
-            progress.at(record.end().0 - from.0);
+            let bytes = record.end().0 - from.0;
+            progress(Progress { phase: Phase::Ingest, bytes, total_bytes });
         }
     }
     if timeline.last_record_lsn() < *end {
@@ -241,10 +255,14 @@ fn apply_records(timeline: &Timeline, checked: &Checked) -> Result<Applied> {
 ///
 /// # Errors
 /// As [`check`], with the store as it was, and as [`apply`].
-pub fn ingest(timeline: &Timeline, log: &Log<'_>) -> Result<IngestReport> {
-    let checked = check(timeline, log)?;
+pub fn ingest(
+    timeline: &Timeline,
+    log: &Log<'_>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<IngestReport> {
+    let checked = check(timeline, log, progress)?;
     let started = Instant::now();
-    let applied = apply(timeline, &checked)?;
+    let applied = apply(timeline, &checked, progress)?;
     if applied.records > 0 {
         let flushed = timeline.flush();
         flushed.map_err(|error| Error::Interrupted { source: Box::new(error.into()) })?;

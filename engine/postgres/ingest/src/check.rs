@@ -12,9 +12,9 @@ use pagestrata_postgres::{
 use crate::{
     Result,
     oracle::{Expected, Hashed, Reference, Sized, raw16},
-    output::sha256_hex,
     pages::key_name,
     sizes::blocks_at,
+    text::sha256_hex,
 };
 
 /// How many of how many checks held.

@@ -19,14 +19,23 @@ use pagestrata::{Key, Kind, Lsn, Scratch, Timeline};
 use pagestrata_postgres::{BaseBackup, PageRedo, ParameterChange, RedoSettings, WalLevel};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result, settings::ChecksumSwitch};
+use crate::{Error, Result};
 
 /// Where it is. Behind the keys of all relations, so an import comes to it last.
 pub const IDENTITY_KEY: Key = Key::new(1 << 127, 0);
 /// The objects that relations can have.
-pub(crate) const RELATIONS: RangeTo<u128> = ..1 << 104;
+pub const RELATIONS: RangeTo<u128> = ..1 << 104;
 
 const VERSION: u32 = 4;
+
+/// That `pg_checksums` switched data checksums on or off while the server was shut down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ChecksumSwitch {
+    /// The end of the shutdown checkpoint, where the log goes on when the server is started.
+    pub at: Lsn,
+    /// Whether they were switched on.
+    pub is_on: bool,
+}
 
 /// Which cluster a timeline holds, and from where on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

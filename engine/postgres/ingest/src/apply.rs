@@ -11,6 +11,9 @@
 //! | the end of the backup that is the base | the identity, now consistent |
 //! | other settings, or the checkpoint of a server that was shut down | the identity ([`Settings`]) |
 
+pub(crate) mod consistency;
+mod made_pages;
+
 use std::{collections::HashSet, sync::Arc};
 
 use pagestrata::{FlushRedo, Key, Lsn, Reader, Scratch, Timeline, Value, WriteLease};
@@ -20,9 +23,9 @@ use pagestrata_postgres::{
 };
 use serde::Serialize;
 
+use self::consistency::{Consistency, ConsistencyTally};
 use crate::{
     Result,
-    consistency::{Consistency, ConsistencyTally},
     identity::{IDENTITY_KEY, Identity},
     settings::Settings,
     sizes::{Sizes, forks_at, objects, size_key, size_value},

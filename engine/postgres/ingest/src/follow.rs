@@ -15,10 +15,10 @@
 //! [`Follow::flush_interval`]). Each wait ends within a moment of an interrupt, but for a flush
 //! that is under way.
 
+mod lag;
+
 use std::{
-    fmt,
-    io::Write,
-    thread,
+    fmt, io, thread,
     time::{Duration, Instant},
 };
 
@@ -32,12 +32,12 @@ use pagestrata_postgres::{
 };
 use serde::Serialize;
 
+use self::lag::Lag;
 use crate::{
-    Applied, Error, Output, Result,
+    Applied, Error, Result,
     apply::{Applier, dry_run},
     identity::Identity,
-    lag::Lag,
-    output::{as_text, size, tell},
+    text::{as_text, size},
 };
 
 /// How long an event of the server is waited for before flushes and reports are looked at.
@@ -112,6 +112,19 @@ impl fmt::Display for FollowReport {
     }
 }
 
+/// What happens while a server is followed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum FollowEvent<'a> {
+    /// Lag and rate, in intervals.
+    Report(&'a FollowReport),
+    /// The connection broke, for this reason; it is made again.
+    Retrying(&'a LiveError),
+}
+
+/// Receives events; an error ends the following.
+pub type OnEvent<'a> = &'a mut dyn FnMut(FollowEvent<'_>) -> io::Result<()>;
+
 /// Why a session ended that did not fail.
 enum Ended {
     Stopped,
@@ -134,19 +147,20 @@ struct Follower<'a, 't> {
     told: Lsn,
     reported: (Instant, Lsn),
     reconnects: u64,
+    on_event: OnEvent<'a>,
 }
 
-/// Follows a server until the `interrupt` is set, or the timeline has come as far as it should. A
-/// report goes to `output` in intervals and at the end.
+/// Follows a server until the `interrupt` is set, or the timeline has come as far as it should. The
+/// last report is returned.
 ///
 /// # Errors
 /// [`Error::NoBase`], [`Error::OtherSystem`], [`Error::Live`], and what applying fails with. What is durable stays.
-pub fn follow<W: Write>(
+pub fn follow(
     timeline: &Timeline,
     follow: &Follow,
     interrupt: &Interrupt,
-    output: &mut Output<W>,
-) -> Result<()> {
+    on_event: OnEvent<'_>,
+) -> Result<FollowReport> {
     let no_base = || Error::NoBase { timeline: timeline.name().to_owned() };
     let identity = Identity::read(timeline)?.ok_or_else(no_base)?;
     let (now, at) = (Instant::now(), timeline.last_record_lsn());
@@ -164,15 +178,20 @@ pub fn follow<W: Write>(
         told: Lsn::INVALID,
         reported: (now, at),
         reconnects: 0,
+        on_event,
     };
     if follow.until.is_none_or(|until| at < until) {
-        follower.sessions(output)?;
+        follower.sessions()?;
     }
     follower.flush()?;
-    output.result(&follower.report())
+    Ok(follower.report())
 }
 
 impl Follower<'_, '_> {
+    fn pass_on(&mut self, event: FollowEvent<'_>) -> Result<()> {
+        (self.on_event)(event).map_err(Error::Report)
+    }
+
     fn stops(&self) -> bool {
         self.interrupt.is_set()
     }
@@ -185,15 +204,15 @@ impl Follower<'_, '_> {
     }
 
     /// One connection after the other, until an end is reached.
-    fn sessions<W: Write>(&mut self, output: &mut Output<W>) -> Result<()> {
+    fn sessions(&mut self) -> Result<()> {
         let mut delay = RETRY_MIN;
         loop {
             let before = self.timeline.last_record_lsn();
-            match self.session(output) {
+            match self.session() {
                 Ok(Ended::Stopped | Ended::Reached)
                 | Err(Error::Live(LiveError::Interrupted { .. })) => return Ok(()),
                 Err(Error::Live(error)) if error.is_transient() && !self.stops() => {
-                    tell(format_args!("note: {error}; trying again"));
+                    self.pass_on(FollowEvent::Retrying(&error))?;
                     self.reconnects += 1;
                     if self.timeline.last_record_lsn() > before {
                         delay = RETRY_MIN;
@@ -216,7 +235,7 @@ impl Follower<'_, '_> {
     }
 
     /// One connection, from its beginning to its end.
-    fn session<W: Write>(&mut self, output: &mut Output<W>) -> Result<Ended> {
+    fn session(&mut self) -> Result<Ended> {
         let mut connection = Connection::open_with(&self.follow.info, self.interrupt)?;
         let server = connection.identify()?;
         let expected = (self.identity.system_id, self.identity.wal_timeline);
@@ -245,7 +264,7 @@ impl Follower<'_, '_> {
         self.told = Lsn::INVALID;
         let started = connection.start(slot, server.log.timeline, from, Timing::default());
         let ended = started.map_err(Error::from).and_then(|mut stream| {
-            let ended = self.stream(&mut stream, &mut decoder, output)?;
+            let ended = self.stream(&mut stream, &mut decoder)?;
             self.flush()?;
             stream.report(self.progress(&decoder));
             // The server has been told or is gone; either way nothing is lost.
@@ -256,12 +275,7 @@ impl Follower<'_, '_> {
         ended
     }
 
-    fn stream<W: Write>(
-        &mut self,
-        stream: &mut Replication,
-        decoder: &mut StreamDecoder,
-        output: &mut Output<W>,
-    ) -> Result<Ended> {
+    fn stream(&mut self, stream: &mut Replication, decoder: &mut StreamDecoder) -> Result<Ended> {
         loop {
             if self.stops() {
                 return Ok(Ended::Stopped);
@@ -288,8 +302,8 @@ impl Follower<'_, '_> {
             self.flush_if_due(is_asked)?;
             self.tell(stream, decoder)?;
             if self.reported.0.elapsed() >= self.follow.report_interval {
-                output.result(&self.report())?;
-                output.flush()?;
+                let report = self.report();
+                self.pass_on(FollowEvent::Report(&report))?;
             }
         }
     }

@@ -30,19 +30,14 @@ use pagestrata_postgres::{
     shows_logged_hints,
 };
 
-use crate::{Error, Result, identity::Identity, stores::storage};
+use crate::{
+    Error, Result,
+    identity::{ChecksumSwitch, Identity},
+    stores::storage,
+};
 
 /// At most so many shutdowns are named in an error: the newest.
 const SHUTDOWNS_MAX: usize = 8;
-
-/// That `pg_checksums` switched data checksums on or off while the server was shut down.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ChecksumSwitch {
-    /// The end of the shutdown checkpoint, where the log goes on when the server is started.
-    pub at: Lsn,
-    /// Whether they were switched on.
-    pub is_on: bool,
-}
 
 /// What a record does to the settings.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -10,7 +10,8 @@ use std::{
 };
 
 use pagestrata::{Kind, Lsn, Scratch, Timeline};
-use pagestrata_cli::{
+use pagestrata_postgres::BaseBackup;
+use pagestrata_postgres_ingest::{
     check::{self, Tally},
     identity::Identity,
     import::{import, open_base},
@@ -19,9 +20,8 @@ use pagestrata_cli::{
     oracle::{self, Expected, Hashed, Reference, Sized},
     sample,
 };
-use pagestrata_postgres::BaseBackup;
 
-const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../postgres/sample");
+const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../sample");
 const NAMES: [&str; 5] =
     ["pgbench/main", "pgbench/fpwoff", "pgbench/pglz", "pgbench/zstd", "consistency/off"];
 const THREADS: usize = 2;
@@ -134,10 +134,10 @@ fn check_capture(capture: &Capture) {
     let oracles = capture.oracles();
     let prepared = began.elapsed();
 
-    let (store, _) = import(&store_dir, "main", &base).unwrap();
+    let (store, _) = import(&store_dir, "main", &base, &mut |_| ()).unwrap();
     let timeline = store.timeline("main").unwrap();
-    let checked = ingest::check(&timeline, &Log::of(&wal)).unwrap();
-    let applied = ingest::apply(&timeline, &checked).unwrap();
+    let checked = ingest::check(&timeline, &Log::of(&wal), &mut |_| ()).unwrap();
+    let applied = ingest::apply(&timeline, &checked, &mut |_| ()).unwrap();
     assert_eq!(applied.records, oracles.records);
     assert_eq!((checked.torn_at, timeline.last_record_lsn()), (None, checked.end));
     let compare_all = |timeline: &Timeline| {
@@ -152,7 +152,7 @@ fn check_capture(capture: &Capture) {
 
     let (_store, timeline) = open_to_ingest(&store_dir, "main", 0).unwrap();
     let reopened = compare_all(&timeline);
-    let again = ingest::ingest(&timeline, &Log::of(&wal)).unwrap();
+    let again = ingest::ingest(&timeline, &Log::of(&wal), &mut |_| ()).unwrap();
     assert_eq!(again.applied.records, 0);
     drop((_store, timeline));
     let cut = match capture.name.as_str() {
@@ -171,13 +171,13 @@ fn check_capture(capture: &Capture) {
 /// With pages made at flush: the same pages, and no more than a few deltas for any of them.
 fn check_cut(dir: &Path, base: &BaseBackup, wal: &Path, oracles: &Oracles) -> String {
     const DELTAS_MAX: u32 = 5;
-    import(dir, "main", base).unwrap().0.close(Duration::ZERO).unwrap();
+    import(dir, "main", base, &mut |_| ()).unwrap().0.close(Duration::ZERO).unwrap();
     let (_store, timeline) = open_to_ingest(dir, "main", DELTAS_MAX).unwrap();
     // In two parts, so that chains go on from one layer to the next.
-    let end = ingest::check(&timeline, &Log::of(wal)).unwrap().end;
+    let end = ingest::check(&timeline, &Log::of(wal), &mut |_| ()).unwrap().end;
     let middle = Lsn(u64::midpoint(timeline.last_record_lsn().0, end.0));
-    ingest::ingest(&timeline, &Log { to: Some(middle), ..Log::of(wal) }).unwrap();
-    ingest::ingest(&timeline, &Log::of(wal)).unwrap();
+    ingest::ingest(&timeline, &Log { to: Some(middle), ..Log::of(wal) }, &mut |_| ()).unwrap();
+    ingest::ingest(&timeline, &Log::of(wal), &mut |_| ()).unwrap();
     let stats = timeline.stats().flush;
     assert!(stats.flushes == 2 && stats.pages_made > 0 && stats.pages_failed == 0, "{stats:?}");
     let (mut reader, mut scratch) = (timeline.reader(), Scratch::new());
@@ -219,10 +219,10 @@ fn planted_differences_are_found() {
     let dir = tempfile::tempdir().unwrap();
     sample::unpack(dir.path()).unwrap();
     let base = open_base(&dir.path().join("base")).unwrap();
-    let (store, _) = import(&dir.path().join("store"), "main", &base).unwrap();
+    let (store, _) = import(&dir.path().join("store"), "main", &base, &mut |_| ()).unwrap();
     let timeline = store.timeline("main").unwrap();
     let wal = dir.path().join("wal");
-    ingest::ingest(&timeline, &Log::of(&wal)).unwrap();
+    ingest::ingest(&timeline, &Log::of(&wal), &mut |_| ()).unwrap();
     let mut oracles = capture.oracles();
     let (mut images, mut deltas, mut is_planted) = (0, 0, false);
     for Reference { end, expected, .. } in &mut oracles.references {

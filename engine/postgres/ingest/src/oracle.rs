@@ -13,7 +13,7 @@ use pagestrata_postgres::{Fork, RelFork};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use crate::{Error, Result, output::hex};
+use crate::{Error, Result};
 
 /// What is expected of a page at the end of a record that names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -225,5 +225,7 @@ pub fn raw16(page: &[u8]) -> String {
     hash.update(before);
     hash.update([0; 2]);
     hash.update(behind.get(2..).unwrap_or_default());
-    hex(&hash.finalize()[..8])
+    let mut digits = format!("{:x}", hash.finalize());
+    digits.truncate(16);
+    digits
 }

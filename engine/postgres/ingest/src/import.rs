@@ -22,12 +22,12 @@ use pagestrata_postgres::{BaseBackup, PAGE_SIZE, WalLevel};
 use serde::Serialize;
 
 use crate::{
-    Error, Progress, Result,
+    Error, Phase, Progress, Result,
     data_dir::check_complete,
     identity::{IDENTITY_KEY, Identity},
-    output::{as_text, size},
     sizes::{size_key, size_value},
     stores::{options, storage},
+    text::{as_text, size},
 };
 
 /// What `pg_basebackup -Ft` calls the tar of the data directory.
@@ -193,7 +193,12 @@ impl Spool {
 ///
 /// # Errors
 /// What is wrong with the base or the store; [`Error::Imported`], [`Error::NoBase`] for a timeline that holds something.
-pub fn import(store: &Path, timeline: &str, base: &BaseBackup) -> Result<(Store, ImportReport)> {
+pub fn import(
+    store: &Path,
+    timeline: &str,
+    base: &BaseBackup,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(Store, ImportReport)> {
     let (store, _) = Store::open(store, options())?;
     let timeline = match store.timeline(timeline) {
         Ok(timeline) => timeline,
@@ -203,7 +208,7 @@ pub fn import(store: &Path, timeline: &str, base: &BaseBackup) -> Result<(Store,
         Err(other) => return Err(other.into()),
     };
     check_empty(&timeline)?;
-    let report = import_pages(&timeline, base)?;
+    let report = import_pages(&timeline, base, progress)?;
     Ok((store, report))
 }
 
@@ -218,18 +223,23 @@ fn check_empty(timeline: &Timeline) -> Result<()> {
     Ok(())
 }
 
-fn import_pages(timeline: &Timeline, base: &BaseBackup) -> Result<ImportReport> {
+fn import_pages(
+    timeline: &Timeline,
+    base: &BaseBackup,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<ImportReport> {
     let control = base.control();
     let identity = Identity::of(base);
     let blocks: u64 = base.files().iter().map(|file| u64::from(file.blocks)).sum();
-    let mut progress = Progress::of("importing", blocks * PAGE_SIZE as u64);
+    let total_bytes = Some(blocks * PAGE_SIZE as u64);
     let mut lease = timeline.write_lease()?;
     let mut import = lease.import_images(base.start_lsn())?;
     let (mut pages, mut count) = (base.pages(), 0_u64);
     while let Some((key, page)) = pages.next_page()? {
         import.put(key, page)?;
         count += 1;
-        progress.at(count * PAGE_SIZE as u64);
+        let bytes = count * PAGE_SIZE as u64;
+        progress(Progress { phase: Phase::Import, bytes, total_bytes });
     }
     for (rel, blocks) in base.forks() {
         import.put(size_key(rel), &size_value(blocks))?;

@@ -18,23 +18,22 @@ use std::{
     collections::BTreeMap,
     fmt,
     fs::File,
-    io::{self, Write},
+    io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
 use pagestrata::{Guard, Key, Lsn, Scratch, Timeline};
-use pagestrata_postgres::{
-    Error as PostgresError, Fork, PAGE_SIZE, Page, PageRedo, RelFork, RelPage, stamp_checksum,
-};
+use pagestrata_postgres::{Fork, PAGE_SIZE, Page, RelFork, RelPage, stamp_checksum};
 use serde::Serialize;
 
 use crate::{
-    Error, ExitStatus, Output, Progress, Result,
+    Error, Phase, Progress, Result,
     data_dir::{OutDir, available_bytes, check_empty},
     identity::{Identity, RELATIONS},
-    output::{as_text, size, tell},
+    pages::{PageSource, SkippedPage},
     sizes::all_forks,
+    text::{as_text, size},
 };
 
 const GLOBAL_TABLESPACE: u32 = 1664;
@@ -53,15 +52,15 @@ const WRITE_LEN: usize = 1 << 20;
 
 /// What to restore, and how.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Restore<'a> {
+pub struct Restore<'a> {
     /// As of when.
-    pub(crate) lsn: Lsn,
+    pub lsn: Lsn,
     /// Where to.
-    pub(crate) out: &'a Path,
+    pub out: &'a Path,
     /// How large all files may be together, in bytes; none: the default.
-    pub(crate) max_bytes: Option<u64>,
+    pub max_bytes: Option<u64>,
     /// Whether a page that cannot be redone is left as zeros, and listed.
-    pub(crate) skips_unknown: bool,
+    pub skips_unknown: bool,
 }
 
 /// What was written.
@@ -101,27 +100,6 @@ impl fmt::Display for RestoreReport {
         }
         Ok(())
     }
-}
-
-/// A page that `--skip-unknown` passed over.
-#[derive(Debug, Serialize)]
-struct SkippedLine {
-    skipped: String,
-    reason: String,
-}
-
-/// Lists a page that was skipped: as a JSON entry, or on stderr.
-pub(crate) fn report_skipped<W: Write>(
-    page: RelPage,
-    reason: &pagestrata::Error,
-    output: &mut Output<W>,
-) -> Result<()> {
-    let line = SkippedLine { skipped: page.to_string(), reason: reason.to_string() };
-    if output.is_json() {
-        return output.entry(&line);
-    }
-    tell(format_args!("skipped page {}: {}", line.skipped, line.reason));
-    Ok(())
 }
 
 /// The file of a fork's segment within a data directory.
@@ -307,31 +285,17 @@ fn failed(operation: &'static str, path: &Path, source: io::Error) -> Error {
     Error::File { operation, path: path.to_owned(), source }
 }
 
-/// Where pages are read, and what makes them.
-pub(crate) struct Pages<'g> {
-    pub(crate) guard: Guard<'g>,
-    pub(crate) lsn: Lsn,
-    pub(crate) redo: PageRedo,
-    pub(crate) scratch: Scratch,
-}
-
-impl Pages<'_> {
-    /// A page that has a version.
-    pub(crate) fn read(&mut self, page: RelPage) -> Result<Page> {
-        let found = self.guard.page(page.key(), self.lsn, &self.redo, &mut self.scratch)?;
-        let found: &Page = found[..]
-            .try_into()
-            .map_err(|_| PostgresError::BaseLength { page, found: found.len() })?;
-        Ok(*found)
-    }
-}
-
-/// `restore`
-pub(crate) fn restore<W: Write>(
+/// Writes the relation files as they were at an Lsn. Each page that is skipped goes to `on_skipped`, whose error ends it.
+///
+/// # Errors
+/// [`Error::OutNotEmpty`], [`Error::RestoreIncomplete`], [`Error::RestoreTooLarge`], [`Error::NoRoom`] with nothing
+/// written; [`Error::File`], and what reading and redo fail with, with a directory that is marked as incomplete.
+pub fn restore(
     timeline: &Timeline,
     how: &Restore<'_>,
-    output: &mut Output<W>,
-) -> Result<ExitStatus> {
+    on_skipped: &mut dyn FnMut(&SkippedPage) -> io::Result<()>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<RestoreReport> {
     let Restore { lsn, out, .. } = *how;
     let identity = Identity::at(timeline, lsn)?;
     let (mut reader, mut scratch) = (timeline.reader(), Scratch::new());
@@ -355,14 +319,15 @@ pub(crate) fn restore<W: Write>(
     };
     let all = plan.iter().map(PlannedFork::stored_bytes).fold(0, u64::saturating_add);
     let mut writer = Writer {
-        pages: Pages { guard, lsn, redo: identity.redo(), scratch },
+        pages: PageSource { guard, lsn, redo: identity.redo(), scratch },
         has_checksums: identity.data_checksums,
         skips_unknown: how.skips_unknown,
         report,
-        progress: Progress::of("restoring", all),
+        total_bytes: all,
         written: 0,
         dir,
-        output,
+        on_skipped,
+        progress,
     };
     let mut keys = guard.scan(RELATIONS, lsn).peekable();
     for planned in plan {
@@ -372,10 +337,9 @@ pub(crate) fn restore<W: Write>(
         });
         writer.write_fork(planned, &mut of_fork)?;
     }
-    let Writer { report, dir, output, .. } = writer;
+    let Writer { report, dir, .. } = writer;
     dir.finish()?;
-    output.result(&report)?;
-    Ok(if report.skipped > 0 { ExitStatus::Skipped } else { ExitStatus::Done })
+    Ok(report)
 }
 
 type Found = pagestrata::Result<(Key, Lsn)>;
@@ -385,18 +349,19 @@ fn is_below(found: &Found, object: u128) -> bool {
 }
 
 /// Writes forks.
-struct Writer<'g, 'w, W: Write> {
-    pages: Pages<'g>,
+struct Writer<'g, 'w> {
+    pages: PageSource<'g>,
     has_checksums: bool,
     skips_unknown: bool,
     report: RestoreReport,
-    progress: Progress,
     written: u64,
+    total_bytes: u64,
     dir: OutDir,
-    output: &'w mut Output<W>,
+    on_skipped: &'w mut dyn FnMut(&SkippedPage) -> io::Result<()>,
+    progress: &'w mut dyn FnMut(Progress),
 }
 
-impl<W: Write> Writer<'_, '_, W> {
+impl Writer<'_, '_> {
     /// Writes a fork; `keys` are those of its pages.
     fn write_fork(
         &mut self,
@@ -416,15 +381,20 @@ impl<W: Write> Writer<'_, '_, W> {
             let of = RelPage { rel, block: key.block };
             let mut page = match self.pages.read(of) {
                 Ok(page) => page,
-                Err(Error::Engine(error)) if self.skips_unknown && is_redo(&error) => {
+                Err(error) if self.skips_unknown => {
+                    let page = SkippedPage::of(of, error)?;
                     skipped += 1;
-                    report_skipped(of, &error, self.output)?;
+                    (self.on_skipped)(&page).map_err(Error::Report)?;
                     continue;
                 }
                 Err(error) => return Err(error),
             };
             self.written += PAGE_SIZE as u64 * planned.copies();
-            self.progress.at(self.written);
+            (self.progress)(Progress {
+                phase: Phase::Restore,
+                bytes: self.written,
+                total_bytes: Some(self.total_bytes),
+            });
             if page.iter().all(|byte| *byte == 0) {
                 continue;
             }
@@ -443,11 +413,6 @@ impl<W: Write> Writer<'_, '_, W> {
         report.skipped += skipped;
         Ok(())
     }
-}
-
-/// Whether redo failed, and not reading.
-pub(crate) fn is_redo(error: &pagestrata::Error) -> bool {
-    matches!(error, pagestrata::Error::Redo { .. })
 }
 
 #[cfg(test)]

@@ -9,8 +9,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
-    fmt,
-    io::Write,
+    fmt, io,
     path::Path,
 };
 
@@ -22,25 +21,25 @@ use pagestrata_postgres::{
 use serde::Serialize;
 
 use crate::{
-    Error, Output, Result,
+    Error, Result,
     data_dir::{check_at_rest, check_complete, check_not_running},
     identity::Identity,
-    restore::{Pages, is_redo, report_skipped},
+    pages::{PageSource, SkippedPage},
     sizes::{all_forks, newest_size},
     stores::storage,
 };
 
 /// What to compare, and how.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Diff<'a> {
+pub struct Diff<'a> {
     /// As of when.
-    pub(crate) lsn: Lsn,
+    pub lsn: Lsn,
     /// The data directory.
-    pub(crate) base: &'a Path,
+    pub base: &'a Path,
     /// Whether the files may be those of a server that runs, or has crashed.
-    pub(crate) allows_running: bool,
+    pub allows_running: bool,
     /// Whether a page that cannot be redone is listed and passed over.
-    pub(crate) skips_unknown: bool,
+    pub skips_unknown: bool,
 }
 
 /// What differs because PostgreSQL does not log it, by kind. None of it is a difference.
@@ -155,24 +154,41 @@ impl fmt::Display for DiffReport {
 
 /// A page or fork that is not the same.
 #[derive(Debug, Serialize)]
-struct DiffLine {
-    what: String,
-    here: String,
-    there: String,
+#[non_exhaustive]
+pub struct Difference {
+    /// The page or fork.
+    pub what: String,
+    /// What it is in the store.
+    pub here: String,
+    /// What it is on disk.
+    pub there: String,
 }
 
-impl fmt::Display for DiffLine {
+impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {} in the store, {} on disk", self.what, self.here, self.there)
     }
 }
 
-/// `diff`
-pub(crate) fn diff<W: Write>(
-    timeline: &Timeline,
-    how: &Diff<'_>,
-    output: &mut Output<W>,
-) -> Result<DiffReport> {
+/// What a comparison finds on its way.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum DiffEvent<'a> {
+    /// A page or fork that is not the same.
+    Different(&'a Difference),
+    /// A page that cannot be redone.
+    Skipped(&'a SkippedPage),
+}
+
+/// Receives what is found; an error ends the comparison.
+pub type OnEvent<'a> = &'a mut dyn FnMut(DiffEvent<'_>) -> io::Result<()>;
+
+/// Compares all pages at an Lsn with the files of a data directory.
+///
+/// # Errors
+/// [`Error::RestoreIncomplete`], [`Error::ServerRuns`], [`Error::NotShutDown`], [`Error::NotAtRest`], and what reading and
+/// redo fail with.
+pub fn diff(timeline: &Timeline, how: &Diff<'_>, on_event: OnEvent<'_>) -> Result<DiffReport> {
     let lsn = how.lsn;
     let identity = Identity::at(timeline, lsn)?;
     check_complete(how.base)?;
@@ -194,7 +210,7 @@ pub(crate) fn diff<W: Write>(
     let init_forks = here.keys().filter(|rel| rel.fork == Fork::Init);
     let unlogged = init_forks.filter(|rel| there.contains_key(rel));
     let mut comparison = Comparison {
-        pages: Pages { guard, lsn, redo: identity.redo(), scratch },
+        pages: PageSource { guard, lsn, redo: identity.redo(), scratch },
         start: identity.start_lsn(),
         start_of_running: Identity::start_of_running(timeline, lsn)?,
         unlogged: unlogged.map(|rel| rel.with_fork(Fork::Main)).collect(),
@@ -206,7 +222,7 @@ pub(crate) fn diff<W: Write>(
         extra: None,
         skips_unknown: how.skips_unknown,
         report: DiffReport::default(),
-        output,
+        on_event,
     };
     comparison.report.not_logged.unlogged_relations = comparison.unlogged.len() as u64;
     comparison.sizes()?;
@@ -218,9 +234,7 @@ pub(crate) fn diff<W: Write>(
         }
     }
     comparison.end_fork()?;
-    let Comparison { report, output, .. } = comparison;
-    output.result(&report)?;
-    Ok(report)
+    Ok(comparison.report)
 }
 
 /// The blocks of a fork that are on disk only.
@@ -233,8 +247,8 @@ struct ExtraBlocks {
 }
 
 /// A comparison that is under way.
-struct Comparison<'g, 'w, W: Write> {
-    pages: Pages<'g>,
+struct Comparison<'g, 'w> {
+    pages: PageSource<'g>,
     /// Where the base starts in the log.
     start: Lsn,
     start_of_running: Option<Lsn>,
@@ -250,10 +264,15 @@ struct Comparison<'g, 'w, W: Write> {
     extra: Option<ExtraBlocks>,
     skips_unknown: bool,
     report: DiffReport,
-    output: &'w mut Output<W>,
+    on_event: OnEvent<'w>,
 }
 
-impl<W: Write> Comparison<'_, '_, W> {
+impl Comparison<'_, '_> {
+    fn different(&mut self, what: String, here: String, there: String) -> Result<()> {
+        let difference = Difference { what, here, there };
+        (self.on_event)(DiffEvent::Different(&difference)).map_err(Error::Report)
+    }
+
     /// Whether a fork is compared: not a free space map, and of an unlogged relation only the init
     /// fork.
     fn is_compared(&self, rel: RelFork) -> bool {
@@ -287,7 +306,7 @@ impl<W: Write> Comparison<'_, '_, W> {
 
     /// A fork that has blocks in the store only, or is not on disk.
     fn shorter_on_disk(&mut self, rel: RelFork, here: u32, there: Option<u32>) -> Result<()> {
-        let Pages { guard, lsn, scratch, .. } = &mut self.pages;
+        let PageSource { guard, lsn, scratch, .. } = &mut self.pages;
         let left_over = self.start_of_running.map(|start| (start, 0));
         if there.is_none()
             && left_over.is_some()
@@ -320,21 +339,22 @@ impl<W: Write> Comparison<'_, '_, W> {
         };
         let (here, there) = (blocks(self.here.get(&rel)), blocks(self.there.get(&rel)));
         self.report.sizes_different += 1;
-        self.output.result(&DiffLine { what: rel.to_string(), here, there })
+        self.different(rel.to_string(), here, there)
     }
 
     /// A page as redo makes it, of zeros if it was never written; none: it cannot be redone, and is
     /// listed.
     fn read(&mut self, of: RelPage) -> Result<Option<Box<Page>>> {
-        let Pages { guard, lsn, scratch, .. } = &mut self.pages;
+        let PageSource { guard, lsn, scratch, .. } = &mut self.pages;
         if guard.history(of.key(), *lsn, scratch)?.is_empty() {
             return Ok(Some(Box::new([0; PAGE_SIZE])));
         }
         match self.pages.read(of) {
             Ok(page) => Ok(Some(Box::new(page))),
-            Err(Error::Engine(error)) if self.skips_unknown && is_redo(&error) => {
+            Err(error) if self.skips_unknown => {
+                let page = SkippedPage::of(of, error)?;
                 self.report.skipped += 1;
-                report_skipped(of, &error, self.output)?;
+                (self.on_event)(DiffEvent::Skipped(&page)).map_err(Error::Report)?;
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -428,7 +448,7 @@ impl<W: Write> Comparison<'_, '_, W> {
         self.report.different += 1;
         let value = |page: &Page| format!("{:#04X} at byte {byte}", page[byte]);
         let (here, there) = (value(&here), value(&there));
-        self.output.result(&DiffLine { what: of.to_string(), here, there })
+        self.different(of.to_string(), here, there)
     }
 
     /// Whether a map page was logged as an empty image behind the start of the base, and nothing
@@ -438,7 +458,7 @@ impl<W: Write> Comparison<'_, '_, W> {
         if of.rel.fork != Fork::Vm && manager_of(there) != ManagerId::BRIN {
             return Ok(false);
         }
-        let Pages { guard, lsn, scratch, .. } = &mut self.pages;
+        let PageSource { guard, lsn, scratch, .. } = &mut self.pages;
         let mut at = *lsn;
         while at > self.start {
             let versions = guard.history(of.key(), at, scratch)?;

@@ -4,11 +4,14 @@
 //! put: each once, and not all of a page's records for each image. At the end, what is kept is
 //! compared with what the timeline makes of all records of a page at once.
 
-use pagestrata::{Key, Kind, PageVersion, Reader, Redo as _, Scratch, Timeline, Value};
-use pagestrata_postgres::{ImageDecoder, PAGE_SIZE, Page, PageRedo, Record, RelPage, mask_page};
+use pagestrata::{Key, Kind, Lsn, PageVersion, Reader, Redo as _, Scratch, Timeline, Value};
+use pagestrata_postgres::{
+    ImageDecoder, PAGE_SIZE, Page, PageRedo, Record, RelPage, mask_page, record_name,
+};
 use serde::Serialize;
 
-use crate::{Error, Result, made_pages::MadePages, pages::key_name, record_name::record_name};
+use super::made_pages::MadePages;
+use crate::{Error, Inconsistency, Result, pages::key_name};
 
 /// How many pages are kept: 128 MiB of them.
 const PAGES_MAX: usize = 16_384;
@@ -58,7 +61,7 @@ impl Consistency {
 
     /// Makes the change of a page that is kept; to be called for each version that is put, in their
     /// order.
-    pub(crate) fn put(&mut self, key: Key, lsn: pagestrata::Lsn, value: Value<'_>) {
+    pub(crate) fn put(&mut self, key: Key, lsn: Lsn, value: Value<'_>) {
         let Some(page) = self.made.get(key) else { return };
         match value {
             Value::Image(bytes) => bytes.clone_into(page),
@@ -99,7 +102,7 @@ impl Consistency {
             let mut found: Page = self
                 .page(block.key(), record.end())?
                 .try_into()
-                .map_err(|_| Error::Inconsistent(Box::new(Inconsistency::at(record, of, 0))))?;
+                .map_err(|_| Error::Inconsistent(Box::new(inconsistency(record, of, 0))))?;
             // Lsn and checksum are written later.
             tally.exact += u64::from(expected[10..] == found[10..]);
             mask_page(record.manager(), block.block, &mut expected);
@@ -108,7 +111,7 @@ impl Consistency {
                 let at = Inconsistency {
                     expected: expected[byte],
                     found: found[byte],
-                    ..Inconsistency::at(record, of, byte)
+                    ..inconsistency(record, of, byte)
                 };
                 return Err(Error::Inconsistent(Box::new(at)));
             }
@@ -119,7 +122,7 @@ impl Consistency {
     }
 
     /// The page at `lsn`, behind which nothing was put; kept from now on.
-    fn page(&mut self, key: Key, lsn: pagestrata::Lsn) -> Result<&[u8]> {
+    fn page(&mut self, key: Key, lsn: Lsn) -> Result<&[u8]> {
         if self.made.get(key).is_none() {
             let page = self.reader.pin().page(key, lsn, &self.redo, &mut self.scratch)?;
             self.made.insert(key, page[..].to_vec());
@@ -158,29 +161,8 @@ impl Consistency {
     }
 }
 
-/// A page that redo made otherwise than PostgreSQL.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "redo of {record} at {lsn} made another page {page} than PostgreSQL: byte {byte} is {found:#04X}, expected {expected:#04X}"
-)]
-pub struct Inconsistency {
-    /// What the record is called.
-    pub record: String,
-    /// Its start.
-    pub lsn: pagestrata::Lsn,
-    /// Which page.
-    pub page: RelPage,
-    /// The first byte that is not equal, by the masking rules.
-    pub byte: usize,
-    /// What it should be.
-    pub expected: u8,
-    /// What it is.
-    pub found: u8,
-}
-
-impl Inconsistency {
-    fn at(record: &Record<'_>, page: RelPage, byte: usize) -> Inconsistency {
-        let (name, lsn) = (record_name(record), record.lsn());
-        Inconsistency { record: name, lsn, page, byte, expected: 0, found: 0 }
-    }
+/// The place of an inconsistency, with the values of its byte not filled in.
+fn inconsistency(record: &Record<'_>, page: RelPage, byte: usize) -> Inconsistency {
+    let (name, lsn) = (record_name(record), record.lsn());
+    Inconsistency { record: name, lsn, page, byte, expected: 0, found: 0 }
 }
