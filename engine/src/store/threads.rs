@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     error::{Error, Result},
-    options::{Background, Durability},
+    options::{Background, Durability, Options},
     state::store::StoreShared,
 };
 
@@ -86,7 +86,8 @@ pub(crate) fn spawn_threads(
     spawn("pagestrata-reclaim", StoreShared::reclaim_until_stopped)?;
     if shared.options.remembers_residency() {
         spawn("pagestrata-watch", |shared| {
-            shared.access.watch_until_stopped(shared.options.residency_interval);
+            let Options { residency_interval, clock, .. } = shared.options;
+            shared.access.watch_until_stopped(residency_interval, clock.0);
         })?;
     }
     if shared.options.durability != Durability::External && !shared.reads_only {

@@ -8,7 +8,10 @@ use syn::{
     visit::{self, Visit},
 };
 
-use super::{Crate, Source, rules::is_of_tests};
+use super::{
+    House, Source,
+    rules::{is_of_tests, is_test_file},
+};
 
 /// A file's import of something below the root of its crate.
 struct Import {
@@ -18,10 +21,11 @@ struct Import {
 }
 
 /// Imports that run up, and files in no room that import each other.
-pub(crate) fn violations(of: &Crate, sources: &[Source]) -> Vec<String> {
+pub(crate) fn violations(of: &House, sources: &[Source]) -> Vec<String> {
     let prefix = format!("{}/", of.dir);
     let files: BTreeMap<Vec<String>, &Source> = sources
         .iter()
+        .filter(|source| !is_test_file(&source.path))
         .filter_map(|source| Some((module(source.path.strip_prefix(&prefix)?), source)))
         .collect();
     let root = files.get(&Vec::new());
@@ -29,15 +33,18 @@ pub(crate) fn violations(of: &Crate, sources: &[Source]) -> Vec<String> {
     let mut found = Vec::new();
     // Between files in no room, by the first line that says so.
     let mut arrows: BTreeMap<(String, String), (String, usize)> = BTreeMap::new();
-    for (module, source) in files.iter().filter(|(module, _)| !module.is_empty()) {
+    for (module, source) in &files {
+        let Some(inside) = below(of, module) else { continue };
         for Import { line, path } in imports(module, &source.text) {
             let path = match exported.get(&path[0]) {
                 Some(defined) if path.len() == 1 => defined.clone(),
                 _ => path,
             };
-            let (from, to) = (&module[0], &path[0]);
+            let Some(path) = below(of, &path) else { continue };
+            let (from, to) = (&inside[0], &path[0]);
             // What is no module is what the root takes from another crate.
-            let is_module = files.keys().any(|module| module.first() == Some(to));
+            let is_module =
+                files.keys().filter_map(|module| below(of, module)).any(|of| of[0] == *to);
             if from == to || !is_module {
                 continue;
             }
@@ -62,6 +69,12 @@ pub(crate) fn violations(of: &Crate, sources: &[Source]) -> Vec<String> {
         }
     }
     found
+}
+
+/// The part of a module path inside a house; none if it is not inside.
+fn below<'m>(of: &House, module: &'m [String]) -> Option<&'m [String]> {
+    let is_inside = module.iter().zip(of.module).all(|(at, of)| at == of);
+    module.get(of.module.len()..).filter(|inside| is_inside && !inside.is_empty())
 }
 
 fn reaches(arrows: &BTreeMap<(String, String), (String, usize)>, from: &str, to: &str) -> bool {

@@ -210,10 +210,11 @@ impl LayerAccess {
         })
     }
 
-    /// Looks each `interval` whether what was found in memory is still there, until [`LayerAccess::stop`]: the work of a thread
-    /// that [`AccessOptions::remembers_residency`] asks for.
-    pub fn watch_until_stopped(&self, interval: Duration) {
-        self.watch.look_until_stopped(interval);
+    /// Looks each `interval` whether what was found in memory is still there, until
+    /// [`LayerAccess::stop`]: the work of a thread that [`AccessOptions::remembers_residency`] asks
+    /// for. `clock` is monotonic; where a look takes long, the intervals get longer.
+    pub fn watch_until_stopped(&self, interval: Duration, clock: fn() -> Duration) {
+        self.watch.look_until_stopped(interval, clock);
     }
 
     /// Looks once.

@@ -11,7 +11,7 @@ use std::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use parking_lot::{Condvar, Mutex};
@@ -245,8 +245,9 @@ impl Watch {
         self.files().iter().fold(false, |remembers, file| file.look_again() | remembers)
     }
 
-    /// Looks again each `interval` as long as anything is remembered, until it is stopped.
-    pub(crate) fn look_until_stopped(&self, interval: Duration) {
+    /// Looks again each `interval` as long as anything is remembered, until it is stopped. `clock`
+    /// tells how long a look takes.
+    pub(crate) fn look_until_stopped(&self, interval: Duration, clock: fn() -> Duration) {
         let (mut state, mut taken) = (self.state.lock(), Duration::ZERO);
         while !state.stop {
             if !self.handshake.is_awake() {
@@ -255,10 +256,10 @@ impl Watch {
             }
             self.changed.wait_for(&mut state, interval.max(taken * SHARE_OF_TIME));
             drop(state);
-            let began = Instant::now();
+            let began = clock();
             self.handshake.begin();
             let remembers = self.look_again();
-            taken = began.elapsed();
+            taken = clock().saturating_sub(began);
             state = self.state.lock();
             self.handshake.end(remembers);
         }
@@ -348,7 +349,7 @@ mod tests {
         let watch = Arc::new(Watch::default());
         let file = MappedFile::watched(file.map().unwrap(), &watch).unwrap();
         std::thread::scope(|scope| {
-            scope.spawn(|| watch.look_until_stopped(Duration::from_millis(1)));
+            scope.spawn(|| watch.look_until_stopped(Duration::from_millis(1), || Duration::ZERO));
             file.populate(0, 1).unwrap();
             assert!(file.is_resident(0, 1) && watch.handshake.is_awake());
             file.map.evict(&path, 0, PAGE_BYTES).unwrap();
