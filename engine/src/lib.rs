@@ -26,29 +26,71 @@
 //! # }
 //! ```
 //!
+//! # Concepts
+//!
+//! - A [`Store`] is a directory of *timelines*; one process has it open.
+//! - A [`Timeline`] is one line of history. Its writes carry an [`Lsn`], a position in your own
+//!   log, which only grows.
+//! - A *page* is named by a [`Key`]: an object (128 bits) and a block of it. Its *versions* are
+//!   images and deltas ([`Value`]); what a delta means is known to your [`Redo`] alone.
+//! - A [`WriteLease`] is the exclusive right to append to a timeline. A commit makes a batch visible;
+//!   its [`CommitTicket`] says when it is durable ([`durability`] says against what).
+//! - A [`Reader`] pins the layers that exist and lends them through a [`Guard`]; a [`Snapshot`] does
+//!   so at one Lsn, owned and cloneable, for use across threads and `.await`.
+//!
+//! # Which read do I call?
+//!
+//! | you want | from a thread that may wait | from a task or a latency-bound thread |
+//! |---|---|---|
+//! | one page | [`Guard::page`], [`Guard::with_page`] | [`Guard::page_async`], [`Guard::try_page`] |
+//! | one page's versions, without redo | [`Guard::versions`] | [`Guard::try_versions`] |
+//! | deltas that have no base, too | [`Guard::history`] | |
+//! | many pages | [`Guard::pages`], [`Guard::pages_in`] | [`Timeline::prefetch`], then the same |
+//! | which pages exist | [`Guard::exists`], [`Guard::scan`] | |
+//! | the newest version, while writing | [`WriteLease::newest`], [`WriteLease::exists`] | |
+//! | to wait until an Lsn is there | | [`Timeline::wait_for`] |
+//! | a value that outlives the guard | [`DetachedVersion`] | |
+//!
+//! A call that may wait for a device blocks its thread; `try_` calls never do, they say what has to
+//! be fetched ([`Fetch`]); `async` ones have a thread of the store fetch it and need no particular
+//! executor.
+//!
 //! # The way of a value
 //!
 //! ```text
 //! WriteLease::put -> open layer (the one copy) -> commit: to the log, visible
+//!                                              `-> CommitTicket: durable, the log is synced
 //!     -> roll: frozen in place -> flush: delta layer
-//!                                                   `-> CommitTicket: durable, the log is synced
 //! Reader::pin -> Guard::versions: open, frozen, delta, image -> borrowed bytes
 //!     -> Guard::page: your redo
 //! ```
 //!
-//! A lease can be owned ([`Timeline::write_lease_owned`]), be asked for what it has put
-//! ([`WriteLease::newest`]), and flush ([`WriteLease::flush`]). Tasks await a commit
-//! ([`CommitTicket`]), a flush ([`Timeline::flush_async`]), a close ([`Store::close_async`]) and
-//! reads ([`Guard::page_async`]), each on any executor.
+//! # Threads
 //!
-//! What an acknowledged commit survives is in [`durability`]. The log that this takes is read back
-//! when the store is opened, and freed as layers are flushed.
+//! [`Store`], [`Timeline`] and [`Snapshot`] are `Send + Sync`; clone the handles. A [`Reader`] and a
+//! [`Scratch`] belong to one thread or task at a time, a [`WriteLease`] is `Send`. The store has
+//! threads of its own that flush, sync, prepare the log and fetch, unless
+//! [`Options::background`] says that callers do that work ([`Background::Callers`]). After `fork` a
+//! child's copy of a store does nothing.
+//!
+//! # Features
+//!
+//! - `tracing` (default): events of flushes that fail and of background threads.
+//! - `metrics`: [`ReadStats`] and [`StoreStats`] go to the `metrics` crate.
+//! - `serde`: options and statistics can be written and read; durations are text like `100ms`.
+//! - `bytes`: a [`DetachedVersion`] becomes a `bytes::Bytes` without a copy.
+//! - `testing`: simulated storage, the model and the crash explorer, for tests of embedders too.
+//!
+//! # Errors
+//!
+//! [`Error::kind`] says what to do: correct the call, wait, make room, reopen, restore.
 #![deny(unsafe_code)]
 
 pub mod durability;
 #[cfg(feature = "serde")]
 mod duration_text;
 mod error;
+mod error_kind;
 mod jobs;
 mod layer_map;
 #[cfg(feature = "metrics")]
@@ -64,6 +106,7 @@ pub mod testing;
 mod write;
 
 pub use error::{Error, Result};
+pub use error_kind::ErrorKind;
 pub use jobs::flush_future::FlushFuture;
 pub use names::{is_bidirectional_control, is_timeline_name};
 pub use options::{AccessMode, Background, Clock, Compression, Durability, FlushRedo, Options};

@@ -10,6 +10,7 @@ use pagestrata_layers::{Error as LayersError, KeyRange, Lsn, layer_file::LayerKi
 /// What opening a store found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
 pub struct OpenReport {
     /// Whether there was no store and one was made.
     pub created: bool,
@@ -49,6 +50,7 @@ pub struct OpenReport {
 /// What closing a store did.
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
 pub struct CloseReport {
     /// The disk-consistent Lsn of each timeline, as `X/Y`, by name.
     pub disk_consistent_lsns: Vec<(String, String)>,
@@ -61,6 +63,7 @@ pub struct CloseReport {
 /// How far the opening of a store has come; see
 /// [`Store::open_with_progress`](crate::Store::open_with_progress).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct OpenProgress {
     /// How much of the log was replayed, in bytes.
     pub replayed_bytes: u64,
@@ -71,6 +74,7 @@ pub struct OpenProgress {
 /// What an import did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
 pub struct ImportReport {
     /// Number of images.
     pub images: u64,
@@ -84,6 +88,7 @@ pub struct ImportReport {
 
 /// One layer file, as [`Timeline::layers`](crate::Timeline::layers) lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LayerInfo {
     /// Where it is.
     pub path: PathBuf,
@@ -112,6 +117,7 @@ pub struct LayerInfo {
 /// What a verification has read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
 pub struct VerifyReport {
     /// Number of layer files, those that are damaged included.
     pub layer_files: u64,
@@ -166,6 +172,7 @@ pub enum PinKind {
 /// One pin, as [`Timeline::pins`](crate::Timeline::pins) lists it.
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
 pub struct PinInfo {
     /// What holds it.
     pub kind: PinKind,
@@ -180,6 +187,7 @@ pub struct PinInfo {
 /// Detached versions that live, as [`TimelineStats`](crate::TimelineStats) has them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
 pub struct DetachedStats {
     /// How many; copies are not counted, nobody knows of them.
     pub versions: u64,

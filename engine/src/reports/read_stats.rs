@@ -5,6 +5,7 @@ use std::{fmt, iter::Sum, ops::AddAssign};
 /// What a read has done, or several have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
 pub struct ReadStats {
     /// Reads.
     pub reads: u64,
@@ -53,6 +54,7 @@ impl Sum for ReadStats {
 /// How [`Guard::pages`](crate::Guard::pages) reads some pages. Shown to people as a table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
 pub struct ReadPlan {
     /// Pages that were asked for.
     pub keys: u64,
@@ -63,6 +65,7 @@ pub struct ReadPlan {
 /// A layer's part in a [`ReadPlan`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
 pub struct PlannedLayer {
     /// Of a file its name.
     pub name: String,

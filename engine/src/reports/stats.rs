@@ -8,6 +8,7 @@ use crate::reports::{DetachedStats, QuarantinedLayer};
 /// Memory that a timeline takes from the allocator, in bytes, by what it is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
 pub struct MemoryStats {
     /// The open layer.
     pub open_bytes: u64,
@@ -30,6 +31,7 @@ impl MemoryStats {
 /// How flushing goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
 pub struct FlushStats {
     /// Flushes that succeeded since the store was opened.
     pub flushes: u64,
@@ -62,6 +64,7 @@ pub struct FlushStats {
 /// What [`Timeline::stats`](crate::Timeline::stats) returns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
 pub struct TimelineStats {
     /// The last committed Lsn.
     pub last_record_lsn: u64,
@@ -90,6 +93,7 @@ pub struct TimelineStats {
 /// What [`Store::stats`](crate::Store::stats) returns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
 pub struct StoreStats {
     /// Memory of all timelines.
     pub memory: MemoryStats,
@@ -117,6 +121,7 @@ pub struct StoreStats {
 /// nobody expects it (`getrusage(2)`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
 pub struct MajorFaults {
     /// All threads of the process since the store was opened, whatever they have touched.
     pub process: u64,

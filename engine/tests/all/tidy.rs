@@ -38,6 +38,7 @@ pub(crate) const HOUSES: &[House] = &[
             "layer_map",
             "metrics",
             "options",
+            "error_kind",
             "error",
             "reports",
         ],
