@@ -36,7 +36,7 @@
 //! # `Synced`
 //!
 //! - An acknowledged commit survives the end of the process at any moment: the test `kill` of this
-//!   package, on a real disk, with `SIGKILL`; `engine/examples/inject_faults.sh`, at every system
+//!   package, on a real disk, with `SIGKILL`; `engine/rigs/inject_faults.sh`, at every system
 //!   call.
 //! - It survives that the operating system stops or the power fails at any moment, whatever was not
 //!   synced of files and names: `crashes`, on a simulated disk that keeps any subset of unsynced

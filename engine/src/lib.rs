@@ -81,6 +81,19 @@
 //! - `bytes`: a [`DetachedVersion`] becomes a `bytes::Bytes` without a copy.
 //! - `testing`: simulated storage, the model and the crash explorer, for tests of embedders too.
 //!
+//! # Limits
+//!
+//! | what | limit |
+//! |---|---|
+//! | a value, image or delta | 16 MiB |
+//! | a key | an object of 128 bits and a block of 32 bits |
+//! | an Lsn | 64 bits; zero and the highest are none |
+//! | versions | one of a key at an Lsn; a timeline's Lsns are appended in order, by one writer |
+//! | a commit | any number of values; its records in the log have 256 KiB and a value |
+//! | processes | one has a store open at a time; a child that it forks has none |
+//! | a timeline's name | 255 bytes, no control characters, bidirectional ones included |
+//! | platform | Linux, 64 bits, little-endian |
+//!
 //! # Errors
 //!
 //! [`Error::kind`] says what to do: correct the call, wait, make room, reopen, restore.

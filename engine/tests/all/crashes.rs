@@ -1,5 +1,5 @@
 //! Crashes at every place of all short sequences of operations, and at some places of long
-//! workloads: nothing that was acknowledged is lost. `engine/examples/crash_explorer.rs` does the
+//! workloads: nothing that was acknowledged is lost. `engine/rigs/crash_explorer.rs` does the
 //! same for as long as one likes.
 
 use std::sync::atomic::{AtomicU64, Ordering};

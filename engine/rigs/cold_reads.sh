@@ -2,7 +2,7 @@
 # How long warm reads of a page server take while others are cold: without cold reads, with some, and with some while the server does not look what
 # is in memory. Run on an idle machine; DIR has to be on a disk and have room for PAGES x 9 KB.
 #
-#   engine/examples/cold_reads.sh [DIR] [PAGES] [RATE] [ROUNDS] [ACCESS...]
+#   engine/rigs/cold_reads.sh [DIR] [PAGES] [RATE] [ROUNDS] [ACCESS...]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 dir="${1:-/var/tmp/pagestrata-cold-reads}" pages="${2:-300000}" rate="${3:-8000}" rounds="${4:-3}"

@@ -1,6 +1,6 @@
 //! A pin of an unchanged map as one function, for a look at its machine code.
 //!
-//! `engine/examples/pin_unchanged.sh` builds it, disassembles [`pin_unchanged`] and fails if there
+//! `engine/rigs/pin_unchanged.sh` builds it, disassembles [`pin_unchanged`] and fails if there
 //! is any instruction with a `lock` prefix or an `xchg` with memory in it: so there is no atomic
 //! read-modify-write.
 #![allow(clippy::print_stdout, reason = "it is a program")]

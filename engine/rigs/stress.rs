@@ -14,7 +14,7 @@
 //! RUSTFLAGS=-Zsanitizer=address \
 //!     cargo +nightly run --target $TARGET -p pagestrata --example stress 60
 //! RUSTFLAGS="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer" \
-//!     TSAN_OPTIONS="suppressions=$PWD/engine/examples/tsan.supp exitcode=66" \
+//!     TSAN_OPTIONS="suppressions=$PWD/engine/rigs/tsan.supp exitcode=66" \
 //!     cargo +nightly run --target $TARGET -p pagestrata --example stress 60
 //! ```
 //!

@@ -2,7 +2,7 @@
 # Fails every system call that a small workload does on its store, one run for each, with strace; then kills it at every call that
 # changes something. Afterwards the store has to hold all that was acknowledged, and go on. Some five minutes.
 #
-#   engine/examples/inject_faults.sh [CALL...]        only these calls
+#   engine/rigs/inject_faults.sh [CALL...]        only these calls
 #
 # A run may end well or say that it cannot go on (2), and nothing else: no panic, no signal, no hang.
 set -euo pipefail
