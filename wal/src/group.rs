@@ -10,13 +10,11 @@
 //! 3. Nobody waits without a sync under way, so nobody waits for ever.
 
 use std::{
-    future::Future,
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Poll, Waker},
 };
 
-use crate::{Error, Log, Result, format::Position};
+use crate::{Error, Result, format::Position};
 
 #[cfg(not(all(test, loom)))]
 mod primitives {
@@ -162,7 +160,7 @@ impl Group {
     }
 
     /// Whether everything before `position` is durable; if that is not known yet, `waker` is woken when it is.
-    fn poll(&self, position: Position, waker: &Waker) -> Poll<Result<()>> {
+    pub(crate) fn poll(&self, position: Position, waker: &Waker) -> Poll<Result<()>> {
         let mut state = self.state.lock();
         if state.synced >= position {
             return Poll::Ready(Ok(()));
@@ -220,27 +218,6 @@ impl Group {
     pub(crate) fn synced(&self) -> (Position, u64) {
         let state = self.state.lock();
         (state.synced, state.syncs)
-    }
-}
-
-/// Becomes ready once the log is synced past a position. Needs no runtime: the log's own background work does the sync.
-#[derive(Debug)]
-#[must_use = "a future does nothing unless it is awaited"]
-pub struct SyncFuture {
-    pub(crate) log: Arc<Log>,
-    pub(crate) position: Position,
-}
-
-impl Future for SyncFuture {
-    type Output = Result<()>;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
-        self.log.check_process()?;
-        let polled = self.log.group().poll(self.position, context.waker());
-        if polled.is_pending() {
-            self.log.wake();
-        }
-        polled
     }
 }
 

@@ -39,6 +39,7 @@ mod error;
 mod format;
 mod group;
 mod log;
+mod options;
 mod replay;
 mod segment;
 mod spares;
@@ -47,6 +48,6 @@ mod tests;
 
 pub use error::{Error, Result};
 pub use format::{Position, SEGMENT_SIZE_MAX, SEGMENT_SIZE_MIN};
-pub use group::SyncFuture;
-pub use log::{Log, LogOptions, LogStats};
+pub use log::{Log, LogStats, SyncFuture};
+pub use options::LogOptions;
 pub use replay::{Record, Replay, ReplayEnd, ReplayOutcome, is_segment_name};

@@ -8,12 +8,15 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
+    future::Future,
     io::IoSlice,
     path::{Path, PathBuf},
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll},
 };
 
 use pagestrata_layers::{
@@ -23,7 +26,7 @@ use pagestrata_layers::{
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
-    Error, ReplayOutcome, Result, SyncFuture,
+    Error, LogOptions, ReplayOutcome, Result,
     format::{
         END_LEN, FRAME_ALIGN, FRAME_HEADER_LEN, FrameHeader, FrameKind, Position,
         SEGMENT_HEADER_LEN, SEGMENT_SIZE_MAX, SegmentHeader, frame_len,
@@ -33,26 +36,6 @@ use crate::{
     segment::{SegmentReader, open_synced, segment_path, write_synced},
     spares::Spares,
 };
-
-/// What a log is opened with.
-#[derive(Clone)]
-pub struct LogOptions {
-    /// Goes into every checksum.
-    pub store: u128,
-    /// Length of a segment, in bytes: [`crate::SEGMENT_SIZE_MIN`] to [`SEGMENT_SIZE_MAX`]. A record that is longer gets a longer one.
-    pub segment_size: u64,
-    /// How much of segments that nobody needs any more is kept for the next ones, in bytes.
-    pub free_max_bytes: u64,
-    /// Whether a segment is written with zeros when it is made, so that it syncs faster later: for a log
-    /// whose syncs are waited for. Else only its room is taken, and it is made faster.
-    pub segments_written: bool,
-    /// Called when there is something for [`Log::work`] to do, if a background thread does it.
-    pub wake: Option<Arc<dyn Fn() + Send + Sync>>,
-    /// Called when there is something for [`Log::prepare`] to do, if a background thread does it. It should
-    /// be another thread than that of [`Log::work`]: making a segment takes long, and syncs must not wait
-    /// for it, nor it for them.
-    pub wake_preparer: Option<Arc<dyn Fn() + Send + Sync>>,
-}
 
 /// What a log has done and holds; all zero as long as there is none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -686,5 +669,26 @@ impl Log {
 impl fmt::Debug for Log {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Log").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+/// Becomes ready once the log is synced past a position. Needs no runtime: the log's own background work does the sync.
+#[derive(Debug)]
+#[must_use = "a future does nothing unless it is awaited"]
+pub struct SyncFuture {
+    pub(crate) log: Arc<Log>,
+    pub(crate) position: Position,
+}
+
+impl Future for SyncFuture {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        self.log.check_process()?;
+        let polled = self.log.group().poll(self.position, context.waker());
+        if polled.is_pending() {
+            self.log.wake();
+        }
+        polled
     }
 }

@@ -43,6 +43,7 @@ pub(crate) const HOUSES: &[House] = &[
             "reports",
         ],
     },
+    House { dir: "wal/src", module: &[], rooms: &["log", "replay", "group", "spares", "segment"] },
     House {
         dir: "layers/src",
         module: &[],
