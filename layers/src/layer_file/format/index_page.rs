@@ -100,7 +100,6 @@ impl PageBuilder {
     /// Adds a row; false if the page is full.
     pub(crate) fn push(&mut self, row: &Row) -> bool {
         let rows = self.blocks.len();
-        debug_assert!(self.last() < Some((row.key, row.lsn)), "rows are pushed in order");
         let new_segment = self.segments.last().is_none_or(|last| last.0 != row.key.object);
         let segments = self.segments.len() + usize::from(new_segment);
         if page_len(segments, rows + 1) > PAGE_LEN_MAX {
@@ -115,7 +114,7 @@ impl PageBuilder {
     }
 
     /// Key and Lsn of the last row.
-    fn last(&self) -> Option<(Key, Lsn)> {
+    pub(crate) fn last(&self) -> Option<(Key, Lsn)> {
         let object = self.segments.last()?.0;
         Some((Key::new(object, *self.blocks.last()?), Lsn(self.pairs.last()?.0)))
     }

@@ -28,6 +28,7 @@ impl IndexBuilder {
                 self.levels.push(PageBuilder::new(level as u8));
             }
             let page = &mut self.levels[level];
+            debug_assert!(page.last() < Some((row.key, row.lsn)), "rows are pushed in order");
             if page.push(&row) {
                 break;
             }
