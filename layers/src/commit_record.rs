@@ -59,8 +59,10 @@ impl PartEncoder {
     }
 
     pub(crate) fn push(&mut self, key: Key, lsn: Lsn, kind: EntryKind) {
+        debug_assert!(lsn >= self.lsn, "{lsn} comes after {}", self.lsn);
         let has_object = self.object.replace(key.object) != Some(key.object);
         let ahead = lsn.0 - std::mem::replace(&mut self.lsn, lsn).0;
+        debug_assert!(self.entries > 0 || !matches!(kind, EntryKind::Version(_, None)));
         let (bits, len) = match kind {
             EntryKind::Version(kind, Some(len)) => (kind.to_bits(), Some(len)),
             EntryKind::Version(kind, None) => (kind.to_bits() | SAME_VALUE, None),
@@ -87,6 +89,7 @@ impl PartEncoder {
 
     /// Head and table.
     pub(crate) fn finish(mut self, first: bool, last: bool) -> Vec<u8> {
+        debug_assert!(self.entries > 0 || self.table_len() == 0, "entries fill the table");
         let table_len = u32::try_from(self.table_len()).expect("parts are small");
         self.bytes[8] = if first { FIRST } else { 0 } | if last { LAST } else { 0 };
         self.bytes[12..16].copy_from_slice(&self.entries.to_le_bytes());

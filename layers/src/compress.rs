@@ -46,6 +46,7 @@ impl Compressor {
             self.stored.resize(stored_len_max, 0);
         }
         // Nearly always the failure is that the result does not fit. Whatever it is, the block is stored as it is.
+        debug_assert!(stored_len_max <= raw.len(), "a block gets no larger");
         let room = &mut self.stored[..stored_len_max];
         let len = self.context.compress_to_buffer(raw, room).ok()?;
         (len < raw.len()).then(|| &self.stored[..len])

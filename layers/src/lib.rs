@@ -16,6 +16,15 @@
 //! Imports go down only. `memory` and `manifest` do not know each other.
 #![deny(unsafe_code)]
 
+/// Checks an invariant at a cost in proportion to the data: with the feature `verify` only.
+macro_rules! verify {
+    ($($check:tt)*) => {
+        if cfg!(feature = "verify") {
+            assert!($($check)*);
+        }
+    };
+}
+
 pub mod commit_record;
 mod compress;
 mod error;

@@ -201,6 +201,7 @@ impl Manifest {
         self.state.check(edits).map_err(|(expected, found)| {
             Error::corrupt(&self.path(), self.len, "layer edit", expected, found)
         })?;
+        verify!(self.state.is_consistent(), "the state that the edits before have led to");
         let wants_rewrite =
             self.len > REWRITE_LEN_MIN.max(REWRITE_FACTOR * self.state.encoded_len());
         if wants_rewrite || self.file.is_none() {
@@ -220,6 +221,11 @@ impl Manifest {
         chain: u32,
         edits: &[Edit],
     ) -> Result<()> {
+        debug_assert!(record.len() > RECORD_HEADER_LEN, "a record has an edit");
+        verify!(
+            file.len().map_or(true, |len| len == self.len),
+            "an append starts where the last one ended"
+        );
         file.append(record)?;
         file.sync()?;
         let len = self.len + record.len() as u64;
@@ -270,6 +276,7 @@ impl Manifest {
         number: u64,
         state: &State,
     ) -> Result<(Box<dyn File>, Current)> {
+        assert!(number > self.number, "manifest {number} comes after {}", self.number);
         let mut file = self.storage.create(path)?;
         let (mut buffer, mut len) = (encode_header(self.store, number), 0);
         let mut chain = crc32c::crc32c(&buffer[..HEADER_LEN - 4]);
@@ -310,6 +317,9 @@ impl Manifest {
         let (temporary, path) =
             (self.dir.join(CURRENT_TEMPORARY_NAME), self.dir.join(CURRENT_NAME));
         self.check_replaced(&path)?;
+        assert_eq!(current.store, self.store, "a manifest stays its store's");
+        assert!(current.number >= self.number, "manifest {} comes after it", self.number);
+        assert!(current.number > self.number || current.len > self.len, "a manifest only grows");
         self.storage.rename(&temporary, &path)?;
         self.storage.sync_dir(&self.dir)?;
         (self.number, self.len, self.chain) = (current.number, current.len, current.chain);
@@ -489,6 +499,7 @@ fn begin_record(buffer: &mut Vec<u8>) -> Result<usize> {
 
 /// Completes a record's header; its checksum.
 fn end_record(chain: u32, record: &mut [u8]) -> u32 {
+    assert!(record.len() >= RECORD_HEADER_LEN, "a record has a header");
     let len = (record.len() - RECORD_HEADER_LEN) as u32;
     record[..4].copy_from_slice(&len.to_le_bytes());
     let crc = record_crc(chain, len, &record[RECORD_HEADER_LEN..]);

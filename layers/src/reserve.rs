@@ -27,5 +27,7 @@ pub fn reserve<T>(list: &mut Vec<T>, more: usize, what: &'static str) -> Result<
 #[cold]
 fn grow<T>(list: &mut Vec<T>, more: usize, what: &'static str) -> Result<()> {
     let bytes = list.len().saturating_add(more).saturating_mul(size_of::<T>());
-    list.try_reserve(more).map_err(|_| Error::OutOfMemory { what, bytes })
+    list.try_reserve(more).map_err(|_| Error::OutOfMemory { what, bytes })?;
+    debug_assert!(list.capacity() - list.len() >= more, "room for {more}");
+    Ok(())
 }

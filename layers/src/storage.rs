@@ -158,6 +158,7 @@ fn append_zeros(file: &mut (impl File + ?Sized), len: u64) -> Result<()> {
     let zeros = vec![0; left.min(RESERVED_PIECE_BYTES) as usize];
     while left > 0 {
         let piece = left.min(RESERVED_PIECE_BYTES);
+        debug_assert!(piece as usize <= zeros.len());
         file.append(&zeros[..piece as usize])?;
         left -= piece;
     }

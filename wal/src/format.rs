@@ -68,6 +68,7 @@ pub struct Position(pub(crate) u64);
 
 impl Position {
     pub(crate) fn new(sequence: u32, offset: u64) -> Position {
+        debug_assert!(offset <= u64::from(u32::MAX), "an offset has 32 bits: {offset}");
         Position(u64::from(sequence) << 32 | offset)
     }
 

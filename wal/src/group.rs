@@ -99,10 +99,14 @@ struct LeaderTurn<'g> {
 impl Drop for LeaderTurn<'_> {
     fn drop(&mut self) {
         let mut state = self.group.state.lock();
+        debug_assert!(state.syncing, "one sync at a time");
         state.syncing = false;
         state.syncs += 1;
         match &self.outcome {
-            Ok(end) => state.synced = state.synced.max(*end),
+            Ok(end) => {
+                debug_assert!(*end >= state.synced, "what is synced stays so");
+                state.synced = state.synced.max(*end);
+            }
             Err(cause) => {
                 state.ended.get_or_insert_with(|| LogEnd::Failed(cause.clone()));
             }
@@ -148,6 +152,10 @@ impl Group {
             drop(state);
             let mut leading = LeaderTurn { group: self, outcome: Err("a sync panicked".into()) };
             leading.outcome = sync();
+            debug_assert!(
+                leading.outcome.as_ref().map_or(true, |end| *end >= position),
+                "a sync covers what was appended before it began"
+            );
             drop(leading);
             state = self.state.lock();
         }

@@ -26,6 +26,15 @@
 //! a segment is written only after the name of the next one is. So a missing segment is damage, always.
 #![deny(unsafe_code)]
 
+/// Checks an invariant at a cost in proportion to the data: with the feature `verify` only.
+macro_rules! verify {
+    ($($check:tt)*) => {
+        if cfg!(feature = "verify") {
+            assert!($($check)*);
+        }
+    };
+}
+
 mod error;
 mod format;
 mod group;

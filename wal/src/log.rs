@@ -174,6 +174,10 @@ impl CurrentSegment {
             payload_len: u32::try_from(payload_len).expect("checked against a segment's length"),
             payload_crc,
         };
+        assert!(self.offset.is_multiple_of(FRAME_ALIGN), "a frame at {}", self.offset);
+        assert!(self.offset + header.frame_len() <= self.header.len, "a frame ends in its segment");
+        assert!(!self.sealed || kind == FrameKind::End, "a sealed segment takes only its end");
+        assert!(synced <= header.position, "the log is synced up to its end at most");
         let frame = header.encode(self.seed);
         let padding = [0; FRAME_ALIGN as usize];
         let unpadded = (FRAME_HEADER_LEN + payload_len) as u64;
@@ -199,6 +203,12 @@ impl Log {
         replayed: ReplayOutcome,
     ) -> Log {
         let ReplayOutcome { end, failure: failed, chain, tail, mut unused, .. } = replayed;
+        debug_assert!(chain.is_sorted_by(|left, right| left.sequence < right.sequence));
+        assert_eq!(
+            tail.map(Position::sequence),
+            chain.last().map(|segment| segment.sequence),
+            "the log ends in its last segment"
+        );
         let highest = unused.iter().copied().chain(tail.map(Position::sequence)).max();
         // The highest of all is never used: `prepare` refuses it.
         let next_sequence = highest.map_or(1, |highest| highest.saturating_add(1));
@@ -342,10 +352,22 @@ impl Log {
         }
         let Appender { tail, segments, unfinished, synced, .. } = &mut *appender;
         let Tail::Open(current) = tail else { unreachable!("made room in it") };
+        debug_assert!(current.has_room_for(len), "room was made for the frame");
+        debug_assert_eq!(
+            segments.back().map(|last| last.sequence),
+            Some(current.header.sequence),
+            "the last segment is appended to"
+        );
+        let start = current.position();
         if let Err(error) = current.write(kind, (stream, lsn), *synced, payload) {
             return Err(self.refused(appender, AppendFailure::Failed(error)));
         }
         let (end, half) = (current.position(), current.offset > current.header.len / 2);
+        debug_assert_eq!(
+            end.offset() - start.offset(),
+            len,
+            "the next frame begins where this ends"
+        );
         match kind {
             FrameKind::Part => unfinished.part(stream, current.header.sequence),
             _ => unfinished.finish(stream, lsn, segments.iter_mut()),
@@ -408,6 +430,10 @@ impl Log {
         let reader =
             SegmentReader::open(&*self.storage, &self.dir, self.options.store, tail.sequence())?;
         let current = self.open_current(reader.header)?;
+        assert!(
+            (SEGMENT_HEADER_LEN as u64..=reader.header.len).contains(&tail.offset()),
+            "the log ends in its last segment: {tail}"
+        );
         let sealed = end != ReplayEnd::CleanEnd;
         Ok(CurrentSegment { offset: tail.offset(), sealed, ..current })
     }
@@ -431,6 +457,11 @@ impl Log {
         appender: &mut Appender,
         header: SegmentHeader,
     ) -> std::result::Result<(), AppendFailure> {
+        assert!(
+            appender.segments.back().is_none_or(|last| last.sequence < header.sequence),
+            "segment {:X} follows one with a higher number",
+            header.sequence
+        );
         let next = self.open_current(header)?;
         let synced = appender.synced;
         if let Tail::Open(current) = &mut appender.tail {
@@ -448,6 +479,7 @@ impl Log {
             streams: BTreeMap::new(),
         });
         self.bytes.fetch_add(header.len, Ordering::Relaxed);
+        verify!(self.bytes() == appender.segments.iter().map(|segment| segment.len).sum());
         Ok(())
     }
 
@@ -496,6 +528,7 @@ impl Log {
         {
             let mut appender = self.appender.lock();
             appender.unsynced.retain(|(sequence, _)| *sequence >= end.sequence());
+            assert!(appender.synced <= end, "what is synced stays so: {end}");
             appender.synced = end;
         }
         self.mark_synced(end).map_err(|error| error.to_string())?;
@@ -577,9 +610,15 @@ impl Log {
             while appender.segments.len() > 1 && appender.segments[0].sequence < start {
                 let freed = appender.segments.pop_front().expect("more than one");
                 appender.unsynced.retain(|(sequence, _)| *sequence != freed.sequence);
-                self.bytes.fetch_sub(freed.len, Ordering::Relaxed);
+                let before = self.bytes.fetch_sub(freed.len, Ordering::Relaxed);
+                debug_assert!(
+                    before >= freed.len,
+                    "{before} bytes of segments, {} freed",
+                    freed.len
+                );
                 unused.push((freed.sequence, freed.len));
             }
+            verify!(self.bytes() == appender.segments.iter().map(|segment| segment.len).sum());
             let dead = appender.dead.extract_if(.., |sequence| *sequence < start);
             unused.extend(dead.map(|sequence| (sequence, 0)));
         }

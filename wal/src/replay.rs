@@ -313,6 +313,7 @@ impl Replay {
         if tail <= synced {
             return Ok(());
         }
+        debug_assert_eq!(chain.last().map(|last| last.sequence), Some(tail.sequence()));
         for segment in chain.iter().filter(|segment| segment.sequence >= synced.sequence()) {
             let mut reader = self.reader(segment.sequence)?;
             let from = match segment.sequence == synced.sequence() {

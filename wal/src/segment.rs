@@ -93,6 +93,7 @@ fn write_new(
     header: &SegmentHeader,
     is_written: bool,
 ) -> Result<()> {
+    assert!(header.len > SEGMENT_HEADER_LEN as u64, "a segment of {} bytes", header.len);
     let mut file = storage.create(path)?;
     if !is_written {
         file.append(&header.encode())?;
@@ -120,6 +121,7 @@ pub(crate) fn recycle_unnamed(
     old: u32,
     header: &SegmentHeader,
 ) -> Result<PathBuf> {
+    assert!(old < header.sequence, "segment {old:X} is recycled for a later one");
     let path = segment_path(dir, old);
     let mut file = storage.open(&path)?;
     let found = file.len()?;
@@ -240,6 +242,7 @@ impl SegmentReader {
             (self.buffer_start, self.buffer_len) = (offset, wanted);
         }
         let from = (offset - self.buffer_start) as usize;
+        debug_assert!(from + len <= self.buffer_len, "the bytes were read");
         Ok(Some(&self.buffer[from..from + len]))
     }
 
@@ -263,6 +266,7 @@ impl SegmentReader {
     /// whatever became of the sync before. What is written was checked where it lies in memory: what is read may have changed since the
     /// replay, where the system has let go of pages that a failed sync had left.
     pub(crate) fn rewrite(&mut self, from: u64, to: Option<u64>) -> Result<()> {
+        debug_assert!(from >= SEGMENT_HEADER_LEN as u64, "the header is not rewritten");
         let mut at = from;
         while to.is_none_or(|to| at < to) {
             let corrupt = |reader: &SegmentReader| {

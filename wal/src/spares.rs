@@ -58,6 +58,8 @@ impl Spares {
         ready: Vec<SegmentHeader>,
     ) -> Spares {
         let &LogOptions { store, segment_size, free_max_bytes, segments_written, .. } = options;
+        assert!(segment_size <= SEGMENT_SIZE_MAX, "segments of {segment_size} bytes");
+        debug_assert!(ready.iter().all(|header| header.sequence < next_sequence));
         debug_assert!(ready.is_sorted_by_key(|header| header.sequence));
         Spares {
             storage,
@@ -97,7 +99,10 @@ impl Spares {
             let Ok(prepared) = self.prepare(&mut sequence, count, self.segment_size) else {
                 return;
             };
-            self.state.lock().ready.extend(prepared);
+            let mut state = self.state.lock();
+            let last = state.ready.back().map(|header| header.sequence);
+            debug_assert!(prepared.first().is_some_and(|first| last < Some(first.sequence)));
+            state.ready.extend(prepared);
         }
     }
 
@@ -139,12 +144,15 @@ impl Spares {
             }
         };
         too_short.into_iter().for_each(|sequence| self.remove(sequence));
+        debug_assert!(found.is_none_or(|header| header.len >= needed));
         found
     }
 
     /// Takes one back that was not used.
     pub(crate) fn put_back(&self, header: SegmentHeader) {
-        self.state.lock().ready.push_front(header);
+        let mut state = self.state.lock();
+        debug_assert!(state.ready.front().is_none_or(|first| header.sequence < first.sequence));
+        state.ready.push_front(header);
     }
 
     /// Keeps segments that nobody needs any more, given by sequence number and length, for the next ones,
@@ -155,6 +163,10 @@ impl Spares {
             let mut state = self.state.lock();
             for (sequence, len) in unused {
                 let kept = (state.free.len() as u64 + 1) * self.segment_size;
+                debug_assert!(
+                    !state.free.contains(&(sequence, len)),
+                    "{sequence:X} is free already"
+                );
                 if len == self.segment_size && kept <= self.free_max_bytes {
                     state.free.push((sequence, len));
                 } else {
@@ -224,6 +236,7 @@ impl Spares {
         if sequence == u32::MAX {
             return Err(LayersError::Full { what: "the log's sequence", max: u64::from(u32::MAX) });
         }
+        assert!(len <= SEGMENT_SIZE_MAX, "a segment of {len} bytes");
         let header = SegmentHeader { store: self.store, sequence, len };
         // Whatever fails: a number is used once.
         *next_sequence += 1;

@@ -97,6 +97,7 @@ impl Edit {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Edit::CreateTimeline { timeline, name, start } => {
+                debug_assert!(name.len() <= TIMELINE_NAME_LEN_MAX, "a name that was checked");
                 out.push(1);
                 out.extend_from_slice(&timeline.to_le_bytes());
                 out.extend_from_slice(&start.0.to_le_bytes());
@@ -370,27 +371,50 @@ impl State {
                 Edit::CreateTimeline { timeline, name, start } => {
                     let (name, layers) = (name.clone(), BTreeMap::new());
                     let disk_consistent_lsn = start.previous();
-                    self.timelines.insert(
-                        *timeline,
-                        TimelineState { name, start: *start, disk_consistent_lsn, layers },
-                    );
+                    let state = TimelineState { name, start: *start, disk_consistent_lsn, layers };
+                    let before = self.timelines.insert(*timeline, state);
+                    debug_assert!(before.is_none(), "timeline {timeline} is created once");
                 }
                 Edit::AddLayer(layer) => {
                     let id = layer.summary.id;
-                    self.timeline(id.timeline).layers.insert(id.sequence, layer.clone());
+                    debug_assert!(id.sequence < self.next_sequence, "{id} has a new number");
+                    let before =
+                        self.timeline(id.timeline).layers.insert(id.sequence, layer.clone());
+                    debug_assert!(before.is_none(), "{id} is added once");
                 }
                 Edit::RemoveLayer { timeline, sequence } => {
-                    self.timeline(*timeline).layers.remove(sequence);
+                    let removed = self.timeline(*timeline).layers.remove(sequence);
+                    debug_assert!(removed.is_some(), "{timeline}-{sequence} was there");
                 }
                 Edit::DiskConsistent { timeline, lsn } => {
-                    self.timeline(*timeline).disk_consistent_lsn = *lsn
+                    let state = self.timeline(*timeline);
+                    assert!(*lsn >= state.disk_consistent_lsn, "it never goes back to {lsn}");
+                    state.disk_consistent_lsn = *lsn;
                 }
-                Edit::NextSequence(sequence) => self.next_sequence = *sequence,
+                Edit::NextSequence(sequence) => {
+                    assert!(*sequence >= self.next_sequence, "numbers are not used again");
+                    self.next_sequence = *sequence;
+                }
                 Edit::LogStart(sequence) => {
                     self.log_start = self.log_start.max(Some(*sequence));
                 }
             }
         }
+    }
+
+    /// Whether timelines and layers agree with each other, whatever the edits were.
+    pub(super) fn is_consistent(&self) -> bool {
+        let names: BTreeSet<_> = self.timelines.values().map(|state| &state.name).collect();
+        let is_sound = |(number, state): (&u64, &TimelineState)| {
+            state.disk_consistent_lsn >= state.start.previous()
+                && state.layers.iter().all(|(&sequence, layer)| {
+                    let id = layer.summary.id;
+                    (id.timeline, id.sequence) == (*number, sequence)
+                        && sequence < self.next_sequence
+                        && check_ranges(&layer.summary).is_ok()
+                })
+        };
+        names.len() == self.timelines.len() && self.timelines.iter().all(is_sound)
     }
 
     fn timeline(&mut self, timeline: u64) -> &mut TimelineState {

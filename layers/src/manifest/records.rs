@@ -32,6 +32,7 @@ impl<'f> Records<'f> {
     /// The range must be within the file.
     pub(super) fn new(file: &'f dyn File, range: Range<u64>) -> Records<'f> {
         let Range { start, end } = range;
+        assert!(start <= end, "records from {start} to {end}");
         Records { file, at: start, end, buffer: Vec::new(), buffer_start: start }
     }
 
@@ -68,6 +69,7 @@ impl<'f> Records<'f> {
 
     /// `len` bytes at `from`, which are within the range.
     fn bytes(&mut self, from: u64, len: usize) -> Result<&[u8]> {
+        debug_assert!(from + len as u64 <= self.end, "{len} bytes at {from} of {}", self.end);
         let in_buffer = from.checked_sub(self.buffer_start);
         let in_buffer = in_buffer.and_then(|start| usize::try_from(start).ok());
         let in_buffer = in_buffer.filter(|start| start + len <= self.buffer.len());

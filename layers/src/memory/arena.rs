@@ -26,7 +26,7 @@ use bumpalo::Bump;
 use parking_lot::Mutex;
 
 use crate::{
-    Error, Result,
+    Error, Result, VALUE_LEN_MAX,
     layer_file::{CachedBlock, FetchedBlocks, ReadKind, ReadScratch},
 };
 
@@ -119,6 +119,7 @@ impl Chunk {
         if offset < CHUNK_ALIGN {
             return None;
         }
+        debug_assert!(offset + layout.size() <= self.free_end && self.free_end <= self.len);
         self.free_end = offset;
         // SAFETY: `offset` is at most `len`, so the address lies in the allocation at `base`, or right behind it where
         // nothing but zero bytes were asked for.
@@ -228,6 +229,8 @@ impl ChunkPool {
         {
             let mut retained = self.retained.lock();
             if let Some(chunk) = retained.classes[class].pop() {
+                assert!(retained.bytes >= chunk.bytes(), "the pool counts what it holds");
+                debug_assert!(chunk.class == class && chunk.free_end == chunk.len, "an empty one");
                 retained.bytes -= chunk.bytes();
                 return Ok(chunk);
             }
@@ -244,6 +247,12 @@ impl ChunkPool {
         if is_kept {
             retained.bytes += chunk.bytes();
             retained.classes[chunk.class].push(chunk);
+            verify!(
+                retained.bytes
+                    == retained.classes.iter().flatten().map(Chunk::bytes).sum::<usize>(),
+                "the pool counts what it holds"
+            );
+            debug_assert!(retained.bytes <= self.retained_max_bytes, "the pool keeps its bound");
         }
         is_kept
     }
@@ -418,6 +427,7 @@ impl ReadScratch for ScratchArena {
 
     fn space(&self, len: usize) -> Result<&mut [u8]> {
         self.used.set(true);
+        debug_assert!(len <= VALUE_LEN_MAX + (64 << 10), "a block inflates to {len} bytes");
         let mut counts = self.counts.get();
         counts.inflated_bytes += len as u64;
         self.counts.set(counts);

@@ -63,6 +63,7 @@ const _: () = assert!(VALUE_LEN_MAX < 1 << LEN_BITS && KIND_BITS + LEN_BITS + PO
 impl ValueRef {
     #[inline]
     pub(super) fn pack(self) -> u64 {
+        debug_assert!(self.len <= VALUE_LEN_MAX && self.position.raw() >> POSITION_BITS == 0);
         u64::from(self.kind.to_bits())
             | (self.len as u64) << KIND_BITS
             | self.position.raw() << (KIND_BITS + LEN_BITS)
@@ -93,6 +94,7 @@ impl Index {
     pub(super) fn object_id(&self, space: &Space, object: u128) -> Option<Id<Object>> {
         let table = self.table.load()?;
         let slots = table_slots(space, table);
+        debug_assert!(slots.len().is_power_of_two());
         let mut at = mix(object) as usize & (slots.len() - 1);
         // The table is never full, so the probe ends.
         loop {
@@ -337,6 +339,8 @@ impl IndexWriter {
             before[level] = links;
         }
         let node = Object::new(object, |level| before[level][level].load());
+        let after = before[0][0].load().map(|id| space.node(id).object());
+        debug_assert!(after.is_none_or(|after| object < after), "objects are linked in order");
         let height = node.tower_height();
         let id = self.nodes.append_node(node)?;
         for (level, links) in before.iter().enumerate().take(height) {
@@ -368,6 +372,7 @@ impl IndexWriter {
         for id in old.iter().flat_map(|&old| table_slots(space, old)).filter_map(Link::load) {
             insert_into(slots, space, id);
         }
+        debug_assert!(self.objects < slots.len(), "a table is never full");
         index.table.publish(Some(table));
         Ok(())
     }
@@ -434,6 +439,7 @@ impl IndexWriter {
             };
             object.set_root(root);
         }
+        debug_assert!(root.covers(block) && root.height <= 5, "a root of height {}", root.height);
         Ok(root)
     }
 
@@ -456,6 +462,7 @@ impl IndexWriter {
         lsn: Lsn,
         packed: u64,
     ) -> Result<()> {
+        debug_assert!(self.newest_lsn(space, place).is_none_or(|newest| newest < lsn));
         place.head(space).push(lsn, packed, |older, former, value| {
             #[allow(unsafe_code)]
             // SAFETY: the word of a head, into which only this function and `pop` store.
@@ -489,6 +496,8 @@ impl IndexWriter {
         lsn: Lsn,
     ) -> Result<()> {
         let drops = &space.node(object).drops;
+        let newest = drops.load().map(|id| space.node(id).lsn);
+        debug_assert!(newest.is_none_or(|newest| newest <= lsn), "tombstones are put in order");
         let tombstone = Tombstone { lsn, first_block, older: Link::to(drops.load()) };
         let id = self.nodes.append_node(tombstone)?;
         drops.publish(Some(id));
@@ -504,6 +513,7 @@ impl IndexWriter {
 }
 
 fn insert_into(slots: &[Link<Object>], space: &Space, id: Id<Object>) {
+    debug_assert!(slots.len().is_power_of_two());
     let mask = slots.len() - 1;
     let mut at = mix(space.node(id).object()) as usize & mask;
     while slots[at].load().is_some() {

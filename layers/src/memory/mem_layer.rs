@@ -13,7 +13,9 @@ use super::{
     index::{Head, Index, NewestVersion, ValueRef},
     space::Space,
 };
-use crate::{Key, Lsn, PageVersion, Result, WalkEnd, layer_file::Tombstone, reserve};
+use crate::{
+    Key, Lsn, PageVersion, Result, VALUE_LEN_MAX, WalkEnd, layer_file::Tombstone, reserve,
+};
 
 /// How much of a version's value is asked for when it is found.
 const VERSION_PREFETCH_BYTES: usize = 64;
@@ -108,6 +110,7 @@ impl MemLayer {
             if dropped.is_some_and(|dropped| lsn < dropped) {
                 return Some(WalkEnd::Dropped);
             }
+            debug_assert!(lsn <= upper, "a version at {lsn} is above {upper}");
             #[allow(unsafe_code)]
             // SAFETY: called below alone, for what the head and the runs of the key say at or below
             // the committed Lsn.
@@ -154,6 +157,8 @@ impl MemLayer {
     #[inline]
     #[allow(unsafe_code)]
     pub(super) unsafe fn page_version(&self, lsn: Lsn, value: ValueRef) -> PageVersion<'_> {
+        debug_assert!(lsn.is_valid() && lsn <= self.committed_lsn(), "{lsn} is committed");
+        debug_assert!(value.len <= VALUE_LEN_MAX, "a value of {} bytes", value.len);
         // SAFETY: heads and entries hold a value as `append_bytes` has placed it, and were
         // published after it.
         let bytes = unsafe { self.values.bytes(value.position, value.len) };
@@ -165,6 +170,19 @@ impl MemLayer {
     #[must_use]
     pub fn sorted_from(&self, from: Key) -> SortedVersions<'_> {
         SortedVersions::new(self, from, self.committed_lsn())
+    }
+
+    /// Whether its versions are in order of key and Lsn, within its Lsns, and as many as it counts.
+    pub(super) fn is_in_order(&self) -> bool {
+        let (mut previous, mut count) = (None, 0);
+        for (key, version) in self.sorted_from(Key::MIN) {
+            let here = Some((key, version.lsn));
+            if previous >= here || version.lsn < self.start || version.lsn > self.committed_lsn() {
+                return false;
+            }
+            (previous, count) = (here, count + 1);
+        }
+        count == self.versions_count()
     }
 
     /// The committed tombstones, sorted by object and then Lsn, each once.
@@ -181,6 +199,7 @@ impl MemLayer {
         while let Some(object) = next {
             let of_object = object.drops(&self.nodes, committed);
             for (first_block, lsn) in of_object {
+                debug_assert!((self.start..=committed).contains(&lsn), "a tombstone at {lsn}");
                 reserve(&mut found, 1, "tombstones")?;
                 found.push(Tombstone { object: object.object(), first_block, lsn });
             }

@@ -63,6 +63,7 @@ impl OpenLayer {
     pub fn new(start: Lsn, pool: &Arc<ChunkPool>) -> OpenLayer {
         let (nodes, values) =
             (Arc::new(Space::new(pool.clone())), Arc::new(Space::new(pool.clone())));
+        debug_assert!(start != Lsn::MAX, "a layer has room for a value");
         let last = start.previous();
         let layer = Arc::new(MemLayer {
             committed: CommittedLsn(AtomicU64::new(last.0)),
@@ -198,6 +199,7 @@ impl OpenLayer {
             Some(position) => position,
             None => self.values.append_bytes(bytes)?,
         };
+        debug_assert!(lsn >= self.last && lsn > self.layer.committed_lsn(), "Lsns do not go back");
         let value = ValueRef { position, len: bytes.len(), kind: value.kind() };
         let what = PendingKind::Version(head, value.pack());
         self.pending.push(PendingAppend { object, block: key.block, lsn, what });
@@ -218,6 +220,8 @@ impl OpenLayer {
     /// One more may wait for its entry afterwards.
     #[inline]
     fn make_room_to_wait(&mut self) -> Result<()> {
+        debug_assert!(self.indexed <= self.pending.len(), "appends are indexed in order");
+        debug_assert!(self.pending.len() - self.indexed <= DEFERRED_MAX);
         if self.pending.len() - self.indexed == DEFERRED_MAX {
             self.index_pending()?;
         }
@@ -238,6 +242,7 @@ impl OpenLayer {
             }
             self.indexed += 1;
         }
+        debug_assert_eq!(self.indexed, self.pending.len(), "all appends are indexed");
         Ok(())
     }
 
@@ -301,6 +306,9 @@ impl OpenLayer {
     /// published, and what was appended still waits for its commit.
     pub fn commit(&mut self, lsn: Lsn) -> Result<()> {
         self.prepare_commit(lsn)?;
+        assert_eq!(self.indexed, self.pending.len(), "all appends are indexed");
+        assert!(self.pending.last().is_none_or(|newest| newest.lsn <= lsn), "up to {lsn}");
+        verify!(self.pending.is_sorted_by_key(|pending| pending.lsn), "Lsns do not go back");
         let counts = &self.layer.counts;
         if !self.pending.is_empty() {
             let tombstones = self
@@ -334,6 +342,7 @@ impl OpenLayer {
     /// Takes back the newest appends until `keep` are left.
     fn take_back(&mut self, keep: usize) {
         let space = &*self.layer.nodes;
+        assert!(keep <= self.pending.len(), "{keep} of {} appends", self.pending.len());
         let indexed = self.indexed.max(keep) - keep;
         self.indexed -= indexed;
         for (n, pending) in self.pending.drain(keep..).enumerate().rev() {
@@ -347,6 +356,8 @@ impl OpenLayer {
                 PendingKind::Tombstone => self.index.pop_drop(space, pending.object),
             }
         }
+        debug_assert!(self.indexed <= keep, "what was taken back is not indexed");
+        debug_assert!(keep > 0 || self.pending_value_bytes == 0, "nothing is pending");
     }
 
     /// Ends writing: the same memory, immutable from now on. Takes the same few instructions whatever the size.
@@ -354,6 +365,9 @@ impl OpenLayer {
     #[must_use]
     pub fn freeze(mut self) -> FrozenLayer {
         self.abort();
+        assert!(!self.has_pending(), "a frozen layer never grows");
+        assert_eq!(self.last, self.layer.committed_lsn(), "a frozen layer ends with its commit");
+        verify!(self.layer.is_in_order(), "a frozen layer holds what was committed, in order");
         FrozenLayer(self.layer)
     }
 }

@@ -9,7 +9,7 @@ use super::{
     space::Position,
 };
 use crate::{
-    Key, Lsn,
+    Key, Lsn, VALUE_LEN_MAX,
     commit_record::{EntryKind, PartEncoder},
 };
 
@@ -50,6 +50,7 @@ impl OpenLayer {
                 self.push(pending, &mut part, &mut runs);
                 taken += 1;
             }
+            debug_assert!(taken > 0 || rest.is_empty(), "each part takes an entry");
             rest = &rest[taken..];
             let head = part.finish(first, rest.is_empty());
             let values = runs.runs.iter().rev();
@@ -96,6 +97,7 @@ impl Runs {
         if self.last.replace((position, len)) == Some((position, len)) {
             return false;
         }
+        debug_assert!(len <= VALUE_LEN_MAX, "a value of {len} bytes");
         self.bytes += len;
         match self.runs.last_mut() {
             Some(run) if position.raw() + len as u64 == run.0.raw() => {

@@ -88,6 +88,7 @@ impl<'a> SortedVersions<'a> {
             && (first.object, first.first_block) < (from.object, from_block)
         {
             sorted.slot = (from_block - first.first_block) as usize;
+            debug_assert!(sorted.slot < LEAF_FANOUT, "the leaf holds the first block");
         }
         sorted
     }
@@ -134,6 +135,7 @@ impl<'a> SortedVersions<'a> {
 
     /// Goes to the next key that has versions; false at the end.
     fn next_key(&mut self) -> bool {
+        debug_assert!(self.entries.is_empty() && self.blocks.is_empty() && self.newest.is_none());
         while let Some(place) = self.ahead[0] {
             while let Some(head) = place.leaf.heads.get(self.slot) {
                 self.slot += 1;
@@ -159,6 +161,7 @@ impl<'a> SortedVersions<'a> {
 
     fn item(&self, lsn: Lsn, value: ValueRef) -> (Key, PageVersion<'a>) {
         let LeafPlace { object, first_block, .. } = self.ahead[0].expect("the key's leaf");
+        debug_assert!(lsn <= self.upper && (1..=LEAF_FANOUT).contains(&self.slot));
         let key = Key { object, block: first_block + (self.slot - 1) as u32 };
         #[allow(unsafe_code)]
         // SAFETY: called by `next` alone, for what a head or an entry of this layer says at or

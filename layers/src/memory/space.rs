@@ -246,6 +246,7 @@ impl Space {
     /// rule 1 says.
     #[inline]
     pub(super) unsafe fn bytes(&self, position: Position, len: usize) -> &[u8] {
+        debug_assert!(position.0 as usize % CHUNK_SPAN_BYTES + len <= CHUNK_SPAN_BYTES);
         // SAFETY: by the caller's promise and rule 1 the bytes were copied there before the head or
         // entry that holds position and length was published, they are never written again, and by
         // rule 2 they outlive the borrow of `self`.
@@ -258,6 +259,7 @@ impl Space {
     /// They are those of several [`Appender::append_bytes`] in this space, each of which begins where the one that was
     /// made after it ends; `position` is that of the last one.
     pub(super) unsafe fn neighbours(&self, position: Position, len: usize) -> &[u8] {
+        debug_assert!(position.0 as usize % CHUNK_SPAN_BYTES + len <= CHUNK_SPAN_BYTES);
         // SAFETY: as for `bytes`, for each of the values. Together they are one range of one chunk: a value ends where one
         // of another chunk begins only if that one's offset is zero, and no offset is.
         unsafe { std::slice::from_raw_parts(self.address(position.0), len) }
@@ -288,7 +290,17 @@ pub(super) fn prefetch_whole<T: Node>(node: &T) {
 
 impl Drop for Space {
     fn drop(&mut self) {
-        for chunk in std::mem::take(self.full.get_mut()) {
+        let chunks = std::mem::take(self.full.get_mut());
+        let added =
+            self.bases.iter().filter(|base| !base.load(Ordering::Relaxed).is_null()).count();
+        debug_assert!(
+            chunks.len() == added
+                || std::thread::panicking()
+                || cfg!(planted_bug = "early_reclaim"),
+            "all of {added} chunks come home, found {}",
+            chunks.len()
+        );
+        for chunk in chunks {
             self.pool.put_back(chunk);
         }
     }
@@ -335,6 +347,7 @@ impl Appender {
             Some(found) => found,
             None => self.append_to_new(layout)?,
         };
+        debug_assert!(self.chunks > 0 && offset < CHUNK_SPAN_BYTES, "chunk {}", self.chunks);
         self.used_bytes += layout.size() as u64;
         Ok((address, ((self.chunks - 1) as u64) << OFFSET_BITS | offset as u64))
     }
@@ -354,6 +367,12 @@ impl Appender {
         }
         let held = space.allocated_bytes();
         let chunk = space.pool.take(layout.size() + layout.align(), held)?;
+        assert!(chunk.bytes() > 0 && chunk.base().addr().get().is_multiple_of(CHUNK_ALIGN));
+        assert!(
+            space.bases[self.chunks].load(Ordering::Relaxed).is_null(),
+            "chunk {} is added once",
+            self.chunks
+        );
         // Relaxed: no id of this chunk is published yet.
         space.bases[self.chunks].store(chunk.base().as_ptr(), Ordering::Relaxed);
         space.allocated_bytes.store(held + chunk.bytes(), Ordering::Relaxed);
@@ -372,6 +391,7 @@ impl Appender {
         let layout =
             Layout::from_size_align(bytes.len(), 1).expect("a slice's length is a valid size");
         let (address, position) = self.append(layout)?;
+        debug_assert!(position >> POSITION_BITS == 0, "a position has {POSITION_BITS} bits");
         // SAFETY: `address` is `bytes.len()` bytes of fresh memory that nobody else knows of yet; it does not overlap `bytes`, which
         // is borrowed from elsewhere.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), address.as_ptr(), bytes.len()) };
@@ -411,6 +431,7 @@ impl Appender {
                 tail.add(at).write(item());
             }
         }
+        debug_assert!(position.is_multiple_of(UNIT_BYTES as u64), "a node begins a unit");
         let raw = u32::try_from(position >> UNIT_BITS).ok();
         // SAFETY: the node was appended above, as a `T`.
         let id = raw.and_then(|raw| unsafe { Id::from_raw(raw) });

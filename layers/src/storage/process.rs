@@ -88,6 +88,7 @@ fn make_page() -> &'static AtomicU64 {
     // SAFETY: an advice on the whole of the new mapping, which nothing else knows yet.
     let is_wiped = is_mapped && unsafe { libc::madvise(page, len, libc::MADV_WIPEONFORK) } == 0;
     let word = if is_wiped { page.cast() } else { (&raw const NO_PAGE).cast_mut() };
+    debug_assert!(word.is_aligned() && !word.is_null());
     let stored = PAGE.compare_exchange(ptr::null_mut(), word, Ordering::AcqRel, Ordering::Acquire);
     if is_mapped && (stored.is_err() || !is_wiped) {
         // SAFETY: mapped above, and nothing has learnt of it.

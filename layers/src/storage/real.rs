@@ -428,6 +428,12 @@ impl File for RealFile {
     }
 
     fn read_up_to(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        debug_assert!(
+            !self.is_direct
+                || offset.is_multiple_of(DIRECT_ALIGN as u64)
+                    && buffer.as_ptr().addr().is_multiple_of(DIRECT_ALIGN),
+            "direct I/O is aligned"
+        );
         let mut read = 0;
         while read < buffer.len() {
             match self.file.read_at(&mut buffer[read..], offset + read as u64) {

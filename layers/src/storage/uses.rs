@@ -112,6 +112,7 @@ impl Drop for Use {
         }
         let mut files = self.table.files.lock();
         if let Some(Uses::Mapped(count) | Uses::Written(count)) = files.get_mut(&self.file) {
+            debug_assert!(*count > 0, "a use ends once");
             *count -= 1;
             if *count == 0 {
                 files.remove(&self.file);

@@ -38,6 +38,7 @@ impl<'a> ReadAhead<'a> {
         let next = next.filter(|next| next.pages.contains(&page));
         let current = next.unwrap_or_else(|| Window::open(file, page));
         let next = Window::open(file, current.pages.end);
+        debug_assert!(current.pages.contains(&page) && current.pages.end == next.pages.start);
         self.windows = [Some(current), Some(next)];
     }
 }

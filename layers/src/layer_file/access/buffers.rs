@@ -48,6 +48,8 @@ impl Buffers {
                 bytes
             }
         };
+        assert!(bytes.len() == sectors * DIRECT_ALIGN, "whole sectors, as many as were asked for");
+        debug_assert!(bytes.as_ptr().addr().is_multiple_of(DIRECT_ALIGN));
         Ok(Buffer { bytes, buffers: self.clone() })
     }
 }
@@ -69,6 +71,7 @@ impl Drop for Buffer {
             return;
         };
         let mut retained = retained.lock();
+        debug_assert!(retained.len() <= RETAINED_MAX);
         if retained.len() < RETAINED_MAX {
             retained.push(std::mem::replace(&mut self.bytes, Bytes::new(0)));
         }

@@ -261,8 +261,9 @@ struct MappingCount {
 
 impl Drop for MappingCount {
     fn drop(&mut self) {
-        self.access.mappings.fetch_sub(1, Relaxed);
-        self.access.mapped_bytes.fetch_sub(self.bytes, Relaxed);
+        let mappings = self.access.mappings.fetch_sub(1, Relaxed);
+        let bytes = self.access.mapped_bytes.fetch_sub(self.bytes, Relaxed);
+        debug_assert!(mappings > 0 && bytes >= self.bytes, "each mapping is counted once");
     }
 }
 
@@ -328,6 +329,7 @@ impl CachedFile {
 
     /// Reads `len` bytes, which are within the file as it was when it was opened.
     pub(crate) fn read(&self, offset: u64, len: usize) -> Result<CachedBlock> {
+        debug_assert!(offset + len as u64 <= self.len, "{len} bytes at {offset} of {}", self.len);
         let access = &*self.access;
         // Whole sectors, which direct I/O asks for.
         let (from, to) = match access.options.mode {
@@ -349,6 +351,7 @@ impl CachedFile {
             read => read,
         }?;
         let start = (offset - from) as usize;
+        debug_assert!(start + len <= buffer.bytes().len(), "the buffer holds what was read");
         if read < start + len {
             let (found, expected) = (from + read as u64, offset + len as u64);
             return Err(Error::corrupt(&self.path, found, "file length", expected, found));
@@ -370,12 +373,14 @@ impl CachedFile {
 
     /// Puts a block into the cache.
     pub(crate) fn put(&self, offset: u64, block: Arc<CachedBlock>) {
+        debug_assert!(offset + block.len as u64 <= self.len, "a block lies within its file");
         self.access.blocks.insert(self.at(offset), block);
     }
 
     /// The first `len` bytes of what was read, in a buffer that has not much more room than that.
     pub(crate) fn fitted(&self, read: CachedBlock, len: usize) -> Result<CachedBlock> {
         let len = len.min(read.len);
+        debug_assert!(read.start + len <= read.buffer.bytes().len());
         let kept = read.buffer.bytes().len();
         if len.next_multiple_of(DIRECT_ALIGN) * 4 > kept * 3 {
             return Ok(CachedBlock { len, ..read });

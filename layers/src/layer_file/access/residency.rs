@@ -105,6 +105,10 @@ impl MappedFile {
         let mut found = [0; PAGES_A_WORD];
         for (word, mask) in words_of(pages) {
             let first = word * PAGES_A_WORD + mask.trailing_zeros() as usize;
+            debug_assert!(
+                mask >> mask.trailing_zeros()
+                    == u64::MAX >> mask.leading_zeros() >> mask.trailing_zeros()
+            );
             let found = &mut found[..mask.count_ones() as usize];
             self.map.residency(first, found);
             if found.contains(&0) {
@@ -127,6 +131,7 @@ impl MappedFile {
         let mut remembers = false;
         let mut found = [0; PAGES_AT_ONCE];
         let mut look = |pages: Range<usize>| {
+            debug_assert!(pages.len() <= PAGES_AT_ONCE, "{} pages at once", pages.len());
             let found = &mut found[..pages.len()];
             self.map.residency(pages.start, found);
             remembers |= found.contains(&1);
@@ -191,6 +196,7 @@ fn words_of(pages: Range<usize>) -> impl Iterator<Item = (usize, u64)> {
     words.map(move |word| {
         let first = pages.start.saturating_sub(word * PAGES_A_WORD);
         let end = (pages.end - word * PAGES_A_WORD).min(PAGES_A_WORD);
+        debug_assert!(first < end, "a word has one of the pages");
         (word, (u64::MAX >> (PAGES_A_WORD - (end - first))) << first)
     })
 }

@@ -64,6 +64,8 @@ impl PartBuilder {
             buffer.extend_from_slice(&[0; PartBuilder::VALUES]);
         }
         let bytes = value.bytes();
+        debug_assert!(self.entries.last().is_none_or(|last| last.0 <= lsn), "in order of Lsn");
+        debug_assert!(self.start <= buffer.len() && bytes.len() <= VALUE_LEN_MAX);
         if value.kind() == Kind::Image {
             pad(buffer, self.start);
         }
@@ -78,6 +80,7 @@ impl PartBuilder {
     /// # Errors
     /// [`crate::Error::OutOfMemory`]; the part is where it was.
     pub(crate) fn take_out(&self, buffer: &mut Vec<u8>, carried: &mut Vec<u8>) -> Result<()> {
+        debug_assert!(!self.is_empty() && self.start <= buffer.len(), "a part at the buffer's end");
         carried.clear();
         reserve(carried, buffer.len() - self.start, "the versions of a page")?;
         carried.extend_from_slice(&buffer[self.start..]);
@@ -86,12 +89,14 @@ impl PartBuilder {
     }
 
     pub(crate) fn put_back(&mut self, buffer: &mut Vec<u8>, carried: &[u8]) {
+        debug_assert!(!self.is_empty(), "a part that was taken out");
         self.start = buffer.len();
         buffer.extend_from_slice(carried);
     }
 
     /// Completes the part and begins the next one.
     pub(crate) fn end(&mut self, buffer: &mut Vec<u8>) {
+        assert!(!self.is_empty(), "a part has a version");
         let growth = self.growth();
         let values = self.start + PartBuilder::VALUES;
         if growth > 0 {
@@ -101,6 +106,7 @@ impl PartBuilder {
         }
         pad(buffer, self.start);
         let part = &mut buffer[self.start..];
+        debug_assert!(part.len().is_multiple_of(ALIGN), "a part of {} bytes", part.len());
         let part_len = part.len() as u32;
         part[..4].copy_from_slice(&(self.entries.len() as u32).to_le_bytes());
         part[4..8].copy_from_slice(&part_len.to_le_bytes());

@@ -110,6 +110,7 @@ impl Lines {
     }
 
     pub(crate) fn insert(&mut self, hash: u64) {
+        debug_assert!(!self.0.is_empty(), "a filter has a line");
         let (upper, bits) = split(hash);
         let line = line_of(upper, self.0.len());
         self.0[line].0.iter_mut().zip(bits).for_each(|(word, bit)| *word |= bit);

@@ -87,6 +87,7 @@ pub(crate) struct PageBuilder {
 
 impl PageBuilder {
     pub(crate) fn new(level: u8) -> PageBuilder {
+        debug_assert!(usize::from(level) < HEIGHT_MAX, "level {level}");
         let rows = PAGE_LEN_MAX / PAIR_LEN;
         PageBuilder {
             level,
@@ -112,6 +113,12 @@ impl PageBuilder {
         true
     }
 
+    /// Key and Lsn of the last row.
+    pub(crate) fn last(&self) -> Option<(Key, Lsn)> {
+        let object = self.segments.last()?.0;
+        Some((Key::new(object, *self.blocks.last()?), Lsn(self.pairs.last()?.0)))
+    }
+
     /// Key and Lsn of the first row.
     pub(crate) fn first(&self) -> Option<(Key, Lsn)> {
         let object = self.segments.first()?.0;
@@ -122,6 +129,8 @@ impl PageBuilder {
     pub(crate) fn write(&mut self, out: &mut Vec<u8>) {
         let rows = u16::try_from(self.blocks.len()).expect("a page of 4 KiB");
         let segments = u16::try_from(self.segments.len()).expect("a page of 4 KiB");
+        assert!(rows > 0 && segments <= rows, "{rows} rows of {segments} objects");
+        debug_assert!(page_len(self.segments.len(), self.blocks.len()) <= PAGE_LEN_MAX);
         let mut head = [0; FENCES];
         head[0] = self.level;
         head[ROWS..SEGMENTS].copy_from_slice(&rows.to_le_bytes());

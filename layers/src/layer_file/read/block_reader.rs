@@ -119,6 +119,10 @@ impl Blocks {
         let mut verified = Vec::new();
         reserve(&mut verified, words as usize, "marks of verified blocks")?;
         verified.extend((0..words).map(|_| AtomicU64::new(0)));
+        debug_assert!(
+            verified.len() as u64 * GRANULES_PER_WORD * BLOCK_EXTENT_MIN as u64 >= source.len()
+                || words == 0
+        );
         let verified = verified.into_boxed_slice();
         Ok(Blocks { source, seal: BlockSeal::new(id), verified })
     }
@@ -361,6 +365,7 @@ impl Blocks {
     /// memory. Of others it reads those that are not in the cache, with one read where they lie together, and returns
     /// them. A block that cannot be read so is left out: the read that needs it will return the error.
     pub(crate) fn read_together(&self, spans: &[BlockSpan]) -> Vec<(u64, Arc<CachedBlock>)> {
+        debug_assert!(spans.is_sorted_by(|left, right| left.offset < right.offset));
         let mut read = Vec::new();
         match &self.source {
             BlockSource::Mapped(file) => {
@@ -396,6 +401,7 @@ impl Blocks {
 
     /// Where the blocks of a run begin, and how many bytes they have at the most, as far as is known.
     fn bytes_of(&self, run: &[BlockSpan]) -> (u64, usize) {
+        debug_assert!(run[0] <= run[run.len() - 1], "blocks of a run are in order");
         let (start, last) = (run[0].offset, run[run.len() - 1]);
         let last_len = last.read_len(Some(BlockType::Data)) as u64;
         let end = last.offset.saturating_add(last_len).min(self.source.len());

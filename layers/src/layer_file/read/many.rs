@@ -79,6 +79,7 @@ impl LayerFile {
             let mut spans: Vec<BlockSpan> = located.iter().filter_map(span).collect();
             spans.sort_unstable();
             spans.dedup_by_key(|span| span.offset);
+            debug_assert!(spans.len() <= queries.len(), "a query needs one block at first");
             if spans.len() > 1 {
                 read_together(&mut visit.blocks, &spans);
             }

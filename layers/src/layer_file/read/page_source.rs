@@ -181,6 +181,7 @@ pub(crate) struct PageBytes<'a>(BlockBytes<'a>);
 
 impl IndexPage for PageBytes<'_> {
     fn page(&self) -> Page<'_> {
+        debug_assert!(!self.0.is_empty(), "a page was checked when it was read");
         Page::parse(&self.0).expect("it was one when it was lent")
     }
 }

@@ -8,7 +8,8 @@ use crate::{
     Error, Result,
     layer_file::format::{
         block::{
-            BLOCK_EXTENT_MIN, BLOCK_HEADER_LEN, BlockHeader, BlockSeal, BlockType, Codec, extent,
+            BLOCK_ALIGN, BLOCK_EXTENT_MIN, BLOCK_HEADER_LEN, BlockHeader, BlockSeal, BlockType,
+            Codec, RAW_LEN_MAX, extent,
         },
         footer::{FOOTER_LEN, HEADER_LEN},
     },
@@ -127,6 +128,7 @@ impl BlockWriter {
     /// Completes the block with another form of its payload.
     pub(crate) fn end_compressed(&mut self, stored: &[u8]) -> Result<()> {
         let raw_len = self.payload().len();
+        debug_assert!(stored.len() < raw_len, "compression makes a block smaller");
         let payload_start = self.payload_start();
         self.buffer.truncate(payload_start);
         self.buffer.extend_from_slice(stored);
@@ -135,6 +137,7 @@ impl BlockWriter {
 
     fn end_as(&mut self, block_type: BlockType, codec: Codec, raw_len: usize) -> Result<()> {
         let stored_len = self.payload().len();
+        assert!(raw_len <= RAW_LEN_MAX && stored_len <= raw_len, "{stored_len} of {raw_len} bytes");
         let header = BlockHeader {
             block_type: block_type as u8,
             codec: codec as u8,
@@ -145,6 +148,7 @@ impl BlockWriter {
         let offset = self.block_offset();
         self.seal.seal(offset, header, &mut self.buffer[self.block_start..]);
         self.block_start = self.buffer.len();
+        debug_assert!(self.block_offset().is_multiple_of(BLOCK_ALIGN as u64), "blocks are aligned");
         self.blocks += 1;
         if self.buffer.len() >= APPEND_LEN { self.append() } else { Ok(()) }
     }
@@ -154,6 +158,11 @@ impl BlockWriter {
             let source = std::io::Error::other("an append failed before");
             return Err(Error::io("append to", self.path(), source));
         }
+        assert_eq!(self.block_start, self.buffer.len(), "no block is being filled");
+        verify!(
+            self.file.len().map_or(true, |len| len == self.appended_len),
+            "an append starts where the last one ended"
+        );
         self.digest.update(&self.buffer);
         let appended = self.file.append(&self.buffer).and_then(|()| {
             self.appended_len += self.buffer.len() as u64;
@@ -185,6 +194,7 @@ impl BlockWriter {
 
     /// Appends the footer and syncs the file.
     pub(crate) fn finish(mut self, footer: &[u8; FOOTER_LEN]) -> Result<()> {
+        assert!(self.buffer.is_empty() && !self.failed, "the footer comes last");
         self.file.append(footer)?;
         if cfg!(planted_bug = "no_sync_before_rename") {
             return Ok(());

@@ -25,6 +25,8 @@ impl FilterBuilder {
         if self.hashes.capacity() == 0 {
             self.hashes.reserve_exact(PARTITION_KEYS);
         }
+        debug_assert!(self.first.is_none_or(|first| first < key), "keys are pushed in order");
+        debug_assert!(self.rows.last().is_none_or(|row| row.0 < key), "partitions are in order");
         self.first.get_or_insert(key);
         self.hashes.push(hash_of(key));
     }
@@ -38,6 +40,7 @@ impl FilterBuilder {
     pub(crate) fn write_partition(&mut self, sink: &mut BlockWriter) -> Result<()> {
         let Some(first) = self.first.take() else { return Ok(()) };
         let count = (self.hashes.len() * BITS_PER_KEY).div_ceil(LINE_LEN * 8);
+        debug_assert!(count > 0, "a partition has a key");
         let mut lines = Lines::zeroed(count)?;
         self.hashes.drain(..).for_each(|hash| lines.insert(hash));
         self.rows.push((first, sink.block_offset(), count as u32));
@@ -50,6 +53,7 @@ impl FilterBuilder {
     /// Writes the table, behind everything else; how many partitions there are.
     pub(crate) fn finish(self, sink: &mut BlockWriter) -> Result<u32> {
         assert!(self.hashes.is_empty(), "all partitions are written");
+        verify!(self.rows.is_sorted_by_key(|row| (row.0, row.1)), "partitions are in order");
         for rows in self.rows.chunks(ROWS_PER_BLOCK) {
             let payload = sink.begin();
             for (first, offset, lines) in rows {

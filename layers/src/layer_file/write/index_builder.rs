@@ -28,6 +28,7 @@ impl IndexBuilder {
                 self.levels.push(PageBuilder::new(level as u8));
             }
             let page = &mut self.levels[level];
+            debug_assert!(page.last() < Some((row.key, row.lsn)), "rows are pushed in order");
             if page.push(&row) {
                 break;
             }
@@ -46,6 +47,7 @@ impl IndexBuilder {
         while level < self.levels.len() {
             let row = write(&mut self.levels[level], sink)?;
             level += 1;
+            assert!(level <= HEIGHT_MAX, "an index of {level} levels");
             if level == self.levels.len() {
                 return Ok((level as u8, row.place.block_offset()));
             }
@@ -57,6 +59,7 @@ impl IndexBuilder {
 
 /// Writes a page; the row that stands for it one level up.
 fn write(page: &mut PageBuilder, sink: &mut BlockWriter) -> Result<Row> {
+    debug_assert!(page.first().is_some(), "no page is empty");
     let (key, lsn) = page.first().unwrap_or((crate::Key::MIN, Lsn::INVALID));
     let place = Place::new(sink.block_offset(), 0);
     sink.reserve(PAGE_LEN_MAX + BLOCK_OVERHEAD_MAX)?;

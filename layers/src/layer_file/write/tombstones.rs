@@ -30,6 +30,7 @@ pub(crate) fn write(
     for rows in tombstones.chunks(TOMBSTONES_PER_BLOCK) {
         sink.reserve(rows.len() * TOMBSTONE_LEN + BLOCK_OVERHEAD_MAX)?;
         let payload = sink.begin();
+        debug_assert!(rows.len() <= TOMBSTONES_PER_BLOCK);
         for row in rows {
             encode(row, payload);
         }

@@ -17,7 +17,7 @@ use crate::{
             block::{BlockSeal, BlockType},
             chain::{PartBuilder, VALUE_OVERHEAD_MAX},
             footer::{FOOTER_LEN, Footer, encode_footer, encode_header},
-            index_page::{Place, Row},
+            index_page::{HEIGHT_MAX, Place, Row},
         },
     },
     reserve,
@@ -221,6 +221,7 @@ impl LayerWriter {
             return Ok(());
         };
         reserve(&mut self.parts, 1, "the pages of a block")?;
+        debug_assert!(self.block_is_open && self.part.start() >= self.sink.payload_start());
         self.parts.push((key, lsn, self.part.start() - self.sink.payload_start()));
         self.part.end(self.sink.buffer());
         Ok(())
@@ -231,6 +232,12 @@ impl LayerWriter {
         if !self.block_is_open {
             return Ok(());
         }
+        let end = self.sink.payload_start() + self.sink.payload().len();
+        assert!(
+            self.part.is_empty() || self.part.start() == end,
+            "a block is closed behind whole parts"
+        );
+        verify!(self.parts.is_sorted_by_key(|part| (part.0, part.1)), "parts are in order");
         self.block_is_open = false;
         let offset = self.sink.block_offset();
         let compressor = self.compressor.as_mut();
@@ -288,6 +295,11 @@ impl LayerWriter {
             value_bytes: self.written.value_bytes,
             tombstones: tombstones.len() as u64,
         };
+        // What a reader checks when it opens the file.
+        assert_eq!(height == 0, summary.versions == 0, "an index has a version");
+        assert!(usize::from(height) <= HEIGHT_MAX, "an index of {height} levels");
+        assert!(root_offset < len && tombstones_offset < len, "offsets are within the file");
+        assert!(summary.keys <= summary.versions, "a key has a version");
         let blocks = self.sink.blocks();
         let footer =
             Footer { summary, height, root_offset, tombstones_offset, filter_partitions, blocks };
@@ -302,6 +314,7 @@ impl WrittenTotals {
         self.last = Some((key, lsn));
         let (lowest, highest) = self.lsns.unwrap_or((lsn, lsn));
         self.lsns = Some((lowest.min(lsn), highest.max(lsn)));
+        debug_assert!(self.first_key <= Some(key), "keys are put in order");
         self.versions += 1;
         self.value_bytes += len as u64;
     }

@@ -101,7 +101,9 @@ impl<W: Word> Head<W> {
         value: u64,
         keep: impl FnOnce(u64, Lsn, u64) -> Result<u64>,
     ) -> Result<()> {
+        debug_assert!(lsn.0 != NONE && lsn.0 != MOVED, "a version at {lsn}");
         if let Some(former) = self.newest_lsn() {
+            debug_assert!(former < lsn, "{lsn} comes after {former}");
             let older = self.older.load(Ordering::Relaxed);
             let kept = keep(older, former, self.value.load(Ordering::Relaxed))?;
             self.older.store(kept, PUBLISH);

@@ -152,6 +152,7 @@ impl Object {
     }
 
     pub(super) fn set_root(&self, root: Root) {
+        debug_assert!(root.height < 8 && root.prefix < 1 << 29, "a root fits its word");
         let node = u64::from(root.node.map_or(0, Id::raw));
         self.root.store(
             node | u64::from(root.height) << 32 | u64::from(root.prefix) << 35,
@@ -252,6 +253,8 @@ impl Run {
     /// As a [`Head`] holds it.
     #[inline]
     pub(super) fn pack(self) -> u64 {
+        debug_assert!(0 < self.len && self.len <= self.capacity, "a run ends within its block");
+        debug_assert!(self.capacity <= Versions::CAPACITY_MAX);
         u64::from(self.block.raw()) | u64::from(self.len) << 32 | u64::from(self.capacity) << 48
     }
 
