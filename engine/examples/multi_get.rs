@@ -1,8 +1,9 @@
 //! Many pages at once: one walk for all of them, and a plan that says what it does.
 #![allow(clippy::print_stdout, reason = "a program")]
 
-use pagestrata::{Key, KeyRange, Lsn, Options, PageVersion, Redo, RedoResult, Result, Scratch};
-use pagestrata::{Store, Value};
+use pagestrata::{
+    Key, KeyRange, Lsn, Options, PageVersion, Redo, RedoResult, Result, Scratch, Store, Value,
+};
 
 /// Deltas are appended to their base.
 struct Append;

@@ -35,14 +35,13 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
+use client_frame::{ResponseHead, decode_response_head, decode_welcome, greeting};
+use frame::{RESPONSE_HEAD_LEN, Request, Source, Status, VERSION, WELCOME_LEN, Welcome};
 use pagestrata::{Durability, Key, Lsn, Options, Store, Value};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, tcp::OwnedReadHalf},
 };
-
-use client_frame::{ResponseHead, decode_response_head, decode_welcome, greeting};
-use frame::{RESPONSE_HEAD_LEN, Request, Source, Status, VERSION, WELCOME_LEN, Welcome};
 
 /// Asks a page server for pages, and prints how long it took.
 #[derive(Parser)]

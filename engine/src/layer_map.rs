@@ -71,6 +71,21 @@ impl LayerMap {
         next
     }
 
+    /// Whether the layers in memory are above each other, and all of them above every layer file,
+    /// and the index knows the files. O(layers), for the feature `verify`.
+    pub(crate) fn is_sound(&self) -> bool {
+        let memory = std::iter::once(&self.open).chain(&self.frozen);
+        let starts = memory.clone().map(|slot| slot.layer.start_lsn());
+        let lowest = starts.clone().last().unwrap_or(Lsn::MAX);
+        let are_apart = memory
+            .zip(starts.clone().skip(1))
+            .all(|(newer, older)| newer.layer.start_lsn() > older);
+        let ends = self.files.iter().map(|file| file.summary().lsn_range.end);
+        are_apart
+            && ends.max() <= Some(lowest)
+            && self.files.iter().count() == self.index.layer_count()
+    }
+
     /// Up to here its layers are visible.
     #[inline]
     pub(crate) fn last_record_lsn(&self) -> Lsn {

@@ -99,6 +99,15 @@
 //! [`Error::kind`] says what to do: correct the call, wait, make room, reopen, restore.
 #![deny(unsafe_code)]
 
+/// A check that costs more than a constant: with the feature `verify` alone.
+macro_rules! verify {
+    ($($check:tt)*) => {
+        if cfg!(feature = "verify") {
+            assert!($($check)*);
+        }
+    };
+}
+
 pub mod durability;
 #[cfg(feature = "serde")]
 mod duration_text;

@@ -41,15 +41,14 @@ use std::{
 };
 
 use clap::{Parser, ValueEnum};
+use connection::{Connection, PATIENCE, turn_away};
+use metrics::Metrics;
 use pagestrata::{AccessMode, Key, Options, PageVersion, Redo, RedoResult, Store, Timeline};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
     task::JoinSet,
 };
-
-use connection::{Connection, PATIENCE, turn_away};
-use metrics::Metrics;
 
 /// Serves the pages of a store over TCP.
 #[derive(Parser)]

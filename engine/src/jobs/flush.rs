@@ -233,6 +233,9 @@ impl TimelineShared {
                 Durable { of: layer.clone(), record, pages, in_doubt: false }
             }
         };
+        let end = durable.record.summary.lsn_range.end;
+        debug_assert_eq!(end, layer.committed_lsn().next(), "the file is of this layer");
+        debug_assert_eq!(durable.record.level, 0);
         let published = self.publish_flushed(layer, Some(&durable.record.clone()), |edits| {
             durable.in_doubt = true;
             self.store.append_edits(edits)
@@ -267,7 +270,9 @@ impl TimelineShared {
             // Before the map is published: a thread that waits for this flush first finds nothing
             // frozen in the map, and then reads this.
             self.disk_consistent_lsn.fetch_max(lsn.0, Ordering::AcqRel);
-            map.frozen.pop().expect("a flush is of a frozen layer")
+            let oldest = map.frozen.pop().expect("a flush is of a frozen layer");
+            assert!(std::ptr::eq(&*oldest.layer, layer), "the flushed layer is the oldest");
+            oldest
         })?;
         self.pacer.flushed(self.clock().now());
         self.wake_reclaimer();

@@ -82,6 +82,7 @@ impl<'t> NewLayer<'t> {
         let writer = self.writer.take().expect("finished once");
         let mut is_named = false;
         let finished = writer.finish(key_range, lsn_range, tombstones).and_then(|summary| {
+            debug_assert_eq!(summary.id.timeline, self.timeline.number);
             let record = LayerRecord { level: 0, summary };
             let (storage, dir) = (&*self.timeline.store.storage, &self.timeline.dir);
             let path = dir.join(layer_file_name(&record));

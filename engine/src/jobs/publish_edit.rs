@@ -48,6 +48,13 @@ impl TimelineShared {
         replace: impl FnOnce(&mut LayerMap, u64) -> MemSlot,
     ) -> Result<()> {
         let &LayerEdit { added, lsn, log_start } = edit;
+        assert!(lsn >= self.disk_consistent_lsn(), "the disk-consistent Lsn never goes back");
+        for LayerRecord { summary, .. } in added {
+            assert!(summary.lsn_range.end <= lsn.next(), "a layer holds nothing above its edit");
+            let (id, own) = (&summary.id, (self.store.id, self.number));
+            assert_eq!((id.store, id.timeline), own, "a layer is of this timeline");
+            debug_assert!(!summary.key_range.is_empty() && summary.file_len > 0);
+        }
         let open =
             |record: &LayerRecord| FileLayer::open(&self.store.access, &self.dir, record.clone());
         let files = added.iter().map(open).collect::<Result<Vec<_>>>()?;
@@ -65,6 +72,8 @@ impl TimelineShared {
         self.published.publish(|map| {
             let mut next = map.with_files(files.into_iter());
             retired = Some(replace(&mut next, last_number + 1));
+            debug_assert_eq!(next.index.layer_count(), map.index.layer_count() + added.len());
+            verify!(next.is_sound(), "layers in memory are above each other and above all files");
             next
         });
         edits.retired.extend(retired.map(|slot| Retired { slot, last_number }));

@@ -14,8 +14,11 @@ impl TimelineShared {
     /// Freezes the open layer and puts an empty one in its place: a few allocations of fixed size,
     /// whatever the layer holds. The caller has the write lease and nothing is uncommitted.
     pub(crate) fn roll(self: &Arc<Self>, writer: &mut OpenLayer) {
+        assert!(!writer.has_pending(), "a layer is rolled when everything in it is committed");
         self.pacer.froze(writer.used_bytes(), self.clock().now());
         let next = OpenLayer::new(writer.last_lsn().next(), &self.store.pool);
+        debug_assert!(next.layer().start_lsn() > writer.layer().committed_lsn());
+        debug_assert!(next.layer().is_empty());
         let shared = next.layer().clone();
         let frozen: FrozenLayer = std::mem::replace(writer, next).freeze();
         {
@@ -25,7 +28,12 @@ impl TimelineShared {
                 // Before anybody can flush and retire the layer: whoever reclaims it then finds no
                 // count of ours.
                 drop(frozen);
-                map.rolled(shared, self.published.number() + 1)
+                let next = map.rolled(shared, self.published.number() + 1);
+                verify!(
+                    next.is_sound(),
+                    "layers in memory are above each other and above all files"
+                );
+                next
             });
         }
         self.store.wake_flusher();
@@ -49,6 +57,8 @@ impl TimelineShared {
     /// After a commit was taken from the log: as after any other, but that a flush is done here,
     /// for nobody else does any yet. Where that fails, memory has to do.
     pub(crate) fn recovered(self: &Arc<Self>, lsn: Lsn, writer: &mut OpenLayer) {
+        assert!(lsn > self.disk_consistent_lsn(), "a commit in layer files is not replayed");
+        debug_assert!(writer.layer().committed_lsn() == lsn && !writer.has_pending());
         self.last_record_lsn.store(lsn.0, Ordering::Release);
         if writer.used_bytes() < self.store.options.open_layer_size_max_bytes {
             return;

@@ -88,6 +88,7 @@ impl Files {
 
     pub(crate) fn set(&mut self, index: LayerSlot, file: Arc<FileLayer>) {
         let index = index.0 as usize;
+        debug_assert!(self.chunks.get(index / CHUNK).is_none_or(|of| of[index % CHUNK].is_none()));
         let chunks = Arc::make_mut(&mut self.chunks);
         while chunks.len() <= index / CHUNK {
             chunks.push(Arc::new([const { None }; CHUNK]));

@@ -288,6 +288,7 @@ impl LayerIndex {
             let (whole, root) = build(&version.slots);
             (version.whole, version.root) = (Arc::new(whole), Arc::new(root));
         }
+        verify!(version.whole.is_sound() && version.root.is_sound(), "marks are in order");
         LayerIndex { version: Arc::new(version) }
     }
 

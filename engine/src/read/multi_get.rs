@@ -387,6 +387,8 @@ impl<'a> Many<'a> {
         let pending = |&key| Pending { key, upper, oldest: None, hit: None };
         let mut pending: Vec<Pending> = keys.iter().map(pending).collect();
         pending.sort_unstable_by_key(|pending| pending.key);
+        debug_assert!(pending.is_sorted_by_key(|pending| pending.key));
+        debug_assert!(pending.len() <= KEYS_AT_ONCE);
         // Most pages are an image, or an image and a delta.
         let list = Vec::with_capacity(2 * pending.len());
         let entries = Entries { list, is_out_of_memory: false };
@@ -496,6 +498,7 @@ impl<'a> Many<'a> {
     }
 
     fn end(&mut self, index: u32, walk: Result<WalkEnd>) {
+        debug_assert!(self.ended.len() < self.pending.len(), "a key ends once");
         let Pending { key, oldest, .. } = self.pending[index as usize];
         let walk = self.entries.checked(walk);
         self.ended.push(Ended { key, walk, oldest });
@@ -532,6 +535,7 @@ impl<'a> Many<'a> {
         pending.hit = self.map.index.search(pending.key, pending.upper);
         match pending.hit {
             Some(hit) => {
+                debug_assert!(hit.floor <= pending.upper);
                 let end = self.map.files.get(hit.layer).summary().lsn_range.end;
                 queue.push((end, hit.layer, Reverse(index)));
             }

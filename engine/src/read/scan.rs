@@ -150,6 +150,7 @@ impl<'g> Pages<'g> {
                 self.push(LayerKeys::File(file, file.noted(file.keys_from(next))?))?;
                 continue;
             }
+            debug_assert!(self.last <= Some(next), "keys ascend");
             let is_new = self.last < Some(next);
             self.last = Some(next);
             self.push(keys)?;

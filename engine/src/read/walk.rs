@@ -99,6 +99,8 @@ impl<'a> Found<'a> {
 
     #[inline]
     fn push(&mut self, version: PageVersion<'a>) {
+        let newer = self.versions.last();
+        debug_assert!(newer.is_none_or(|newer| newer.lsn > version.lsn), "newest first");
         self.value_bytes += version.bytes.len() as u64;
         if self.versions.len() == self.versions.capacity()
             && reserve(&mut self.versions, 1, VERSIONS).is_err()
@@ -140,6 +142,7 @@ impl LayerMap {
         let mut stops = |found: &Found<'a>, before: usize| {
             before == 0 && found.versions.first().is_some_and(&mut *is_enough)
         };
+        debug_assert!(found.versions.is_empty() && found.sources.is_empty());
         let mut window = Window::new(self, key, lsn, arena.kind());
         window.fill();
         for slot in std::iter::once(&self.open).chain(&self.frozen) {

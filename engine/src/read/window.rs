@@ -77,6 +77,7 @@ impl<'a> Window<'a> {
     /// Replaces the visits by the next ones and takes their lookups to the leaves; false if there
     /// are none.
     pub(super) fn fill(&mut self) -> bool {
+        debug_assert!(self.len <= self.next.len() && self.len_max <= self.next.len());
         self.len = 0;
         while self.len == 0 {
             if !self.take_some() {
@@ -108,6 +109,7 @@ impl<'a> Window<'a> {
         while count < self.len_max
             && let Some(visit) = self.further.next()
         {
+            debug_assert!(visit.hit.floor <= visit.upper);
             let file = map.files.get(visit.hit.layer);
             taken[count] = Some((file, visit, file.probe_filter(&self.hash)));
             count += 1;

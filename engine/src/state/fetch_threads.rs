@@ -55,6 +55,7 @@ impl FetchThreads {
         if state.threads == 0 {
             return Err(work);
         }
+        debug_assert!(state.idle <= state.threads);
         state.waiting.push_back(work);
         drop(state);
         self.0.changed.notify_one();

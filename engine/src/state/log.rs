@@ -87,6 +87,7 @@ impl StoreShared {
         let log = self.log();
         let mut end = Position::default();
         let part_bytes = (self.options.log_segment_size_bytes / 4).min(PART_BYTES_MAX) as usize;
+        debug_assert!(part_bytes > 0 && !self.reads_only);
         let written = writer.write_records(part_bytes, |payload, is_last| -> Result<()> {
             end = match is_last {
                 true => log.append(timeline, lsn, payload)?,

@@ -163,6 +163,7 @@ impl Pacer {
 /// How long a commit is delayed whose bytes take `flush_ns` to flush, at a debt of so many layers
 /// of `max`.
 fn delay(debt: f64, max: f64, flush_ns: f64) -> Duration {
+    debug_assert!(max > 0.0 && flush_ns >= 0.0);
     let begins = max / 2.0;
     let over = ((debt - begins) / (max - begins)).clamp(0.0, 1.0);
     Duration::from_nanos((over * SLOWEST * flush_ns) as u64)

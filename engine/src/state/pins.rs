@@ -202,6 +202,7 @@ impl PinRegistry {
             age: now.saturating_sub(pin.since),
             only_it_keeps_bytes,
         };
+        debug_assert_eq!(pins.len(), kept_alone.len());
         pins.iter().zip(kept_alone).map(info).collect()
     }
 

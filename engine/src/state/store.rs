@@ -135,6 +135,8 @@ impl StoreShared {
     /// An import can outlive the store, and with it the lock of the directory: it gets
     /// [`Error::Closed`].
     pub(crate) fn append_edits(&self, edits: &[Edit]) -> Result<()> {
+        debug_assert!(!self.is_inherited(), "a forked child writes nothing");
+        debug_assert!(!self.reads_only, "a store that is only read is not written");
         let mut manifest = self.manifest.lock();
         manifest.as_mut().ok_or(Error::Closed)?.append(edits)?;
         // What had failed before is undone by now.
@@ -169,6 +171,7 @@ impl StoreShared {
             self.append_edits(&[Edit::NextSequence(end)])?;
             sequences.end = end;
         }
+        assert!(sequences.start < sequences.end, "the manifest knows a number before it is used");
         sequences.start += 1;
         Ok(sequences.start - 1)
     }

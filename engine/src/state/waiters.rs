@@ -49,6 +49,7 @@ impl Waiters {
         let mut list = self.list.lock();
         let woken: Vec<_> = list.waiting.extract_if(.., |(_, wanted, _)| *wanted <= lsn).collect();
         self.set_lowest(&list);
+        debug_assert!(list.waiting.iter().all(|(_, wanted, _)| *wanted > lsn));
         drop(list);
         woken.into_iter().for_each(|(.., waker)| waker.wake());
     }

@@ -66,7 +66,8 @@ impl Store {
         let leftovers = Leftovers::find(&*shared.storage, &shared.dir, &named, next_sequence)?;
         let (replayed, damage) =
             replay_log(shared, &timelines, state.log_start, progress, &mut report)?;
-        *shared.timelines.lock() = timelines;
+        let before = std::mem::replace(&mut *shared.timelines.lock(), timelines);
+        assert!(before.is_empty(), "timelines are opened once");
         let replayed = match damage {
             Some(damage) => ReplayOutcome::unusable(&damage),
             None if reads_only => ReplayOutcome::unusable("it was opened to be read only"),

@@ -55,6 +55,8 @@ impl<'l> ImageImport<'l> {
         writer: &'l mut OpenLayer,
         lsn: Lsn,
     ) -> ImageImport<'l> {
+        assert!(lsn > writer.last_lsn(), "images are imported above everything");
+        debug_assert!(!writer.has_pending());
         ImageImport {
             timeline,
             writer,
@@ -140,6 +142,8 @@ impl<'l> ImageImport<'l> {
     pub fn finish(mut self) -> Result<ImportReport> {
         self.check()?;
         self.finish_layer()?;
+        let starts = self.records.iter().map(|record| record.summary.key_range.start);
+        debug_assert!(starts.is_sorted_by(|left, right| left < right), "image layers are disjoint");
         let timeline = self.timeline;
         let report = ImportReport {
             images: self.images,

@@ -386,6 +386,7 @@ impl WriteLease<'_> {
         if !timeline.wait_for_frozen_slot() {
             return Err(timeline.stalled());
         }
+        debug_assert!(!writer.has_pending());
         timeline.roll(writer);
         Ok(())
     }
@@ -405,6 +406,9 @@ fn log_and_publish(
     }
     let end = store.log_commit(timeline.number, writer, lsn)?;
     writer.commit(lsn).expect("prepared, and nothing was appended since");
+    debug_assert_eq!(writer.layer().committed_lsn(), lsn);
+    debug_assert_eq!(end.is_some(), store.options.durability != Durability::External);
+    debug_assert!(timeline.last_record_lsn.load(Ordering::Relaxed) <= lsn.0);
     timeline.last_record_lsn.store(lsn.0, Ordering::Release);
     Ok(end)
 }
@@ -418,7 +422,8 @@ impl Drop for WriteLease<'_> {
             return;
         }
         writer.abort();
-        *self.timeline.writer.lock() = Some(writer);
+        let taken = self.timeline.writer.lock().replace(writer);
+        assert!(taken.is_none(), "one write lease is out at a time");
     }
 }
 

@@ -6,6 +6,7 @@ use pagestrata_layers::Lsn;
 
 use crate::{
     error::{Error, Result},
+    options::Durability,
     state::{store::StoreShared, timeline::TimelineShared},
 };
 
@@ -41,6 +42,7 @@ impl StoreShared {
     /// on: the layer cannot be rolled before the commit, and is right after it
     /// ([`StoreShared::is_overdue`]).
     pub(crate) fn wait_for_log_room(&self, own: u64) -> Result<()> {
+        debug_assert_ne!(self.options.durability, Durability::External);
         while self.log().bytes() > self.options.log_size_max_bytes {
             let timelines = self.overdue_timelines();
             if timelines.is_empty() {

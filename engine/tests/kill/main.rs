@@ -37,7 +37,6 @@ use std::{
 };
 
 use pagestrata::{Durability, Store};
-
 use watchdog::Watchdog;
 use workload::{TIMELINES, check_timeline, count, options};
 

@@ -17,7 +17,7 @@
 use std::{hint::select_unpredictable, ops::Range};
 
 use super::{
-    lsn_bands::{Band, Mark, Tag},
+    lsn_bands::{Band, Mark, Tag, are_sound},
     patch::Patch,
     rank_table::{Indices, Moved, Part, Table},
 };
@@ -87,6 +87,11 @@ impl Cover {
     /// How many lists.
     pub(super) fn len(&self) -> usize {
         self.len as usize
+    }
+
+    /// Whether the marks of each list are as [`lsn_bands`](super::lsn_bands) wants them. O(marks).
+    pub(super) fn is_sound(&self) -> bool {
+        (0..self.len()).all(|list| are_sound(self.list(list)))
     }
 
     /// How many columns.

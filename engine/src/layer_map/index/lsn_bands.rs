@@ -120,6 +120,22 @@ pub(super) struct Span {
     pub(super) layer: LayerSlot,
 }
 
+/// Whether marks keep the invariant of a list.
+pub(super) fn are_sound(marks: impl Iterator<Item = Mark>) -> bool {
+    let mut before: Option<Mark> = None;
+    for mark in marks {
+        let follows = match before {
+            None => !mark.tag.is_gap(),
+            Some(before) => before < mark && (!mark.tag.is_gap() || before.tag.opens_band()),
+        };
+        if !follows {
+            return false;
+        }
+        before = Some(mark);
+    }
+    true
+}
+
 /// The marks of a set of layers. O(n log n).
 pub(super) fn marks_of(spans: &mut [Span]) -> Vec<Mark> {
     Sweep::default().run(spans, None, 0, u64::MAX)

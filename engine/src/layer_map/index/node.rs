@@ -82,6 +82,14 @@ impl Node {
         Node::leaf(&[Key::MIN], Cover::new(vec![Vec::new()]))
     }
 
+    /// Whether the lists from this node down are sound. O(marks).
+    pub(super) fn is_sound(&self) -> bool {
+        let is_leaf = self.children.is_empty();
+        (is_leaf || self.children.len() == self.cover.len())
+            && self.cover.is_sound()
+            && self.children.iter().all(|child| child.is_sound())
+    }
+
     /// The band of `key` below `ceiling` in the lists from this node down, or `best` if that is
     /// above it.
     pub(super) fn search(&self, key: Key, ceiling: u64, mut best: Band) -> Band {

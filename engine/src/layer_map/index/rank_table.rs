@@ -34,6 +34,7 @@ pub(super) struct Table {
 impl Table {
     /// Packs numbers.
     pub(super) fn new(numbers: &[u64]) -> Table {
+        debug_assert!(numbers.is_sorted(), "a table is ascending");
         let len = numbers.len();
         let samples = (len / BLOCK).next_multiple_of(LINE);
         // One block more if the last one is full: all numbers may be below.
@@ -184,6 +185,7 @@ fn assembled<P: Place>(old: &[P], parts: &[Part<'_>], moved: &[Moved], limit: us
                 let from = places.len();
                 places.extend_from_slice(&old[run.clone()]);
                 rename(&mut places[from..], moved, limit);
+                debug_assert!(places[from..].iter().all(|place| place.get() < limit));
             }
             Part::New(new) => places.extend(new.iter().map(|&place| P::new(place as usize))),
         }

@@ -160,6 +160,8 @@ impl<const N: usize> Iterator for Visits<'_, N> {
             return None;
         }
         let Band { floor, tag, .. } = best;
+        debug_assert!(floor < ceiling, "each visit is below the one before");
+        debug_assert!(!tag.is_gap(), "a gap names no layer");
         let hit = Hit { layer: tag.layer(), floor: Lsn(floor), shared: tag.is_shared() };
         let visit = Visit { upper: Lsn(ceiling - 1), hit };
         self.ceiling = floor;
