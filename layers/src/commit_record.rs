@@ -1,7 +1,9 @@
-//! What a commit says to the log, and back: versions and tombstones of one timeline, as the payload of a log record.
+//! What a commit says to the log, and back: versions and tombstones of one timeline, as the payload
+//! of a log record.
 //!
-//! A commit is one record or several, the parts; only the last one commits. All numbers are little-endian; a varint has
-//! seven bits in each byte, the lowest first, and the eighth says that more follow.
+//! A commit is one record or several, the parts; only the last one commits. All numbers are
+//! little-endian; a varint has seven bits in each byte, the lowest first, and the eighth says that
+//! more follow.
 //!
 //! | part | bytes | |
 //! |---|---|---|

@@ -1,8 +1,9 @@
 //! Compression of data blocks. The one place that knows the compressor.
 //!
-//! It relies on what zstd documents of its one-shot calls: `ZSTD_compress2` starts a new frame and forgets an unfinished one, so
-//! that a context is good after a failure; `ZSTD_decompressDCtx` writes no more than the room that it is given, and
-//! returns how much it wrote. Neither promises to notice damage: a block's checksum is verified before it is inflated.
+//! It relies on what zstd documents of its one-shot calls: `ZSTD_compress2` starts a new frame and
+//! forgets an unfinished one, so that a context is good after a failure; `ZSTD_decompressDCtx`
+//! writes no more than the room that it is given, and returns how much it wrote. Neither promises
+//! to notice damage: a block's checksum is verified before it is inflated.
 
 use std::{cell::RefCell, io};
 
@@ -37,7 +38,8 @@ impl Compressor {
         }
     }
 
-    /// The compressed form of `raw`; none if it is not smaller by a sixteenth, or there is no memory for it.
+    /// The compressed form of `raw`; none if it is not smaller by a sixteenth, or there is no
+    /// memory for it.
     pub(crate) fn compress(&mut self, raw: &[u8]) -> Option<&[u8]> {
         let stored_len_max = raw.len() - raw.len() / 16;
         if self.stored.len() < stored_len_max {
@@ -45,7 +47,8 @@ impl Compressor {
             self.stored.try_reserve(stored_len_max - self.stored.len()).ok()?;
             self.stored.resize(stored_len_max, 0);
         }
-        // Nearly always the failure is that the result does not fit. Whatever it is, the block is stored as it is.
+        // Nearly always the failure is that the result does not fit. Whatever it is, the block is
+        // stored as it is.
         debug_assert!(stored_len_max <= raw.len(), "a block gets no larger");
         let room = &mut self.stored[..stored_len_max];
         let len = self.context.compress_to_buffer(raw, room).ok()?;

@@ -1,4 +1,4 @@
-//! What can go wrong on the ground floor, and where.
+//! Errors of this crate: what failed, on which file, and where in it.
 
 use std::{
     fmt, io,
@@ -10,12 +10,12 @@ use crate::{Key, Lsn};
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What went wrong; its variants say what a caller can do about it.
+/// An error of this crate. Its variants say what a caller can do about it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system refused an operation on a file or directory. The state of what was being written is
-    /// unknown; what was read is unharmed.
+    /// The operating system refused an operation on a file or directory. The state of what was
+    /// being written is unknown; what was read is unharmed.
     #[error("{}: cannot {operation}: {source}", .path.display())]
     Io {
         /// What was tried: `"create"`, `"sync"`, ...
@@ -91,7 +91,10 @@ pub enum Error {
         found: u32,
     },
     /// An append or a commit goes back in Lsn; nothing was changed.
-    #[error("{found} goes back in Lsn: appended up to {last}, committed up to {committed}")]
+    #[error(
+        "{found} is out of order: expected an Lsn not below the last append, {last}, and above the \
+         last commit, {committed}"
+    )]
     LsnOutOfOrder {
         /// The last appended Lsn.
         last: Lsn,
@@ -125,7 +128,7 @@ pub enum Error {
         len: usize,
     },
     /// Input that had to be sorted was not; nothing was written for it.
-    #[error("out of order: {found} after {previous}")]
+    #[error("out of order: expected what comes after {previous}, found {found}")]
     OutOfOrder {
         /// What came before.
         previous: String,
@@ -141,7 +144,9 @@ pub enum Error {
         max: u64,
     },
     /// A read that may not wait needs bytes of a file that are not in memory.
-    #[error("{len} bytes at {offset} of a layer file are not in memory")]
+    #[error(
+        "{len} bytes at offset {offset} of a layer file are not in memory; fetch them and retry"
+    )]
     NotResident {
         /// Where they begin in the file.
         offset: u64,
@@ -197,8 +202,8 @@ impl Error {
         Error::Io { operation, path: path.to_owned(), source }
     }
 
-    /// Of a file or directory that has to be there: that it is not is an [`Error::Corrupt`], for it is lost. Every other
-    /// error stays what it is.
+    /// Of a file or directory that has to be there: that it is not is an [`Error::Corrupt`], for it
+    /// is lost. Every other error stays what it is.
     #[must_use]
     pub fn of_required(self, what: &'static str, expected: impl fmt::Display) -> Error {
         match self {

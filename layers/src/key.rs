@@ -4,7 +4,8 @@ use std::fmt;
 
 /// Names one page: an object (a relation fork, a file, a volume) and a block of it.
 ///
-/// Ordered by object, then block. On disk it is 20 bytes big-endian, so that byte order is sort order.
+/// Ordered by object, then block. On disk it is 20 bytes big-endian, so that byte order is sort
+/// order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Key {
     /// Which object.

@@ -1,11 +1,11 @@
-//! Layer files: delta layers and image layers on disk. Written once in one pass by a [`LayerWriter`], read in place by
-//! a [`LayerFile`].
+//! Layer files: delta layers and image layers on disk. Written once in one pass by a
+//! [`LayerWriter`], read in place by a [`LayerFile`].
 //!
 //! **Invariants:**
 //! - a file never changes after its footer is written, and the footer is written last;
 //! - every byte is under a checksum, and no byte is believed before its checksum was verified;
-//! - whatever a file holds, reading it ends with an answer or a typed error: no panic, no allocation beyond the block
-//!   cap, no endless loop;
+//! - whatever a file holds, reading it ends with an answer or a typed error: no panic, no
+//!   allocation beyond the block cap, no endless loop;
 //! - a warm [`LayerFile::versions`] allocates nothing and copies no byte of an uncompressed value.
 //!
 //! # The rooms
@@ -18,14 +18,14 @@
 //! format   the bytes of blocks, chain parts, index pages, header, footer <+
 //! ```
 //!
-//! Imports go down only: `read -> access -> format` and `write -> format`. All of them use the types
-//! of this file. `write` and `read` do not know each other: what one writes and the other reads is
-//! encoded and decoded in `format`.
+//! Imports go down only: `read -> access -> format` and `write -> format`. All of them use the
+//! types of this file. `write` and `read` do not know each other: what one writes and the other
+//! reads is encoded and decoded in `format`.
 //!
 //! # The file
 //!
-//! All numbers are little-endian; a whole key is its 20 sortable bytes ([`Key::to_bytes`]). Everything starts at a
-//! multiple of 64 bytes.
+//! All numbers are little-endian; a whole key is its 20 sortable bytes ([`Key::to_bytes`]).
+//! Everything starts at a multiple of 64 bytes.
 //!
 //! | part | bytes |
 //! |---|---|
@@ -46,7 +46,8 @@
 //! | 48 | 1 | [`LayerKind`]: 0 delta, 1 sparse image, 2 complete image |
 //! | 49 | 15 | zero |
 //!
-//! A block. It occupies at least 512 bytes and ends at a multiple of 64; the bytes behind its payload are zero.
+//! A block. It occupies at least 512 bytes and ends at a multiple of 64; the bytes behind its
+//! payload are zero.
 //!
 //! | at | bytes | |
 //! |---|---|---|
@@ -58,9 +59,10 @@
 //! | 12 | 4 | length of the payload as stored |
 //! | 16 | | payload |
 //!
-//! Payload of a data block: chain parts without a gap, each at a multiple of 8. A part is the versions of one key, oldest
-//! first; a chain that outgrows its block goes on as the only or first part of the next data block. In a delta layer an image may follow a delta
-//! of its Lsn, in the same part: the page that the delta leads to, at which a read from above stops.
+//! Payload of a data block: chain parts without a gap, each at a multiple of 8. A part is the
+//! versions of one key, oldest first; a chain that outgrows its block goes on as the only or first
+//! part of the next data block. In a delta layer an image may follow a delta of its Lsn, in the
+//! same part: the page that the delta leads to, at which a read from above stops.
 //!
 //! | at | bytes | |
 //! |---|---|---|
@@ -69,9 +71,9 @@
 //! | 8 | 16 n | a version: Lsn 8, start of its bytes in the part 4, length × 4 + kind ([`Kind::to_bits`](crate::Kind::to_bits)) 4 |
 //! | 8 + 16 n | | the values' bytes, oldest first; an image starts at a multiple of 8, the gap is zero |
 //!
-//! Payload of an index block: a page of a static B+tree, its rows in (key, Lsn) order, as columns. A row of a leaf (level
-//! 0) is a chain part: its key, its oldest Lsn, its place. A row of an inner page is a page one level below: that page's
-//! first row's key and Lsn, and its place.
+//! Payload of an index block: a page of a static B+tree, its rows in (key, Lsn) order, as columns.
+//! A row of a leaf (level 0) is a chain part: its key, its oldest Lsn, its place. A row of an inner
+//! page is a page one level below: that page's first row's key and Lsn, and its place.
 //!
 //! | at | bytes | |
 //! |---|---|---|
@@ -95,13 +97,13 @@
 //! | 16 | 8 | Lsn |
 //! | 24 | 4 | first block |
 //!
-//! Payload of a filter block, a partition of the filter: n lines of 64 bytes. With h the xxh3-64 of a key's
-//! 20 bytes, the key's line is ((h >> 32) n) >> 32. A line
-//! is eight words of 8 bytes; in word i the key sets bit ((h mod 2^32) s mod 2^32) >> 26, where s is the
-//! i-th of 47B6137B, 44974D91, 8824AD5B, A2B7289D, 705495C7, 2DF1424B, 9EFC4947, 5C6BFB31.
+//! Payload of a filter block, a partition of the filter: n lines of 64 bytes. With h the xxh3-64 of
+//! a key's 20 bytes, the key's line is ((h >> 32) n) >> 32. A line is eight words of 8 bytes; in
+//! word i the key sets bit ((h mod 2^32) s mod 2^32) >> 26, where s is the i-th of 47B6137B,
+//! 44974D91, 8824AD5B, A2B7289D, 705495C7, 2DF1424B, 9EFC4947, 5C6BFB31.
 //!
-//! Payload of a block of the filter's table: a row for each partition, 1,024 in each block but the last.
-//! A key is in the last partition whose first key is not above it.
+//! Payload of a block of the filter's table: a row for each partition, 1,024 in each block but the
+//! last. A key is in the last partition whose first key is not above it.
 //!
 //! | at | bytes | |
 //! |---|---|---|
@@ -197,9 +199,11 @@ pub enum LayerKind {
     },
 }
 
-/// From `lsn` on, the blocks of `object` from `first_block` on are gone, until they are written again.
+/// From `lsn` on, the blocks of `object` from `first_block` on are gone, until they are written
+/// again.
 ///
-/// It hides versions below its Lsn from reads at or above it; a version at its very Lsn was written after it.
+/// It hides versions below its Lsn from reads at or above it; a version at its very Lsn was written
+/// after it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Tombstone {
     /// Of which object.
@@ -246,8 +250,8 @@ pub struct LayerSummary {
 /// How to write a layer file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WriterOptions {
-    /// A data block is closed when it holds this many bytes before compression; between 1 KiB and 1 MiB, what is
-    /// outside is brought inside.
+    /// A data block is closed when it holds this many bytes before compression; between 1 KiB and 1
+    /// MiB, what is outside is brought inside.
     pub block_size_target_bytes: u32,
     /// What data blocks are compressed with.
     pub compression: Compression,

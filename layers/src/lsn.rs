@@ -4,8 +4,8 @@ use std::{fmt, str::FromStr};
 
 /// A 64-bit position in the log that orders all changes.
 ///
-/// Printed and parsed as PostgreSQL does (`%X/%X`, `src/include/access/xlogdefs.h`): the upper and the
-/// lower 32 bits in hexadecimal. Zero is no position ([`Lsn::INVALID`]).
+/// Printed and parsed as PostgreSQL does (`%X/%X`, `src/include/access/xlogdefs.h`): the upper and
+/// the lower 32 bits in hexadecimal. Zero is no position ([`Lsn::INVALID`]).
 ///
 /// ```
 /// # use pagestrata_layers::Lsn;

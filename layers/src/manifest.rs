@@ -1,15 +1,16 @@
 //! The manifest: the durable log of layer edits, and so the truth about which layer files exist.
 //!
-//! Two files in the store's directory. `MANIFEST-<number>` is appended to; `CURRENT` is replaced as a whole (written
-//! under another name, synced, renamed, directory synced) and says which manifest counts and up to which byte.
-//! An edit is committed by the rename of `CURRENT`, not before. So:
+//! Two files in the store's directory. `MANIFEST-<number>` is appended to; `CURRENT` is replaced as
+//! a whole (written under another name, synced, renamed, directory synced) and says which manifest
+//! counts and up to which byte. An edit is committed by the rename of `CURRENT`, not before. So:
 //!
 //! - bytes behind the committed length are an edit that never was: reported and cut off;
-//! - anything wrong before it, a missing file, or a shorter one is corruption: an error with file and offset;
+//! - anything wrong before it, a missing file, or a shorter one is corruption: an error with file
+//!   and offset;
 //! - two whole edits behind it are corruption too: CURRENT is older than the manifest, for a crash
 //!   leaves one at the most;
-//! - after a failed append or sync nothing is known of the manifest's tail, so the next edit goes to a new manifest with
-//!   the whole state, and what is not known is never built on.
+//! - after a failed append or sync nothing is known of the manifest's tail, so the next edit goes
+//!   to a new manifest with the whole state, and what is not known is never built on.
 //!
 //! All numbers are little-endian.
 //!
@@ -67,12 +68,13 @@ const HEADER_LEN: usize = 48;
 const RECORD_HEADER_LEN: usize = 8;
 /// What memory is for.
 const RECORD: &str = "a record of the manifest";
-/// The longest payload of a record, in bytes: as much as a reader takes into memory at once. A state that is longer is
-/// rewritten as several records.
+/// The longest payload of a record, in bytes: as much as a reader takes into memory at once. A
+/// state that is longer is rewritten as several records.
 const RECORD_LEN_MAX: u32 = if cfg!(test) { 1 << 20 } else { 64 << 20 };
 /// A rewrite ends a record, and appends it, as soon as it is this long, in bytes.
 const REWRITE_RECORD_LEN: usize = if cfg!(test) { 64 << 10 } else { 1 << 20 };
-/// A manifest is rewritten when it is this many times as long as its state, but not below [`REWRITE_LEN_MIN`].
+/// A manifest is rewritten when it is this many times as long as its state, but not below
+/// [`REWRITE_LEN_MIN`].
 const REWRITE_FACTOR: u64 = 4;
 const REWRITE_LEN_MIN: u64 = 1 << 20;
 
@@ -98,7 +100,8 @@ pub struct ManifestReport {
     pub len: u64,
     /// Number of records.
     pub records: u64,
-    /// Length of an edit behind the committed length, in bytes: it was never acknowledged and is cut off.
+    /// Length of an edit behind the committed length, in bytes: it was never acknowledged and is
+    /// cut off.
     pub cut_bytes: u64,
 }
 
@@ -153,8 +156,9 @@ impl Manifest {
                 None => Ok(None),
             };
         }
-        // A process that ended between the rename of CURRENT and the sync of the directory left a truth that a power
-        // failure could still take back; nothing is said of it before that is ruled out.
+        // A process that ended between the rename of CURRENT and the sync of the directory left a
+        // truth that a power failure could still take back; nothing is said of it before that is
+        // ruled out.
         storage.sync_dir(dir)?;
         let bytes = read_file(&*storage, &current_path, CURRENT_LEN as u64)?;
         let current = Current::decode(&bytes, &current_path)?;
@@ -168,7 +172,8 @@ impl Manifest {
         check_tail(&*file, &current_path, &path, current, found)?;
         let report = ManifestReport { len: current.len, records, cut_bytes: found - current.len };
         let Current { store, number, len, chain } = current;
-        // The tail is not cut here, so that opening only reads: the next edit starts another manifest.
+        // The tail is not cut here, so that opening only reads: the next edit starts another
+        // manifest.
         let file = Some(file).filter(|_| report.cut_bytes == 0);
         Ok(Some((
             Manifest { storage, dir: dir.to_owned(), store, number, len, chain, file, state },
@@ -246,7 +251,8 @@ impl Manifest {
         let written = written
             .and_then(|(file, current)| self.write_current(current).map(|()| (file, current)));
         if written.is_err() {
-            // Nothing names it, so tries that go on failing leave no more and more files. At best: a later rewrite removes it.
+            // Nothing names it, so tries that go on failing leave no more and more files. At best:
+            // a later rewrite removes it.
             let _ = self.storage.remove(&path);
         }
         let (file, current) = written?;
@@ -262,14 +268,16 @@ impl Manifest {
         loop {
             let full = Error::Full { what: "the manifest's number", max: u64::MAX };
             number = number.checked_add(1).ok_or(full)?;
-            // CURRENT may name the manifest of a rewrite that failed in its commit: that number is not used again.
+            // CURRENT may name the manifest of a rewrite that failed in its commit: that number is
+            // not used again.
             if !self.storage.exists(&self.dir.join(manifest_name(number)))? {
                 return Ok(number);
             }
         }
     }
 
-    /// Writes a manifest that leads to `state`, a record at a time, and what CURRENT has to say of it.
+    /// Writes a manifest that leads to `state`, a record at a time, and what CURRENT has to say of
+    /// it.
     fn write_manifest(
         &self,
         path: &Path,
@@ -296,7 +304,8 @@ impl Manifest {
         file.append(&buffer)?;
         len += buffer.len() as u64;
         file.sync()?;
-        // Its name before the name that leads to it: a crash may keep either change of the directory without the other.
+        // Its name before the name that leads to it: a crash may keep either change of the
+        // directory without the other.
         self.storage.sync_dir(&self.dir)?;
         Ok((file, Current { store: self.store, number, len, chain }))
     }
@@ -344,7 +353,8 @@ impl Manifest {
         Err(Error::OtherStore { path: path.to_owned(), expected: self.store, found })
     }
 
-    /// Old manifests mean nothing any more; one that cannot be removed now is removed by a later rewrite.
+    /// Old manifests mean nothing any more; one that cannot be removed now is removed by a later
+    /// rewrite.
     fn remove_older(&self, number: u64) {
         let Ok(names) = self.storage.list(&self.dir) else { return };
         for name in names.iter().filter(|name| manifest_number(name).is_some_and(|n| n < number)) {
@@ -357,8 +367,8 @@ impl Manifest {
     }
 }
 
-/// A manifest that only a committed `CURRENT` can have led to. A creation that never committed leaves no more than the
-/// first manifest with an empty state in it.
+/// A manifest that only a committed `CURRENT` can have led to. A creation that never committed
+/// leaves no more than the first manifest with an empty state in it.
 fn committed_manifest(storage: &dyn Storage, dir: &Path) -> Result<Option<String>> {
     let edits: Vec<_> = State::default().to_edits().collect();
     let (record, _) = encode_record(0, &edits)?;
@@ -559,8 +569,9 @@ fn replay(
     Ok(records)
 }
 
-/// Looks at what is behind the committed length. After an edit that failed the next one goes to another manifest, so a
-/// crash leaves one edit at the most: a whole one with more behind it was committed by a later CURRENT.
+/// Looks at what is behind the committed length. After an edit that failed the next one goes to
+/// another manifest, so a crash leaves one edit at the most: a whole one with more behind it was
+/// committed by a later CURRENT.
 fn check_tail(
     file: &dyn File,
     current_path: &Path,

@@ -1,11 +1,11 @@
-//! [`Redo`]: from a base and the deltas above it to a page.
+//! [`Redo`]: applies deltas to a base image.
 
 use crate::{Key, Kind, PageVersion};
 
-/// How deltas are applied: the embedder's business.
+/// Applies deltas to a base image, supplied by the embedder.
 pub trait Redo {
-    /// Makes `page`, which is empty, from the base image and the deltas above it, oldest first. Without a base, the first delta is a
-    /// `will_init`: it starts from a fresh page.
+    /// Makes `page`, which is empty, from the base image and the deltas above it, oldest first.
+    /// Without a base, the first delta is a `will_init`: it starts from a fresh page.
     ///
     /// # Errors
     /// Whatever went wrong; the read fails with it.
@@ -17,8 +17,10 @@ pub trait Redo {
         page: &mut Vec<u8>,
     ) -> RedoResult<()>;
 
-    /// Makes several pages, for a read of many: `done` is told of each, by its index, once. For who hands pages on to somebody else, who does
-    /// better with many at a time; by default they are made one by one.
+    /// Makes several pages, for a read of many. Calls `done` once per page, with its index.
+    ///
+    /// By default the pages are made one by one. Override it when redo runs elsewhere and batching
+    /// pays.
     fn apply_batch(
         &self,
         batch: &[Rebuild<'_>],
@@ -36,10 +38,10 @@ pub trait Redo {
     }
 }
 
-/// What redo comes to.
+/// The result of a redo.
 pub type RedoResult<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// A page that is to be made, for [`Redo::apply_batch`].
+/// A page to make, for [`Redo::apply_batch`].
 #[derive(Clone, Copy, Debug)]
 pub struct Rebuild<'a> {
     /// Which page.

@@ -2,7 +2,8 @@
 
 use crate::{Error, Result};
 
-/// Makes room for `more` items, so that adding them allocates nothing. `what` names the list in the error.
+/// Makes room for `more` items, so that adding them allocates nothing. `what` names the list in the
+/// error.
 ///
 /// ```
 /// use pagestrata_layers::{Error, reserve};

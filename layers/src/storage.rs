@@ -1,7 +1,8 @@
-//! The storage trait: every file of a store is created, read, appended, synced, renamed, listed, removed, mapped and
-//! locked through it.
+//! The storage trait: every file of a store is created, read, appended, synced, renamed, listed,
+//! removed, mapped and locked through it.
 //!
-//! What a call makes durable is part of its contract, so that a simulated implementation can be exact:
+//! What a call makes durable is part of its contract, so that a simulated implementation can be
+//! exact:
 //!
 //! | call | durable afterwards |
 //! |---|---|
@@ -30,7 +31,7 @@ pub use mapping::{FileMap, PAGE_BYTES, major_faults_of_process, major_faults_of_
 pub use process::ProcessMark;
 pub use real::RealStorage;
 
-/// What reads past the page cache are aligned to, offset, length and memory, in bytes: no device that is in use needs more.
+/// Alignment of direct I/O in bytes: of offset, length and memory. No device in use needs more.
 pub const DIRECT_ALIGN: usize = 4096;
 
 /// So many zeros are written at once where room cannot be taken otherwise.
@@ -67,11 +68,11 @@ pub trait Storage: Send + Sync + fmt::Debug + 'static {
         Ok(None)
     }
 
-    /// Gives a file another name in the same file system, replacing what had it. Atomic for every observer and for
-    /// a crash.
+    /// Gives a file another name in the same file system, replacing what had it. Atomic for every
+    /// observer and for a crash.
     fn rename(&self, from: &Path, to: &Path) -> Result<()>;
 
-    /// Removes a file's name. Whoever has it open or mapped can go on reading it.
+    /// Removes a file's name. Open files and mappings of it can still be read.
     fn remove(&self, path: &Path) -> Result<()>;
 
     /// The names in a directory, sorted, without its subdirectories' contents.
@@ -92,7 +93,8 @@ pub trait Storage: Send + Sync + fmt::Debug + 'static {
     fn lock(&self, path: &Path) -> Result<Option<Box<dyn Lock>>>;
 }
 
-/// An open file. Appending and writing need `&mut`, so there is one writer; reading and syncing do not.
+/// An open file. Appending and writing need `&mut`, so there is one writer; reading and syncing do
+/// not.
 pub trait File: Send + Sync + fmt::Debug {
     /// The path it was opened by.
     fn path(&self) -> &Path;
@@ -108,20 +110,23 @@ pub trait File: Send + Sync + fmt::Debug {
     /// Appends all of `bytes`. After an error any prefix of them may be there.
     fn append(&mut self, bytes: &[u8]) -> Result<()>;
 
-    /// Makes the file `len` bytes long, if it is shorter, and takes the room for it on the device: to write
-    /// there later needs no more. What is new reads as zeros. After an error it may be any part as long.
+    /// Makes the file `len` bytes long, if it is shorter, and takes the room for it on the device:
+    /// to write there later needs no more. What is new reads as zeros. After an error it may be any
+    /// part as long.
     fn reserve(&mut self, len: u64) -> Result<()> {
         append_zeros(self, len)
     }
 
-    /// Writes the parts one behind the other, from `offset` on, over what is there; what goes beyond the end makes the file
-    /// longer, and a gap before it reads as zeros. After an error any of these bytes may be there.
+    /// Writes the parts one behind the other, from `offset` on, over what is there; what goes
+    /// beyond the end makes the file longer, and a gap before it reads as zeros. After an error any
+    /// of these bytes may be there.
     fn write_at(&mut self, offset: u64, parts: &[IoSlice<'_>]) -> Result<()>;
 
     /// Cuts the file to `len` bytes.
     fn truncate(&mut self, len: u64) -> Result<()>;
 
-    /// Reads exactly `buffer.len()` bytes from `offset`; an error of kind `UnexpectedEof` if the file ends before.
+    /// Reads exactly `buffer.len()` bytes from `offset`; an error of kind `UnexpectedEof` if the
+    /// file ends before.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()>;
 
     /// Reads from `offset` on until the buffer is full or the file ends. Returns how much was read.
@@ -132,18 +137,20 @@ pub trait File: Send + Sync + fmt::Debug {
         Ok(len)
     }
 
-    /// Starts writing `len` bytes from `offset` on to the device, once most of what earlier calls have started
-    /// is written: so a large file is written little by little, and its sync is short. Makes nothing durable.
+    /// Starts writing `len` bytes from `offset` on to the device, once most of what earlier calls
+    /// have started is written: so a large file is written little by little, and its sync is short.
+    /// Makes nothing durable.
     ///
     /// # Errors
-    /// As [`File::sync`]: after an error nothing is known of what was written since the last sync, and a
-    /// later sync may not report it again.
+    /// As [`File::sync`]: after an error nothing is known of what was written since the last sync,
+    /// and a later sync may not report it again.
     fn write_back(&self, offset: u64, len: u64) -> Result<()> {
         let _ = (offset, len);
         Ok(())
     }
 
-    /// Makes the file's bytes and length durable. After an error nothing is known of any byte since the last sync.
+    /// Makes the file's bytes and length durable. After an error nothing is known of any byte since
+    /// the last sync.
     fn sync(&self) -> Result<()>;
 
     /// Maps the file as it is now, for reading. While the map lives, its bytes must stay what they

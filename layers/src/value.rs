@@ -75,7 +75,8 @@ impl Kind {
     #[must_use]
     #[inline]
     pub const fn from_bits(bits: u8) -> Option<Kind> {
-        // Not a table of four: reads pass here once a version, and a jump would wait for the version's memory.
+        // Not a table of four: reads pass here once a version, and a jump would wait for the
+        // version's memory.
         match bits {
             0 => Some(Kind::Image),
             1 | 2 => Some(Kind::Delta { will_init: bits == 2 }),

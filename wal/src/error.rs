@@ -1,23 +1,24 @@
-//! What can go wrong with the log.
+//! Errors of the log.
 
 use std::sync::Arc;
 
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why the log did not do something.
+/// An error of the log.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// Damage, or an operation that the storage refused before anything of the log was changed.
     #[error(transparent)]
     Layers(#[from] pagestrata_layers::Error),
-    /// There is no room for another segment, or for a frame. Nothing was appended; with room it can be tried again.
+    /// There is no room for another segment, or for a frame. Nothing was appended; with room it can
+    /// be tried again.
     #[error("no room for the log: {0}")]
     NoSpace(#[source] pagestrata_layers::Error),
-    /// A write or a sync has failed, now or before. What the log holds beyond its last sync is not known, so nothing is
-    /// appended or synced any more.
-    #[error("the log has failed: {cause}")]
+    /// A write or a sync has failed, now or before. What the log holds beyond its last sync is not
+    /// known, so nothing is appended or synced any more.
+    #[error("the log failed earlier ({cause}); reopen the store to recover")]
     Failed {
         /// What failed.
         cause: Arc<str>,

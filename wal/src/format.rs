@@ -11,8 +11,8 @@
 //! | 48 | 456 | zero |
 //! | 508 | 4 | crc32c of bytes 0..508 |
 //!
-//! The header is never written again while the segment is in use, and durable before: whatever a crash leaves of the frames, it
-//! is whole. Frames follow, each at a multiple of 8:
+//! The header is never written again while the segment is in use, and durable before: whatever a
+//! crash leaves of the frames, it is whole. Frames follow, each at a multiple of 8:
 //!
 //! | frame | bytes | |
 //! |---|---|---|
@@ -38,7 +38,8 @@
 //! | 32 | 8 | the log is synced up to this [`Position`] |
 //! | 40 | 4 | crc32c of bytes 0..40 |
 //!
-//! It is overwritten after each sync, and never synced itself: what it says was true, and a later one may be lost.
+//! It is overwritten after each sync, and never synced itself: what it says was true, and a later
+//! one may be lost.
 
 use std::{fmt, path::Path};
 
@@ -128,7 +129,8 @@ impl SegmentHeader {
         crc32c::crc32c(&self.encode()[8..40])
     }
 
-    /// Reads the header of the segment that `sequence` and `store` call for, in a file of `file_len` bytes.
+    /// Reads the header of the segment that `sequence` and `store` call for, in a file of
+    /// `file_len` bytes.
     pub(crate) fn decode(
         bytes: &[u8; SEGMENT_HEADER_LEN],
         path: &Path,

@@ -1,13 +1,14 @@
 //! Group commit: one sync serves all who wait for it.
 //!
-//! Whoever waits and finds no sync under way does one, for everything that was appended by then; the others wait for it and
-//! look again. Nobody waits for a thread of the log's own, but who cannot wait (a future) leaves a waker and asks for one.
+//! A thread that waits and finds no sync under way does one, for everything that was appended by
+//! then; the others wait for it and check again. No thread waits for a thread of the log's own. A
+//! future, which cannot wait, leaves a waker and asks the background for a sync.
 //!
 //! Protocol, checked by `loom` in `tests`:
 //!
 //! 1. `synced` only grows, and only after a sync that began when everything up to it was written.
-//! 2. A sync that fails, or panics, is the last: everybody who waits or comes later gets its cause.
-//! 3. Nobody waits without a sync under way, so nobody waits for ever.
+//! 2. A sync that fails, or panics, is the last: every waiter, now and later, gets its cause.
+//! 3. No thread waits without a sync under way, so none waits for ever.
 
 use std::{
     sync::Arc,
@@ -53,7 +54,7 @@ mod primitives {
 
 use primitives::{Condvar, Mutex, MutexGuard, wait};
 
-/// Who waits for what.
+/// The waiters of a log and how far it is synced.
 #[derive(Debug)]
 pub(crate) struct Group {
     state: Mutex<State>,
@@ -72,7 +73,7 @@ struct State {
     syncs: u64,
 }
 
-/// Why nothing is synced any more.
+/// Why no more syncs are done.
 #[derive(Clone, Debug)]
 enum LogEnd {
     Failed(Arc<str>),
@@ -88,7 +89,7 @@ impl LogEnd {
     }
 }
 
-/// Ends a sync, also one that panics.
+/// One thread's turn to sync. Ends it when dropped, also after a panic.
 struct LeaderTurn<'g> {
     group: &'g Group,
     outcome: std::result::Result<Position, Arc<str>>,
@@ -125,7 +126,8 @@ impl Group {
         Group { state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// Waits until everything before `position` is durable, by `sync` if nobody else is at it. It returns how far it went.
+    /// Waits until everything before `position` is durable. Calls `sync`, which returns how far it
+    /// went, if no other thread is syncing.
     pub(crate) fn wait_for(
         &self,
         position: Position,
@@ -159,7 +161,8 @@ impl Group {
         }
     }
 
-    /// Whether everything before `position` is durable; if that is not known yet, `waker` is woken when it is.
+    /// Whether everything before `position` is durable; if that is not known yet, `waker` is woken
+    /// when it is.
     pub(crate) fn poll(&self, position: Position, waker: &Waker) -> Poll<Result<()>> {
         let mut state = self.state.lock();
         if state.synced >= position {

@@ -1,29 +1,32 @@
-//! The log: append, sync, replay. Payloads are opaque bytes; from the layers it takes [`Lsn`](pagestrata_layers::Lsn), the
-//! errors and the storage trait.
+//! The log: append, sync, replay. Payloads are opaque bytes; from the layers it takes
+//! [`Lsn`](pagestrata_layers::Lsn), the errors and the storage trait.
 //!
 //! ```text
-//! append: frame -> current segment (written to the operating system)      -> Position, the frame's end
-//! sync_to(position): one sync for all who wait (group commit)              -> SYNCED: "up to here"
+//! append: frame -> current segment (the operating system has it)  -> Position: the frame's end
+//! sync_to(position): one sync for all waiters (group commit)       -> SYNCED: "up to here"
 //! free_below(sequence): whole segments, recycled for the next ones
 //! replay: segment by segment, frame by frame -> clean end | torn tail | corrupt
 //! ```
 //!
 //! # What a reader can be sure of
 //!
-//! A frame's header has a checksum of its own over the length, the kind, the Lsn, the stream, the place it was written to
-//! and the checksum of the payload, so no length is believed before it is known to be good, and nothing that an earlier use
-//! of a recycled segment left can pass for new: its place and its segment's identity are others.
+//! A frame's header has a checksum of its own over the length, the kind, the Lsn, the stream, the
+//! place it was written to and the checksum of the payload, so no length is believed before it is
+//! known to be good, and nothing that an earlier use of a recycled segment left can pass for new:
+//! its place and its segment's identity are others.
 //!
-//! Every frame says up to where the log was synced when it was written, and after each sync the file `SYNCED` is told before
-//! anybody else is. So there are two answers to bytes that are no frame, and they are never
-//! confused: if the log was synced beyond them they are damaged ([`Error::Corrupt`](pagestrata_layers::Error::Corrupt)); else
-//! nobody was told that they were durable, and they are a torn tail ([`ReplayEnd::TornTail`]).
+//! Every frame says up to where the log was synced when it was written, and after each sync the
+//! file `SYNCED` says so before any waiter learns it. So there are two answers to bytes that are no
+//! frame, and they are never confused: if the log was synced beyond them they are damaged
+//! ([`Error::Corrupt`](pagestrata_layers::Error::Corrupt)); else they were never acknowledged as
+//! durable, and they are a torn tail ([`ReplayEnd::TornTail`]).
 //!
-//! What that does not cover: a power failure may take what `SYNCED` was told last, and what the last sync wrote may be damaged at the
-//! same time; then the damage passes for a torn tail.
+//! What that does not cover: a power failure may take what `SYNCED` was told last, and what the
+//! last sync wrote may be damaged at the same time; then the damage passes for a torn tail.
 //!
-//! **Invariant:** a segment's file has its name only after its header and its whole length are durable, and a frame that ends
-//! a segment is written only after the name of the next one is. So a missing segment is damage, always.
+//! **Invariant:** a segment's file has its name only after its header and its whole length are
+//! durable, and a frame that ends a segment is written only after the name of the next one is. So a
+//! missing segment is damage, always.
 #![deny(unsafe_code)]
 
 /// Checks an invariant at a cost in proportion to the data: with the feature `verify` only.

@@ -1,9 +1,11 @@
-//! [`Log`]: appending to the current segment, syncing it, going on to the next one, freeing those that nobody needs.
+//! [`Log`]: appends to the current segment, syncs it, goes on to the next one, frees segments that
+//! are not needed any more.
 //!
-//! Locks, each taken only before those further down: the appender; the sequence of the spare segments; their
-//! state; `SYNCED`; the group's state. None is held during a sync of the log. That of the sequence is held
-//! while segments are prepared, and the thread that appends needs it only when none is ready; that of `SYNCED`
-//! is held while it is made or written. No thread is woken under the appender's.
+//! Locks, each taken only before those further down: the appender; the sequence of the spare
+//! segments; their state; `SYNCED`; the group's state. None is held during a sync of the log. That
+//! of the sequence is held while segments are prepared, and the thread that appends needs it only
+//! when none is ready; that of `SYNCED` is held while it is made or written. No thread is woken
+//! under the appender's.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -51,7 +53,8 @@ pub struct LogStats {
     pub appended_bytes: u64,
     /// Syncs since it was opened; one serves all who wait for it.
     pub syncs: u64,
-    /// Segments that are prepared for later ones, or kept for that. Each takes its room on the disk.
+    /// Segments that are prepared for later ones, or kept for that. Each takes its room on the
+    /// disk.
     pub spare_segments: u64,
     /// Why it takes nothing more, and its store is read-only, if so.
     pub failure: Option<String>,
@@ -95,7 +98,8 @@ struct Appender {
 enum Tail {
     /// There is no segment.
     None,
-    /// As the replay has left it; opened by the first append, so that a log that is only read stays as it is.
+    /// As the replay has left it; opened by the first append, so that a log that is only read stays
+    /// as it is.
     At(Position, ReplayEnd),
     Open(CurrentSegment),
 }
@@ -115,7 +119,7 @@ struct CurrentSegment {
     sealed: bool,
 }
 
-/// Why nothing was appended.
+/// Why an append failed.
 enum AppendFailure {
     /// Before anything of it was done.
     Refused(Error),
@@ -138,7 +142,8 @@ impl CurrentSegment {
         !self.sealed && self.offset + len + END_LEN <= self.header.len
     }
 
-    /// Writes a frame behind the others. After an error it is not there, whatever was written of it.
+    /// Writes a frame behind the others. After an error it is not there, whatever was written of
+    /// it.
     fn write(
         &mut self,
         kind: FrameKind,
@@ -177,7 +182,8 @@ impl CurrentSegment {
 }
 
 impl Log {
-    /// A log that goes on where a replay has ended. Nothing is written before something is appended.
+    /// A log that goes on where a replay has ended. Nothing is written before something is
+    /// appended.
     #[must_use]
     pub fn new(
         storage: SharedStorage,
@@ -259,8 +265,8 @@ impl Log {
         }
     }
 
-    /// The first segment that is needed. Makes one if there is none: its number has to be known durably, as the start of a
-    /// later replay, before anything is appended.
+    /// The first segment that is needed. Makes one if there is none: its number has to be known
+    /// durably, as the start of a later replay, before anything is appended.
     ///
     /// # Errors
     /// [`Error::NoSpace`], [`Error::Layers`], [`Error::Failed`]; there is no log then.
@@ -283,10 +289,12 @@ impl Log {
         }
     }
 
-    /// Appends a record, or the last part of one: hands it to the operating system. Returns its end, to be waited for.
+    /// Appends a record, or the last part of one: hands it to the operating system. Returns its
+    /// end, to be waited for.
     ///
     /// # Errors
-    /// [`Error::NoSpace`] and [`Error::Layers`]: nothing was appended, and it can be tried again. [`Error::Failed`].
+    /// [`Error::NoSpace`] and [`Error::Layers`]: nothing was appended, and it can be tried again.
+    /// [`Error::Failed`].
     ///
     /// # Panics
     /// Without a [`Log::start`].
@@ -294,8 +302,8 @@ impl Log {
         self.append_as(FrameKind::Record, stream, lsn, payload)
     }
 
-    /// Appends a part of a record that is not the last one: until that comes, or [`Log::give_up`], it is kept, and after a
-    /// crash it is kept for nobody.
+    /// Appends a part of a record that is not the last one. It is kept until the last one comes, or
+    /// [`Log::give_up`]; after a crash it is of no use.
     ///
     /// # Errors
     /// As [`Log::append`].
@@ -328,7 +336,7 @@ impl Log {
         }
         self.check_process()?;
         let mut appender = self.appender.lock();
-        // Under the lock: whoever closes the log takes it after that.
+        // Under the lock, which a thread that closes the log takes after it has said so.
         self.group.check()?;
         if let Err(unwritten) = self.make_room(&mut appender, len) {
             return Err(self.refused(appender, unwritten));
@@ -362,17 +370,17 @@ impl Log {
             if let Some(wake) = &self.options.wake_preparer {
                 wake();
             }
-            // Where the log is synced now and then, also once in each segment: little by little, so that
-            // what a later sync waits for is short.
+            // Where the log is synced now and then, also once in each segment: little by little, so
+            // that what a later sync waits for is short.
             self.wake();
         }
         Ok(end)
     }
 
-    /// Why nothing was appended. A frame that was not written whole is not there, and the next one takes its place; a disk that is full
-    /// can be waited for, anything else is the end.
+    /// Why nothing was appended. A frame that was not written whole is not there, and the next one
+    /// takes its place; a disk that is full can be waited for, anything else is the end.
     fn refused(&self, appender: MutexGuard<'_, Appender>, unwritten: AppendFailure) -> Error {
-        // Whoever is woken may append at once.
+        // A waiter that is woken may append at once.
         drop(appender);
         match unwritten {
             AppendFailure::Refused(error) => error,
@@ -381,7 +389,7 @@ impl Log {
         }
     }
 
-    /// Ends it: everybody who waits, and who comes later, gets this cause.
+    /// Fails the log for good: every waiter, now and later, gets this cause.
     pub fn fail(&self, cause: &str) -> Error {
         self.group.fail(cause.into())
     }
@@ -434,7 +442,8 @@ impl Log {
         })
     }
 
-    /// Ends the current segment, if there is one, and goes on in one that is durable under its name.
+    /// Ends the current segment, if there is one, and goes on in one that is durable under its
+    /// name.
     fn go_on_in(
         &self,
         appender: &mut Appender,
@@ -469,7 +478,8 @@ impl Log {
     /// Waits until everything before `position` is durable. One sync serves all who wait.
     ///
     /// # Errors
-    /// [`Error::Failed`]: whether what was appended since the last sync is durable is not known, and no sync will tell.
+    /// [`Error::Failed`]: whether what was appended since the last sync is durable is not known,
+    /// and no sync will tell.
     pub fn sync_to(&self, position: Position) -> Result<()> {
         self.check_process()?;
         self.group.wait_for(position, || self.sync_now())
@@ -489,12 +499,14 @@ impl Log {
         end.map_or_else(|| self.group.check(), |end| self.sync_to(end))
     }
 
-    /// As [`Log::sync_to`], as a future: [`Log::work`] has to be done by somebody who is woken.
+    /// As [`Log::sync_to`], as a future. A thread that [`LogOptions::wake`] wakes must run
+    /// [`Log::work`].
     pub fn durable(self: &Arc<Self>, position: Position) -> SyncFuture {
         SyncFuture { log: self.clone(), position }
     }
 
-    /// Syncs everything that is written by now, and writes that down before anybody is told. By one thread at a time.
+    /// Syncs everything written so far, and says so in `SYNCED` before it returns. By one thread at
+    /// a time.
     fn sync_now(&self) -> std::result::Result<Position, Arc<str>> {
         let (files, end) = {
             let mut appender = self.appender.lock();
@@ -518,7 +530,8 @@ impl Log {
         Ok(end)
     }
 
-    /// Opens `SYNCED`, before anything is appended: a disk that is too full for it is no reason for a sync to fail.
+    /// Opens `SYNCED`, before anything is appended: a disk that is too full for it is no reason for
+    /// a sync to fail.
     fn open_mark(&self) -> Result<()> {
         let mut file = self.synced_file.lock();
         if file.is_none() {
@@ -553,8 +566,8 @@ impl Log {
         }
     }
 
-    /// Removes segments that are kept or prepared for later ones, all but the next: for a log that nothing
-    /// was appended to for a while. Returns how many were removed.
+    /// Removes segments that are kept or prepared for later ones, all but the next: for a log that
+    /// nothing was appended to for a while. Returns how many were removed.
     pub fn give_back_spares(&self) -> usize {
         match self.group.check() {
             Ok(()) => self.spares.give_back(),
@@ -562,7 +575,8 @@ impl Log {
         }
     }
 
-    /// The first segment that would be needed if everything of `stream` up to `lsn` were durable elsewhere; none without a log.
+    /// The first segment that would be needed if everything of `stream` up to `lsn` were durable
+    /// elsewhere; none without a log.
     #[must_use]
     pub fn start_after(&self, stream: u64, lsn: Lsn) -> Option<u32> {
         let appender = self.appender.lock();
@@ -578,8 +592,8 @@ impl Log {
         first.map(|segment| segment.sequence)
     }
 
-    /// Says that everything of `stream` up to `lsn` is durable elsewhere, and frees the segments below `start`, which is known
-    /// durably to be where the next replay begins.
+    /// Says that everything of `stream` up to `lsn` is durable elsewhere, and frees the segments
+    /// below `start`, which is known durably to be where the next replay begins.
     pub fn free_below(&self, start: Option<u32>, stream: u64, lsn: Lsn) {
         if self.check_process().is_err() {
             return;
@@ -616,7 +630,8 @@ impl Log {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// The streams that need the oldest segment, and up to which Lsn they have to be durable elsewhere so that it can be freed.
+    /// The streams that need the oldest segment, and up to which Lsn they have to be durable
+    /// elsewhere so that it can be freed.
     #[must_use]
     pub fn oldest_needs(&self) -> Vec<(u64, Lsn)> {
         let appender = self.appender.lock();
@@ -626,7 +641,7 @@ impl Log {
             });
             not_durable.map(|(&stream, &highest)| (stream, highest)).collect()
         };
-        // The last segment stays, whoever needs it.
+        // The last segment stays, whatever needs it.
         let last = appender.segments.len().saturating_sub(1);
         let mut all = appender.segments.iter().take(last).map(needs);
         all.find(|needs| !needs.is_empty()).unwrap_or_default()
@@ -638,8 +653,8 @@ impl Log {
         self.group.failure()
     }
 
-    /// Ends it: waits for the append and the sync that are under way; after them nothing is written any more, and everybody
-    /// who waits is told so.
+    /// Ends it: waits for the append and the sync that are under way; after them nothing is written
+    /// any more, and everybody who waits is told so.
     pub fn close(&self) {
         if self.check_process().is_err() {
             return;
@@ -672,7 +687,8 @@ impl fmt::Debug for Log {
     }
 }
 
-/// Becomes ready once the log is synced past a position. Needs no runtime: the log's own background work does the sync.
+/// Becomes ready once the log is synced past a position. Needs no runtime: the log's own background
+/// work does the sync.
 #[derive(Debug)]
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct SyncFuture {

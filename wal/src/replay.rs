@@ -38,8 +38,8 @@ pub enum ReplayEnd {
     /// With its last whole frame.
     #[default]
     CleanEnd,
-    /// With something behind its last whole frame that was being written when the machine or the process stopped. Nobody
-    /// was told that it was durable.
+    /// With an incomplete write behind its last whole frame, left by a crash or a power loss. It
+    /// was never acknowledged as durable.
     TornTail {
         /// Where the whole frames end.
         at: Position,
@@ -99,11 +99,13 @@ pub(crate) struct KnownSegment {
 struct Progress {
     /// The log was synced up to here.
     synced: Position,
-    /// The streams of which parts of a record were read but not the last one, and the segment of the first.
+    /// The streams of which parts of a record were read but not the last one, and the segment of
+    /// the first.
     unfinished: UnfinishedRecords,
 }
 
-/// Streams of which parts of a record are there but not the last one, and the segment that the first is in. Most often there is none.
+/// Streams of which parts of a record are there but not the last one, and the segment that the
+/// first is in. Most often there is none.
 #[derive(Debug, Default)]
 pub(crate) struct UnfinishedRecords(BTreeMap<u64, u32>);
 
@@ -113,7 +115,8 @@ impl UnfinishedRecords {
         self.0.entry(stream).or_insert(sequence);
     }
 
-    /// The last part, or a whole record, is in the last of the segments: all that it has parts in are needed for it.
+    /// The last part, or a whole record, is in the last of the segments: all that it has parts in
+    /// are needed for it.
     pub(crate) fn finish<'s>(
         &mut self,
         stream: u64,
@@ -190,10 +193,12 @@ impl Replay {
         self.present.iter().map(len).sum()
     }
 
-    /// Reads the log and hands out its records in order. What was not known to be durable is made so before this returns.
+    /// Reads the log and hands out its records in order. What was not known to be durable is made
+    /// so before this returns.
     ///
     /// # Errors
-    /// [`Error::Corrupt`], [`Error::UnsupportedVersion`], [`Error::Io`], and what `each` returns. Nothing is changed.
+    /// [`Error::Corrupt`], [`Error::UnsupportedVersion`], [`Error::Io`], and what `each` returns.
+    /// Nothing is changed.
     pub fn run<E: From<Error>>(
         self,
         each: &mut dyn FnMut(Record<'_>) -> std::result::Result<(), E>,
@@ -206,7 +211,8 @@ impl Replay {
         Ok(replayed)
     }
 
-    /// As [`Replay::run`], to look at the log only: nothing is written, and nothing can be appended to what it returns.
+    /// As [`Replay::run`], to look at the log only: nothing is written, and nothing can be appended
+    /// to what it returns.
     ///
     /// # Errors
     /// As [`Replay::run`].
@@ -261,7 +267,8 @@ impl Replay {
         }
     }
 
-    /// Looks at everything behind the last whole frame. A frame there that knows of a sync beyond it is proof of damage.
+    /// Looks at everything behind the last whole frame. A frame there that knows of a sync beyond
+    /// it is proof of damage.
     fn judge_tail(
         &self,
         mut reader: SegmentReader,
@@ -307,8 +314,9 @@ impl Replay {
         Ok(())
     }
 
-    /// Writes the last frames again and syncs them, where no mark says that they were synced: after a sync that failed, the
-    /// operating system may show bytes that never reached the device, and a sync alone would not write them.
+    /// Writes the last frames again and syncs them, where no mark says that they were synced: after
+    /// a sync that failed, the operating system may show bytes that never reached the device, and a
+    /// sync alone would not write them.
     fn make_durable(&self, tail: Position, synced: Position, chain: &[KnownSegment]) -> Result<()> {
         if tail <= synced {
             return Ok(());
@@ -328,7 +336,8 @@ impl Replay {
     }
 }
 
-/// Reads all frames of a segment. Returns where they end, and the next segment's sequence number if this one was ended.
+/// Reads all frames of a segment. Returns where they end, and the next segment's sequence number if
+/// this one was ended.
 fn read_segment<E: From<Error>>(
     reader: &mut SegmentReader,
     progress: &mut Progress,

@@ -19,8 +19,8 @@ use crate::format::{
 const SYNCED_NAME: &str = "SYNCED";
 const EXTENSION: &str = "log";
 const TEMPORARY_EXTENSION: &str = "tmp";
-/// How much is read, and written when a file is made, at once. Small enough that what was just read is still in a core's
-/// cache when it is checked and copied.
+/// How much is read, and written when a file is made, at once. Small enough that what was just read
+/// is still in a core's cache when it is checked and copied.
 const CHUNK_BYTES: usize = 256 << 10;
 
 pub(crate) fn segment_path(dir: &Path, sequence: u32) -> PathBuf {
@@ -45,9 +45,10 @@ pub(crate) fn parse_name(name: &str) -> Option<(u32, bool)> {
     Some((u32::try_from(sequence).ok()?, is_temporary))
 }
 
-/// Makes a segment under a temporary name, its whole length durable: nothing of it has to be allocated
-/// later. `is_written`: with zeros, which takes longer, but blocks that were written before sync in half the
-/// time of new ones (112 us against 204, 4 KiB each); else only their room is taken. Returns its path.
+/// Makes a segment under a temporary name, its whole length durable: nothing of it has to be
+/// allocated later. `is_written`: with zeros, which takes longer, but blocks that were written
+/// before sync in half the time of new ones (112 us against 204, 4 KiB each); else only their room
+/// is taken. Returns its path.
 ///
 /// An error leaves nothing but, at worst, the temporary file.
 pub(crate) fn create_unnamed(
@@ -113,8 +114,8 @@ fn write_new(
     file.sync()
 }
 
-/// Makes a segment of one that nobody needs any more, of the same length, under its old name. What it held
-/// stays in it: no frame of it is valid under the new header. Returns its path.
+/// Recycles a segment that is not needed any more into one of the same length, under its old name.
+/// What it held stays in it: no frame of it is valid under the new header. Returns its path.
 pub(crate) fn recycle_unnamed(
     storage: &dyn Storage,
     dir: &Path,
@@ -140,7 +141,8 @@ fn sync_names(storage: &dyn Storage, dir: &Path) -> Result<()> {
     storage.sync_dir(dir)
 }
 
-/// What `SYNCED` says. Nothing, where it is missing or not whole: it only adds to what the segments say.
+/// What `SYNCED` says. Nothing, where it is missing or not whole: it only adds to what the segments
+/// say.
 ///
 /// # Errors
 /// When it cannot be opened: then it cannot be written either, and the first sync would fail.
@@ -170,7 +172,8 @@ pub(crate) fn open_synced(storage: &dyn Storage, dir: &Path) -> Result<Box<dyn F
     let mut file = storage.create(&path)?;
     let made = file.append(&[0; SYNCED_LEN]).and_then(|()| file.sync());
     if made.is_err() {
-        // At best: with less than its length it says nothing, and a full disk would be noticed at the next sync.
+        // At best: with less than its length it says nothing, and a full disk would be noticed at
+        // the next sync.
         let _ = storage.remove(&path);
     }
     made.map(|()| file)
@@ -262,9 +265,10 @@ impl SegmentReader {
         Ok(bytes.filter(|bytes| crc32c::crc32c(bytes) == header.payload_crc))
     }
 
-    /// Writes the frames from `from` to `to`, or to the segment's end, again, so that the next sync writes them to the device
-    /// whatever became of the sync before. What is written was checked where it lies in memory: what is read may have changed since the
-    /// replay, where the system has let go of pages that a failed sync had left.
+    /// Writes the frames from `from` to `to`, or to the segment's end, again, so that the next sync
+    /// writes them to the device whatever became of the sync before. What is written was checked
+    /// where it lies in memory: what is read may have changed since the replay, where the system
+    /// has let go of pages that a failed sync had left.
     pub(crate) fn rewrite(&mut self, from: u64, to: Option<u64>) -> Result<()> {
         debug_assert!(from >= SEGMENT_HEADER_LEN as u64, "the header is not rewritten");
         let mut at = from;
@@ -274,7 +278,8 @@ impl SegmentReader {
                 Error::corrupt(reader.path(), at, "log", expected, "none")
             };
             let Some(header) = self.frame_header(at)? else { return Err(corrupt(self)) };
-            // One piece of the buffer: header and payload are checked again, for they may have been read again.
+            // One piece of the buffer: header and payload are checked again, for they may have been
+            // read again.
             let mut frame = Vec::new();
             let Some(bytes) = self.bytes(at, header.frame_len() as usize)? else {
                 return Err(corrupt(self));

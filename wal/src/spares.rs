@@ -1,8 +1,9 @@
-//! Segments that are not in use: those prepared ahead, and those that nobody needs any more.
+//! Segments that are not in use: those prepared ahead, and those that are not needed any more.
 //!
-//! The thread that appends takes a prepared segment and never waits for one to be prepared, as long as
-//! the background keeps up: preparing holds a lock of its own, not the one that [`Spares::take`] needs.
-//! Only when none is ready does the appending thread prepare one itself, or wait for the background's.
+//! The thread that appends takes a prepared segment and never waits for one to be prepared, as long
+//! as the background keeps up: preparing holds a lock of its own, not the one that [`Spares::take`]
+//! needs. Only when none is ready does the appending thread prepare one itself, or wait for the
+//! background's.
 
 use std::{
     collections::VecDeque,
@@ -19,14 +20,15 @@ use crate::{
     segment::{create_unnamed, name_all, recycle_unnamed, segment_path},
 };
 
-/// So many segments are prepared ahead at most: at 16 MiB a segment, what a fast writer appends in some
-/// tenths of a second, so that a device that is busy with a flush for as long does not stop it.
+/// So many segments are prepared ahead at most: at 16 MiB a segment, what a fast writer appends in
+/// some tenths of a second, so that a device that is busy with a flush for as long does not stop
+/// it.
 const READY_MAX: u64 = 4;
 
 /// The segments of a log that are not in use.
 ///
-/// Locks, each taken only before the one below: `sequence`, held while segments are prepared; `state`,
-/// never held over a call to the storage.
+/// Locks, each taken only before the one below: `sequence`, held while segments are prepared;
+/// `state`, never held over a call to the storage.
 pub(crate) struct Spares {
     storage: SharedStorage,
     dir: PathBuf,
@@ -80,8 +82,8 @@ impl Spares {
         !self.wanted.load(Ordering::Relaxed) && !self.wanted.swap(true, Ordering::Relaxed)
     }
 
-    /// Prepares what was asked for: one segment first, then the rest together, for one sync of their
-    /// names is enough for them all.
+    /// Prepares what was asked for: one segment first, then the rest together, for one sync of
+    /// their names is enough for them all.
     pub(crate) fn work(&self) {
         loop {
             let mut sequence = self.sequence.lock();
@@ -128,9 +130,10 @@ impl Spares {
         Ok(prepared.pop().expect("one was prepared"))
     }
 
-    /// The first of those that are ready, if it is long enough. One that is not is removed: its number is too
-    /// low for any segment after a longer one that is made now. It must not be recycled: until the longer one
-    /// is durable a replay may look into it, and would find the header of another.
+    /// The first of those that are ready, if it is long enough. One that is not is removed: its
+    /// number is too low for any segment after a longer one that is made now. It must not be
+    /// recycled: until the longer one is durable a replay may look into it, and would find the
+    /// header of another.
     fn take_ready(&self, needed: u64) -> Option<SegmentHeader> {
         let mut too_short = Vec::new();
         let found = {
@@ -155,8 +158,8 @@ impl Spares {
         state.ready.push_front(header);
     }
 
-    /// Keeps segments that nobody needs any more, given by sequence number and length, for the next ones,
-    /// or removes them.
+    /// Keeps segments that are not needed any more, given by sequence number and length, for the
+    /// next ones, or removes them.
     pub(crate) fn free(&self, unused: Vec<(u32, u64)>) {
         let mut removed = Vec::new();
         {
@@ -177,7 +180,7 @@ impl Spares {
         removed.into_iter().for_each(|sequence| self.remove(sequence));
     }
 
-    /// Removes those that nobody needs any more, and of those that were prepared all but the next one.
+    /// Removes those that are not needed any more, and all prepared ones but the next.
     /// Returns how many were removed.
     pub(crate) fn give_back(&self) -> usize {
         // The background prepares nothing meanwhile that would be removed as soon as it is ready.
@@ -199,7 +202,7 @@ impl Spares {
         (state.ready.len(), state.free.len())
     }
 
-    /// Makes some segments, of those that nobody needs any more if there are any of this length. At least
+    /// Makes some segments, recycling free ones of this length first. At least
     /// one, or an error; fewer than `count` when a later one cannot be made.
     fn prepare(
         &self,

@@ -151,7 +151,8 @@ fn a_tail_that_was_never_synced_is_torn_and_is_cut_off_for_good() {
         let (found, replayed) = replay(&crashed).unwrap();
         assert!(found.len() >= synced.len() && found[..synced.len()] == synced, "seed {seed}");
         torn += u64::from(replayed.end != ReplayEnd::CleanEnd);
-        // Whoever goes on from here never sees what is behind the cut, however often the power fails.
+        // A log that goes on from here never shows what is behind the cut, however often the power
+        // fails.
         let log = go_on(&crashed, replayed);
         let appended = (9, Lsn(999), vec![seed as u8; 100]);
         log.sync_to(append(&log, &appended).unwrap()).unwrap();
@@ -188,7 +189,8 @@ fn a_failed_sync_is_the_last_and_everybody_is_told() {
     assert!(matches!(log.sync_to(end), Err(Error::Failed { .. })), "and is not tried again");
     assert!(matches!(append(&log, &record(3)), Err(Error::Failed { .. })));
     assert!(matches!(log.sync(), Err(Error::Failed { .. })));
-    // The operating system shows what the device never got. Whoever opens the log now makes it so before building on it.
+    // The operating system shows what the device never got. Opening the log makes them durable
+    // before anything is built on them.
     let killed = storage.killed();
     let (found, replayed) = replay(&killed).unwrap();
     assert_eq!(found, [record(1), record(2)]);
@@ -285,7 +287,8 @@ fn every_call_of_a_storage_may_fail() {
     }
 }
 
-/// No log has made such a segment, for it could have no successor; it is read and written to all the same.
+/// No log has made such a segment, for it could have no successor; it is read and written to all
+/// the same.
 #[test]
 fn the_highest_sequence_number_is_the_last() {
     let storage = SimulatedStorage::new();
@@ -318,7 +321,7 @@ fn a_sync_waits_for_the_one_under_way() {
     let (beside, failing) = (log.clone(), storage.clone());
     storage.before_next("sync", move || {
         std::thread::spawn(move || send.send(beside.sync().is_ok()));
-        // For whoever would not wait, to be done; who waits is not done before this sync is.
+        // The future is ready only after this sync.
         std::thread::sleep(std::time::Duration::from_millis(100));
         failing.set_failing(Some(Failing { operation: "sync", at: "/log", panics: false }));
     });
@@ -334,7 +337,8 @@ fn what_is_written_again_is_what_was_read() {
     let on_disk = storage.bytes(&path);
     append(&log, &record(2)).unwrap();
     drop(log);
-    // A sync of the second record has failed and left it in the system's cache, where it is read; then the system lets go of it.
+    // A sync of the second record has failed and left it in the system's cache, where it is read;
+    // then the system lets go of it.
     let replay = Replay::open(storage.shared(), &dir(), STORE, Some(START)).unwrap();
     let mut seen = 0;
     let replayed = replay.run(&mut |_| {
@@ -379,8 +383,8 @@ fn parts_keep_their_segments_until_the_last_one_or_nobody() {
     assert_eq!(freed(false), (last, last));
 }
 
-/// The background is held in front of the storage while it makes a segment; appends go on in those that
-/// are ready.
+/// The background is held in front of the storage while it makes a segment; appends go on in those
+/// that are ready.
 #[test]
 fn an_append_takes_a_segment_while_another_one_is_being_prepared() {
     let (storage, log) = fresh();
@@ -410,8 +414,8 @@ fn an_append_takes_a_segment_while_another_one_is_being_prepared() {
     assert_eq!(replay(&storage).unwrap().0.len(), 4);
 }
 
-/// Nothing is synced, so a crash may leave the log at its first segment, with all that was prepared since
-/// behind it.
+/// Nothing is synced, so a crash may leave the log at its first segment, with all that was prepared
+/// since behind it.
 #[test]
 fn segments_that_were_too_short_are_never_found_with_the_header_of_others() {
     let (storage, log) = fresh();

@@ -1,5 +1,5 @@
-//! Files with right checksums and wrong content: whoever writes one gets errors or other answers from it, but no panic,
-//! no endless loop and no allocation beyond the block cap.
+//! Files with right checksums and wrong content: reading one gives errors or other answers, but no
+//! panic, no endless loop and no allocation beyond the block cap.
 
 use std::{cell::Cell, path::Path, sync::Arc};
 
@@ -189,7 +189,8 @@ fn an_index_that_leads_in_circles_ends() {
     }
 }
 
-/// Of two versions at one Lsn the second is the page that the first leads to; anything else is out of order.
+/// Of two versions at one Lsn the second is the page that the first leads to; anything else is out
+/// of order.
 #[test]
 fn versions_out_of_order_are_not_scanned() {
     let (delta, image) = (Value::Delta { bytes: b"x", will_init: false }, Value::Image(b"page"));

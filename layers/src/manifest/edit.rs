@@ -49,7 +49,8 @@ pub enum Edit {
     },
     /// No layer has this sequence number or a higher one.
     NextSequence(u64),
-    /// The log begins with the segment of this sequence number, or a later one that was said before.
+    /// The log begins with the segment of this sequence number, or a later one that was said
+    /// before.
     LogStart(u32),
 }
 

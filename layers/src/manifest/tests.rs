@@ -207,7 +207,8 @@ fn no_manifest_follows_the_highest_number() {
     assert_eq!(manifest.state().next_sequence, 7);
 }
 
-/// Every flipped bit and every truncation of both files is an error that names the file, or changes nothing.
+/// Every flipped bit and every truncation of both files is an error that names the file, or changes
+/// nothing.
 #[test]
 fn any_damage_is_reported() {
     let dir = tempfile::tempdir().unwrap();
@@ -275,7 +276,7 @@ fn a_creation_that_never_committed_is_no_store() {
     assert!(Manifest::open(storage(), dir.path()).unwrap().is_some());
 }
 
-/// A directory that became another store's, or nobody's, is left as it is.
+/// A directory that became another store's, or is no store's any more, is left as it is.
 #[test]
 fn no_other_store_is_replaced() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -312,7 +313,8 @@ fn no_other_store_is_replaced() {
     assert_eq!(Manifest::open(storage(), other.path()).unwrap().unwrap().0.store(), STORE + 1);
 }
 
-/// A state that is longer than a record is rewritten as several, and an edit that is longer is refused.
+/// A state that is longer than a record is rewritten as several, and an edit that is longer is
+/// refused.
 #[test]
 fn a_record_is_bounded() {
     let dir = tempfile::tempdir().unwrap();

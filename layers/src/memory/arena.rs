@@ -1,15 +1,16 @@
 //! Bump arenas whose memory never moves, and the pool that their chunks come from and go back to.
 //!
-//! Two users: an in-memory layer, whose values and nodes live in chunks that any number of threads read while one
-//! appends ([`Chunk`], [`ChunkPool`]); and a reader's scratch, which is one thread's alone ([`ScratchArena`]). This is the one file that names
-//! bumpalo.
+//! Two users: an in-memory layer, whose values and nodes live in chunks that any number of threads
+//! read while one appends ([`Chunk`], [`ChunkPool`]); and a reader's scratch, which is one thread's
+//! alone ([`ScratchArena`]). This is the one file that names bumpalo.
 //!
-//! Memory that is touched for the first time costs more than everything else in a put (370-470 ns a record on fresh
-//! memory against 35 ns on memory already backed, measured with 100-byte records). So chunks are large, advised huge, and
-//! go back to a bounded pool when a layer is reclaimed: steady ingest touches no fresh memory.
+//! Memory that is touched for the first time costs more than everything else in a put (370-470 ns a
+//! record on fresh memory against 35 ns on memory already backed, measured with 100-byte records).
+//! So chunks are large, advised huge, and go back to a bounded pool when a layer is reclaimed:
+//! steady ingest touches no fresh memory.
 //!
-//! **Invariant:** a chunk's bytes stay at their address until the chunk is dropped or reset, and both need the chunk
-//! by value or by `&mut`.
+//! **Invariant:** a chunk's bytes stay at their address until the chunk is dropped or reset, and
+//! both need the chunk by value or by `&mut`.
 #![allow(unsafe_code)]
 
 use std::{
@@ -36,9 +37,9 @@ const CHUNK_MIN_BYTES: usize = 64 << 10;
 const CHUNK_CLASSES: usize = 10;
 /// No offset in a chunk reaches this.
 pub(crate) const CHUNK_SPAN_BYTES: usize = CHUNK_MIN_BYTES << (CHUNK_CLASSES - 1);
-/// How much smaller a chunk is than its class, in bytes: room for the bookkeeping of the allocators below it, so that
-/// what they take for a chunk is within the class (bumpalo rounds up to a page). Where they take more, only the bound
-/// of the pool is reached earlier.
+/// How much smaller a chunk is than its class, in bytes: room for the bookkeeping of the allocators
+/// below it, so that what they take for a chunk is within the class (bumpalo rounds up to a page).
+/// Where they take more, only the bound of the pool is reached earlier.
 const CHUNK_OVERHEAD_BYTES: usize = 4096;
 /// The base of a chunk has this alignment, and no allocation in a chunk may ask for more.
 pub(crate) const CHUNK_ALIGN: usize = 64;
@@ -47,9 +48,10 @@ const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// One piece of memory, handed out from its end to its start.
 ///
-/// It takes the whole piece from bumpalo as one allocation and hands it out with a cursor of its own. All that it relies on is
-/// what bumpalo documents: [`Bump::try_alloc_layout`] returns memory for the layout, which stays until the arena is
-/// reset or dropped. Where an arena's own chunks lie, and in which order it hands them out, is documented nowhere and changes.
+/// It takes the whole piece from bumpalo as one allocation and hands it out with a cursor of its
+/// own. All that it relies on is what bumpalo documents: [`Bump::try_alloc_layout`] returns memory
+/// for the layout, which stays until the arena is reset or dropped. Where an arena's own chunks
+/// lie, and in which order it hands them out, is documented nowhere and changes.
 ///
 /// One owner at a time: `Send`, not `Sync`.
 #[derive(Debug)]
@@ -58,16 +60,17 @@ pub(crate) struct Chunk {
     base: NonNull<u8>,
     /// Length of the allocation, in bytes; less than [`CHUNK_SPAN_BYTES`].
     len: usize,
-    /// Offset of what was handed out last, at least [`CHUNK_ALIGN`] and at most `len`. What lies below is free.
+    /// Offset of what was handed out last, at least [`CHUNK_ALIGN`] and at most `len`. What lies
+    /// below is free.
     free_end: usize,
     class: usize,
-    /// Owns the memory. Never reset, and never asked for a second allocation. In a box because bumpalo does not document that
-    /// memory stays in place when the arena itself is moved.
+    /// Owns the memory. Never reset, and never asked for a second allocation. In a box because
+    /// bumpalo does not document that memory stays in place when the arena itself is moved.
     arena: Box<Bump>,
 }
 
-// SAFETY: `base` points into memory that `arena` owns; `Bump` is `Send`. A chunk has one owner, and nothing in it is tied
-// to the thread that made it.
+// SAFETY: `base` points into memory that `arena` owns; `Bump` is `Send`. A chunk has one owner, and
+// nothing in it is tied to the thread that made it.
 unsafe impl Send for Chunk {}
 
 impl Chunk {
@@ -92,8 +95,8 @@ impl Chunk {
         Ok(Chunk { base, len, free_end: len, class, arena })
     }
 
-    /// Has the kernel back all of it now, rather than page by page when it is first written. Begins with its end, which is
-    /// used first, and goes on until `stop` is set.
+    /// Has the kernel back all of it now, rather than page by page when it is first written. Begins
+    /// with its end, which is used first, and goes on until `stop` is set.
     fn populate(&self, stop: &AtomicBool) {
         let mut end = self.len;
         while end > 0 && !stop.load(Ordering::Relaxed) {
@@ -105,10 +108,11 @@ impl Chunk {
         }
     }
 
-    /// Hands out uninitialised memory and its offset from the base, or `None` where the chunk has not that much left.
+    /// Hands out uninitialised memory and its offset from the base, or `None` where the chunk has
+    /// not that much left.
     ///
-    /// The memory lies below all that was handed out before: right below it where the alignment is 1. No offset is
-    /// zero.
+    /// The memory lies below all that was handed out before: right below it where the alignment is
+    /// 1. No offset is zero.
     ///
     /// # Panics
     /// When the alignment is above [`CHUNK_ALIGN`].
@@ -121,12 +125,12 @@ impl Chunk {
         }
         debug_assert!(offset + layout.size() <= self.free_end && self.free_end <= self.len);
         self.free_end = offset;
-        // SAFETY: `offset` is at most `len`, so the address lies in the allocation at `base`, or right behind it where
-        // nothing but zero bytes were asked for.
+        // SAFETY: `offset` is at most `len`, so the address lies in the allocation at `base`, or
+        // right behind it where nothing but zero bytes were asked for.
         Some((unsafe { self.base.add(offset) }, offset))
     }
 
-    /// Takes back all that was handed out. Nobody may use it any more.
+    /// Takes back all memory that was handed out, which must not be used any more.
     fn reset(&mut self) {
         self.free_end = self.len;
     }
@@ -168,8 +172,8 @@ unsafe fn advise(start: *mut u8, len: usize, advice: ChunkAdvice) {
     }
 }
 
-/// Chunks that wait for their next layer. Shared by all timelines of a store; the lock is taken once a chunk,
-/// never per value.
+/// Chunks that wait for their next layer. Shared by all timelines of a store; the lock is taken
+/// once a chunk, never per value.
 #[derive(Debug)]
 pub struct ChunkPool {
     retained_max_bytes: usize,
@@ -197,11 +201,12 @@ impl ChunkPool {
         self.retained.lock().bytes
     }
 
-    /// Makes one of the largest chunks, backed by memory, unless `chunks` of them wait already or the pool would keep no more.
-    /// Returns its size in bytes, or `None` where none was made and kept.
+    /// Makes one of the largest chunks, backed by memory, unless `chunks` of them wait already or
+    /// the pool would keep no more. Returns its size in bytes, or `None` where none was made and
+    /// kept.
     ///
-    /// For a thread with a core to spare while another fills layers: touching memory for the first time costs as much as
-    /// filling it does. Once `stop` is set it returns soon.
+    /// For a thread with a core to spare while another fills layers: touching memory for the first
+    /// time costs as much as filling it does. Once `stop` is set it returns soon.
     pub fn stock(&self, chunks: usize, stop: &AtomicBool) -> Option<usize> {
         let class = CHUNK_CLASSES - 1;
         let is_enough = |retained: &RetainedChunks| {
@@ -218,8 +223,8 @@ impl ChunkPool {
         self.put_back(chunk).then_some(bytes)
     }
 
-    /// A chunk with room for `needed` bytes, as large as a layer that holds `held` bytes already deserves: layers grow
-    /// by doubling up to the largest class.
+    /// A chunk with room for `needed` bytes, as large as a layer that holds `held` bytes already
+    /// deserves: layers grow by doubling up to the largest class.
     pub(crate) fn take(&self, needed: usize, held: usize) -> Result<Chunk> {
         let wanted = needed
             .saturating_add(CHUNK_OVERHEAD_BYTES + CHUNK_ALIGN)
@@ -272,11 +277,12 @@ impl ChunkPool {
     }
 }
 
-/// One reader's scratch memory: compressed blocks are inflated into it. Emptied as a whole; the largest piece of memory that it has
-/// taken is kept for the next use.
+/// One reader's scratch memory: compressed blocks are inflated into it. Emptied as a whole; the
+/// largest piece of memory that it has taken is kept for the next use.
 ///
-/// Relied on, and documented by bumpalo: what a method that allocates returns is borrowed from the arena, and apart from all
-/// else that was; the limit is enforced when the arena takes more memory; `reset` needs the arena by `&mut`.
+/// Relied on, and documented by bumpalo: what a method that allocates returns is borrowed from the
+/// arena, and apart from all else that was; the limit is enforced when the arena takes more memory;
+/// `reset` needs the arena by `&mut`.
 #[derive(Debug)]
 pub struct ScratchArena {
     bump: Bump,
@@ -290,8 +296,8 @@ pub struct ScratchArena {
     counts: Cell<BlockCounts>,
 }
 
-/// Blocks of the cache that something was lent from. Its lock is one thread's alone, but what was lent may go to other threads, which
-/// [detach](KeptBlocks::block_of) it.
+/// Blocks of the cache that something was lent from. Its lock is one thread's alone, but what was
+/// lent may go to other threads, which [detach](KeptBlocks::block_of) it.
 #[derive(Debug, Default)]
 pub struct KeptBlocks(Mutex<Vec<Arc<CachedBlock>>>);
 
@@ -335,7 +341,7 @@ impl Default for ScratchArena {
 }
 
 impl ScratchArena {
-    /// Empties it.
+    /// Empties the arena.
     #[inline]
     pub fn reset(&mut self) {
         self.counts.take();
@@ -351,7 +357,7 @@ impl ScratchArena {
         &self.kept
     }
 
-    /// Has no more than this for inflated blocks, in bytes; a read that needs more fails.
+    /// Bounds the memory for inflated blocks, in bytes; a read that needs more fails.
     pub fn set_limit(&mut self, max_bytes: usize) {
         self.bump.set_allocation_limit(Some(max_bytes));
     }
@@ -377,12 +383,12 @@ impl ScratchArena {
     pub fn forget_fetched(&mut self) {
         match Arc::get_mut(&mut self.fetched) {
             Some(fetched) => *fetched = FetchedBlocks::default(),
-            // A fetch that nobody waited for may put its block there still.
+            // An abandoned fetch may still put its block there.
             None => self.fetched = Arc::default(),
         }
     }
 
-    /// What it takes from the allocator and keeps of the cache, in bytes.
+    /// Memory of its own and of the cached blocks that it keeps alive, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let kept = self.kept.0.lock();
@@ -403,8 +409,9 @@ impl ReadScratch for ScratchArena {
         self.used.set(true);
         let kept = Arc::as_ptr(&block);
         self.kept.0.lock().push(block);
-        // SAFETY: the block lies in an allocation of its own, which the count in `kept` keeps until `reset`, and that needs the arena
-        // by `&mut`: not while what is returned borrows it. Nobody has a block by `&mut` once it is counted.
+        // SAFETY: the block lies in an allocation of its own, which the count in `kept` keeps until
+        // `reset`, and that needs the arena by `&mut`: not while what is returned borrows it. A
+        // block is never borrowed by `&mut` once it is counted.
         unsafe { &*kept }
     }
 

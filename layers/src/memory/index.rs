@@ -6,12 +6,15 @@
 //!                                                  `-> Versions (newest block) -> older block -> ...
 //! ```
 //!
-//! A page table: blocks are dense numbers under few objects, so each level takes six bits of the block, and a root is only as high as the
-//! blocks that were written need. The newest version of a key is in its [`Head`]; those before it lie in a block that
-//! grows, 3, 15, 63 entries, then in several of 63, the newest first: a chain costs one wait for memory per block and not per version.
+//! A page table: blocks are dense numbers under few objects, so each level takes six bits of the
+//! block, and a root is only as high as the blocks that were written need. The newest version of a
+//! key is in its [`Head`]; those before it lie in a block that grows, 3, 15, 63 entries, then in
+//! several of 63, the newest first: a chain costs one wait for memory per block and not per
+//! version.
 //!
-//! Why this index (`benches/benches/index_candidates`, 100-byte values, two shared vCPUs of an EPYC Zen 3; ns a put, a newest look-up, an
-//! ordered iteration, each a version; bytes of index a version):
+//! Why this index (`benches/benches/index_candidates`, 100-byte values, two shared vCPUs of an EPYC
+//! Zen 3; ns a put, a newest look-up, an ordered iteration, each a version; bytes of index a
+//! version):
 //!
 //! | | dense: 1.06 M blocks | 100,000 objects of 10 blocks | 500,000 sparse blocks |
 //! |---|---|---|---|
@@ -20,12 +23,14 @@
 //! | hash table to leaves of 64, sorted when needed | 273 / 178 / 184, 39.0 B | 400 / 216 / 259, 53.2 B | 459 / 216 / 630, 180 B |
 //! | `BTreeMap<(Key, Lsn), place>` | 832 / 1,116 / 92, 98.2 B | 900 / 1,279 / 118, 98.2 B | 681 / 922 / 94, 98.2 B |
 //!
-//! The others run on one thread and without what lets readers in. Pages are dense under few objects, and there this one puts more than twice as
-//! fast, and iterates, as every flush does, faster than what is sorted already. It pays with memory and look-ups where blocks are sparse.
+//! The others run on one thread and without what lets readers in. Pages are dense under few
+//! objects, and there this one puts more than twice as fast, and iterates, as every flush does,
+//! faster than what is sorted already. It pays with memory and look-ups where blocks are sparse.
 //!
-//! One writer changes it, through [`IndexWriter`]; readers walk it at any time and see each publication whole. **Invariant:**
-//! nothing is ever unlinked while a reader may be under way to it: a taken-back version only marks its head, or shortens its
-//! block or restores the link to the older block, and the memory stays until the layer goes.
+//! One writer changes it, through [`IndexWriter`]; readers walk it at any time and see each
+//! publication whole. **Invariant:** nothing is ever unlinked while a reader may be under way to
+//! it: a taken-back version only marks its head, or shortens its block or restores the link to the
+//! older block, and the memory stays until the layer goes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -256,7 +261,8 @@ impl Object {
     }
 }
 
-/// The writer's side: the appender of the nodes, and where the last key was, for the next one is often near it.
+/// The writer's side: the appender of the nodes, and where the last key was, for the next one is
+/// often near it.
 pub(super) struct IndexWriter {
     nodes: Appender,
     objects: usize,
@@ -277,7 +283,7 @@ impl HeadPlace {
         &space.node(self.leaf).heads[self.slot as usize]
     }
 
-    /// Asks for the head.
+    /// Prefetches the head.
     #[inline]
     pub(super) fn prefetch(self, space: &Space) {
         let start = self.slot as usize * size_of::<Head>();
@@ -285,7 +291,7 @@ impl HeadPlace {
         space.prefetch_node(self.leaf, start + size_of::<Head>() - 1);
     }
 
-    /// Asks for the place that the newest version will move to.
+    /// Prefetches the place that the newest version will move to.
     #[inline]
     pub(super) fn prefetch_older(self, space: &Space) {
         if let Some(run) = self.head(space).older() {
@@ -352,8 +358,8 @@ impl IndexWriter {
         Ok(id)
     }
 
-    /// Room for one more object in the hash table, at most three quarters full. Readers of the old table miss only
-    /// objects that are newer than what they may read.
+    /// Room for one more object in the hash table, at most three quarters full. Readers of the old
+    /// table miss only objects that are newer than what they may read.
     fn reserve_table(&mut self, space: &Space, index: &Index) -> Result<()> {
         let old = index.table.load();
         let bits = old.map_or(0, |table| space.node(table).bits());
@@ -452,8 +458,8 @@ impl IndexWriter {
 
     /// Adds the newest version under a head. Nothing is changed if it fails.
     ///
-    /// Of a block of older versions with room nothing is read: the former newest is written there, and published, without waiting for its
-    /// cache line.
+    /// Of a block of older versions with room nothing is read: the former newest is written there,
+    /// and published, without waiting for its cache line.
     #[inline]
     pub(super) fn push(
         &mut self,

@@ -20,9 +20,10 @@ use crate::{
 /// How much of a version's value is asked for when it is found.
 const VERSION_PREFETCH_BYTES: usize = 64;
 
-/// A layer in memory, as readers share it.
+/// An in-memory layer, as readers share it.
 pub struct MemLayer {
-    /// The committed Lsn, on a line of its own: the writer stores it once a commit, readers load it.
+    /// The committed Lsn, on a line of its own: the writer stores it once a commit, readers load
+    /// it.
     pub(super) committed: CommittedLsn,
     /// No value is below it.
     pub(super) start: Lsn,
@@ -51,14 +52,14 @@ impl MemLayer {
         self.start
     }
 
-    /// Up to here everything is visible, and nothing beyond.
+    /// The committed Lsn: everything up to it is visible, and nothing beyond.
     #[must_use]
     #[inline]
     pub fn committed_lsn(&self) -> Lsn {
         Lsn(self.committed.0.load(Ordering::Acquire))
     }
 
-    /// How many versions are committed.
+    /// The number of committed versions.
     #[must_use]
     pub fn versions_count(&self) -> u64 {
         self.counts.versions.load(Ordering::Relaxed)
@@ -83,7 +84,7 @@ impl MemLayer {
         self.versions_count() == 0 && self.counts.tombstones.load(Ordering::Relaxed) == 0
     }
 
-    /// What it has taken from the allocator, in bytes.
+    /// Memory taken from the allocator, in bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         self.nodes.allocated_bytes()
@@ -92,8 +93,8 @@ impl MemLayer {
             + 2 * size_of::<Space>()
     }
 
-    /// Walks back from the newest version of `key` at or below `upper` to the first image or `will_init`, newest
-    /// first, and says how the walk ended. Allocates and copies nothing.
+    /// Walks back from the newest version of `key` at or below `upper` to the first image or
+    /// `will_init`, newest first, and says how the walk ended. Allocates and copies nothing.
     pub fn versions<'a>(
         &'a self,
         key: Key,
@@ -117,7 +118,8 @@ impl MemLayer {
             out(unsafe { self.page_version(lsn, value) });
             value.kind.is_base().then_some(WalkEnd::Base)
         };
-        // Whoever collects a chain reads its values next: their lines come while the walk waits for its own.
+        // A caller that collects a chain reads its values next: prefetch them while the walk waits
+        // for its own cache misses.
         let ask_for = |value: ValueRef| {
             self.values.prefetch_bytes(value.position, value.len.min(VERSION_PREFETCH_BYTES));
         };
@@ -165,8 +167,8 @@ impl MemLayer {
         PageVersion { lsn, kind: value.kind, bytes }
     }
 
-    /// All committed versions from `from` on, by key and then Lsn, at any time: also while the writer appends.
-    /// What is committed later than this call is not in it.
+    /// All committed versions from `from` on, by key and then Lsn, at any time: also while the
+    /// writer appends. What is committed later than this call is not in it.
     #[must_use]
     pub fn sorted_from(&self, from: Key) -> SortedVersions<'_> {
         SortedVersions::new(self, from, self.committed_lsn())
@@ -188,7 +190,7 @@ impl MemLayer {
     /// The committed tombstones, sorted by object and then Lsn, each once.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`]
+    /// [`crate::Error::OutOfMemory`]
     pub fn tombstones(&self) -> Result<Vec<Tombstone>> {
         let committed = self.committed_lsn();
         let mut found = Vec::new();
@@ -225,7 +227,7 @@ impl fmt::Debug for MemLayer {
     }
 }
 
-/// A layer that nobody writes any more. Immutable: readers and the flush share it.
+/// An immutable layer, shared by readers and the flush.
 #[derive(Clone, Debug)]
 pub struct FrozenLayer(pub(super) Arc<MemLayer>);
 

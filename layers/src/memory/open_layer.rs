@@ -16,13 +16,14 @@ use super::{
 };
 use crate::{Error, Key, Lsn, Result, VALUE_LEN_MAX, Value, reserve};
 
-/// The right to append to a layer: one for each.
+/// The right to append to a layer. Each layer has one.
 ///
 /// `Send`, not `Sync`: one thread at a time. Every method that fails leaves the layer as it was.
 ///
-/// A put finds the place of its key in the index, asks the processor for it, and leaves the entry to be made together with others, at
-/// the commit at the latest: the cache miss that a random key costs is waited for by none of them, and what was not
-/// committed need not be in the index. (Random 100-byte records took 75 % of their time in that one miss.)
+/// A put finds the place of its key in the index, prefetches it, and defers the entry, which is
+/// made together with others, at the commit at the latest. So no put waits for the cache miss that
+/// a random key costs, and what was not committed need not be in the index. (Random 100-byte
+/// records took 75 % of their time in that one miss.)
 pub struct OpenLayer {
     pub(super) layer: Arc<MemLayer>,
     pub(super) index: IndexWriter,
@@ -31,16 +32,18 @@ pub struct OpenLayer {
     pub(super) last: Lsn,
     /// What was appended since the last commit, oldest first.
     pub(super) pending: Vec<PendingAppend>,
-    /// How many of the pending ones, from the oldest on, have their entry in the index; at most [`DEFERRED_MAX`] have not.
+    /// How many of the pending ones, from the oldest on, have their entry in the index; at most
+    /// [`DEFERRED_MAX`] have not.
     pub(super) indexed: usize,
     /// The lengths of the pending values, in bytes.
     pub(super) pending_value_bytes: u64,
 }
 
-/// How many entries wait until they are made together: about as many as a core can have cache misses under way.
+/// How many entries wait until they are made together: about as many as a core can have cache
+/// misses under way.
 pub(super) const DEFERRED_MAX: usize = 16;
 /// What memory is for.
-const PENDING: &str = "what waits for its commit";
+const PENDING: &str = "appends that are not committed";
 
 #[derive(Clone, Copy)]
 pub(super) struct PendingAppend {
@@ -121,14 +124,15 @@ impl OpenLayer {
     /// Appends one value.
     ///
     /// # Errors
-    /// [`Error::LsnOutOfOrder`], [`Error::DuplicateVersion`], [`Error::ValueTooLong`], [`Error::Full`],
-    /// [`Error::OutOfMemory`]; nothing is changed.
+    /// [`Error::LsnOutOfOrder`], [`Error::DuplicateVersion`], [`Error::ValueTooLong`],
+    /// [`Error::Full`], [`Error::OutOfMemory`]; nothing is changed.
     #[inline]
     pub fn put(&mut self, key: Key, lsn: Lsn, value: Value<'_>) -> Result<()> {
         self.append(key, lsn, value, None).map(drop)
     }
 
-    /// As [`OpenLayer::put`]; a value with the very bytes of the version that was put before shares its copy.
+    /// As [`OpenLayer::put`]; a value with the very bytes of the version that was put before shares
+    /// its copy.
     ///
     /// # Errors
     /// As [`OpenLayer::put`]; nothing is changed.
@@ -147,8 +151,8 @@ impl OpenLayer {
         self.append(key, lsn, value, shared).map(drop)
     }
 
-    /// Appends several values, all or none. Neighbours that borrow the very same bytes (one log record that touches
-    /// several pages) share one copy.
+    /// Appends several values, all or none. Neighbours that borrow the very same bytes (one log
+    /// record that touches several pages) share one copy.
     ///
     /// # Errors
     /// As [`OpenLayer::put`]; nothing is changed.
@@ -191,7 +195,8 @@ impl OpenLayer {
         let object = self.index.object(space, &self.layer.index, key.object)?;
         let head = self.index.head(space, object, key.block)?;
         head.prefetch(space);
-        // Lsns do not go back, so only another value of the last Lsn can be a duplicate: most puts need not look.
+        // Lsns do not go back, so only another value of the last Lsn can be a duplicate: most puts
+        // need not look.
         if lsn == self.last && self.is_pending_at(lsn, head) {
             return Err(Error::DuplicateVersion { key, lsn });
         }
@@ -246,12 +251,13 @@ impl OpenLayer {
         Ok(())
     }
 
-    /// Drops the blocks of an object from `first_block` on: reads at or above `lsn` find nothing of what was put
-    /// below `lsn`. A value of such a block that is put at `lsn` afterwards, or later, is found.
+    /// Drops the blocks of an object from `first_block` on: reads at or above `lsn` find nothing of
+    /// what was put below `lsn`. A value of such a block that is put at `lsn` afterwards, or later,
+    /// is found.
     ///
     /// # Errors
-    /// As [`OpenLayer::put`]; [`Error::DropAfterPut`] when one of these blocks was put at this very Lsn already.
-    /// Nothing is changed.
+    /// As [`OpenLayer::put`]; [`Error::DropAfterPut`] when one of these blocks was put at this very
+    /// Lsn already. Nothing is changed.
     pub fn drop_blocks(&mut self, object: u128, first_block: u32, lsn: Lsn) -> Result<()> {
         self.check_lsn(lsn)?;
         self.make_room_to_wait()?;
@@ -287,7 +293,8 @@ impl OpenLayer {
         Ok(())
     }
 
-    /// Does all of a commit that can fail: a [`OpenLayer::commit`] of this Lsn that follows does not. Nothing is published.
+    /// Does all of a commit that can fail: a [`OpenLayer::commit`] of this Lsn that follows does
+    /// not. Nothing is published.
     ///
     /// # Errors
     /// As [`OpenLayer::commit`].
@@ -302,8 +309,9 @@ impl OpenLayer {
     /// Publishes everything up to `lsn` at once; nothing can be put at or below it afterwards.
     ///
     /// # Errors
-    /// [`Error::LsnOutOfOrder`] when `lsn` is below an appended one; [`Error::Full`], [`Error::OutOfMemory`]. Nothing is
-    /// published, and what was appended still waits for its commit.
+    /// [`Error::LsnOutOfOrder`] when `lsn` is below an appended one; [`Error::Full`],
+    /// [`Error::OutOfMemory`]. Nothing is published, and what was appended still waits for its
+    /// commit.
     pub fn commit(&mut self, lsn: Lsn) -> Result<()> {
         self.prepare_commit(lsn)?;
         assert_eq!(self.indexed, self.pending.len(), "all appends are indexed");
@@ -328,7 +336,7 @@ impl OpenLayer {
             self.pending_value_bytes = 0;
         }
         self.last = lsn;
-        // Release: whoever sees the Lsn sees every node, entry and value below it.
+        // Release: a reader that sees the Lsn sees every node, entry and value below it.
         self.layer.committed.0.store(lsn.0, PUBLISH);
         Ok(())
     }
@@ -360,8 +368,8 @@ impl OpenLayer {
         debug_assert!(keep > 0 || self.pending_value_bytes == 0, "nothing is pending");
     }
 
-    /// Ends writing: the same memory, immutable from now on. Takes the same few instructions whatever the size.
-    /// What was not committed is taken back first.
+    /// Ends writing: the same memory, immutable from now on. Takes the same few instructions
+    /// whatever the size. What was not committed is taken back first.
     #[must_use]
     pub fn freeze(mut self) -> FrozenLayer {
         self.abort();

@@ -1,4 +1,5 @@
-//! What is pending in an open layer, as records of a log: the values are written from where they lie.
+//! What is pending in an open layer, as records of a log: the values are written from where they
+//! lie.
 
 use std::sync::atomic::Ordering;
 
@@ -13,15 +14,15 @@ use crate::{
     commit_record::{EntryKind, PartEncoder},
 };
 
-/// A part is closed when its table is this long or it has so many runs of values: no list that is made for
-/// a part takes more than a few such lengths of memory.
+/// A part is closed when its table is this long or it has so many runs of values: no list that is
+/// made for a part takes more than a few such lengths of memory.
 const PART_TABLE_BYTES: usize = 64 << 10;
 const PART_RUNS: usize = 4 << 10;
 
 impl OpenLayer {
-    /// Hands out what is pending as the payloads of log records ([`crate::commit_record`]), one or several, each as slices
-    /// that follow one another, and whether it is the last one. The values among them are those of the layer: nothing but heads and
-    /// tables is copied.
+    /// Hands out what is pending as the payloads of log records ([`crate::commit_record`]), one or
+    /// several, each as slices that follow one another, and whether it is the last one. The values
+    /// among them are those of the layer: nothing but heads and tables is copied.
     ///
     /// A part is closed when its values and its table have `part_bytes`, which its last value may
     /// exceed, or when its table or its list of values is long.
@@ -82,7 +83,8 @@ impl OpenLayer {
     }
 }
 
-/// Values that lie one behind the other, in the order they were put, which is from the end of a chunk to its start.
+/// Values that lie one behind the other, in the order they were put, which is from the end of a
+/// chunk to its start.
 #[derive(Default)]
 struct Runs {
     runs: Vec<(Position, usize)>,

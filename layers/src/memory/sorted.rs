@@ -1,7 +1,8 @@
 //! All versions of an in-memory layer in order of (Key, Lsn): what a flush and a scan read.
 //!
-//! Values lie in the arena in the order they came in, so taking them by key is a walk over random memory. What the next leaves lead to is
-//! therefore asked for before it is needed, a step further with each leaf that is done: misses overlap.
+//! Values lie in the arena in the order they came in, so taking them by key is a walk over random
+//! memory. What the next leaves lead to is therefore asked for before it is needed, a step further
+//! with each leaf that is done: misses overlap.
 
 use super::{
     MemLayer,
@@ -15,7 +16,8 @@ const LEAVES_AHEAD: usize = 3;
 /// How many values of a key's newest block are asked for ahead.
 const VALUES_AHEAD: usize = 4;
 
-/// A cursor over a layer's versions, by key and then Lsn. Its own memory is one list of a chain's blocks.
+/// A cursor over a layer's versions, by key and then Lsn. Its own memory is one list of a chain's
+/// blocks.
 pub struct SortedVersions<'a> {
     layer: &'a MemLayer,
     upper: Lsn,
@@ -24,7 +26,8 @@ pub struct SortedVersions<'a> {
     ahead: [Option<LeafPlace<'a>>; LEAVES_AHEAD + 1],
     /// The next head of the current leaf to look at.
     slot: usize,
-    /// The current key's entries up to this Lsn are still to come, the rest of a block first, then `blocks` from the last one, then `newest`.
+    /// The current key's entries up to this Lsn are still to come, the rest of a block first, then
+    /// `blocks` from the last one, then `newest`.
     below: Lsn,
     entries: &'a [Entry],
     blocks: Vec<Run>,
@@ -93,8 +96,9 @@ impl<'a> SortedVersions<'a> {
         sorted
     }
 
-    /// Goes to the next leaf, and has what the ones behind it need brought nearer: of the last one its own lines; of the next
-    /// ones what those lines lead to, newest versions and blocks of older ones; then the values of these.
+    /// Goes to the next leaf, and has what the ones behind it need brought nearer: of the last one
+    /// its own lines; of the next ones what those lines lead to, newest versions and blocks of
+    /// older ones; then the values of these.
     fn next_leaf(&mut self) {
         self.slot = 0;
         self.ahead.rotate_left(1);
@@ -105,7 +109,8 @@ impl<'a> SortedVersions<'a> {
             leaf.into_iter().flat_map(|leaf| leaf.heads.iter().filter_map(Head::older))
         };
         let ask_for_values = |run: Run| {
-            // What is not to be seen may be written again just now, for a value that this thread knows nothing of.
+            // What is not to be seen may be written again just now, for a value that this thread
+            // knows nothing of.
             let visible = run.entries(nodes).iter().take_while(|entry| entry.lsn() <= self.upper);
             for entry in visible.take(VALUES_AHEAD) {
                 let value = entry.value();

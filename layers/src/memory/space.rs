@@ -4,16 +4,19 @@
 //! numbers that anyone can make up, so what takes one is an `unsafe fn`, and the few callers,
 //! beside the data that they have it from, say why it is right.
 //!
-//! One writer appends ([`Appender`]); readers on other threads look nodes and values up by id through [`Space`]. What
-//! makes that sound:
+//! One writer appends ([`Appender`]); readers on other threads look nodes and values up by id
+//! through [`Space`]. What makes that sound:
 //!
-//! 1. An [`Id`] or [`Position`] is made only here, by an append. Whoever holds one got it from the append itself (the writer)
-//!    or by an Acquire load of a [`Link`], an object's root or a word of a head that the writer stored with Release *after* the append.
-//!    So the chunk's address in the table and the node's bytes happen before the look-up.
-//! 2. Chunks are handed back only when the [`Space`] is dropped, so a node borrowed from a `&Space` lives as long as the borrow.
-//! 3. A node's plain fields are written once, before its id is published; what changes later is atomic.
-//! 4. Ids are not mixed between layers: links live inside the space that their ids belong to, and this module
-//!    is private to the in-memory layer.
+//! 1. An [`Id`] or [`Position`] is made only here, by an append. Its holder got it from the append
+//!    itself (the writer) or by an Acquire load of a [`Link`], an object's root or a word of a head
+//!    that the writer stored with Release *after* the append. So the chunk's address in the table
+//!    and the node's bytes happen before the look-up.
+//! 2. Chunks are handed back only when the [`Space`] is dropped, so a node borrowed from a `&Space`
+//!    lives as long as the borrow.
+//! 3. A node's plain fields are written once, before its id is published; what changes later is
+//!    atomic.
+//! 4. Ids are not mixed between layers: links live inside the space that their ids belong to, and
+//!    this module is private to the in-memory layer.
 #![allow(unsafe_code)]
 
 use std::{
@@ -54,8 +57,8 @@ const _: () = assert!(UNIT_BYTES <= CHUNK_ALIGN);
 /// What lives in chunks as a node.
 ///
 /// # Safety
-/// It holds plain bytes and atomics only (no drop, no padding that is read), and its size is a multiple of its alignment, which is at most
-/// [`CHUNK_ALIGN`].
+/// It holds plain bytes and atomics only (no drop, no padding that is read), and its size is a
+/// multiple of its alignment, which is at most [`CHUNK_ALIGN`].
 pub(super) unsafe trait Node: Sized {}
 
 /// The id of a published node: its chunk and its unit in the chunk.
@@ -117,7 +120,7 @@ impl<T> Link<T> {
         unsafe { Id::from_raw(self.0.load(Ordering::Acquire)) }
     }
 
-    /// Makes all that was written to the target visible to whoever loads the link.
+    /// Makes all that was written to the target visible to a thread that loads the link.
     #[inline]
     pub(super) fn publish(&self, target: Option<Id<T>>) {
         self.0.store(target.map_or(0, Id::raw), super::PUBLISH);
@@ -218,9 +221,10 @@ impl Space {
     pub(super) fn node<T: Node>(&self, id: Id<T>) -> &T {
         let address = self.node_address(id).cast::<T>();
         debug_assert!(address.is_aligned());
-        // SAFETY: by rules 1 and 4 the id was made by `Appender::append_node` for a `T` in this space, which
-        // wrote a whole `T` at this address before the id was published; by rule 2 the memory outlives the borrow of `self`; by
-        // rule 3 what is shared is either never written again or atomic.
+        // SAFETY: by rules 1 and 4 the id was made by `Appender::append_node` for a `T` in this
+        // space, which wrote a whole `T` at this address before the id was published; by rule 2 the
+        // memory outlives the borrow of `self`; by rule 3 what is shared is either never written
+        // again or atomic.
         unsafe { &*address }
     }
 
@@ -256,22 +260,24 @@ impl Space {
     /// The bytes of values that lie one behind the other from `position` on, `len` in all.
     ///
     /// # Safety
-    /// They are those of several [`Appender::append_bytes`] in this space, each of which begins where the one that was
-    /// made after it ends; `position` is that of the last one.
+    /// They are those of several [`Appender::append_bytes`] in this space, each of which begins
+    /// where the one that was made after it ends; `position` is that of the last one.
     pub(super) unsafe fn neighbours(&self, position: Position, len: usize) -> &[u8] {
         debug_assert!(position.0 as usize % CHUNK_SPAN_BYTES + len <= CHUNK_SPAN_BYTES);
-        // SAFETY: as for `bytes`, for each of the values. Together they are one range of one chunk: a value ends where one
-        // of another chunk begins only if that one's offset is zero, and no offset is.
+        // SAFETY: as for `bytes`, for each of the values. Together they are one range of one chunk:
+        // a value ends where one of another chunk begins only if that one's offset is zero, and no
+        // offset is.
         unsafe { std::slice::from_raw_parts(self.address(position.0), len) }
     }
 
-    /// Asks the processor to fetch the line of a node that holds its byte at `offset`.
+    /// Prefetches the cache line of a node that holds its byte at `offset`.
     #[inline]
     pub(super) fn prefetch_node<T>(&self, id: Id<T>, offset: usize) {
         prefetch(self.node_address(id).wrapping_add(offset));
     }
 
-    /// Asks the processor to fetch a value's first lines: the prefetcher that follows a copy does the rest.
+    /// Prefetches a value's first cache lines: the hardware prefetcher that follows a copy does the
+    /// rest.
     #[inline]
     pub(super) fn prefetch_bytes(&self, position: Position, len: usize) {
         let address = self.address(position.0);
@@ -281,7 +287,7 @@ impl Space {
     }
 }
 
-/// Asks the processor to fetch all lines of a node.
+/// Prefetches all cache lines of a node.
 #[inline]
 pub(super) fn prefetch_whole<T: Node>(node: &T) {
     let address = ptr::from_ref(node).cast::<u8>();
@@ -337,7 +343,7 @@ impl Appender {
         self.used_bytes
     }
 
-    /// Uninitialised memory that nobody else knows of, and its position.
+    /// Uninitialised memory that is not published, and its position.
     #[inline]
     fn append(&mut self, layout: Layout) -> Result<(NonNull<u8>, u64)> {
         #[cfg(test)]
@@ -392,8 +398,8 @@ impl Appender {
             Layout::from_size_align(bytes.len(), 1).expect("a slice's length is a valid size");
         let (address, position) = self.append(layout)?;
         debug_assert!(position >> POSITION_BITS == 0, "a position has {POSITION_BITS} bits");
-        // SAFETY: `address` is `bytes.len()` bytes of fresh memory that nobody else knows of yet; it does not overlap `bytes`, which
-        // is borrowed from elsewhere.
+        // SAFETY: `address` is `bytes.len()` bytes of fresh memory that is not published yet; it
+        // does not overlap `bytes`, which is borrowed from elsewhere.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), address.as_ptr(), bytes.len()) };
         Ok(Position(position))
     }
@@ -422,8 +428,9 @@ impl Appender {
         let align = size.next_power_of_two().clamp(UNIT_BYTES, CHUNK_ALIGN).max(align_of::<T>());
         let layout = Layout::from_size_align(size, align).expect("a small node");
         let (address, position) = self.append(layout)?;
-        // SAFETY: fresh memory of this size, aligned for `T`; the tail is aligned for `I` by the assertion above (and `I` is at most as
-        // aligned as the node). Nobody else knows of it until the id is published.
+        // SAFETY: fresh memory of this size, aligned for `T`; the tail is aligned for `I` by the
+        // assertion above (and `I` is at most as aligned as the node). No other thread knows of it
+        // until the id is published.
         unsafe {
             address.cast::<T>().write(header);
             let tail = address.add(size_of::<T>()).cast::<I>();

@@ -232,7 +232,8 @@ fn chains_grow_through_every_block_size_with_versions_taken_back() {
     let (key, other) = (Key::new(1, 1), Key::new(2, 2));
     let mut model = Model::default();
     for n in 1..=300_u64 {
-        // Up to as many as make a block of the next size, indexed because more are put than may wait.
+        // Up to as many as make a block of the next size, indexed because more are put than may
+        // wait.
         for back in 0..n % 40 {
             let delta = Value::Delta { bytes: b"taken back", will_init: true };
             open.put(key, Lsn(n * 100 + back), delta).unwrap();
@@ -405,7 +406,8 @@ impl DrivenLayer {
         DrivenLayer { open, committed, current, lsn: Lsn(10), done: 0 }
     }
 
-    /// Takes a step, where memory lasts for `left` more nodes, or values; it is there again afterwards.
+    /// Takes a step, where memory lasts for `left` more nodes, or values; it is there again
+    /// afterwards.
     fn step(&mut self, step: &Step, left: usize) {
         let (layer, lsn) = (self.open.layer().clone(), self.lsn);
         match left {
@@ -535,7 +537,8 @@ fn step() -> impl Strategy<Value = (Step, usize)> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
-    /// Readers that are stopped half-way while the writer goes on, taking back and running out of memory.
+    /// Readers that are stopped half-way while the writer goes on, taking back and running out of
+    /// memory.
     #[test]
     fn readers_under_way_see_what_was_committed(
         steps in prop::collection::vec(step(), 1..120),

@@ -120,7 +120,7 @@ impl<'d> At<'d> {
         let nofollow = if self.follows { 0 } else { libc::O_NOFOLLOW };
         let flags = flags | nofollow | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY;
         let mode: libc::c_uint = 0o666;
-        // SAFETY: the name ends with a zero; the new descriptor is nobody else's.
+        // SAFETY: the name ends with a zero; the new descriptor has no other owner.
         unsafe {
             let opened =
                 uninterrupted(|| libc::openat(self.dir.fd(), self.name.as_ptr(), flags, mode))?;
@@ -128,8 +128,8 @@ impl<'d> At<'d> {
         }
     }
 
-    /// Opens a directory, through a link too: where a store's directories are is for whoever has
-    /// made it to say.
+    /// Opens a directory, also through a link: the user who has set the store up decides where its
+    /// directories are.
     pub(super) fn open_dir(&self) -> io::Result<OwnedFd> {
         let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC | libc::O_NONBLOCK;
         // SAFETY: as in `open`.

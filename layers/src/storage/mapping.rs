@@ -1,4 +1,5 @@
-//! [`FileMap`]: a file's bytes as memory. The one place that maps files, and one of the few with `unsafe`.
+//! [`FileMap`]: a file's bytes as memory. The one place that maps files, and one of the few with
+//! `unsafe`.
 #![allow(unsafe_code)]
 
 use std::{
@@ -12,8 +13,8 @@ use std::{
 use super::{at::stat, uses::Mapping};
 use crate::{Error, Result};
 
-/// So much of a file may be on its way to the device when more is given to it: the thread that writes waits
-/// seldom, and another file's sync waits for no more than this.
+/// So much of a file may be on its way to the device when more is given to it: the thread that
+/// writes waits seldom, and another file's sync waits for no more than this.
 const UNDER_WAY_BYTES: u64 = 16 << 20;
 
 /// What residency is told of at once, in bytes.
@@ -21,8 +22,8 @@ pub const PAGE_BYTES: usize = 4096;
 
 /// A file's bytes, as they were when it was mapped.
 ///
-/// Of a real file it is a shared read-only mapping: no copy, and the operating system's page cache is the only
-/// cache. A simulated storage lends its own bytes.
+/// Of a real file it is a shared read-only mapping: no copy, and the operating system's page cache
+/// is the only cache. A simulated storage lends its own bytes.
 ///
 /// **Contract:** a file is not written to or truncated while it is mapped.
 /// [`RealStorage`](super::RealStorage) refuses both. A program that does so by other means makes
@@ -61,10 +62,12 @@ enum MapAdvice {
 
 #[derive(Debug)]
 enum Bytes {
-    /// The mapping, and what marks the file as mapped: undone before the file may be written to again.
+    /// The mapping, and what marks the file as mapped: undone before the file may be written to
+    /// again.
     ///
-    /// Relied on: `Mmap::map` maps from the start of the file, so that its address begins a page, as mmap(2) documents; memmap2
-    /// does not say so. Where it did not, advice and questions would fail with `EINVAL`, and nothing worse.
+    /// Relied on: `Mmap::map` maps from the start of the file, so that its address begins a page,
+    /// as mmap(2) documents; memmap2 does not say so. Where it did not, advice and questions would
+    /// fail with `EINVAL`, and nothing worse.
     Mapped(memmap2::Mmap, #[allow(dead_code, reason = "there to be dropped")] Mapping),
     Owned(Box<[u8]>),
     Shared(Arc<Vec<u8>>),
@@ -99,17 +102,18 @@ impl FileMap {
         FileMap(Bytes::Owned(bytes))
     }
 
-    /// Bytes that are in memory and that somebody else has too.
+    /// Bytes in memory that have other owners too.
     #[must_use]
     pub fn of_shared(bytes: Arc<Vec<u8>>) -> FileMap {
         FileMap(Bytes::Shared(bytes))
     }
 
-    /// Tells which pages are in memory now, from page number `first` on: a one in `pages` for each that is, a zero for each
-    /// that is not or that the mapping does not have. They may go at any time.
+    /// Tells which pages are in memory now, from page number `first` on: a one in `pages` for each
+    /// that is, a zero for each that is not or that the mapping does not have. They may go at any
+    /// time.
     ///
-    /// To processes that may not write to a file the kernel says that all of it is in memory (`can_do_mincore` in its
-    /// `mm/mincore.c`).
+    /// To processes that may not write to a file the kernel says that all of it is in memory
+    /// (`can_do_mincore` in its `mm/mincore.c`).
     pub fn residency(&self, first: usize, pages: &mut [u8]) {
         let Bytes::Mapped(map, _) = &self.0 else { return pages.fill(1) };
         let count = map.len().div_ceil(PAGE_BYTES).saturating_sub(first).min(pages.len());
@@ -132,8 +136,8 @@ impl FileMap {
     fn ask(&self, first: usize, len: usize, pages: &mut [u8]) {
         let Bytes::Mapped(map, _) = &self.0 else { return };
         assert!(first * PAGE_BYTES < map.len() && len <= pages.len() * kernel_page_bytes());
-        // SAFETY: nothing is written but a byte for each page of the kernel's, and `pages` has these; addresses that are not mapped are
-        // an error.
+        // SAFETY: nothing is written but a byte for each page of the kernel's, and `pages` has
+        // these; addresses that are not mapped are an error.
         let failed = unsafe {
             let start = map.as_ptr().wrapping_add(first * PAGE_BYTES);
             libc::mincore(start.cast_mut().cast(), len, pages.as_mut_ptr())
@@ -142,33 +146,35 @@ impl FileMap {
         pages.iter_mut().for_each(|page| *page = if failed == 0 { *page & 1 } else { 0 });
     }
 
-    /// Waits until these bytes are in memory, without touching them: where the file is shorter, or the device fails, it is an
-    /// error and no signal.
+    /// Waits until these bytes are in memory, without touching them: where the file is shorter, or
+    /// the device fails, it is an error and no signal.
     ///
     /// # Errors
     /// What the operating system says: `EFAULT` when the file has been truncated.
     pub fn populate(&self, offset: u64, len: usize) -> io::Result<()> {
-        // As few reads as possible: populating alone reads page by page where random access was advised.
+        // As few reads as possible: populating alone reads page by page where random access was
+        // advised.
         let _ = self.advise(offset, len, MapAdvice::WillNeed);
         self.advise(offset, len, MapAdvice::Populate)
     }
 
-    /// Has the system begin to read these bytes, and does not wait.
+    /// Starts reading these bytes into the page cache, without waiting.
     pub fn read_ahead(&self, offset: u64, len: usize) {
         let _ = self.advise(offset, len, MapAdvice::WillNeed);
     }
 
-    /// Has the system forget these bytes, unless another mapping shows them too.
+    /// Drops these bytes from the page cache, unless another mapping shows them too.
     pub fn drop_behind(&self, offset: u64, len: usize) {
         let _ = self.advise(offset, len, MapAdvice::PageOut);
     }
 
-    /// Says that it will be read here and there: the system then reads no more than it is asked for.
+    /// Advises random access: the system then does not read ahead.
     pub fn expect_random(&self) {
         let _ = self.advise(0, self.bytes().len(), MapAdvice::Random);
     }
 
-    /// Has the system forget these bytes for sure, for tests: nothing shows them when the page cache is asked to let them go.
+    /// Has the system forget these bytes for sure, for tests: nothing shows them when the page
+    /// cache is asked to let them go.
     ///
     /// # Errors
     /// As [`evict`].
@@ -205,13 +211,14 @@ impl FileMap {
     }
 }
 
-/// How often this process, all of its threads, had to wait for a device inside a memory access since it began.
+/// Number of major page faults of this process since it began: memory accesses that waited for a
+/// device.
 #[must_use]
 pub fn major_faults_of_process() -> u64 {
     major_faults(libc::RUSAGE_SELF)
 }
 
-/// The same of this thread.
+/// Number of major page faults of this thread.
 #[must_use]
 pub fn major_faults_of_thread() -> u64 {
     major_faults(libc::RUSAGE_THREAD)
@@ -254,8 +261,8 @@ pub fn evict(path: &Path, offset: u64, len: usize) -> io::Result<()> {
     }
 }
 
-/// Makes a file `len` bytes long, if it is shorter, with room on the device for all of them; an error of
-/// kind `Unsupported` where the file system has no such call.
+/// Makes a file `len` bytes long, if it is shorter, with room on the device for all of them; an
+/// error of kind `Unsupported` where the file system has no such call.
 pub(super) fn reserve(file: &fs::File, len: u64) -> io::Result<()> {
     let len = libc::off64_t::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
     loop {
@@ -270,8 +277,8 @@ pub(super) fn reserve(file: &fs::File, len: u64) -> io::Result<()> {
     }
 }
 
-/// Starts writing `len` bytes from `offset` on to the device, once all but [`UNDER_WAY_BYTES`] of the file
-/// before it are written.
+/// Starts writing `len` bytes from `offset` on to the device, once all but [`UNDER_WAY_BYTES`] of
+/// the file before it are written.
 pub(super) fn write_back(file: &fs::File, offset: u64, len: u64) -> io::Result<()> {
     let range = |from: u64, len: u64, flags| {
         let signed =
@@ -337,7 +344,8 @@ mod tests {
         const WINDOW: usize = 1024;
         let (_dir, path, map) = mapped(4 * WINDOW);
         map.evict(&path, 0, 4 * WINDOW * PAGE_BYTES).unwrap();
-        // As it is read in again, so that the system holds no more pages together than were read together.
+        // As it is read in again, so that the system holds no more pages together than were read
+        // together.
         for window in 0..4 {
             map.populate((window * WINDOW) as u64 * PAGE, WINDOW * PAGE_BYTES).unwrap();
         }

@@ -85,7 +85,7 @@ struct RealFile {
     cursor: Option<u64>,
     /// Whether it is read with direct I/O, in whole sectors.
     is_direct: bool,
-    /// From the first write on: nobody maps it meanwhile.
+    /// From the first write on: keeps the file from being mapped.
     writing: Option<Writing>,
 }
 
@@ -440,7 +440,8 @@ impl File for RealFile {
                 Ok(0) => break,
                 Ok(more) => {
                     read += more;
-                    // The part of a sector that is left of the file; what is behind it is not aligned.
+                    // The part of a sector that is left of the file; what is behind it is not
+                    // aligned.
                     if self.is_direct && !read.is_multiple_of(DIRECT_ALIGN) {
                         break;
                     }

@@ -43,11 +43,11 @@ struct Use {
     file: Identity,
 }
 
-/// A mapping of a file: as long as it lives, nobody writes to the file.
+/// A mapping of a file: as long as it lives, no write to the file begins.
 #[derive(Debug)]
 pub(super) struct Mapping(#[allow(dead_code, reason = "there to be dropped")] Use);
 
-/// The right to write to a file: as long as it lives, nobody maps the file.
+/// The right to write to a file: as long as it lives, the file is not mapped.
 #[derive(Debug)]
 pub(super) struct Writing(#[allow(dead_code, reason = "there to be dropped")] Use);
 

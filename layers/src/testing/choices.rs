@@ -13,10 +13,11 @@ pub enum Decision<'a> {
     Sector(&'a Path, usize),
 }
 
-/// Decides what a crash keeps. Asked only where there are at least two options; which questions come depends on the answers before.
+/// Decides what a crash keeps. Asked only where there are at least two options; which questions
+/// come depends on the answers before.
 pub trait Choices {
-    /// One of `0..options`. The first is what was synced, the last what was there when the power failed; those between
-    /// are in the order in which they were there.
+    /// One of `0..options`. The first is what was synced, the last what was there when the power
+    /// failed; those between are in the order in which they were there.
     fn choose(&mut self, decision: Decision<'_>, options: usize) -> usize;
 }
 
@@ -70,7 +71,8 @@ pub(super) fn decide(choices: &mut impl Choices, decision: Decision<'_>, options
     chosen
 }
 
-/// All choices one after the other: each run follows the digits and takes the first option behind their end.
+/// All choices one after the other: each run follows the digits and takes the first option behind
+/// their end.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Odometer {
     /// A choice and of how many.

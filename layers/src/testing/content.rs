@@ -1,12 +1,13 @@
 //! [`Content`]: the bytes of one file, now and as they were since the last sync.
 //!
-//! Nothing is copied at a sync. A write keeps the older version of each sector that it changes; a sector that the synced
-//! file did not reach needs none for its first write, for its oldest version is zeros. So an append costs the copy of one
-//! sector at most.
+//! Nothing is copied at a sync. A write keeps the older version of each sector that it changes; a
+//! sector that the synced file did not reach needs none for its first write, for its oldest version
+//! is zeros. So an append costs the copy of one sector at most.
 //!
-//! Cuts number the epochs of a file. A version is of the epoch that it ended in, and so is a length: with a length of a
-//! later epoch, a version reads as zeros behind the cuts between; with one of an earlier epoch, a sector that the cuts
-//! between took away has only the versions from before them.
+//! Cuts number the epochs of a file. A version is of the epoch that it ended in, and so is a
+//! length: with a length of a later epoch, a version reads as zeros behind the cuts between; with
+//! one of an earlier epoch, a sector that the cuts between took away has only the versions from
+//! before them.
 
 use std::{collections::BTreeMap, io::IoSlice, path::Path, sync::Arc};
 
@@ -38,7 +39,8 @@ pub(super) struct Content {
 /// A sector that is not as it was at the last sync.
 #[derive(Clone, Debug, Default)]
 struct Sector {
-    /// What it was, oldest first: the synced one unless the sector is fresh, then those that were written since.
+    /// What it was, oldest first: the synced one unless the sector is fresh, then those that were
+    /// written since.
     older: Vec<Version>,
     /// A failed sync has dropped the live version: it does not come to the disk.
     is_lost: bool,
@@ -171,8 +173,8 @@ impl Content {
         self.cuts.clear();
     }
 
-    /// What a failed sync does on Linux: unsynced sectors are taken for clean, although they are not on the disk; of
-    /// the first `half` they are.
+    /// What a failed sync does on Linux: unsynced sectors are taken for clean, although they are
+    /// not on the disk; of the first `half` they are.
     pub(super) fn drop_dirty(&mut self, half: bool) {
         let end = sectors_of(self.len());
         let kept = self.sectors.range(..self.fresh_from.min(end));
@@ -227,7 +229,8 @@ impl Content {
         kept.chain(self.fresh_from..end)
     }
 
-    /// What a sector may hold after a crash that leaves a length of this epoch; the synced one first, the live one last.
+    /// What a sector may hold after a crash that leaves a length of this epoch; the synced one
+    /// first, the live one last.
     fn options(&self, number: usize, (len, epoch): (usize, usize), out: &mut Vec<SectorBytes>) {
         out.clear();
         if number >= self.fresh_from {

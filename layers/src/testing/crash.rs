@@ -12,10 +12,11 @@ use super::{
 };
 
 impl SimulatedStorage {
-    /// What a power failure leaves, as `choices` decide: a storage of its own in which everything is synced.
+    /// What a power failure leaves, as `choices` decide: a storage of its own in which everything
+    /// is synced.
     ///
-    /// First the changes of names are decided, oldest first; then, file by file in the order of their paths, the length
-    /// and the sectors.
+    /// First the changes of names are decided, oldest first; then, file by file in the order of
+    /// their paths, the length and the sectors.
     #[must_use]
     pub fn crash(&self, choices: &mut impl Choices) -> SimulatedStorage {
         let state = self.state.lock();
@@ -29,8 +30,8 @@ impl SimulatedStorage {
         SimulatedStorage::of_state(State::new(Names::synced(image)))
     }
 
-    /// What a process finds that is started after the last one was killed: everything that was written. What was not
-    /// synced still is not, so that the power may fail after that.
+    /// What a process finds that is started after the last one was killed: everything that was
+    /// written. What was not synced still is not, so that the power may fail after that.
     #[must_use]
     pub fn killed(&self) -> SimulatedStorage {
         SimulatedStorage::of_state(State::new(self.state.lock().names.copy()))
@@ -38,7 +39,8 @@ impl SimulatedStorage {
 
     /// Everything that a power failure may leave, if `limit` choices suffice for it.
     ///
-    /// Every vector of choices comes once. Different ones seldom leave the same: [`SimulatedStorage::digest`] tells.
+    /// Every vector of choices comes once. Different ones seldom leave the same:
+    /// [`SimulatedStorage::digest`] tells.
     #[must_use]
     pub fn crash_states(&self, limit: u64) -> Option<CrashStates> {
         let storage = self.killed();
@@ -62,8 +64,8 @@ impl SimulatedStorage {
         }
     }
 
-    /// What a power failure leaves, by chance. Half of the time one of the extremes: nothing kept, everything kept, a single
-    /// thing kept or lost.
+    /// What a power failure leaves, by chance. Half of the time one of the extremes: nothing kept,
+    /// everything kept, a single thing kept or lost.
     #[must_use]
     pub fn crash_seeded(&self, random: &mut fastrand::Rng) -> SimulatedStorage {
         match random.u8(..10) {
@@ -131,8 +133,8 @@ fn states_of(image: &Image, of_files: &mut BTreeMap<usize, u64>, limit: u64) -> 
     states.fold(1, u64::saturating_mul)
 }
 
-/// Everything that a power failure may leave, one after the other, each with the choices that led there (for a
-/// [`Script`](super::Script)).
+/// Everything that a power failure may leave, one after the other, each with the choices that led
+/// there (for a [`Script`](super::Script)).
 #[derive(Debug)]
 pub struct CrashStates {
     storage: SimulatedStorage,

@@ -31,19 +31,22 @@ pub enum FailedSync {
     /// They are unsynced as before; the next sync may succeed with them.
     #[default]
     KeepsDirty,
-    /// They are taken for synced and are not, as on Linux: the next sync succeeds, readers see them, and a crash finds what was there before.
-    /// With [`Fault::late`], the first half of the sectors did come to the disk.
+    /// They are taken for synced and are not, as on Linux: the next sync succeeds, readers see
+    /// them, and a crash finds what was there before. With [`Fault::late`], the first half of the
+    /// sectors did come to the disk.
     DropsDirty,
 }
 
 /// Which calls fail, by their number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The first, from 0, as [`SimulatedStorage::calls`](super::SimulatedStorage::calls) counts them.
+    /// The first, from 0, as [`SimulatedStorage::calls`](super::SimulatedStorage::calls) counts
+    /// them.
     pub call: u64,
     /// And all that follow.
     pub for_good: bool,
-    /// It fails only after it has done its work, an append or write after half of it; syncs of directories do none.
+    /// It fails only after it has done its work, an append or write after half of it; syncs of
+    /// directories do none.
     pub late: bool,
     /// What it says.
     pub failure: Failure,

@@ -9,7 +9,8 @@ use super::{
     content::Content,
 };
 
-/// A file, as its names and whoever has it open share it. Locked for a moment at a time, after the storage's state.
+/// A file, shared by its names and by those that have it open. Locked for a moment at a time, after
+/// the storage's state.
 pub(super) type Inode = Arc<Mutex<Content>>;
 /// What has which name. A directory is before what is in it.
 pub(super) type Image = BTreeMap<Arc<Path>, Node>;

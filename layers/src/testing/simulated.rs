@@ -19,8 +19,8 @@ use crate::{Error, Result, storage::SharedStorage};
 
 mod calls;
 
-/// Files in memory that know what is durable; the [module](super) says what a crash leaves of them. A clone is the same
-/// storage.
+/// Files in memory that know what is durable; the [module](super) says what a crash leaves of them.
+/// A clone is the same storage.
 ///
 /// The calls of all threads are one after the other.
 #[derive(Clone, Debug)]
@@ -170,7 +170,8 @@ impl SimulatedStorage {
         self.inode(path).lock().live().to_vec()
     }
 
-    /// Gives a file these bytes, durably; the file, its name and its directories are made if need be.
+    /// Gives a file these bytes, durably; the file, its name and its directories are made if need
+    /// be.
     pub fn set(&self, path: &Path, bytes: Vec<u8>) {
         let mut state = self.state.lock();
         if let Some(inode) = state.names.file(path) {
@@ -180,14 +181,14 @@ impl SimulatedStorage {
         state.names.set(path, &Arc::new(Mutex::new(content)));
     }
 
-    /// Changes the bytes of a file, as no storage does by itself; what they are then is durable. Whoever has mapped it
-    /// does not see it.
+    /// Changes the bytes of a file, as no storage does by itself; what they are then is durable.
+    /// Mappings made before do not show it.
     pub fn change(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
         self.inode(path).lock().change(change);
     }
 
-    /// Bit rot: flips a bit in what readers see and in what a crash may leave, which else stay as they are. Whoever
-    /// has mapped the file does not see it.
+    /// Bit rot: flips a bit in what readers see and in what a crash may leave, which else stay as
+    /// they are. Mappings made before do not show it.
     pub fn flip(&self, path: &Path, byte: u64, bit: u32) {
         self.inode(path).lock().flip(in_memory(byte), bit);
     }
@@ -211,8 +212,8 @@ impl SimulatedStorage {
         xxh3_128(&all)
     }
 
-    /// How many calls there were of [`Storage`](crate::storage::Storage) and [`File`](crate::storage::File), failed ones
-    /// too.
+    /// How many calls there were of [`Storage`](crate::storage::Storage) and
+    /// [`File`](crate::storage::File), failed ones too.
     #[must_use]
     pub fn calls(&self) -> u64 {
         self.state.lock().calls
@@ -228,14 +229,15 @@ impl SimulatedStorage {
         self.state.lock().failing = failing;
     }
 
-    /// By how many bytes files may grow from now on, all together, until the disk is full; `None`: by any. What is removed or
-    /// cut off is given back. A write that does not fit fails with `ENOSPC` after the part of it that does.
+    /// By how many bytes files may grow from now on, all together, until the disk is full; `None`:
+    /// by any. What is removed or cut off is given back. A write that does not fit fails with
+    /// `ENOSPC` after the part of it that does.
     pub fn set_free_bytes(&self, free_bytes: Option<u64>) {
         self.state.lock().free_bytes = free_bytes;
     }
 
-    /// Does something in front of the next call of this operation, named as errors name it, while others may call: what a thread finds
-    /// done when it comes to the call.
+    /// Does something in front of the next call of this operation, named as errors name it, while
+    /// others may call: what a thread finds done when it comes to the call.
     pub fn before_next(&self, operation: &'static str, run: impl FnOnce() + Send + 'static) {
         self.state.lock().hook = Some(Hook { operation, run: Box::new(run) });
     }

@@ -135,7 +135,8 @@ fn a_cut_is_whole_or_not_there() {
     file.truncate(512).unwrap();
     assert_eq!(left(&storage), [vec![1; 2048], vec![1; 512]].into());
     file.append(&[2; 512]).unwrap();
-    // What was cut off never comes back inside the new length, nor does what was written later show at the old one.
+    // What was cut off never comes back inside the new length, nor does what was written later show
+    // at the old one.
     let grown = |byte| [vec![1; 512], vec![byte; 512]].concat();
     assert_eq!(left(&storage), [vec![1; 2048], vec![1; 512], grown(0), grown(2)].into());
     file.sync().unwrap();
@@ -229,7 +230,8 @@ fn choices_multiply_over_names_and_sectors() {
     let storage = SimulatedStorage::new();
     storage.create(path("/a")).unwrap().append(&[1; 1024]).unwrap();
     storage.create(path("/b")).unwrap().append(&[1; 10]).unwrap();
-    // Of a: no name, or length 0, or two sectors each zeros or not; of b: no name, length 0, zeros or not.
+    // Of a: no name, or length 0, or two sectors each zeros or not; of b: no name, length 0, zeros
+    // or not.
     assert_eq!(storage.crash_states(100).unwrap().len(), (1 + 1 + 4) * (1 + 1 + 2));
     let states: Vec<_> = storage.crash_states(100).unwrap().collect();
     let images: BTreeSet<_> = states.iter().map(|(_, left)| left.digest()).collect();

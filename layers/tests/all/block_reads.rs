@@ -1,5 +1,5 @@
-//! How often files are read that are not mapped: a block takes one read, whatever its size, because the index says where it
-//! ends.
+//! How often files are read that are not mapped: a block takes one read, whatever its size, because
+//! the index says where it ends.
 
 use std::{path::Path, sync::Arc};
 
@@ -159,7 +159,8 @@ fn neighbours_are_read_together_and_once() {
             });
             assert_eq!(found, written.keys.len());
         });
-        // Each page of the index; and of the blocks a MiB at a time, in which a page of the index may lie.
+        // Each page of the index; and of the blocks a MiB at a time, in which a page of the index
+        // may lie.
         let pieces = written.file_len.div_ceil(1 << 20) * 2 + written.exceptions();
         let most = written.counted.index_blocks + pieces;
         assert!(done.reads <= most, "{done:?}, {:?}", written.counted);

@@ -1,5 +1,6 @@
-//! A file system that opens files for direct I/O and then refuses to read them: they are read through the page cache, by all
-//! threads that were refused, and the statistics say so. Only direct I/O falls back.
+//! A file system that opens files for direct I/O and then refuses to read them: they are read
+//! through the page cache, by all threads that were refused, and the statistics say so. Only direct
+//! I/O falls back.
 
 use std::{
     io::{self, IoSlice},
@@ -158,7 +159,8 @@ fn all_who_are_refused_at_once_read_without_it() {
     assert!(access.stats().direct_refused);
     assert_eq!(read(&file, 7).unwrap(), page(7));
 
-    // Two files, each opened by a thread of its own: both wait for each other's first read, and for every refused one after it.
+    // Two files, each opened by a thread of its own: both wait for each other's first read, and for
+    // every refused one after it.
     let access = access_of(refusing(together), AccessMode::Direct);
     thread::scope(|scope| {
         for reader in 0..READERS as u32 {

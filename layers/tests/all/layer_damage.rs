@@ -1,4 +1,5 @@
-//! Damaged, cut and foreign layer files: refused with a typed error, and nothing wrong is ever read.
+//! Damaged, cut and foreign layer files: refused with a typed error, and nothing wrong is ever
+//! read.
 
 use std::{cell::Cell, path::Path};
 
@@ -75,8 +76,8 @@ impl Written {
         Written { storage, model, summary, bytes, turn: Cell::new(0) }
     }
 
-    /// The error that the file with other bytes ends in, by opening it or by reading all of it or by verifying it.
-    /// Panics when something wrong is read.
+    /// The error that the file with other bytes ends in, by opening it or by reading all of it or
+    /// by verifying it. Panics when something wrong is read.
     fn error_with(&self, bytes: Vec<u8>) -> Option<Error> {
         self.storage.set(Path::new(PATH), bytes);
         let mut ways = open_each_way(&self.storage.shared(), Path::new(PATH), None);

@@ -100,7 +100,8 @@ fn a_damaged_filter_hides_nothing_and_is_reported() {
     let (storage, path) = (SimulatedStorage::new(), Path::new("layer"));
     write(&storage, path);
     let sound = storage.bytes(path);
-    // Blocks of the filter begin where a multiple of 64 is: their type is in the fifth byte, 4 or 5.
+    // Blocks of the filter begin where a multiple of 64 is: their type is in the fifth byte, 4 or
+    // 5.
     let is_filter = |at: &usize| matches!(sound[at + 4], 4 | 5) && sound[at + 5..at + 8] == [0; 3];
     let starts: Vec<usize> = (64..sound.len() - 256).step_by(64).filter(is_filter).collect();
     let mut refused = 0;

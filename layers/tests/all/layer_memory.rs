@@ -22,8 +22,8 @@ thread_local! {
     static PEAK: Cell<usize> = const { Cell::new(0) };
 }
 
-// SAFETY: every call goes on to the system's allocator as it came. The counters are plain cells without a destructor,
-// so touching them neither allocates nor fails.
+// SAFETY: every call goes on to the system's allocator as it came. The counters are plain cells
+// without a destructor, so touching them neither allocates nor fails.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         CALLS.set(CALLS.get() + 1);

@@ -48,7 +48,8 @@ impl ReadScratch for LeakySpace {
     }
 }
 
-/// Opens a file in every way that there is; where that is not by mapping it, with a cache that holds next to nothing.
+/// Opens a file in every way that there is; where that is not by mapping it, with a cache that
+/// holds next to nothing.
 pub(crate) fn open_each_way(
     storage: &SharedStorage,
     path: &Path,
@@ -163,7 +164,8 @@ impl Model {
         assert!(same(&found, &expected), "{key} from {lsn} to {floor}");
     }
 
-    /// All keys at once, also such that are not there, and each twice. What does not fail has to be right; the first error, if any.
+    /// All keys at once, also such that are not there, and each twice. What does not fail has to be
+    /// right; the first error, if any.
     pub(crate) fn check_many(&self, file: &LayerFile) -> Result<()> {
         let mut asked = Vec::new();
         for &(key, lsn) in self.versions.keys() {
@@ -201,7 +203,8 @@ impl Model {
         failed
     }
 
-    /// Everything that there is to read, in every way. The first error, if any; wrong answers panic.
+    /// Everything that there is to read, in every way. The first error, if any; wrong answers
+    /// panic.
     pub(crate) fn check_all(&self, file: &LayerFile) -> Result<()> {
         let mut failed = Ok(());
         let mut keep = |error: Error| {

@@ -1,8 +1,8 @@
-//! [`ReadAhead`]: reading a mapped file from front to back, without its readers losing what they have in memory.
+//! [`ReadAhead`]: reads a mapped file from front to back and leaves the page cache as it was.
 //!
-//! Mappings are advised for reads here and there, so that one page is read when one page is wanted. Who reads all of a file says so
-//! window by window: the system is asked for the next window while this one is used, and for what nobody had in memory
-//! before it is asked to forget it afterwards.
+//! Mappings are advised for random access, so that one page is read when one page is wanted. A scan
+//! of a whole file goes window by window: it prefetches the next window while it uses this one, and
+//! drops from the page cache, afterwards, the pages that were not resident before.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use crate::storage::PAGE_BYTES;
 /// How much is asked for at once.
 const WINDOW_PAGES: usize = (1 << 20) / PAGE_BYTES;
 
-/// Where somebody is who reads a mapped file in order.
+/// The position of a scan of a mapped file.
 #[derive(Debug, Default)]
 pub(crate) struct ReadAhead<'a> {
     /// The window that is used and the one behind it.

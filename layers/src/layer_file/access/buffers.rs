@@ -16,7 +16,8 @@ const RETAINED_MAX: usize = 8;
 #[derive(Debug, Default)]
 pub(crate) struct Buffers([Mutex<Vec<Bytes>>; RETAINED_SECTORS]);
 
-/// Relied on, and documented by aligned-vec: the memory of a vector has the alignment that its type says.
+/// Relied on, and documented by aligned-vec: the memory of a vector has the alignment that its type
+/// says.
 type Bytes = AVec<u8, ConstAlign<DIRECT_ALIGN>>;
 
 /// A number of whole sectors; it goes back when it is dropped.

@@ -1,8 +1,10 @@
-//! How whoever remembers that something is in memory, and the thread that looks again, do not miss each other.
+//! Wake-up protocol between readers, which mark pages as resident, and the watcher thread, which
+//! clears stale marks: no mark is left without a watcher.
 //!
-//! Who remembers sets its bit and then looks whether the thread is awake; the thread says that it is not and then looks at the
-//! bits. Each puts a fence between the two, so one of them sees the other: no bit is set that nobody looks at again. The same holds
-//! for whoever stops it all: says so, and then clears the bits.
+//! A reader sets its mark and then checks whether the watcher is awake; the watcher says that it is
+//! not, and then checks the marks. Each puts a fence between the two steps, so at least one of them
+//! sees the other's. Stopping works the same way: the stopping thread says so, and then clears all
+//! marks.
 //!
 //! Checked by `loom` in `tests`, which is the same code on loom's types.
 
@@ -11,23 +13,23 @@ use loom::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst, fence}
 #[cfg(not(all(test, loom)))]
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst, fence};
 
-/// Between who remembers and who looks again.
+/// State that readers and the watcher share.
 #[derive(Debug)]
 pub(crate) struct Handshake {
-    /// The thread is going to look at all that was remembered before this was seen.
+    /// The watcher is going to check every mark that was set before a reader saw this.
     is_awake: AtomicBool,
-    /// Nobody looks any more, and nothing is remembered.
+    /// There is no watcher any more, and no mark may stay.
     is_stopped: AtomicBool,
 }
 
-/// What whoever has remembered something has to do.
+/// What a reader that has set a mark must do next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ReaderDuty {
     /// Nothing.
     Go,
-    /// Wake the thread.
+    /// Wake the watcher.
     Wake,
-    /// Forget it: there is no thread any more.
+    /// Clear the mark: there is no watcher any more.
     Forget,
 }
 
@@ -38,7 +40,7 @@ impl Default for Handshake {
 }
 
 impl Handshake {
-    /// After a bit was set.
+    /// Called by a reader after it has set a mark.
     pub(crate) fn remembered(&self) -> ReaderDuty {
         fence(SeqCst);
         match (self.is_stopped.load(Relaxed), self.is_awake.load(Relaxed)) {
@@ -48,7 +50,7 @@ impl Handshake {
         }
     }
 
-    /// The thread is told to look.
+    /// Called by a reader that wakes the watcher.
     pub(crate) fn wake(&self) {
         self.is_awake.store(true, Relaxed);
     }
@@ -57,7 +59,7 @@ impl Handshake {
         self.is_awake.load(Relaxed)
     }
 
-    /// Before the thread looks at the bits.
+    /// Called by the watcher before it checks the marks.
     pub(crate) fn begin(&self) {
         // Planted for the model: it says so once it has looked.
         if !cfg!(planted_bug = "sleeps_late") {
@@ -66,7 +68,7 @@ impl Handshake {
         fence(SeqCst);
     }
 
-    /// After it has; whether there is something to look at again.
+    /// Called by the watcher after that; `remembers` tells whether a mark is left to check again.
     pub(crate) fn end(&self, remembers: bool) {
         match remembers {
             true => self.is_awake.store(true, Relaxed),
@@ -75,7 +77,7 @@ impl Handshake {
         }
     }
 
-    /// Before all bits are cleared for good.
+    /// Called before all marks are cleared for good.
     pub(crate) fn stop(&self) {
         self.is_stopped.store(true, Relaxed);
         fence(SeqCst);
@@ -88,11 +90,12 @@ mod tests {
 
     use super::*;
 
-    /// A bit that is remembered by one thread, looked at by another, and perhaps cleared for good by a third.
+    /// A bit that is remembered by one thread, looked at by another, and perhaps cleared for good
+    /// by a third.
     fn model(stops: bool) {
         loom::model(move || {
             let shared = Arc::new((Handshake::default(), AtomicBool::new(false)));
-            // Somebody has woken the thread for another bit, which is gone.
+            // The watcher was woken for another mark, which is gone.
             shared.0.wake();
             let of_reader = shared.clone();
             let reader = thread::spawn(move || {
@@ -119,9 +122,12 @@ mod tests {
             match stopper {
                 Some(stopper) => {
                     stopper.join().unwrap();
-                    assert!(!bit.load(Relaxed), "nothing is remembered when nobody looks");
+                    assert!(!bit.load(Relaxed), "no mark stays without a watcher");
                 }
-                None => assert!(!bit.load(Relaxed) || handshake.is_awake(), "nobody looks again"),
+                None => assert!(
+                    !bit.load(Relaxed) || handshake.is_awake(),
+                    "the watcher sleeps beside a mark"
+                ),
             }
         });
     }

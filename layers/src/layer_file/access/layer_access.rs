@@ -1,4 +1,5 @@
-//! How a store's layer files are reached: mapped, or read into a cache of blocks, with the page cache or past it.
+//! How a store's layer files are reached: mapped, or read into a cache of blocks, through the page
+//! cache or with direct I/O.
 //!
 //! | | [`AccessMode::Mmap`] | [`AccessMode::Pread`] | [`AccessMode::Direct`] |
 //! |---|---|---|---|
@@ -6,8 +7,8 @@
 //! | memory | the operating system's page cache | the block cache, beside the page cache | the block cache alone |
 //! | a file that was truncated, or a device that fails | `SIGBUS`, unless a [`ReadKind::NoWait`] read or the prefetch before it has noticed | a typed error | a typed error |
 //!
-//! Mappings and open files are bounded: a file beyond the bound of mappings is read as by [`AccessMode::Pread`], and files are opened
-//! again when they are needed again.
+//! Mappings and open files are bounded: a file beyond the bound of mappings is read as by
+//! [`AccessMode::Pread`], and files are opened again when they are needed again.
 
 use std::{
     ops::Deref,
@@ -38,10 +39,11 @@ use super::scratch::ReadKind;
 
 const SECTOR: u64 = DIRECT_ALIGN as u64;
 
-/// How many files were given a number: of all stores of this process, because a scratch that serves several of them tells blocks by it.
+/// How many files were given a number: of all stores of this process, because a scratch that serves
+/// several of them tells blocks by it.
 static FILES: AtomicU64 = AtomicU64::new(0);
 
-/// How layer files are read.
+/// Ways to read layer files.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[cfg_attr(
     feature = "serde",
@@ -51,14 +53,15 @@ static FILES: AtomicU64 = AtomicU64::new(0);
 pub enum AccessMode {
     /// Mapped: values are borrowed from the operating system's page cache.
     ///
-    /// What is in memory the system tells only to who may write to a file (`can_do_mincore` in Linux's `mm/mincore.c`): a process that may
-    /// not is told that everything is, and then its reads that may not wait do wait.
+    /// What is in memory the system tells only to who may write to a file (`can_do_mincore` in
+    /// Linux's `mm/mincore.c`): a process that may not is told that everything is, and then its
+    /// reads that may not wait do wait.
     #[default]
     Mmap,
     /// Read, block by block, into a cache of the store's own.
     Pread,
-    /// As [`AccessMode::Pread`], past the operating system's page cache (`O_DIRECT`). Where the file system refuses that, files are read as
-    /// by `Pread`, and [`AccessStats::direct_refused`] says so.
+    /// As [`AccessMode::Pread`], with direct I/O (`O_DIRECT`). Where the file system refuses that,
+    /// files are read as by `Pread`, and [`AccessStats::direct_refused`] says so.
     Direct,
 }
 
@@ -67,14 +70,16 @@ pub enum AccessMode {
 pub struct AccessOptions {
     /// How files are read.
     pub mode: AccessMode,
-    /// The most that the block cache holds, in bytes. A block that a read has borrowed is not counted.
+    /// The most that the block cache holds, in bytes. A block that a read has borrowed is not
+    /// counted.
     pub cache_max_bytes: u64,
     /// How many files are mapped at the most.
     pub mappings_max: u64,
-    /// How many files are kept open at the most, to be read; about so many, and those that are being read.
+    /// How many files are kept open at the most, to be read; about so many, and those that are
+    /// being read.
     pub open_files_max: usize,
-    /// Whether what is found in memory is taken to be there until somebody looks again, which is for
-    /// [`LayerAccess::watch_until_stopped`] to do; else each read that may not wait asks the kernel.
+    /// Whether residency is remembered until [`LayerAccess::watch_until_stopped`], which a thread
+    /// must run, finds otherwise; else each read that may not wait asks the kernel.
     pub remembers_residency: bool,
 }
 
@@ -114,9 +119,10 @@ pub struct AccessStats {
 pub struct LayerAccess {
     storage: SharedStorage,
     options: AccessOptions,
-    /// Relied on, and documented by quick_cache: the weights never add up to more than the capacity that it was made with
-    /// (`OptionsBuilder::weight_capacity`), and one caller loads a missing block while others wait for it
-    /// (`get_value_or_guard`). Not relied on: that a block is there after it was put. A heavy one may not be admitted.
+    /// Relied on, and documented by quick_cache: the weights never add up to more than the capacity
+    /// that it was made with (`OptionsBuilder::weight_capacity`), and one caller loads a missing
+    /// block while others wait for it (`get_value_or_guard`). Not relied on: that a block is there
+    /// after it was put. A heavy one may not be admitted.
     blocks: Cache<BlockAt, Arc<CachedBlock>, MemoryWeight>,
     /// Relied on: as for `blocks`; its bound is documented as approximate (`Cache::new`).
     open_files: Cache<u64, Arc<dyn File>>,
@@ -252,7 +258,7 @@ pub(crate) fn of_required(error: Error, expected: Option<&LayerSummary>) -> Erro
     }
 }
 
-/// A mapping that counts.
+/// A mapping's share in the counts of mappings and mapped bytes.
 #[derive(Debug)]
 struct MappingCount {
     access: Arc<LayerAccess>,
@@ -275,7 +281,7 @@ pub(crate) struct CountedMap {
 }
 
 impl CountedMap {
-    /// One that nobody counts.
+    /// One without a count.
     pub(crate) fn uncounted(map: FileMap) -> CountedMap {
         CountedMap { file: Arc::new(MappedFile::unwatched(map)), _counted: None }
     }
@@ -318,7 +324,7 @@ impl CachedFile {
         self.access.blocks.get(&self.at(offset))
     }
 
-    /// The block at `offset`; who asks for one that somebody else is loading waits for that.
+    /// The block at `offset`. Waits if another thread is loading it.
     pub(crate) fn get_or_load(
         &self,
         offset: u64,
@@ -406,7 +412,7 @@ impl Drop for CachedFile {
     }
 }
 
-/// Blocks that were fetched for a read that is going to be tried again.
+/// Blocks fetched for a read that will be retried.
 #[derive(Debug, Default)]
 pub struct FetchedBlocks(Mutex<Vec<(BlockAt, Arc<CachedBlock>)>>);
 
@@ -426,7 +432,7 @@ impl FetchedBlocks {
     }
 }
 
-/// Bytes of a file that are in memory until nobody needs them.
+/// Bytes of a file, in memory as long as a reader or the cache holds them.
 #[derive(Debug)]
 pub struct CachedBlock {
     buffer: Buffer,

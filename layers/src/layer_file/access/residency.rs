@@ -1,9 +1,11 @@
 //! Which pages of mapped files are in memory, so that a read that may not wait touches no other.
 //!
-//! Asking the kernel takes a call for each block (330 ns and more on the machines that this was measured on; a read of a page
-//! from two layers needs seven), so the answer is remembered, a bit for each page. What is remembered can grow old: the
-//! kernel takes pages away when memory is short, and tells nobody. So somebody has to look again in intervals ([`Resident::look_again`]), which
-//! is cheap in bulk: a page that is still mapped takes a few nanoseconds, and the thread takes no more than a twentieth of a core. Where nobody does, nothing is remembered and each read asks.
+//! Asking the kernel takes a call for each block (330 ns and more on the machines that this was
+//! measured on; a read of a page from two layers needs seven), so the answer is remembered, a bit
+//! for each page. A mark can grow stale: the kernel reclaims pages when memory is short, without
+//! notice. So a watcher thread checks the marks again in intervals ([`Watch::look_until_stopped`]).
+//! In bulk that is cheap: a few nanoseconds for a page that is still mapped, and at most a
+//! twentieth of a core. Without a watcher nothing is remembered, and each read asks.
 
 use std::{
     ops::Range,
@@ -25,29 +27,32 @@ use crate::{
 const PAGES_A_WORD: usize = u64::BITS as usize;
 /// How many pages are looked at with one call of the kernel, at the most.
 const PAGES_AT_ONCE: usize = 4096;
-/// So many pages that nobody asked for are looked at rather than that the kernel is called once more: a page that is not mapped takes it 50 ns.
+/// Runs of marked pages at most this far apart are checked in one call of the kernel: a page
+/// between them costs 50 ns, less than another call.
 const GAP_PAGES: usize = 4;
-/// One part in so many of a thread's time goes into looking again: where very much is remembered, the intervals get longer.
+/// The watcher takes one part in so many of a core: where very many pages are marked, its intervals
+/// get longer.
 const SHARE_OF_TIME: u32 = 20;
 
 /// A mapped file, and what is known to be in memory of it.
 ///
-/// **Threads:** any number of them. The bits need no order: they speak of pages, whose bytes never change.
+/// **Threads:** any number of them. The bits need no order: they speak of pages, whose bytes never
+/// change.
 #[derive(Debug)]
 pub(crate) struct MappedFile {
     map: FileMap,
-    /// A bit for each page; none where nobody looks again.
+    /// A bit for each page; empty without a watcher.
     resident: Box<[AtomicU64]>,
     watch: Option<Arc<Watch>>,
 }
 
 impl MappedFile {
-    /// One of which nothing is remembered.
+    /// One without marks.
     pub(crate) fn unwatched(map: FileMap) -> MappedFile {
         MappedFile { map, resident: Box::default(), watch: None }
     }
 
-    /// One that whoever looks after `watch` looks at.
+    /// One whose marks the watcher of `watch` checks.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`]
@@ -228,7 +233,7 @@ impl Watch {
     }
 
     fn wake(&self) {
-        // Under the lock, so that whoever is about to sleep sees it.
+        // Under the lock, so that a watcher about to sleep sees it.
         let _state = self.state.lock();
         self.handshake.wake();
         self.changed.notify_all();
@@ -304,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_is_forgotten_when_somebody_looks_again() {
+    fn what_is_gone_is_forgotten_when_the_watcher_looks_again() {
         const PAGES: usize = 3 * PAGES_AT_ONCE / 2;
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         let path = dir.path().join("file");
@@ -325,7 +330,8 @@ mod tests {
             assert!(file.is_resident(at(page), PAGE_BYTES));
         }
         assert!(watch.handshake.is_awake() && watch.look_again());
-        // All of it and some of it back: the kernel holds neighbouring pages together, and drops them together.
+        // All of it and some of it back: the kernel holds neighbouring pages together, and drops
+        // them together.
         file.map.evict(&path, 0, PAGES * PAGE_BYTES).unwrap();
         for page in pages.iter().filter(|page| ![1, 63, 4096].contains(page)) {
             file.populate(at(*page), 1).unwrap();

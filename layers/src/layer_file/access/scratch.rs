@@ -7,7 +7,7 @@ use super::layer_access::{CachedBlock, FetchedBlocks};
 use crate::Error;
 use crate::Result;
 
-/// What a reader of blocks wants.
+/// How far a read of a block may go.
 #[derive(Clone, Copy, Debug)]
 pub enum ReadKind<'s> {
     /// The block, whatever it takes.
@@ -18,7 +18,7 @@ pub enum ReadKind<'s> {
     Once,
 }
 
-/// What a read needs of its caller: a scratch arena.
+/// Scratch memory that a read's caller provides.
 pub trait ReadScratch {
     /// Whether it may wait for a device, and whether what it reads is worth keeping.
     fn kind(&self) -> ReadKind<'_>;
@@ -26,8 +26,9 @@ pub trait ReadScratch {
     /// Keeps a block of the cache, as long as the scratch is borrowed: what was read lies in it.
     fn keep(&self, block: Arc<CachedBlock>) -> &CachedBlock;
 
-    /// Called for each block that a read touches, with the bytes that it looks at as they are stored (the whole
-    /// payload, or one chain part where nothing else has to be touched) and the bytes read from the file.
+    /// Called for each block that a read touches, with the bytes that it looks at as they are
+    /// stored (the whole payload, or one chain part where nothing else has to be touched) and the
+    /// bytes read from the file.
     #[inline]
     fn touched(&self, stored_bytes: usize, read_bytes: usize) {
         let _ = (stored_bytes, read_bytes);

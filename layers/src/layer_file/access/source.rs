@@ -20,7 +20,7 @@ pub(crate) enum BlockSource {
     Cached(CachedFile),
 }
 
-/// Bytes that are borrowed, from a mapping or from a block that is kept alive meanwhile.
+/// Bytes of a block: borrowed from a mapping, or from a cached block that this keeps alive.
 #[derive(Clone, Debug)]
 pub(crate) enum BlockBytes<'a> {
     Mapped(&'a [u8]),
@@ -58,7 +58,8 @@ impl BlockSource {
         }
     }
 
-    /// Whether these bytes are the source's own: borrowed from it, neither inflated nor cached elsewhere.
+    /// Whether these bytes are the source's own: borrowed from it, neither inflated nor cached
+    /// elsewhere.
     pub(crate) fn lends(&self, bytes: &[u8]) -> bool {
         match self {
             BlockSource::Mapped(file) => {

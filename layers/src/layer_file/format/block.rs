@@ -13,8 +13,8 @@ pub(crate) const BLOCK_EXTENT_MIN: usize = 512;
 /// The most that a block may claim to inflate to.
 pub(crate) const RAW_LEN_MAX: usize = VALUE_LEN_MAX + (64 << 10);
 pub(crate) const BLOCK_HEADER_LEN: usize = 16;
-/// Length of the read of a data block of which nothing is known but where it begins: one of the default size, with its
-/// header.
+/// Length of the read of a data block of which nothing is known but where it begins: one of the
+/// default size, with its header.
 pub(crate) const DATA_GUESS: usize = (16 << 10) + BLOCK_EXTENT_MIN;
 
 const TYPE: usize = 4;

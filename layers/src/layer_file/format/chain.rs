@@ -20,8 +20,8 @@ pub(crate) const VALUE_OVERHEAD_MAX: usize = PART_HEADER_LEN + ENTRY_LEN + ALIGN
 
 /// The part that is being filled, at the end of a buffer.
 ///
-/// Most keys have one version in a layer, so the room in front of the values is for one entry; when there are more,
-/// the values move once, at the end.
+/// Most keys have one version in a layer, so the room in front of the values is for one entry; when
+/// there are more, the values move once, at the end.
 #[derive(Debug, Default)]
 pub(crate) struct PartBuilder {
     /// Where the part starts in the buffer.
@@ -135,7 +135,8 @@ pub(crate) struct Part<'a> {
 }
 
 impl Entry {
-    /// Whether it may come behind a version of the same key: it is newer, or the page that a delta leads to.
+    /// Whether it may come behind a version of the same key: it is newer, or the page that a delta
+    /// leads to.
     #[inline]
     pub(crate) fn may_follow(&self, before: &Entry) -> bool {
         before.lsn < self.lsn

@@ -1,15 +1,15 @@
 //! A layer file's filter: says of most keys that the layer does not hold that it does not, with one
 //! cache line and without touching the index.
 //!
-//! It is a blocked Bloom filter (F. Putze, P. Sanders, J. Singler, "Cache-, Hash- and Space-Efficient
-//! Bloom Filters", 2007) in its split form, as Apache Parquet and Impala have it: a key sets one bit in
-//! each of the eight words of one line. With [`BITS_PER_KEY`] about one absent key in a hundred is let
-//! through (the unit test counts them); a key that is there always is.
+//! It is a blocked Bloom filter (F. Putze, P. Sanders, J. Singler, "Cache-, Hash- and
+//! Space-Efficient Bloom Filters", 2007) in its split form, as Apache Parquet and Impala have it: a
+//! key sets one bit in each of the eight words of one line. With [`BITS_PER_KEY`] about one absent
+//! key in a hundred is let through (the unit test counts them); a key that is there always is.
 //!
-//! A writer makes a *partition* of the filter for each run of [`PARTITION_KEYS`] keys, so that its memory
-//! does not grow with their number. A table at the end of the file says where each partition begins.
-//! Table and partitions are read when a read first asks for them and stay on the heap, so that a layer
-//! without the key costs a cold read no device access.
+//! A writer makes a *partition* of the filter for each run of [`PARTITION_KEYS`] keys, so that its
+//! memory does not grow with their number. A table at the end of the file says where each partition
+//! begins. Table and partitions are read when a read first asks for them and stay on the heap, so
+//! that a layer without the key costs a cold read no device access.
 //!
 //! **Invariant:** a filter never hides a key that the index holds. `verify` checks it key by key.
 
@@ -33,8 +33,8 @@ const _: () = assert!(LINES + 4 == ROW_LEN);
 /// Rows of a block of the table, but for the last one.
 pub(crate) const ROWS_PER_BLOCK: usize = 1024;
 
-/// Odd multipliers, one for each word of a line: those of Parquet's format, where they pick one of 32 bits.
-/// Multiples of one number will not do: they let through five times as many absent keys.
+/// Odd multipliers, one for each word of a line: those of Parquet's format, where they pick one of
+/// 32 bits. Multiples of one number will not do: they let through five times as many absent keys.
 pub(crate) const SALTS: [u32; WORDS] = [
     0x47B6_137B,
     0x4497_4D91,

@@ -1,9 +1,10 @@
 //! A page of the index: built row by row, searched in place.
 //!
-//! A search reads the header's cache line and the fences' line, then one line of 16 block numbers, then one Lsn and
-//! its place: three steps that have to wait for each other. That is why the first two are at fixed places and why a page
-//! of many objects is searched otherwise. Where keys are evenly spaced, as the blocks of a whole relation are, the page
-//! above tells the row of the leaf, and nothing has to wait ([`Page::guess`], [`Page::hit_at`]).
+//! A search reads the header's cache line and the fences' line, then one line of 16 block numbers,
+//! then one Lsn and its place: three steps that have to wait for each other. That is why the first
+//! two are at fixed places and why a page of many objects is searched otherwise. Where keys are
+//! evenly spaced, as the blocks of a whole relation are, the page above tells the row of the leaf,
+//! and nothing has to wait ([`Page::guess`], [`Page::hit_at`]).
 
 use std::ops::Range;
 
@@ -15,7 +16,7 @@ use crate::{Key, Lsn};
 
 /// The most that a page's payload takes, so that its block occupies 4 KiB.
 pub(crate) const PAGE_LEN_MAX: usize = 4096 - BLOCK_HEADER_LEN;
-/// A page has at least 92 rows, so nobody fills so many levels.
+/// The most levels of an index. A page has at least 92 rows, so no file fills them.
 pub(crate) const HEIGHT_MAX: usize = 16;
 /// Level, rows, segments, the first segment's object, the fences.
 const HEAD_LEN: usize = FENCES + WINDOW_LEN;
@@ -250,8 +251,8 @@ impl<'a> Page<'a> {
         Some((Lsn(u64_at(pair, 0)), Place(u64_at(pair, 8))))
     }
 
-    /// In a leaf: where the next data block begins that a row behind row `index` is in. The rows of a leaf are in the order
-    /// of their blocks.
+    /// In a leaf: where the next data block begins that a row behind row `index` is in. The rows of
+    /// a leaf are in the order of their blocks.
     pub(crate) fn next_block_offset(&self, index: usize) -> Option<u64> {
         let offset = |pair: &[u8; PAIR_LEN]| Place(u64_at(pair, 8)).block_offset();
         let (row, behind) = self.pairs.get(index..)?.split_first()?;
@@ -297,7 +298,8 @@ impl<'a> Page<'a> {
         Some(Hit { row, is_of_key })
     }
 
-    /// In a leaf: whether the row before this one, which is of `key`, is known to be of another key.
+    /// In a leaf: whether the row before this one, which is of `key`, is known to be of another
+    /// key.
     #[inline]
     pub(crate) fn is_oldest(&self, row: usize, key: Key) -> bool {
         let Some(before) = row.checked_sub(1) else { return false };
@@ -307,8 +309,8 @@ impl<'a> Page<'a> {
         }
     }
 
-    /// In a page above the leaves: which row of the leaf below `row` the key is in, if the leaf is full and its
-    /// keys are evenly spaced.
+    /// In a page above the leaves: which row of the leaf below `row` the key is in, if the leaf is
+    /// full and its keys are evenly spaced.
     #[inline]
     pub(crate) fn guess(&self, row: usize, key: Key) -> Option<usize> {
         if !self.segments.is_empty() || row + 1 >= self.rows() {
@@ -320,8 +322,8 @@ impl<'a> Page<'a> {
         Some(rows.checked_div(u64::from(span))? as usize)
     }
 
-    /// Row `row`, if it is what a search finds. Its loads wait for nothing but the guess, where a search's
-    /// wait for each other three times.
+    /// Row `row`, if it is what a search finds. Its loads wait for nothing but the guess, where a
+    /// search's wait for each other three times.
     #[inline]
     pub(crate) fn hit_at(&self, row: usize, key: Key, lsn: Lsn) -> Option<Hit> {
         let is_it = self.segments.is_empty()
@@ -332,7 +334,8 @@ impl<'a> Page<'a> {
         is_it.then_some(Hit { row, is_of_key: true })
     }
 
-    /// Where a full page of one object has block number and pair of this row, from the start of the payload.
+    /// Where a full page of one object has block number and pair of this row, from the start of the
+    /// payload.
     pub(crate) fn offsets_of_row(row: usize) -> [usize; 2] {
         let pairs = HEAD_LEN + WINDOW_LEN * FULL_ROWS.div_ceil(WINDOW_ROWS);
         [HEAD_LEN + 4 * row, pairs + PAIR_LEN * row]
@@ -364,7 +367,8 @@ fn count_at_or_below(window: &[u8; WINDOW_LEN], block: u32) -> usize {
     numbers.iter().map(count).sum::<u32>() as usize
 }
 
-/// The first of `rows` for which `is_before` does not hold, if it holds for a part at the start only.
+/// The first of `rows` for which `is_before` does not hold, if it holds for a part at the start
+/// only.
 fn partition_point(rows: &Range<usize>, is_before: impl Fn(&usize) -> bool) -> usize {
     let Range { mut start, mut end } = *rows;
     while start < end {

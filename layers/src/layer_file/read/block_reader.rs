@@ -88,16 +88,18 @@ pub(crate) struct MappedBlock<'a> {
     pub(crate) stored: &'a [u8],
 }
 
-/// The blocks of one file. A block is verified when it is touched for the first time, or each time it is read into the cache.
+/// The blocks of one file. A block is verified when it is touched for the first time, or each time
+/// it is read into the cache.
 ///
-/// **Threads:** any number of them; the only thing that changes is `verified`. Its bits need no order: the bytes they
-/// speak of never change, and a reader that misses one verifies again.
+/// **Threads:** any number of them; the only thing that changes is `verified`. Its bits need no
+/// order: the bytes they speak of never change, and a reader that misses one verifies again.
 #[derive(Debug)]
 pub(crate) struct Blocks {
     source: BlockSource,
     seal: BlockSeal,
-    /// Two bits for each 512 bytes of a mapped file: the block that starts there is sound ([`VERIFIED`]), and it
-    /// is a data block that is not compressed ([`RAW_DATA`]). No two blocks start in the same 512 bytes.
+    /// Two bits for each 512 bytes of a mapped file: the block that starts there is sound
+    /// ([`VERIFIED`]), and it is a data block that is not compressed ([`RAW_DATA`]). No two blocks
+    /// start in the same 512 bytes.
     verified: Box<[AtomicU64]>,
 }
 
@@ -211,7 +213,8 @@ impl Blocks {
         }
     }
 
-    /// The payload of a block that is not compressed, if it was verified before, and so is most likely in memory.
+    /// The payload of a block that is not compressed, if it was verified before, and so is most
+    /// likely in memory.
     #[inline]
     pub(crate) fn verified_payload<'a>(
         &self,
@@ -230,8 +233,9 @@ impl Blocks {
         }
     }
 
-    /// The payload of a data block that is not compressed, if it was verified before, with all that follows it in
-    /// the file: the block's header, which is mostly on another page of memory than what is read, is not touched.
+    /// The payload of a data block that is not compressed, if it was verified before, with all that
+    /// follows it in the file: the block's header, which is mostly on another page of memory than
+    /// what is read, is not touched.
     #[inline]
     pub(crate) fn verified_data<'a>(&self, file: &'a MappedFile, offset: u64) -> Option<&'a [u8]> {
         let marks = marks_of(offset);
@@ -295,8 +299,8 @@ impl Blocks {
         Ok((block, read_bytes))
     }
 
-    /// Reads the block at `span` and verifies it: with one read where its end is known, else with a second one if it is
-    /// longer than most.
+    /// Reads the block at `span` and verifies it: with one read where its end is known, else with a
+    /// second one if it is longer than most.
     fn load(
         &self,
         file: &CachedFile,
@@ -330,7 +334,7 @@ impl Blocks {
         }
     }
 
-    /// Before the block at `offset` is read by somebody who reads the file in order.
+    /// Called before the block at `offset` is read by a scan of the whole file.
     pub(crate) fn read_ahead<'a>(&'a self, offset: u64, ahead: &mut ReadAhead<'a>) {
         if let BlockSource::Mapped(file) = &self.source {
             ahead.go_to(file, offset);
@@ -361,9 +365,10 @@ impl Blocks {
         Ok(Block { codec, raw_len, stored: BlockBytes::Kept(block, range), read_bytes })
     }
 
-    /// Called before these data blocks, in order, are needed. Of a mapped file it has the system read those that are not in
-    /// memory. Of others it reads those that are not in the cache, with one read where they lie together, and returns
-    /// them. A block that cannot be read so is left out: the read that needs it will return the error.
+    /// Called before these data blocks, in order, are needed. Of a mapped file it has the system
+    /// read those that are not in memory. Of others it reads those that are not in the cache, with
+    /// one read where they lie together, and returns them. A block that cannot be read so is left
+    /// out: the read that needs it will return the error.
     pub(crate) fn read_together(&self, spans: &[BlockSpan]) -> Vec<(u64, Arc<CachedBlock>)> {
         debug_assert!(spans.is_sorted_by(|left, right| left.offset < right.offset));
         let mut read = Vec::new();
@@ -399,7 +404,8 @@ impl Blocks {
         read
     }
 
-    /// Where the blocks of a run begin, and how many bytes they have at the most, as far as is known.
+    /// Where the blocks of a run begin, and how many bytes they have at the most, as far as is
+    /// known.
     fn bytes_of(&self, run: &[BlockSpan]) -> (u64, usize) {
         debug_assert!(run[0] <= run[run.len() - 1], "blocks of a run are in order");
         let (start, last) = (run[0].offset, run[run.len() - 1]);
@@ -408,8 +414,9 @@ impl Blocks {
         (start, end.saturating_sub(start) as usize)
     }
 
-    /// Waits until bytes that [`Error::NotResident`] has named are in memory. A block of a file that is not mapped is put among
-    /// `into` too, so that the retried read finds it even if the cache has dropped it.
+    /// Waits until bytes that [`Error::NotResident`] has named are in memory. A block of a file
+    /// that is not mapped is put among `into` too, so that the retried read finds it even if the
+    /// cache has dropped it.
     pub(crate) fn fetch(
         &self,
         offset: u64,
@@ -446,7 +453,8 @@ impl Blocks {
         }
     }
 
-    /// The checksum of the block at `offset`, whatever is remembered of it; its type and where it ends.
+    /// The checksum of the block at `offset`, whatever is remembered of it; its type and where it
+    /// ends.
     pub(crate) fn verify_again(&self, offset: u64, path: &Path) -> Result<(BlockType, u64)> {
         let (header, len) = match &self.source {
             BlockSource::Mapped(file) => self.verify_mapped(file, offset, "block", path)?,
@@ -463,7 +471,8 @@ impl Blocks {
         }
     }
 
-    /// The header of the block at `offset` and how much the block occupies, if its checksum is right.
+    /// The header of the block at `offset` and how much the block occupies, if its checksum is
+    /// right.
     #[cold]
     fn verify_mapped(
         &self,
@@ -548,7 +557,8 @@ fn extent_in(file: &[u8], offset: u64, end: u64) -> Option<(BlockHeader, &[u8])>
     Some((header, bytes.get(..extent)?))
 }
 
-/// Codec, inflated length and stored payload of a block that was verified, if it is one of this type that makes sense.
+/// Codec, inflated length and stored payload of a block that was verified, if it is one of this
+/// type that makes sense.
 #[inline]
 fn parse(bytes: &[u8], expected: BlockType) -> Option<(Codec, usize, Range<usize>)> {
     let header = BlockHeader::parse(bytes.first_chunk()?);

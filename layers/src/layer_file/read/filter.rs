@@ -1,5 +1,5 @@
-//! Reading a layer file's filter: table and partitions are read when a read first asks for them, and
-//! stay on the heap, so that a layer without the key costs a cold read no device access.
+//! Reading a layer file's filter: table and partitions are read when a read first asks for them,
+//! and stay on the heap, so that a layer without the key costs a cold read no device access.
 
 use std::sync::OnceLock;
 
@@ -25,8 +25,8 @@ use crate::{
 pub struct FilterProbe<'a>(Probe<'a>);
 
 impl FilterProbe<'_> {
-    /// Whether the layer may hold the key of this hash, which was probed with; none if the filter was not
-    /// read yet. Reads nothing.
+    /// Whether the layer may hold the key of this hash, which was probed with; none if the filter
+    /// was not read yet. Reads nothing.
     #[inline]
     pub(crate) fn may_hold(self, hash: &KeyHash) -> Option<bool> {
         match self.0 {
@@ -100,17 +100,17 @@ pub(crate) enum FilterState {
 }
 
 impl LayerFile {
-    /// Whether the layer may hold a key with this hash. False means that it does not. True for about one
-    /// absent key in a hundred; for all of them where there is no filter, or a damaged one (which
-    /// [`LayerFile::verify`] reports), or one that cannot be read.
+    /// Whether the layer may hold a key with this hash. False means that it does not. True for
+    /// about one absent key in a hundred; for all of them where there is no filter, or a damaged
+    /// one (which [`LayerFile::verify`] reports), or one that cannot be read.
     #[inline]
     #[must_use]
     pub fn may_hold(&self, hash: &KeyHash, kind: ReadKind<'_>) -> bool {
         self.ask_filter(hash, kind).unwrap_or(true)
     }
 
-    /// As [`LayerFile::may_hold`], but what keeps the filter from being read is an error: that it is not
-    /// resident, or an error of the system.
+    /// As [`LayerFile::may_hold`], but what keeps the filter from being read is an error: that it
+    /// is not resident, or an error of the system.
     #[inline]
     pub(crate) fn ask_filter(&self, hash: &KeyHash, kind: ReadKind<'_>) -> Result<bool> {
         if let Some(may_hold) = self.probe_filter(hash).may_hold(hash) {
@@ -224,7 +224,8 @@ impl LayerFile {
         self.blocks().end().saturating_sub(table_len(self.footer().filter_partitions))
     }
 
-    /// Checks that the filter, if there is one, lets a key through that the layer holds. For verification.
+    /// Checks that the filter, if there is one, lets a key through that the layer holds. For
+    /// verification.
     pub(crate) fn check_filter_of(&self, filter: Option<&Filter>, key: Key) -> Result<()> {
         let Some(filter) = filter else { return Ok(()) };
         let Some(partition) = filter.partition(key) else {

@@ -1,12 +1,13 @@
 //! [`Lookup`]: the search of a mapped file's index, one level at a time.
 //!
-//! A read that goes through several layers waits for memory at each level of each index, and again for
-//! the chain part. It takes these waits together instead: it has all layers make one step, each step
-//! prefetches the cache lines of the next one, and when the last layer has made its step those of the
-//! first have arrived.
+//! A read that goes through several layers waits for memory at each level of each index, and again
+//! for the chain part. It takes these waits together instead: it has all layers make one step, each
+//! step prefetches the cache lines of the next one, and when the last layer has made its step those
+//! of the first have arrived.
 //!
-//! A step looks only at blocks that were verified before. Where one was not, or anything else is not as
-//! in most layers, the lookup is [`State::Unknown`], and [`LayerFile::versions_by`] does the whole read.
+//! A step looks only at blocks that were verified before. Where one was not, or anything else is
+//! not as in most layers, the lookup is [`State::Unknown`], and [`LayerFile::versions_by`] does the
+//! whole read.
 
 use super::{
     filter::FilterProbe,
@@ -77,11 +78,11 @@ impl Lookup {
 }
 
 impl LayerFile {
-    /// Begins the search for a key with this hash, of which [`LayerFile::probe_filter`] has found `probe`:
-    /// asks the filter, and prefetches the root of the index.
+    /// Begins the search for a key with this hash, of which [`LayerFile::probe_filter`] has found
+    /// `probe`: asks the filter, and prefetches the root of the index.
     ///
-    /// When the filter says that the key is not here, a read of it ends with [`WalkEnd::Older`]: complete
-    /// image layers, whose absence would say more, have no filter.
+    /// When the filter says that the key is not here, a read of it ends with [`WalkEnd::Older`]:
+    /// complete image layers, whose absence would say more, have no filter.
     #[must_use]
     #[inline]
     pub fn lookup(&self, hash: &KeyHash, probe: FilterProbe<'_>, kind: ReadKind<'_>) -> Lookup {
@@ -110,8 +111,8 @@ impl LayerFile {
         }
     }
 
-    /// Searches the page that the lookup is at and prefetches what it leads to: one level down, or from a
-    /// leaf to the chain part.
+    /// Searches the page that the lookup is at and prefetches what it leads to: one level down, or
+    /// from a leaf to the chain part.
     #[inline]
     pub fn advance(&self, lookup: &mut Lookup, key: Key, lsn: Lsn) {
         if let State::Page { offset, level, row } = lookup.state {
@@ -165,7 +166,7 @@ impl LayerFile {
             prefetch(block);
         }
         let is_oldest = page.is_oldest(hit.row, key);
-        // The file is mapped: nobody reads the block.
+        // The file is mapped: the block is not read.
         let end_max = 0;
         let part = PartAt { leaf_offset: offset, first_lsn, place, is_oldest, end_max };
         Some((State::Part(part), len))

@@ -1,5 +1,5 @@
-//! Reading several keys of a layer file at once: each page of the index and each block is read once, and blocks that lie together
-//! are read together.
+//! Reading several keys of a layer file at once: each page of the index and each block is read
+//! once, and blocks that lie together are read together.
 
 use std::sync::Arc;
 
@@ -23,8 +23,9 @@ use crate::{
 const RECENT: usize = 8;
 
 impl LayerFile {
-    /// As [`LayerFile::versions`], of several keys at once; in order of their keys it reads least. `out` is given each version with the
-    /// index of what was asked, `ended` how it ended, with one's versions before the next one's. What fails for one does not fail for the others.
+    /// As [`LayerFile::versions`], of several keys at once; in order of their keys it reads least.
+    /// `out` is given each version with the index of what was asked, `ended` how it ended, with
+    /// one's versions before the next one's. What fails for one does not fail for the others.
     pub fn versions_of_many<'a>(
         &'a self,
         queries: &[VersionQuery],
@@ -54,7 +55,8 @@ impl LayerFile {
         }
     }
 
-    /// Where each key's versions are, then the blocks of all, with `read_together`, then the versions.
+    /// Where each key's versions are, then the blocks of all, with `read_together`, then the
+    /// versions.
     fn visit<'a, B: BlocksOf<'a>>(
         &'a self,
         queries: &[VersionQuery],

@@ -1,5 +1,5 @@
-//! Where a read takes its index pages and data blocks from: [`IndexPages`] and [`BlocksOf`], and how
-//! each is done for mapped files and others.
+//! Where a read takes its index pages and data blocks from: [`IndexPages`] and [`BlocksOf`], and
+//! how each is done for mapped files and others.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ use crate::{
 pub(crate) trait IndexPages<'a> {
     type Page: IndexPage + Clone;
 
-    /// Whether blocks are read from a file, by somebody who has to know how long they are, and not mapped.
+    /// Whether blocks are read from a file, so that their lengths must be known, and not mapped.
     const READS_BLOCKS: bool;
 
     /// The page of the index at `offset`, which has to be of this level.
@@ -56,7 +56,7 @@ pub(crate) trait BlocksOf<'a>: IndexPages<'a> {
     }
 }
 
-/// Each block as it is needed, by whom nobody counts for.
+/// Index pages on demand, without updating statistics.
 pub(crate) struct UncountedPages<'a, 's>(pub(crate) &'a LayerFile, pub(crate) ReadKind<'s>);
 
 impl<'a> IndexPages<'a> for UncountedPages<'a, '_> {
@@ -73,7 +73,7 @@ impl<'a> IndexPages<'a> for UncountedPages<'a, '_> {
     }
 }
 
-/// Each block as it is needed, of a file that is mapped.
+/// Blocks of a mapped file, on demand.
 pub(crate) struct MappedBlocks<'a, S> {
     pub(crate) file: &'a LayerFile,
     pub(crate) map: &'a MappedFile,
@@ -129,7 +129,7 @@ impl<'a, S: ReadScratch> BlocksOf<'a> for MappedBlocks<'a, S> {
     }
 }
 
-/// Each block as it is needed, wherever it comes from.
+/// Blocks of any file, on demand.
 pub(crate) struct FileBlocks<'a, S> {
     pub(crate) file: &'a LayerFile,
     pub(crate) scratch: &'a S,
@@ -193,12 +193,13 @@ impl IndexPage for Page<'_> {
     }
 }
 
-/// The last block of a leaf ends before the leaf, but with another block between them if it filled the leaf. Up to this
-/// distance both are read, in bytes; a block whose leaf is farther away is read as if its end were not known.
+/// The last block of a leaf ends before the leaf, but with another block between them if it filled
+/// the leaf. Up to this distance both are read, in bytes; a block whose leaf is farther away is
+/// read as if its end were not known.
 const LAST_SPAN_MAX: u64 = 64 << 10;
 
-/// The data block that a row of the leaf at `leaf_offset` is in, with what the leaf says of its end. The file has a leaf
-/// behind the blocks of its rows.
+/// The data block that a row of the leaf at `leaf_offset` is in, with what the leaf says of its
+/// end. The file has a leaf behind the blocks of its rows.
 pub(crate) fn span_of_row(leaf: Page<'_>, row: usize, leaf_offset: u64) -> BlockSpan {
     let offset = leaf.pair(row).map_or(0, |(_, place)| place.block_offset());
     let end_max = match leaf.next_block_offset(row) {

@@ -36,10 +36,12 @@ use crate::{
 
 /// An open layer file.
 ///
-/// **Threads:** shared freely; reads take no lock and write nothing but the marks of blocks verified for the first time.
+/// **Threads:** shared freely; reads take no lock and write nothing but the marks of blocks
+/// verified for the first time.
 ///
-/// Opening reads header, footer, tombstones and the root of the index. Every other block is verified by the first read
-/// that touches it; a read that meets a damaged block fails with [`Error::Corrupt`], other reads go on.
+/// Opening reads header, footer, tombstones and the root of the index. Every other block is
+/// verified by the first read that touches it; a read that meets a damaged block fails with
+/// [`Error::Corrupt`], other reads go on.
 #[derive(Debug)]
 pub struct LayerFile {
     pub(super) path: PathBuf,
@@ -49,7 +51,7 @@ pub struct LayerFile {
     filter: OnceLock<FilterState>,
 }
 
-/// The versions of `key` from `lsn` down to `floor`, both inclusive.
+/// A query for the versions of `key` from `lsn` down to `floor`, both inclusive.
 #[derive(Clone, Copy, Debug)]
 pub struct VersionQuery {
     /// Of which page.
@@ -60,7 +62,7 @@ pub struct VersionQuery {
     pub floor: Lsn,
 }
 
-/// What an index says of a key that is asked for.
+/// Where the walk of a query starts, or how it ended before it began.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum WalkStart {
     /// Where the versions begin, and the tombstone above which they count.
@@ -78,7 +80,8 @@ pub(crate) struct PartAt {
     pub(crate) place: Place,
     /// Whether the row before is of another key: then there is no earlier part.
     pub(crate) is_oldest: bool,
-    /// The block ends here or before, if somebody reads it: see [`IndexPages::READS_BLOCKS`].
+    /// The block ends here or before; set only where blocks are read: see
+    /// [`IndexPages::READS_BLOCKS`].
     pub(crate) end_max: u64,
 }
 
@@ -90,12 +93,12 @@ impl PartAt {
 }
 
 impl LayerFile {
-    /// Opens a layer file and maps it; `expected` is what the manifest says of it. [`LayerAccess::open`](crate::layer_file::LayerAccess::open)
-    /// reaches it in other ways.
+    /// Opens a layer file and maps it; `expected` is what the manifest says of it.
+    /// [`LayerAccess::open`](crate::layer_file::LayerAccess::open) reaches it in other ways.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] when it is damaged, cut, or another file than expected, or when one is expected and there is none;
-    /// [`Error::UnsupportedVersion`]; [`Error::Io`].
+    /// [`Error::Corrupt`] when it is damaged, cut, or another file than expected, or when one is
+    /// expected and there is none; [`Error::UnsupportedVersion`]; [`Error::Io`].
     pub fn open(
         storage: &dyn Storage,
         path: &Path,
@@ -198,13 +201,15 @@ impl LayerFile {
         self.blocks.heap_bytes() + self.path.as_os_str().len() + filter
     }
 
-    /// Whether a value's bytes are borrowed from the file itself; else they were inflated into a caller's scratch.
+    /// Whether a value's bytes are borrowed from the file itself; else they were inflated into a
+    /// caller's scratch.
     #[must_use]
     pub fn lends(&self, bytes: &[u8]) -> bool {
         self.blocks.lends(bytes)
     }
 
-    /// Waits until bytes that an [`Error::NotResident`] of this file has named are in memory, or among `into`.
+    /// Waits until bytes that an [`Error::NotResident`] of this file has named are in memory, or
+    /// among `into`.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Corrupt`]
@@ -229,17 +234,20 @@ impl LayerFile {
         Ok(self.part_at(key, Lsn::MAX, &mut UncountedPages(self, ReadKind::Wait))?.is_some())
     }
 
-    /// Gives `out` the versions of `key` from `lsn` down to `floor`, both inclusive, newest first, up to a base.
+    /// Gives `out` the versions of `key` from `lsn` down to `floor`, both inclusive, newest first,
+    /// up to a base.
     ///
-    /// Says how it ended: [`WalkEnd::Base`] with a version that needs nothing older; [`WalkEnd::Dropped`] when a tombstone
-    /// at or above `floor`, or the absence from a complete image layer, says that nothing older counts;
-    /// else [`WalkEnd::Older`].
+    /// Says how it ended: [`WalkEnd::Base`] with a version that needs nothing older;
+    /// [`WalkEnd::Dropped`] when a tombstone at or above `floor`, or the absence from a complete
+    /// image layer, says that nothing older counts; else [`WalkEnd::Older`].
     ///
-    /// A compressed block is inflated into `scratch`, once for each call; values of others are borrowed from the mapping, or from
-    /// blocks of the cache, which `scratch` keeps.
+    /// A compressed block is inflated into `scratch`, once for each call; values of others are
+    /// borrowed from the mapping, or from blocks of the cache, which `scratch` keeps.
     ///
     /// # Errors
-    /// [`Error::Corrupt`]; [`Error::Io`]; [`Error::OutOfMemory`] from `scratch`; [`Error::NotResident`] if `scratch` does not want to wait. `out` may have been given versions before.
+    /// [`Error::Corrupt`]; [`Error::Io`]; [`Error::OutOfMemory`] from `scratch`;
+    /// [`Error::NotResident`] if `scratch` does not want to wait. `out` may have been given
+    /// versions before.
     pub fn versions<'a>(
         &'a self,
         key: Key,

@@ -164,8 +164,9 @@ impl Iterator for Keys<'_> {
 
 /// The versions of a layer file in order, as [`LayerFile::scan`] returns them.
 ///
-/// It stands before the first version; [`Scan::advance`] takes it to the next one. Compressed blocks are inflated, one at
-/// a time, into a buffer of its own, so a version is borrowed until it advances.
+/// It stands before the first version; [`Scan::advance`] takes it to the next one. Compressed
+/// blocks are inflated, one at a time, into a buffer of its own, so a version is borrowed until it
+/// advances.
 #[derive(Debug)]
 pub struct Scan<'a> {
     file: &'a LayerFile,

@@ -44,8 +44,9 @@ pub struct VerifyReport {
 }
 
 impl LayerFile {
-    /// Reads all of the file and checks it: the checksum of every block, remembered or not, and the digest; that
-    /// blocks, index and footer say the same; that everything is in order and in its range.
+    /// Reads all of the file and checks it: the checksum of every block, remembered or not, and the
+    /// digest; that blocks, index and footer say the same; that everything is in order and in its
+    /// range.
     ///
     /// # Errors
     /// [`crate::Error::Corrupt`] with the place that is wrong.

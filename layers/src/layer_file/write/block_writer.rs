@@ -1,4 +1,5 @@
-//! [`BlockWriter`]: where a writer's blocks go. It seals them, digests them and appends them to the file in large pieces.
+//! [`BlockWriter`]: where a writer's blocks go. It seals them, digests them and appends them to the
+//! file in large pieces.
 
 use std::path::Path;
 
@@ -19,8 +20,9 @@ use crate::{
 
 /// As soon as so much is complete it is appended to the file.
 const APPEND_LEN: usize = 256 << 10;
-/// As soon as so much was appended the device begins to write it: a sync of the whole file at its end would
-/// keep the device busy for long, and with it the log, whose segments are made and synced meanwhile.
+/// As soon as so much was appended the device begins to write it: a sync of the whole file at its
+/// end would keep the device busy for long, and with it the log, whose segments are made and synced
+/// meanwhile.
 const WRITE_BACK_LEN: u64 = 4 << 20;
 /// More than this is given back after an unusually large block.
 const CAPACITY_MAX: usize = 2 << 20;
@@ -32,8 +34,8 @@ pub(crate) const BLOCK_OVERHEAD_MAX: usize = BLOCK_HEADER_LEN + BLOCK_EXTENT_MIN
 
 /// The file behind a writer.
 ///
-/// Complete blocks and the one being filled share one buffer, so a value is copied once before the operating system
-/// copies it again.
+/// Complete blocks and the one being filled share one buffer, so a value is copied once before the
+/// operating system copies it again.
 pub(crate) struct BlockWriter {
     file: Box<dyn File>,
     seal: BlockSeal,

@@ -1,4 +1,5 @@
-//! Bulk loading of the index: one page a level is being filled; a full one is written and becomes a row one level up.
+//! Bulk loading of the index: one page a level is being filled; a full one is written and becomes a
+//! row one level up.
 
 use super::block_writer::{BLOCK_OVERHEAD_MAX, BlockWriter};
 use crate::{

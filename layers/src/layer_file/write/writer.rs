@@ -26,9 +26,10 @@ use crate::{
 
 /// Writes one layer file from versions in order, (key, Lsn) ascending.
 ///
-/// Its memory does not grow with what is written: about 450 KiB, and twice the largest block. After an I/O error every
-/// further call fails. A writer that is dropped before [`LayerWriter::finish`] leaves an incomplete file, which no
-/// [`LayerFile`](crate::layer_file::LayerFile) opens; removing it is the caller's part.
+/// Its memory does not grow with what is written: about 450 KiB, and twice the largest block. After
+/// an I/O error every further call fails. A writer that is dropped before [`LayerWriter::finish`]
+/// leaves an incomplete file, which no [`LayerFile`](crate::layer_file::LayerFile) opens; removing
+/// it is the caller's part.
 pub struct LayerWriter {
     sink: BlockWriter,
     compressor: Option<Compressor>,
@@ -115,13 +116,14 @@ impl LayerWriter {
     /// [`Error::OutOfMemory`] are for good.
     ///
     /// # Panics
-    /// If `lsn` is no position; or if, in an image layer, the value is no image or not at the Lsn of the others.
+    /// If `lsn` is no position; or if, in an image layer, the value is no image or not at the Lsn
+    /// of the others.
     pub fn put(&mut self, key: Key, lsn: Lsn, value: Value<'_>) -> Result<()> {
         self.put_all(key, lsn, &[value])
     }
 
-    /// Adds a delta, and the page that it leads to. Reads at its Lsn and above meet the page first, so that it ends their walk, and who reads
-    /// the file in order gets both.
+    /// Adds a delta, and the page that it leads to. Reads at its Lsn and above meet the page first,
+    /// so that it ends their walk, and who reads the file in order gets both.
     ///
     /// # Errors
     /// As [`LayerWriter::put`]; the two may be as long together as one value.
@@ -195,8 +197,8 @@ impl LayerWriter {
             || block_len > 0 && block_len + len + VALUE_OVERHEAD_MAX > target + target / 8
     }
 
-    /// Closes the open block if it is full. A chain that began in it moves to the next block, if it is not all there
-    /// is in this one: a chain lies in as few blocks as can be.
+    /// Closes the open block if it is full. A chain that began in it moves to the next block, if it
+    /// is not all there is in this one: a chain lies in as few blocks as can be.
     fn make_room(&mut self, len: usize) -> Result<()> {
         if !self.is_full_for(len) {
             return Ok(());

@@ -1,18 +1,21 @@
 //! The head of a key's versions: the newest one itself, and a link to those before it.
 //!
-//! A look-up of the newest version ends here, on the one cache line that it had to fetch anyway, and a key with one version has
-//! nothing but its head.
+//! A look-up of the newest version ends here, on the one cache line that it had to fetch anyway,
+//! and a key with one version has nothing but its head.
 //!
-//! One writer replaces three words that no processor stores at once; readers, who do not wait, must not take one version's
-//! Lsn for another's value. Protocol, checked by `loom` in `tests` (the same code on loom's types):
+//! One writer replaces three words that no processor stores at once; readers, who do not wait, must
+//! not take one version's Lsn for another's value. Protocol, checked by `loom` in `tests` (the same
+//! code on loom's types):
 //!
-//! 1. The writer links the former newest version among the older ones, then marks the head [`MOVED`], stores the value, stores the Lsn,
-//!    each with Release.
-//! 2. A reader loads the Lsn, the value, and the Lsn again, each with Acquire. Twice the same Lsn: the value is its own. Else, or where the Lsn is
-//!    above what the reader may see, or is the mark: all it may see is among the older ones, by 1.
-//! 3. **Invariant:** an Lsn that a reader may see is in the head once. Taking a version back leaves the mark, and the one before it stays among
-//!    the older ones; a version that was never committed has an Lsn above what readers may see. So "twice the same" is
-//!    never "changed and changed back".
+//! 1. The writer links the former newest version among the older ones, then marks the head
+//!    [`MOVED`], stores the value, stores the Lsn, each with Release.
+//! 2. A reader loads the Lsn, the value, and the Lsn again, each with Acquire. Twice the same Lsn:
+//!    the value is its own. Else, or where the Lsn is above what the reader may see, or is the
+//!    mark: all it may see is among the older ones, by 1.
+//! 3. **Invariant:** an Lsn that a reader may see is in the head once. Taking a version back leaves
+//!    the mark, and the one before it stays among the older ones; a version that was never
+//!    committed has an Lsn above what readers may see. So "twice the same" is never "changed and
+//!    changed back".
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -80,7 +83,8 @@ impl<W: Word> Head<W> {
         NewestVersion::Older
     }
 
-    /// The older versions, packed. Loaded after [`Head::newest`], they hold all that it did not return.
+    /// The older versions, packed. Loaded after [`Head::newest`], they hold all that it did not
+    /// return.
     #[inline]
     pub(super) fn older_packed(&self) -> u64 {
         self.older.load(Ordering::Acquire)
@@ -92,8 +96,8 @@ impl<W: Word> Head<W> {
         Some(Lsn(self.lsn.load(Ordering::Relaxed))).filter(|lsn| lsn.0 != NONE && lsn.0 != MOVED)
     }
 
-    /// Makes a version the newest. `keep` adds the former newest, its Lsn and value, to the older ones and says how they are
-    /// packed now. Nothing is changed if it fails.
+    /// Makes a version the newest. `keep` adds the former newest, its Lsn and value, to the older
+    /// ones and says how they are packed now. Nothing is changed if it fails.
     #[inline]
     pub(super) fn push(
         &self,
@@ -116,8 +120,8 @@ impl<W: Word> Head<W> {
         Ok(())
     }
 
-    /// Takes the newest version back, which was never committed, so that no reader looks at it. `shorten` takes the newest of the older
-    /// ones off.
+    /// Takes the newest version back, which was never committed, so that no reader looks at it.
+    /// `shorten` takes the newest of the older ones off.
     pub(super) fn pop(&self, shorten: impl FnOnce(u64) -> u64) {
         match self.newest_lsn() {
             Some(_) => self.lsn.store(MOVED, PUBLISH),
@@ -154,8 +158,9 @@ mod tests {
     const CAPACITY_MIN: u64 = 1;
     const CAPACITY_MAX: u64 = 3;
 
-    /// A key: its head, and blocks of older versions, each an Lsn and a value, that grow by copying as the index's do. Packed, the
-    /// older ones are their block's capacity, by which it is known, and their number.
+    /// A key: its head, and blocks of older versions, each an Lsn and a value, that grow by copying
+    /// as the index's do. Packed, the older ones are their block's capacity, by which it is known,
+    /// and their number.
     struct Key {
         committed: AtomicU64,
         head: Head<AtomicU64>,
@@ -235,8 +240,8 @@ mod tests {
         }
     }
 
-    /// Readers that run beside `write` see exactly what was committed when they began. A value is ten times its Lsn, and one more for
-    /// each time that the Lsn was put before.
+    /// Readers that run beside `write` see exactly what was committed when they began. A value is
+    /// ten times its Lsn, and one more for each time that the Lsn was put before.
     fn check(write: fn(&Key), committed: fn(u64) -> Vec<(u64, u64)>) {
         let mut model = loom::model::Builder::new();
         model.preemption_bound = Some(3);
@@ -284,7 +289,8 @@ mod tests {
         check(write, |upper| if upper == 1 { vec![(1, 10)] } else { vec![(2, 22), (1, 10)] });
     }
 
-    /// Blocks of older versions grow, shrink and are written again under readers that are on their way into them.
+    /// Blocks of older versions grow, shrink and are written again under readers that are on their
+    /// way into them.
     #[test]
     fn older_versions_taken_back_are_written_again() {
         let write = |key: &Key| {

@@ -1,4 +1,5 @@
-//! The nodes of the index and their sizes. Plain fields are written before a node is published and never again.
+//! The nodes of the index and their sizes. Plain fields are written before a node is published and
+//! never again.
 #![allow(unsafe_code)]
 
 use super::*;
@@ -59,8 +60,8 @@ pub(in super::super) struct Versions {
     older: Option<Run>,
 }
 
-/// One version. Atomic because a taken-back entry's place is written again while a reader may look at its Lsn; no reader that may look at
-/// it (its Lsn was never committed) goes on to the value.
+/// One version. Atomic because a taken-back entry's place is written again while a reader may look
+/// at its Lsn; no reader that may look at it (its Lsn was never committed) goes on to the value.
 #[repr(C)]
 pub(in super::super) struct Entry {
     lsn: AtomicU64,
@@ -161,8 +162,8 @@ impl Object {
     }
 }
 
-/// No random numbers below the engine: the height comes from the object's own bits, other ones than the hash
-/// table's.
+/// No random numbers below the engine: the height comes from the object's own bits, other ones than
+/// the hash table's.
 fn tower_height(object: u128) -> usize {
     1 + (mix(object ^ 0x5851_F42D_4C95_7F2D).leading_zeros() as usize / 2).min(TOWER - 1)
 }
@@ -201,8 +202,8 @@ impl Id<Subtree> {
     /// The leaf that this is.
     ///
     /// # Safety
-    /// - The node was appended as a [`Leaf`]: it is the root of an object at height 0, or a child of
-    ///   a directory at level 1.
+    /// - The node was appended as a [`Leaf`]: it is the root of an object at height 0, or a child
+    ///   of a directory at level 1.
     #[inline]
     pub(super) unsafe fn as_leaf(self) -> Id<Leaf> {
         // SAFETY: the caller's promise.
@@ -333,8 +334,8 @@ impl Versions {
     /// Appends the block that follows a full one, and puts a version into it.
     ///
     /// What is in the full one is copied if the new block is larger, so that a chain of up to 64
-    /// versions is a head and one block: each block costs a reader a cache miss. The former block stays for the
-    /// readers that are in it, a quarter of the new one's bytes.
+    /// versions is a head and one block: each block costs a reader a cache miss. The former block
+    /// stays for the readers that are in it, a quarter of the new one's bytes.
     pub(super) fn append(
         nodes: &mut Appender,
         space: &Space,
