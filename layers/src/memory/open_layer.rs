@@ -66,7 +66,6 @@ impl OpenLayer {
     pub fn new(start: Lsn, pool: &Arc<ChunkPool>) -> OpenLayer {
         let (nodes, values) =
             (Arc::new(Space::new(pool.clone())), Arc::new(Space::new(pool.clone())));
-        debug_assert!(start != Lsn::MAX, "a layer has room for a value");
         let last = start.previous();
         let layer = Arc::new(MemLayer {
             committed: CommittedLsn(AtomicU64::new(last.0)),
