@@ -33,10 +33,10 @@
 //!   log, which only grows.
 //! - A *page* is named by a [`Key`]: an object (128 bits) and a block of it. Its *versions* are
 //!   images and deltas ([`Value`]); what a delta means is known to your [`Redo`] alone.
-//! - A [`WriteLease`] is the exclusive right to append to a timeline. A commit makes a batch visible;
-//!   its [`CommitTicket`] says when it is durable ([`durability`] says against what).
-//! - A [`Reader`] pins the layers that exist and lends them through a [`Guard`]; a [`Snapshot`] does
-//!   so at one Lsn, owned and cloneable, for use across threads and `.await`.
+//! - A [`WriteLease`] is the exclusive right to append to a timeline. A commit makes a batch
+//!   visible; its [`CommitTicket`] says when it is durable ([`durability`] says against what).
+//! - A [`Reader`] pins the layers that exist and lends them through a [`Guard`]; a [`Snapshot`]
+//!   does so at one Lsn, owned and cloneable, for use across threads and `.await`.
 //!
 //! # Which read do I call?
 //!
@@ -67,11 +67,11 @@
 //!
 //! # Threads
 //!
-//! [`Store`], [`Timeline`] and [`Snapshot`] are `Send + Sync`; clone the handles. A [`Reader`] and a
-//! [`Scratch`] belong to one thread or task at a time, a [`WriteLease`] is `Send`. The store has
-//! threads of its own that flush, sync, prepare the log and fetch, unless
-//! [`Options::background`] says that callers do that work ([`Background::Callers`]). After `fork` a
-//! child's copy of a store does nothing.
+//! [`Store`], [`Timeline`] and [`Snapshot`] are `Send + Sync`; clone the handles. A [`Reader`] and
+//! a [`Scratch`] belong to one thread or task at a time, a [`WriteLease`] is `Send`. The store has
+//! threads of its own that flush, sync, prepare the log and fetch, unless [`Options::background`]
+//! says that callers do that work ([`Background::Callers`]). After `fork` a child's copy of a store
+//! does nothing.
 //!
 //! # Features
 //!

@@ -1,4 +1,5 @@
-//! The server's half of the protocol in [`frame`](crate::frame): reads greetings and requests, answers.
+//! The server's half of the protocol in [`frame`](crate::frame): reads greetings and requests,
+//! answers.
 
 use pagestrata::{Key, Lsn};
 
