@@ -154,7 +154,8 @@ struct Follower<'a, 't> {
 /// last report is returned.
 ///
 /// # Errors
-/// [`Error::NoBase`], [`Error::OtherSystem`], [`Error::Live`], and what applying fails with. What is durable stays.
+/// [`Error::NoBase`], [`Error::OtherSystem`], [`Error::Live`], and what applying fails with. What
+/// is durable stays.
 pub fn follow(
     timeline: &Timeline,
     follow: &Follow,

@@ -4,10 +4,11 @@
 //! check: every record is read and taken apart, nothing is written -> apply: the same records, up to the same end
 //! ```
 //!
-//! Reading the log costs little beside storing it, and so damage anywhere in it is found before the store is touched.
+//! Reading the log costs little beside storing it, and so damage anywhere in it is found before the
+//! store is touched.
 //!
-//! **Invariants:** what is visible, and what is flushed, ends at a record's end. A record is applied at most once: those that
-//! end at or before the timeline's last one are passed over.
+//! **Invariants:** what is visible, and what is flushed, ends at a record's end. A record is
+//! applied at most once: those that end at or before the timeline's last one are passed over.
 
 use std::{
     fmt,
@@ -210,7 +211,8 @@ pub fn check(
     Ok(checked)
 }
 
-/// Applies a log that was checked. Nothing is flushed by it that the timeline does not flush of its own accord.
+/// Applies a log that was checked. Nothing is flushed by it that the timeline does not flush of its
+/// own accord.
 ///
 /// # Errors
 /// [`Error::Interrupted`]: what was committed is in the store, and after a reopen what was flushed.

@@ -166,7 +166,8 @@ impl Connection {
         Ok(Some(Slot { restart_lsn, restart_timeline }))
     }
 
-    /// Creates a physical slot that keeps the log from now on, from the last checkpoint's start (CREATE_REPLICATION_SLOT).
+    /// Creates a physical slot that keeps the log from now on, from the last checkpoint's start
+    /// (CREATE_REPLICATION_SLOT).
     ///
     /// # Errors
     /// [`Error::Server`] with code 42710 if there is one of this name.
@@ -189,11 +190,13 @@ impl Connection {
         self.query("dropping a slot", &command).map(|_| ())
     }
 
-    /// Has the server stream its log from `from` on (START_REPLICATION): [`crate::StreamDecoder::stream_from`].
+    /// Has the server stream its log from `from` on (START_REPLICATION):
+    /// [`crate::StreamDecoder::stream_from`].
     ///
     /// # Errors
-    /// [`Error::Server`] if the slot is in use (55006) or the timeline is not the server's; [`Error::TimelineEnded`]. That it
-    /// no longer has the log from there on (58P01), or not yet, is said by the first [`Replication::next_event`].
+    /// [`Error::Server`] if the slot is in use (55006) or the timeline is not the server's;
+    /// [`Error::TimelineEnded`]. That it no longer has the log from there on (58P01), or not yet,
+    /// is said by the first [`Replication::next_event`].
     pub fn start(
         mut self,
         slot: Option<&SlotName>,
