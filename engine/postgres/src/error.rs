@@ -153,7 +153,7 @@ pub enum Error {
         /// Bytes of it.
         len: usize,
     },
-    /// Nobody here knows how to redo a record on a page.
+    /// A record on a page cannot be redone here.
     #[error("{lsn}: redo of {manager} is not known here, and this record changes page {page}")]
     UnknownRedo {
         /// Whose record it is.

@@ -314,7 +314,7 @@ pub fn decode_record(bytes: &[u8], end: Lsn) -> Result<Record<'_>> {
     read_record(bytes, end)
 }
 
-/// As [`decode_record`], of bytes whose checksum somebody else has seen to.
+/// As [`decode_record`], of bytes whose checksum the caller has checked.
 #[inline]
 pub(crate) fn read_record(bytes: &[u8], end: Lsn) -> Result<Record<'_>> {
     check_len(bytes, end)?;

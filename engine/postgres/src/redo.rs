@@ -90,7 +90,7 @@ fn manager_name(manager: ManagerId) -> String {
     manager.to_string()
 }
 
-/// What makes no sense, of a record and a page that whoever asks knows.
+/// What makes no sense. The caller knows the record and the page.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Problem(Box<Wrong>);
 

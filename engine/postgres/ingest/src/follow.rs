@@ -64,7 +64,7 @@ pub struct Follow {
     pub flush_bytes: u64,
     /// How often lag and rate are told.
     pub report_interval: Duration,
-    /// Keep records that nobody here knows how to redo.
+    /// Keep records that cannot be redone here.
     pub allows_unknown_redo: bool,
 }
 

@@ -194,7 +194,7 @@ impl Identity {
         Ok(newest.map(|(_, identity)| identity))
     }
 
-    /// What a timeline holds at an Lsn, for whoever reads its pages there.
+    /// Returns what a timeline holds at an Lsn, for reads of its pages there.
     ///
     /// # Errors
     /// [`Error::NoBase`]; [`Error::NotConsistent`] before the end of a backup; as

@@ -40,7 +40,7 @@ pub struct Log<'a> {
     pub to: Option<Lsn>,
     /// Compare redo with the images that records have for checking.
     pub checks: bool,
-    /// Keep records that nobody here knows how to redo; else they are refused.
+    /// Keep records that cannot be redone here; otherwise they are refused.
     pub allows_unknown_redo: bool,
     /// Where data checksums were switched on or off: the log does not say.
     pub checksums: Option<ChecksumSwitch>,

@@ -125,7 +125,7 @@ pub fn all_forks(
     forks_at(guard, 0..RELATIONS.end, lsn, scratch)
 }
 
-/// The sizes of forks as they are now, for whoever changes them.
+/// Sizes of forks as they are now, read once and then kept.
 #[derive(Debug, Default)]
 pub(crate) struct Sizes {
     known: HashMap<RelFork, Option<u32>>,

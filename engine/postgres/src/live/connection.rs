@@ -181,10 +181,10 @@ impl Connection {
         self.query("creating a slot", &command).map(|_| ())
     }
 
-    /// Drops a slot that nobody uses (DROP_REPLICATION_SLOT).
+    /// Drops a slot that is not in use (DROP_REPLICATION_SLOT).
     ///
     /// # Errors
-    /// [`Error::Server`] if there is none of this name, or somebody uses it.
+    /// [`Error::Server`] if there is none of this name, or it is in use.
     pub fn drop_slot(&mut self, name: &SlotName) -> Result<()> {
         let command = format!("DROP_REPLICATION_SLOT {}", quoted(&name.0));
         self.query("dropping a slot", &command).map(|_| ())
