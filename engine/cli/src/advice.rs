@@ -1,4 +1,5 @@
-//! What to do about an error, in terms of the command's arguments. The libraries say what was found.
+//! What to do about an error, in terms of the command's arguments. The libraries say what was
+//! found.
 
 use std::io;
 
@@ -117,7 +118,8 @@ pub(crate) fn file_advice(error: &LayersError) -> &'static str {
     }
 }
 
-/// Whether a file is missing that the store should have. A missing directory is none: opening a store creates it.
+/// Whether a file is missing that the store should have. A missing directory is none: opening a
+/// store creates it.
 pub(crate) fn is_missing_part(error: &LayersError) -> bool {
     let LayersError::Io { operation, source, .. } = error else { return false };
     source.kind() == io::ErrorKind::NotFound && *operation != "create directory"

@@ -50,12 +50,15 @@ pub(crate) enum Command {
         #[arg(long, value_name = "DIR")]
         store: Option<PathBuf>,
     },
-    /// Import a base backup, of a server that was shut down or of one that runs, as images where the log goes on
+    /// Import a base backup, of a server that was shut down or of one that runs, as images where
+    /// the log goes on
     Import {
         /// Which timeline of which store; both are created if they are missing
         #[command(flatten)]
         target: Target,
-        /// The data directory of a server that was shut down; a base backup of one that runs: a directory with its backup_label, or what pg_basebackup -Ft makes: a tar, a directory with base.tar, or - for a tar on standard input. Unpack what is compressed
+        /// The data directory of a server that was shut down; a base backup of one that runs: a
+        /// directory with its backup_label, or what pg_basebackup -Ft makes: a tar, a directory
+        /// with base.tar, or - for a tar on standard input. Unpack what is compressed
         #[arg(long, value_name = "PATH")]
         base: PathBuf,
     },
@@ -119,7 +122,8 @@ pub(crate) enum Command {
         /// A directory that is not there yet, or empty
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
-        /// Refuse to write files of more bytes than this, pages of zeros included [default: 8 times the stored pages, at least 1 GiB]
+        /// Refuse to write files of more bytes than this, pages of zeros included [default: 8 times
+        /// the stored pages, at least 1 GiB]
         #[arg(long, value_name = "BYTES")]
         max_bytes: Option<u64>,
         /// Write zeros for a page that cannot be redone, list it and go on; the exit code is 6
@@ -140,7 +144,8 @@ pub(crate) enum Command {
         /// Compare also if the server runs or has crashed: its files are then those of no one Lsn
         #[arg(long)]
         running: bool,
-        /// Pass over a page that cannot be redone, and list it; the exit code is 6 unless something differs
+        /// Pass over a page that cannot be redone, and list it; the exit code is 6 unless something
+        /// differs
         #[arg(long)]
         skip_unknown: bool,
     },
@@ -169,16 +174,19 @@ pub(crate) struct IngestArgs {
     /// The directory of WAL segments
     #[arg(long, value_name = "DIR")]
     pub(crate) wal: PathBuf,
-    /// Where to start reading: a record at or before the timeline's last one [default: its last one]
+    /// Where to start reading: a record at or before the timeline's last one [default: its last
+    /// one]
     #[arg(long, value_name = "LSN", value_parser = parse_lsn)]
     pub(crate) from: Option<Lsn>,
     /// Stop behind the last record that ends at or before this
     #[arg(long, value_name = "LSN", value_parser = parse_lsn)]
     pub(crate) to: Option<Lsn>,
-    /// Compare redo with each image that a record has for that (wal_consistency_checking), and stop at the first difference
+    /// Compare redo with each image that a record has for that (wal_consistency_checking), and stop
+    /// at the first difference
     #[arg(long)]
     pub(crate) check: bool,
-    /// Keep records of access methods that cannot be redone here, instead of refusing them; get fails on their pages
+    /// Keep records of access methods that cannot be redone here, instead of refusing them; get
+    /// fails on their pages
     #[arg(long)]
     pub(crate) allow_unknown_redo: bool,
     /// pg_checksums switched data checksums on while the server was shut down: the end of the
@@ -189,7 +197,8 @@ pub(crate) struct IngestArgs {
     /// The same, if it switched them off
     #[arg(long, value_name = "LSN", value_parser = parse_lsn, conflicts_with = "checksums_on")]
     pub(crate) checksums_off: Option<Lsn>,
-    /// Where reading a page would take more deltas than this, make the page when they are flushed; 0: never
+    /// Where reading a page would take more deltas than this, make the page when they are flushed;
+    /// 0: never
     #[arg(long, value_name = "N", default_value_t = DELTAS_PER_PAGE_MAX)]
     pub(crate) deltas_per_page_max: u32,
 }
@@ -209,7 +218,8 @@ pub(crate) struct FollowArgs {
     /// Which timeline of which store
     #[command(flatten)]
     pub(crate) target: Target,
-    /// The server: key=value pairs, as libpq has them (host, port, user, password, application_name); a password also from PGPASSWORD
+    /// The server: key=value pairs, as libpq has them (host, port, user, password,
+    /// application_name); a password also from PGPASSWORD
     #[arg(long, value_name = "CONNINFO")]
     pub(crate) conninfo: ConnectionInfo,
     /// The physical replication slot that makes the server keep its log for this
@@ -233,7 +243,8 @@ pub(crate) struct FollowArgs {
     /// Keep records of access methods that cannot be redone here, instead of refusing them
     #[arg(long)]
     pub(crate) allow_unknown_redo: bool,
-    /// Where reading a page would take more deltas than this, make the page when they are flushed; 0: never
+    /// Where reading a page would take more deltas than this, make the page when they are flushed;
+    /// 0: never
     #[arg(long, value_name = "N", default_value_t = DELTAS_PER_PAGE_MAX)]
     pub(crate) deltas_per_page_max: u32,
 }

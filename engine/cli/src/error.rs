@@ -27,7 +27,8 @@ pub(crate) enum ExitStatus {
     NeedsRedo = 4,
     /// 5: the log ends in a torn record; everything before it was ingested.
     Torn = 5,
-    /// 6: pages that cannot be redone were skipped, as `--skip-unknown` allows; everything else is done.
+    /// 6: pages that cannot be redone were skipped, as `--skip-unknown` allows; everything else is
+    /// done.
     Skipped = 6,
 }
 

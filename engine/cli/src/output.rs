@@ -82,7 +82,7 @@ impl<W: Write> Output<W> {
     }
 }
 
-/// Writes a line to stderr, made [`printable`]. When stderr is closed there is nobody left to tell.
+/// Writes a line to stderr, made [`printable`]. A closed stderr is no error.
 pub(crate) fn tell(text: impl Display) {
     let _ = writeln!(io::stderr(), "pagestrata: {}", printable(&text.to_string()));
 }

@@ -72,7 +72,8 @@ pub(crate) fn verify<W: Write>(what: &Verified, output: &mut Output<W>) -> Resul
     failure(damaged, read.layer_files).map_or(Ok(()), Err)
 }
 
-/// Damage, if there is any; else what kept a file from being read, which has an exit code of its own.
+/// Damage, if there is any; else what kept a file from being read, which has an exit code of its
+/// own.
 fn failure(damaged: Vec<DamagedFile>, files: u64) -> Option<Error> {
     let is_damage = |file: &&DamagedFile| matches!(file.error, LayersError::Corrupt(_));
     match damaged.iter().find(is_damage) {

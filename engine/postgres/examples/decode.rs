@@ -1,4 +1,5 @@
-//! Reads a directory of WAL segments several times and says how fast: `decode <wal directory> <start Lsn> [rounds]`.
+//! Reads a directory of WAL segments several times and says how fast: `decode <wal directory>
+//! <start Lsn> [rounds]`.
 #![allow(clippy::print_stdout)]
 
 use std::{path::Path, sync::Arc, time::Instant};
@@ -13,7 +14,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let rounds: usize = rest.first().map_or(Ok(5), |rounds| rounds.parse())?;
     let storage: SharedStorage = Arc::new(RealStorage);
-    // The search behind the end is left out of the rounds: it is done once, however long the log is.
+    // The search behind the end is left out of the rounds: it is done once, however long the log
+    // is.
     let start = start.parse()?;
     let mut whole = WalReader::open(Arc::clone(&storage), Path::new(dir), start, None, None)?;
     while whole.next_record()?.is_some() {}

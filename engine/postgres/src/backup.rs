@@ -1,4 +1,5 @@
-//! [`BaseBackup`]: the pages of a data directory that nobody is writing to, or of a copy that was made while somebody was.
+//! [`BaseBackup`]: the pages of a data directory that nobody is writing to, or of a copy that was
+//! made while somebody was.
 //!
 //! | file | what |
 //! |---|---|
@@ -7,7 +8,8 @@
 //! | `catalog.rs` | which files the catalog of a database can name |
 //! | `label.rs` | where a copy of a running server's files starts and ends in the log |
 //!
-//! **Invariant:** pages come in ascending order of their keys, each once; a page of zeros is a page.
+//! **Invariant:** pages come in ascending order of their keys, each once; a page of zeros is a
+//! page.
 
 mod archive;
 mod catalog;
@@ -65,14 +67,15 @@ impl BaseBackup {
     /// Lists the relation files in `dir`, and reads its control file and its label, if it has one.
     ///
     /// # Errors
-    /// A directory of another version, a damaged control file or label, a tablespace that is not there, a file that ends within a
-    /// page; without a label, a missing segment.
+    /// A directory of another version, a damaged control file or label, a tablespace that is not
+    /// there, a file that ends within a page; without a label, a missing segment.
     pub fn open(storage: SharedStorage, dir: &Path) -> Result<BaseBackup> {
         let parts = files::in_directory(&storage, dir)?;
         BaseBackup::of_parts(storage, dir, parts)
     }
 
-    /// As [`BaseBackup::open`], of the tar archive `base` and those of its tablespaces, `<oid>.tar`, beside it.
+    /// As [`BaseBackup::open`], of the tar archive `base` and those of its tablespaces,
+    /// `<oid>.tar`, beside it.
     ///
     /// # Errors
     /// And an archive that is damaged or ends too early, and [`crate::Error::ArchiveEntry`].
@@ -117,7 +120,8 @@ impl BaseBackup {
         Ok(BaseBackup { storage, control, label, files })
     }
 
-    /// What its control file says: without a label, the pages are those of its checkpoint if the server was shut down.
+    /// What its control file says: without a label, the pages are those of its checkpoint if the
+    /// server was shut down.
     #[must_use]
     pub fn control(&self) -> &ControlFile {
         &self.control
@@ -262,8 +266,8 @@ fn follows(before: Option<&RelationFile>, file: &RelationFile) -> bool {
     }
 }
 
-/// A fork may grow and be cut while its files are copied. Then it is what its files are up to the first that is not full,
-/// as for PostgreSQL; the log has what is behind.
+/// A fork may grow and be cut while its files are copied. Then it is what its files are up to the
+/// first that is not full, as for PostgreSQL; the log has what is behind.
 fn keep_active(files: &mut Vec<RelationFile>) {
     let mut before: Option<RelationFile> = None;
     files.retain(|file| {
@@ -275,8 +279,8 @@ fn keep_active(files: &mut Vec<RelationFile>) {
     });
 }
 
-/// Segments of a fork follow each other from 0, and only the last one that has blocks is not full (truncation leaves empty
-/// ones behind).
+/// Segments of a fork follow each other from 0, and only the last one that has blocks is not full
+/// (truncation leaves empty ones behind).
 fn check_segments(files: &[RelationFile]) -> Result<()> {
     for fork in files.chunk_by(|a, b| a.rel == b.rel) {
         for (index, file) in fork.iter().enumerate() {

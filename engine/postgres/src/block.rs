@@ -10,9 +10,10 @@
 //! | 12 | unless same relation: tablespace, database, relation |
 //! | 4 | block |
 //!
-//! A record is read twice: [`crate::record`] checks every header once, in order; [`Blocks`] reads the same
-//! headers again with the payload beside them, so that no list of blocks has to be kept. Both call [`BlockHeader::read`]. Whoever
-//! wants the reference of one page has it from the first time on.
+//! A record is read twice: [`crate::record`] checks every header once, in order; [`Blocks`] reads
+//! the same headers again with the payload beside them, so that no list of blocks has to be kept.
+//! Both call [`BlockHeader::read`]. Whoever wants the reference of one page has it from the first
+//! time on.
 
 use pagestrata_layers::{Key, Lsn};
 
@@ -54,7 +55,8 @@ pub struct BlockRef<'a> {
     pub rel: RelFork,
     /// Which block of it.
     pub block: u32,
-    /// 0x10 image, 0x20 data, 0x40 will_init, 0x80 same relation as the reference before; the fork's bits are zero.
+    /// 0x10 image, 0x20 data, 0x40 will_init, 0x80 same relation as the reference before; the
+    /// fork's bits are zero.
     pub flags: u8,
     /// What the record carries for redo on this page.
     pub data: &'a [u8],
@@ -217,7 +219,8 @@ impl BlockHeader {
         self.block == page.block && self.rel == page.rel
     }
 
-    /// The reference, with what it has of the payload, which starts with it; none if that ends too early.
+    /// The reference, with what it has of the payload, which starts with it; none if that ends too
+    /// early.
     #[inline]
     pub(crate) fn with_payload<'a>(
         &self,

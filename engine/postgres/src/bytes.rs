@@ -1,6 +1,7 @@
-//! Little-endian numbers out of byte slices whose length nobody has checked yet.
+//! Little-endian numbers out of byte slices of unchecked length.
 
-/// Takes numbers and slices off the front of some bytes; `None` when they run out, and then nothing is taken.
+/// Takes numbers and slices off the front of some bytes; `None` when they run out, and then nothing
+/// is taken.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cursor<'a>(pub(crate) &'a [u8]);
 

@@ -1,4 +1,5 @@
-//! A page's checksum, as PostgreSQL writes it to disk (`storage/checksum_impl.h`): 32 FNV-1a sums side by side, folded, with the block's number.
+//! A page's checksum, as PostgreSQL writes it to disk (`storage/checksum_impl.h`): 32 FNV-1a sums
+//! side by side, folded, with the block's number.
 
 use crate::{PAGE_SIZE, Page};
 

@@ -103,7 +103,8 @@ pub struct ControlFile {
     pub catalog_version: u32,
     /// What the server was doing when it wrote the file.
     pub state: ClusterState,
-    /// The server was shut down: the files are those of the checkpoint, and nothing has to be redone.
+    /// The server was shut down: the files are those of the checkpoint, and nothing has to be
+    /// redone.
     pub shut_down: bool,
     /// Where the last checkpoint record starts: the log is read from here.
     pub checkpoint: Lsn,

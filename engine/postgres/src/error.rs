@@ -12,15 +12,17 @@ use crate::{ManagerId, RelPage};
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What went wrong; its variants say what a caller can do about it. Nothing was yielded for what the error is about.
+/// What went wrong; its variants say what a caller can do about it. Nothing was yielded for what
+/// the error is about.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file cannot be read, or a base backup's file is not what PostgreSQL writes; it says which and where.
+    /// A file cannot be read, or a base backup's file is not what PostgreSQL writes; it says which
+    /// and where.
     #[error(transparent)]
     Storage(#[from] pagestrata_layers::Error),
-    /// The log is damaged at a place behind which it goes on, or a record with a good checksum makes no sense. Only
-    /// another copy of the segment helps.
+    /// The log is damaged at a place behind which it goes on, or a record with a good checksum
+    /// makes no sense. Only another copy of the segment helps.
     #[error(transparent)]
     Corrupt(Box<LogCorruption>),
     /// A segment is missing between others. Supply it.
@@ -87,7 +89,8 @@ pub enum Error {
         /// The system identifier in the file.
         found: u64,
     },
-    /// A segment or page of another timeline: the log branched here, and this reader follows one timeline.
+    /// A segment or page of another timeline: the log branched here, and this reader follows one
+    /// timeline.
     #[error("{}: page {lsn} is of timeline {found}, expected {expected}", .segment.display())]
     OtherTimeline {
         /// The file.
@@ -129,7 +132,8 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
-    /// The log ends before the Lsn up to which it was to be read. Everything before `end` was yielded.
+    /// The log ends before the Lsn up to which it was to be read. Everything before `end` was
+    /// yielded.
     #[error("{}: the log ends at {end}, before {to}, up to which it was to be read", .dir.display())]
     EndsBefore {
         /// The directory.
@@ -149,7 +153,7 @@ pub enum Error {
         /// Bytes of it.
         len: usize,
     },
-    /// Nobody here knows how to redo a record on a page.
+    /// A record on a page cannot be redone here.
     #[error("{lsn}: redo of {manager} is not known here, and this record changes page {page}")]
     UnknownRedo {
         /// Whose record it is.

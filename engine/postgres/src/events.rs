@@ -8,8 +8,8 @@
 //! | Database CREATE_FILE_COPY | database, tablespace, source database, source tablespace |
 //! | Database DROP | database, count, tablespaces |
 //!
-//! The free space map is not logged, so its blocks are left alone when a relation is cut; they are of no use without the
-//! blocks that they describe, and PostgreSQL repairs them.
+//! The free space map is not logged, so its blocks are left alone when a relation is cut; they are
+//! of no use without the blocks that they describe, and PostgreSQL repairs them.
 
 use crate::{
     Error,
@@ -50,7 +50,8 @@ pub enum RelationEvent {
         /// Which fork.
         rel: RelFork,
     },
-    /// A database's files in a tablespace were copied to another's, as they were in the source at this Lsn.
+    /// A database's files in a tablespace were copied to another's, as they were in the source at
+    /// this Lsn.
     DatabaseCopied {
         /// The new database.
         database: u32,
@@ -75,8 +76,8 @@ pub(crate) fn is_truncate(record: &Record<'_>) -> bool {
     record.manager() == ManagerId::STORAGE && record.info() & 0xF0 == 0x20
 }
 
-/// Gives `sink` what `record` does to blocks as a whole. It is at [`Record::end`]; none of these records has block
-/// references.
+/// Gives `sink` what `record` does to blocks as a whole. It is at [`Record::end`]; none of these
+/// records has block references.
 ///
 /// # Errors
 /// [`Error::Corrupt`] if its main data is too short for what it announces, or what `sink` returned.

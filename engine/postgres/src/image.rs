@@ -1,7 +1,8 @@
-//! From an image in a record to the page as redo leaves it: inflate, put the hole back, stamp the Lsn.
+//! From an image in a record to the page as redo leaves it: inflate, put the hole back, stamp the
+//! Lsn.
 //!
-//! **Invariants:** a page is 8192 bytes; a failed restore is an error with the record's Lsn, and the page's bytes are then
-//! unspecified. The one file that names lz4 and zstd.
+//! **Invariants:** a page is 8192 bytes; a failed restore is an error with the record's Lsn, and
+//! the page's bytes are then unspecified. The one file that names lz4 and zstd.
 
 use pagestrata_layers::Lsn;
 
@@ -41,7 +42,8 @@ impl ImageDecoder {
         ImageDecoder::default()
     }
 
-    /// Writes the page of `image` to all of `page`: inflated, with zeros for the hole, its Lsn not yet stamped.
+    /// Writes the page of `image` to all of `page`: inflated, with zeros for the hole, its Lsn not
+    /// yet stamped.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if the image is not that of a page.
@@ -112,8 +114,8 @@ pub fn restore_image(image: &BlockImage<'_>, page: &mut Page) -> Result<()> {
     ImageDecoder::new().restore(image, page)
 }
 
-/// Writes a record's end into a page that it changed, as the upper and then the lower 32 bits; a page that
-/// was never initialised is left alone.
+/// Writes a record's end into a page that it changed, as the upper and then the lower 32 bits; a
+/// page that was never initialised is left alone.
 pub fn stamp_lsn(page: &mut Page, end: Lsn) {
     if u16_at(page, PD_UPPER) != Some(0) {
         page[..4].copy_from_slice(&((end.0 >> 32) as u32).to_le_bytes());

@@ -8,17 +8,17 @@
 //! image, deltas -> PageRedo -> the page as PostgreSQL's recovery leaves it
 //! ```
 //!
-//! Nothing here knows the engine: keys, Lsns, values, redo and the storage trait come from the ground floor, and the caller puts
-//! what is yielded wherever it wants. A delta is the whole record: [`PageRedo`] applies it, and [`decode_record`] reads it
-//! again for whoever wants to look.
+//! Nothing here knows the engine: keys, Lsns, values, redo and the storage trait come from the
+//! ground floor, and the caller puts what is yielded wherever it wants. A delta is the whole
+//! record: [`PageRedo`] applies it, and [`decode_record`] reads it again for whoever wants to look.
 //!
-//! **Invariants:** no byte of input can cause a panic, and no length is used before it is checked. What is not
-//! understood is an error that says where; the log is never silently shorter than what lies in the directory
-//! ([`WalEnd`] against [`Error`]).
+//! **Invariants:** no byte of input can cause a panic, and no length is used before it is checked.
+//! What is not understood is an error that says where; the log is never silently shorter than what
+//! lies in the directory ([`WalEnd`] against [`Error`]).
 //!
-//! A record names pages by block references; [`PageVersions`] turns these into values. Redo also changes pages that no
-//! block reference names: visibility map bits ([`visibility_map`]), whole ranges of blocks ([`relation_events`]), and the free
-//! space map, which is not logged at all.
+//! A record names pages by block references; [`PageVersions`] turns these into values. Redo also
+//! changes pages that no block reference names: visibility map bits ([`visibility_map`]), whole
+//! ranges of blocks ([`relation_events`]), and the free space map, which is not logged at all.
 #![deny(unsafe_code)]
 
 mod backup;

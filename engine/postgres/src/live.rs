@@ -1,12 +1,13 @@
-//! The log of a running server: PostgreSQL's streaming replication protocol, the physical kind, from the standby's side.
+//! The log of a running server: PostgreSQL's streaming replication protocol, the physical kind,
+//! from the standby's side.
 //!
 //! ```text
 //! ConnectionInfo -> Connection (log in, identify, slots) -> Replication (pieces of the log in, status out) -> StreamDecoder
 //! ```
 //!
-//! As PostgreSQL's manual has it in "Streaming Replication Protocol", "Message Formats" and "SASL Authentication". Calls block,
-//! each for a bounded time; an [`Interrupt`] ends them early. There is no runtime here, and no
-//! thread but a short-lived one that connects.
+//! As PostgreSQL's manual has it in "Streaming Replication Protocol", "Message Formats" and "SASL
+//! Authentication". Calls block, each for a bounded time; an [`Interrupt`] ends them early. There
+//! is no runtime here, and no thread but a short-lived one that connects.
 //!
 //! ```no_run
 //! # use std::time::Duration;
@@ -34,8 +35,9 @@
 //! # }
 //! ```
 //!
-//! **Invariants:** no byte of a server's can cause a panic; a message's length is checked before memory is taken for it, and
-//! what fits no rule of the protocol is an error that names the message. A password is in no error and no debug output.
+//! **Invariants:** no byte of a server's can cause a panic; a message's length is checked before
+//! memory is taken for it, and what fits no rule of the protocol is an error that names the
+//! message. A password is in no error and no debug output.
 
 mod connection;
 mod error;

@@ -8,8 +8,9 @@
 //! | 16 | how much of the record that started before is still to come, in bytes; 4 bytes of padding |
 //! | 24, 32, 36 | first page of a segment only: system identifier, segment size, page size |
 //!
-//! Segments are recycled under new names before they are overwritten, so a page with another address is not damage by
-//! itself: [`PageState`] says what is there, and the reader what that means.
+//! Segments are recycled under new names before they are overwritten, so a page with another
+//! address is not damage by itself: [`PageState`] says what is there, and the reader what that
+//! means.
 
 use std::{fmt, path::Path};
 

@@ -1,12 +1,14 @@
 //! PostgreSQL's own compression, the reading half.
 //!
-//! A control byte, then 8 items, its lowest bit first. Bit 0: a literal byte. Bit 1: a match of two bytes, `LLLL` in the
-//! low and `OOOO` in the high half of the first; its length is `LLLL + 3`, and if that is 18 a third byte is
-//! added to it; its offset back is `OOOO` as bits 8..12 over the second byte. A match may overlap what it writes.
+//! A control byte, then 8 items, its lowest bit first. Bit 0: a literal byte. Bit 1: a match of two
+//! bytes, `LLLL` in the low and `OOOO` in the high half of the first; its length is `LLLL + 3`, and
+//! if that is 18 a third byte is added to it; its offset back is `OOOO` as bits 8..12 over the
+//! second byte. A match may overlap what it writes.
 //!
 //! **Invariant:** exactly all of the input makes exactly all of the output, or it is refused.
 
-/// Decompresses `source` into all of `target`; `None` if it is not the compression of that many bytes.
+/// Decompresses `source` into all of `target`; `None` if it is not the compression of that many
+/// bytes.
 ///
 /// The last match may be longer than what is left to fill: PostgreSQL cuts it, and so does this.
 #[must_use]

@@ -4,12 +4,12 @@
 //! Segments (pages) -> Assembly -> a record, lent
 //! ```
 //!
-//! **Invariants:** a record within a page is lent from the window without a copy. A steady read allocates nothing per
-//! record.
+//! **Invariants:** a record within a page is lent from the window without a copy. A steady read
+//! allocates nothing per record.
 //!
-//! What stops a reader is decided in one place, [`WalReader::finish`]: [`WalEnd`] if nothing is written behind it, an
-//! error if something is ([`crate::survey`]). What looks like damage is read once more before, from
-//! the file: a server may have written it meanwhile.
+//! What stops a reader is decided in one place, [`WalReader::finish`]: [`WalEnd`] if nothing is
+//! written behind it, an error if something is ([`crate::survey`]). What looks like damage is read
+//! once more before, from the file: a server may have written it meanwhile.
 
 use std::path::Path;
 
@@ -42,12 +42,14 @@ pub struct WalReader {
 const LOOKS_MAX: u32 = 16;
 
 impl WalReader {
-    /// Opens the log in `dir` at the record that starts at `from` (or at the end of the one before it), to read the records
-    /// that end at or before `to`, or all. Every segment must be of the cluster `expect_system_id`, or else
-    /// of that of the segment that `from` is in. The timeline is that of this segment.
+    /// Opens the log in `dir` at the record that starts at `from` (or at the end of the one before
+    /// it), to read the records that end at or before `to`, or all. Every segment must be of the
+    /// cluster `expect_system_id`, or else of that of the segment that `from` is in. The timeline
+    /// is that of this segment.
     ///
     /// # Errors
-    /// [`Error::Start`] if no record starts at `from` or it is not in the log that is here; what is wrong with its segment.
+    /// [`Error::Start`] if no record starts at `from` or it is not in the log that is here; what is
+    /// wrong with its segment.
     pub fn open(
         storage: SharedStorage,
         dir: &Path,
@@ -71,8 +73,8 @@ impl WalReader {
     /// The next record; `None` once the log has ended, and [`WalReader::end`] says how.
     ///
     /// # Errors
-    /// Damage, a missing or a foreign segment, or an end before the Lsn that was to be reached. The reader stays where it is:
-    /// asked again, it tries again.
+    /// Damage, a missing or a foreign segment, or an end before the Lsn that was to be reached. The
+    /// reader stays where it is: asked again, it tries again.
     #[inline]
     pub fn next_record(&mut self) -> Result<Option<Record<'_>>> {
         let Some(found) = self.advance()? else { return Ok(None) };

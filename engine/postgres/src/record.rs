@@ -10,7 +10,8 @@
 //! | 24.. | headers: block references ([`crate::block`]), origin, top-level transaction, length of the main data |
 //! | behind | payload: each block's image and data, the main data last |
 //!
-//! **Invariants:** a `Record` exists only if its headers and payload fill it exactly; it borrows its bytes and owns nothing.
+//! **Invariants:** a `Record` exists only if its headers and payload fill it exactly; it borrows
+//! its bytes and owns nothing.
 
 use std::fmt;
 
@@ -135,7 +136,8 @@ impl<'a> Record<'a> {
         Record { lsn, end, raw, layout }
     }
 
-    /// Where it starts; [`Lsn::INVALID`] for one that was decoded on its own, whose bytes do not say.
+    /// Where it starts; [`Lsn::INVALID`] for one that was decoded on its own, whose bytes do not
+    /// say.
     #[must_use]
     pub fn lsn(&self) -> Lsn {
         self.lsn
@@ -230,13 +232,15 @@ pub(crate) fn checksum(raw: &[u8]) -> u32 {
 }
 
 impl Layout {
-    /// Reads and checks all headers of a record that has its length in bytes and at least a fixed header.
+    /// Reads and checks all headers of a record that has its length in bytes and at least a fixed
+    /// header.
     #[inline]
     pub(crate) fn read(raw: &[u8], lsn: Lsn) -> std::result::Result<Layout, Box<LogCorruption>> {
         Layout::read_with(raw, lsn, |_, _, _| ())
     }
 
-    /// As [`Layout::read`]; `visit` has each block's id and header, and where in the payload its own begins.
+    /// As [`Layout::read`]; `visit` has each block's id and header, and where in the payload its
+    /// own begins.
     #[inline(always)]
     fn read_with(
         raw: &[u8],
@@ -290,7 +294,8 @@ impl Layout {
     }
 }
 
-/// Reads a record on its own, such as the bytes of a delta. `end` is the Lsn of the version: where the record ends.
+/// Reads a record on its own, such as the bytes of a delta. `end` is the Lsn of the version: where
+/// the record ends.
 ///
 /// # Errors
 /// [`Error::Corrupt`] for anything but one whole record with a right checksum.
@@ -309,7 +314,7 @@ pub fn decode_record(bytes: &[u8], end: Lsn) -> Result<Record<'_>> {
     read_record(bytes, end)
 }
 
-/// As [`decode_record`], of bytes whose checksum somebody else has seen to.
+/// As [`decode_record`], of bytes whose checksum the caller has checked.
 #[inline]
 pub(crate) fn read_record(bytes: &[u8], end: Lsn) -> Result<Record<'_>> {
     check_len(bytes, end)?;

@@ -4,12 +4,13 @@
 //! LogPages -> where the next record starts -> its bytes, gathered over pages -> checked -> Found
 //! ```
 //!
-//! The pages of a directory are all there or never will be; those of a stream arrive piece by piece. So a step that runs out
-//! of bytes says so ([`Fault::is_short`]) and keeps what it has gathered: the next one goes on at the page where it stopped.
+//! The pages of a directory are all there or never will be; those of a stream arrive piece by
+//! piece. So a step that runs out of bytes says so ([`Fault::is_short`]) and keeps what it has
+//! gathered: the next one goes on at the page where it stopped.
 //!
-//! **Invariants:** a record within a page stays where it is; one over several pages is gathered in a buffer that is used
-//! again. A record is found only after its link to the record before, its checksum and all of its headers were checked.
-//! Nothing moves on before [`Assembly::accept`].
+//! **Invariants:** a record within a page stays where it is; one over several pages is gathered in
+//! a buffer that is used again. A record is found only after its link to the record before, its
+//! checksum and all of its headers were checked. Nothing moves on before [`Assembly::accept`].
 
 use std::path::PathBuf;
 
@@ -69,7 +70,8 @@ pub(crate) struct Fault {
 pub(crate) enum Step {
     Found(Found),
     Fault(Fault),
-    /// A record stops at a page's edge, and what is there now has replaced its rest: the next step looks there.
+    /// A record stops at a page's edge, and what is there now has replaced its rest: the next step
+    /// looks there.
     GivenUp,
 }
 
@@ -106,8 +108,8 @@ pub(crate) struct Assembly {
     partial: Option<Partial>,
     /// The end of the last record.
     position: u64,
-    /// Where to look: the next record starts here, or behind the header of the page that does. Behind `position` only
-    /// when a record was given up.
+    /// Where to look: the next record starts here, or behind the header of the page that does.
+    /// Behind `position` only when a record was given up.
     at: u64,
     /// The start of the last record; none before the first.
     last: Option<Lsn>,
@@ -169,7 +171,8 @@ impl Assembly {
     /// Looks for the next record.
     ///
     /// # Errors
-    /// Damage that no end of a log explains. What was gathered is forgotten, and the next step looks at the start again.
+    /// Damage that no end of a log explains. What was gathered is forgotten, and the next step
+    /// looks at the start again.
     #[inline]
     pub(crate) fn step<P: LogPages>(&mut self, pages: &mut P) -> Result<Step> {
         let (start, gathered) = match self.partial.take() {

@@ -1,4 +1,5 @@
-//! Redo: what a record makes of a page, as PostgreSQL's recovery does it, in this process and without one of PostgreSQL's.
+//! Redo: what a record makes of a page, as PostgreSQL's recovery does it, in this process and
+//! without one of PostgreSQL's.
 //!
 //! ```text
 //! base image, or a page of zeros -> for each record
@@ -21,11 +22,13 @@
 //! | `mask.rs` | what need not be equal | `access/common/bufmask.c` |
 //! | `page.rs` | line pointers, items, flags | `storage/page/bufpage.c` |
 //!
-//! A page is changed by records whose end is above its `pd_lsn`, as there; images are restored and visibility map bits are cleared in any case.
+//! A page is changed by records whose end is above its `pd_lsn`, as there; images are restored and
+//! visibility map bits are cleared in any case.
 //!
-//! **Invariants:** a function of settings, page and record alone: no clock, no file, no other page, and no allocation but where an image in a
-//! record is inflated. No bytes of page or record can cause a panic or a write outside the page. What makes no
-//! sense is a [`RedoError`], and the page's bytes are then unspecified.
+//! **Invariants:** a function of settings, page and record alone: no clock, no file, no other page,
+//! and no allocation but where an image in a record is inflated. No bytes of page or record can
+//! cause a panic or a write outside the page. What makes no sense is a [`RedoError`], and the
+//! page's bytes are then unspecified.
 
 mod brin;
 mod btree;
@@ -55,8 +58,8 @@ use page::{Checked, PageMut};
 /// What redo depends on beside page and record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RedoSettings {
-    /// Whether hint bits are logged: the cluster has data checksums, or `wal_log_hints` is on. Then a heap page that becomes all visible is
-    /// stamped (`XLogHintBitIsNeeded`).
+    /// Whether hint bits are logged: the cluster has data checksums, or `wal_log_hints` is on. Then
+    /// a heap page that becomes all visible is stamped (`XLogHintBitIsNeeded`).
     pub logs_hints: bool,
 }
 
@@ -87,7 +90,7 @@ fn manager_name(manager: ManagerId) -> String {
     manager.to_string()
 }
 
-/// What makes no sense, of a record and a page that whoever asks knows.
+/// What makes no sense. The caller knows the record and the page.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Problem(Box<Wrong>);
 
@@ -171,7 +174,8 @@ fn redo_of(manager: ManagerId) -> Option<RedoFn> {
     })
 }
 
-/// `xlog_redo`: a reference of a hint that needed no image changes nothing; one of a full-page image has to have it.
+/// `xlog_redo`: a reference of a hint that needed no image changes nothing; one of a full-page
+/// image has to have it.
 fn image_only(change: &mut Change<'_, '_>) -> Checked<()> {
     match change.record.info() & 0xF0 {
         0xA0 => Ok(()),
@@ -179,7 +183,8 @@ fn image_only(change: &mut Change<'_, '_>) -> Checked<()> {
     }
 }
 
-/// Whether a record also makes its own change of a page that it has restored from its image, because the image is from before that.
+/// Whether a record also makes its own change of a page that it has restored from its image,
+/// because the image is from before that.
 pub(crate) fn changes_restored(record: &Record<'_>, block: &BlockRef<'_>) -> bool {
     match record.manager() {
         ManagerId::GIST => gist::is_left_child(record.info() & 0xF0, block.id),
@@ -187,8 +192,8 @@ pub(crate) fn changes_restored(record: &Record<'_>, block: &BlockRef<'_>) -> boo
     }
 }
 
-/// Makes a record's change of one page. No two references of a record name one page (`XLogRegisterBuffer`); of a damaged one that has
-/// such, the first counts.
+/// Makes a record's change of one page. No two references of a record name one page
+/// (`XLogRegisterBuffer`); of a damaged one that has such, the first counts.
 ///
 /// # Errors
 /// [`RedoError`]
@@ -226,7 +231,8 @@ fn redo_block(
     let mut page = PageMut(page);
     let end = record.end();
     let image = block.applied_image();
-    // An image is put in place whatever is there: of a backup that is a page that was written while it was copied.
+    // An image is put in place whatever is there: of a backup that is a page that was written while
+    // it was copied.
     if image.is_none() && !block.will_init() && page.lsn() >= end {
         return Ok(());
     }

@@ -7,8 +7,8 @@
 //! | 8..40 | relation (its file number) |
 //! | 0..8 | fork |
 //!
-//! **Invariant:** lossless, and object order is (tablespace, database, relation, fork) order: pages of a fork are adjacent, forks of a
-//! relation are, and so on.
+//! **Invariant:** lossless, and object order is (tablespace, database, relation, fork) order: pages
+//! of a fork are adjacent, forks of a relation are, and so on.
 
 use std::{fmt, str::FromStr};
 

@@ -1,10 +1,11 @@
-//! The segment files of a directory, as pages: names, sizes, and a window of bytes that moves along.
+//! The segment files of a directory, as pages: names, sizes, and a window of bytes that moves
+//! along.
 //!
-//! A segment's name is 24 hexadecimal digits: timeline, and the segment's number as a pair whose second half counts to 4 GiB.
-//! Other names are none of ours and are passed over.
+//! A segment's name is 24 hexadecimal digits: timeline, and the segment's number as a pair whose
+//! second half counts to 4 GiB. Other names are none of ours and are passed over.
 //!
-//! **Invariants:** memory is one window, whatever the size of a segment; a window never crosses a segment, and a page never
-//! crosses a window. Every byte comes through the storage trait.
+//! **Invariants:** memory is one window, whatever the size of a segment; a window never crosses a
+//! segment, and a page never crosses a window. Every byte comes through the storage trait.
 
 use std::path::{Path, PathBuf};
 
@@ -177,7 +178,8 @@ impl Segments {
         let per_upper = (1 << 32) / size;
         let mut ids = Vec::new();
         for SegmentName { timeline, upper, lower } in names(&self.storage, &self.dir)? {
-            // The last 4 GiB of the 64-bit space are refused with it, so that positions can be added to.
+            // The last 4 GiB of the 64-bit space are refused with it, so that positions can be
+            // added to.
             if u64::from(lower) >= per_upper || upper == u32::MAX {
                 let segment = self.dir.join(format!("{timeline:08X}{upper:08X}{lower:08X}"));
                 return Err(Error::SegmentName { segment, segment_size: size });

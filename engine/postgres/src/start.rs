@@ -1,7 +1,8 @@
-//! Where reading can start: at a record, at the end of the last one, or at the first one that is whole.
+//! Where reading can start: at a record, at the end of the last one, or at the first one that is
+//! whole.
 //!
-//! A page says where its first record starts, and each record how long it is, so one page is enough to tell whether a
-//! record starts at a given place in it.
+//! A page says where its first record starts, and each record how long it is, so one page is enough
+//! to tell whether a record starts at a given place in it.
 
 use std::path::Path;
 
@@ -57,11 +58,13 @@ pub(crate) fn enter_segment(
     segments.page(start).map(|_| ())
 }
 
-/// Checks that a record starts, or would start, at `from`: records are counted from the first on its page.
+/// Checks that a record starts, or would start, at `from`: records are counted from the first on
+/// its page.
 pub(crate) fn check_start(segments: &mut Segments, from: Lsn) -> Result<()> {
     let page = page_of(from.0);
     match segments.page(page)? {
-        // All before the edge has been read, and nothing is behind it: the end of a log can be opened again.
+        // All before the edge has been read, and nothing is behind it: the end of a log can be
+        // opened again.
         PageState::Absent | PageState::Unwritten | PageState::Recycled(_) if from.0 == page => {
             match segments.page(page - LOG_PAGE)? {
                 PageState::Valid(header) => {
@@ -75,8 +78,8 @@ pub(crate) fn check_start(segments: &mut Segments, from: Lsn) -> Result<()> {
     }
 }
 
-/// As [`check_start`], with what is where `from`'s page should be. Returns the start of the record that ends at `from`,
-/// if it is on the page.
+/// As [`check_start`], with what is where `from`'s page should be. Returns the start of the record
+/// that ends at `from`, if it is on the page.
 pub(crate) fn check_page(
     pages: &impl LogPages,
     page: u64,
@@ -108,8 +111,8 @@ fn check_count(
     Err(cannot_start(pages, from, reason))
 }
 
-/// The first place at or behind `from` where a record starts or ends, as far as the page says, and the start of the
-/// record before it on the page.
+/// The first place at or behind `from` where a record starts or ends, as far as the page says, and
+/// the start of the record before it on the page.
 fn count_records(
     pages: &impl LogPages,
     page: u64,

@@ -4,13 +4,14 @@
 //! pieces -> Pending (pages, as far as they are there) -> Assembly -> a record, lent
 //! ```
 //!
-//! A page's header says what its bytes are, so the bytes have to start with the page that the position is in:
-//! [`StreamDecoder::stream_from`]. That the records before the position are sent once more is also a check: the position
-//! must be where a record of this very log ends.
+//! A page's header says what its bytes are, so the bytes have to start with the page that the
+//! position is in: [`StreamDecoder::stream_from`]. That the records before the position are sent
+//! once more is also a check: the position must be where a record of this very log ends.
 //!
-//! **Invariants:** memory is what has arrived and is no record yet, and at most [`DEAD_LEN_MAX`] more or twice as much. No byte
-//! is taken twice or left out: each piece has to start where the one before ended. What is not there yet is no error,
-//! and anything else that is not the log is: a server sends only what it has flushed.
+//! **Invariants:** memory is what has arrived and is no record yet, and at most [`DEAD_LEN_MAX`]
+//! more or twice as much. No byte is taken twice or left out: each piece has to start where the one
+//! before ended. What is not there yet is no error, and anything else that is not the log is: a
+//! server sends only what it has flushed.
 
 use std::{
     fmt,
@@ -46,7 +47,8 @@ impl StreamDecoder {
     /// Reads the log behind `from`: the end of a record, or where one starts.
     ///
     /// # Errors
-    /// [`Error::Start`] if `from` is no position in a log; [`Error::Corrupt`] for a segment size that no server has.
+    /// [`Error::Start`] if `from` is no position in a log; [`Error::Corrupt`] for a segment size
+    /// that no server has.
     pub fn new(log: LogIdentity, from: Lsn) -> Result<StreamDecoder> {
         if !is_segment_size(log.segment_size) {
             let expected = "a power of two, 1 MiB to 1 GiB";
@@ -60,8 +62,8 @@ impl StreamDecoder {
         Ok(StreamDecoder { pending, assembly: Assembly::new(from.0), is_unchecked: true })
     }
 
-    /// Where the bytes have to start that come first, now or after [`StreamDecoder::restart`]: in the page of
-    /// [`StreamDecoder::position`].
+    /// Where the bytes have to start that come first, now or after [`StreamDecoder::restart`]: in
+    /// the page of [`StreamDecoder::position`].
     #[must_use]
     pub fn stream_from(&self) -> Lsn {
         Lsn(page_of(self.assembly.position()))
@@ -104,8 +106,8 @@ impl StreamDecoder {
     /// The next record; `None` if more bytes are needed for it.
     ///
     /// # Errors
-    /// [`Error::Start`] if no record ends at the position that reading started at, damage, another cluster or timeline. The
-    /// decoder is then as after [`StreamDecoder::restart`].
+    /// [`Error::Start`] if no record ends at the position that reading started at, damage, another
+    /// cluster or timeline. The decoder is then as after [`StreamDecoder::restart`].
     #[inline]
     pub fn next_record(&mut self) -> Result<Option<Record<'_>>> {
         match self.advance() {
@@ -118,8 +120,8 @@ impl StreamDecoder {
         }
     }
 
-    /// Forgets what is no record yet: the bytes come again, from [`StreamDecoder::stream_from`] on. The next record still has
-    /// to follow the last one.
+    /// Forgets what is no record yet: the bytes come again, from [`StreamDecoder::stream_from`] on.
+    /// The next record still has to follow the last one.
     pub fn restart(&mut self) {
         self.assembly.rewind();
         self.pending.start = self.stream_from().0;

@@ -1,15 +1,16 @@
 //! Torn tail or damage? Looks for log behind a place where reading stopped.
 //!
-//! A record that cannot be read is the torn end of the log if nothing was written behind it, and damage otherwise. Written behind
-//! it is, until the end of the segment after it:
+//! A record that cannot be read is the torn end of the log if nothing was written behind it, and
+//! damage otherwise. Written behind it is, until the end of the segment after it:
 //! - a page whose header belongs there (address, timeline, cluster), or
-//! - a record, on any page that is there, that follows what was lost: its link to the record before points to the place of
-//!   the loss or behind it. Records from before a segment was recycled point to far before it.
+//! - a record, on any page that is there, that follows what was lost: its link to the record before
+//!   points to the place of the loss or behind it. Records from before a segment was recycled point
+//!   to far before it.
 //!
-//! and in every later segment the first page's header. A server that crashed can leave such a picture of its own accord, when
-//! the operating system wrote a later page and not an earlier one. It is reported as damage all the
-//! same: a user who knows better can read up to the place that the error names, and a silent end
-//! would tell nobody.
+//! and in every later segment the first page's header. A server that crashed can leave such a
+//! picture of its own accord, when the operating system wrote a later page and not an earlier one.
+//! It is reported as damage all the same: a user who knows better can read up to the place that the
+//! error names, and a silent end would tell nobody.
 //!
 //! **A log that is being written** ends with such a picture, too. A server writes whole pages. All
 //! records of all pages but the last one that it has written are complete, for it waits for them;
@@ -31,7 +32,8 @@ use crate::{
     segments::{SegmentId, Segments},
 };
 
-/// How the log ended, with the Lsn behind the last record that was read: reading can go on from there.
+/// How the log ended, with the Lsn behind the last record that was read: reading can go on from
+/// there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WalEnd {
     /// The Lsn up to which it was to be read. A record that ends behind it was not read.
@@ -44,9 +46,11 @@ pub enum WalEnd {
         /// Behind the last record.
         at: Lsn,
     },
-    /// An incomplete record: the last thing that was written before a crash, or is just being written.
+    /// An incomplete record: the last thing that was written before a crash, or is just being
+    /// written.
     Torn {
-        /// Behind the last record, where the incomplete one starts (on a page's edge: behind the page's header).
+        /// Behind the last record, where the incomplete one starts (on a page's edge: behind the
+        /// page's header).
         at: Lsn,
     },
 }
@@ -169,7 +173,8 @@ fn record_in_page(bytes: &[u8], page: u64, loss: &Loss) -> Option<Lsn> {
         }
         let good = match bytes.get(offset..offset + len as usize) {
             Some(raw) => u32_at(raw, 20)? == record::checksum(raw),
-            // Its end is elsewhere: the link must then be exactly to what was lost, and the padding zero.
+            // Its end is elsewhere: the link must then be exactly to what was lost, and the padding
+            // zero.
             None => prev == loss.at && bytes[offset + 18] == 0 && bytes[offset + 19] == 0,
         };
         good.then_some(Lsn(lsn))

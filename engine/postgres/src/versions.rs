@@ -6,9 +6,10 @@
 //! | one that redo restores and then changes | a delta: the whole record, with will_init |
 //! | anything else, with or without an image for checking | a delta: the whole record, with the reference's will_init |
 //!
-//! All versions of a record are at its end Lsn, and a key has one version at an Lsn. A record that names a page twice
-//! (none of PostgreSQL's in the captures does) gives one delta for it, whatever images it has: redo finds all of them in the record, and
-//! will_init is whether the first of them needs nothing older.
+//! All versions of a record are at its end Lsn, and a key has one version at an Lsn. A record that
+//! names a page twice (none of PostgreSQL's in the captures does) gives one delta for it, whatever
+//! images it has: redo finds all of them in the record, and will_init is whether the first of them
+//! needs nothing older.
 
 use pagestrata_layers::{Key, Value};
 
@@ -41,8 +42,8 @@ impl PageVersions {
         PageVersions { images: ImageDecoder::new(), page: Box::new([0; PAGE_SIZE]) }
     }
 
-    /// Gives `put` the version of each page that `record` names, in the order of its references. They are at
-    /// [`Record::end`].
+    /// Gives `put` the version of each page that `record` names, in the order of its references.
+    /// They are at [`Record::end`].
     ///
     /// # Errors
     /// An image that cannot be restored, or what `put` returned; pages before it were put.
@@ -78,8 +79,9 @@ impl PageVersions {
         Ok(())
     }
 
-    /// Gives `put` a delta for each visibility map page that redo of `record` changes although no block reference names it
-    /// ([`visibility_map`]); a map page that is named has its version already.
+    /// Gives `put` a delta for each visibility map page that redo of `record` changes although no
+    /// block reference names it ([`visibility_map`]); a map page that is named has its version
+    /// already.
     ///
     /// The map page need not exist: redo then starts from zeros.
     ///
@@ -102,7 +104,8 @@ impl PageVersions {
         Ok(())
     }
 
-    /// The page of an image, stamped if redo restores it; for whoever handles references one by one.
+    /// The page of an image, stamped if redo restores it; for whoever handles references one by
+    /// one.
     ///
     /// # Errors
     /// As [`ImageDecoder::restore`].

@@ -1,8 +1,8 @@
 //! Changes of visibility map pages that no block reference names.
 //!
-//! Heap records clear a heap page's map bits by a flag in their main data, and truncation of a relation clears
-//! the bits behind its new end on the last map page that stays. Neither names the map page, and neither touches its
-//! `pd_lsn`.
+//! Heap records clear a heap page's map bits by a flag in their main data, and truncation of a
+//! relation clears the bits behind its new end on the last map page that stays. Neither names the
+//! map page, and neither touches its `pd_lsn`.
 //!
 //! | record | flags at | bit | heap page | cleared |
 //! |---|---|---|---|---|
@@ -13,8 +13,8 @@
 //! | Heap LOCK, Heap2 LOCK_UPDATED | 7 | 1 | block 0 | frozen |
 //! | Heap2 MULTI_INSERT | 0 | 1 | block 0 | both |
 //!
-//! **Invariant:** bits of a heap page are 2 x (page % 4) and the one above it (visible, frozen) of byte 24 + (page % 32672) / 4 of
-//! map page page / 32672.
+//! **Invariant:** bits of a heap page are 2 x (page % 4) and the one above it (visible, frozen) of
+//! byte 24 + (page % 32672) / 4 of map page page / 32672.
 
 use pagestrata_layers::Key;
 
@@ -94,8 +94,8 @@ fn flags(record: &Record<'_>) -> Option<(usize, u8)> {
     }
 }
 
-/// The changes of map pages that `record` does not name, in the order in which redo makes them: the old page of
-/// an update before the new one. Two can be of the same map page.
+/// The changes of map pages that `record` does not name, in the order in which redo makes them: the
+/// old page of an update before the new one. Two can be of the same map page.
 ///
 /// # Errors
 /// [`Error::Corrupt`] if the record is too short to say.

@@ -1,5 +1,5 @@
-//! Base backups of a server that runs, under load: imported as a directory and as tars, and in the end every page equals the server's
-//! files. And archives that are none.
+//! Base backups of a server that runs, under load: imported as a directory and as tars, and in the
+//! end every page equals the server's files. And archives that are none.
 
 use std::{
     fs::{self, File},
@@ -103,7 +103,8 @@ fn end_of_backup(server: &PostgresServer, start: Lsn) -> Lsn {
     Lsn((at.0 + 34).next_multiple_of(8))
 }
 
-/// Compares with the server's files, at an Lsn; how many pages, and how many forks that a drop right before the backup left.
+/// Compares with the server's files, at an Lsn; how many pages, and how many forks that a drop
+/// right before the backup left.
 #[track_caller]
 fn assert_same(dir: &Path, server: &PostgresServer, lsn: Lsn) -> (u64, u64) {
     let data = server.data();
@@ -169,8 +170,9 @@ fn pages_behind(base: &Path, start: Lsn) -> u64 {
     behind
 }
 
-/// Ingests all of the log of a server that has been stopped in two parts, the first up to before the end of the backup, and compares
-/// everything; how many forks a drop right before the backup left.
+/// Ingests all of the log of a server that has been stopped in two parts, the first up to before
+/// the end of the backup, and compares everything; how many forks a drop right before the backup
+/// left.
 #[track_caller]
 fn ingest_and_compare(dir: &Path, server: &PostgresServer, start: Lsn) -> u64 {
     server.ctl("stop -m fast");
@@ -209,7 +211,8 @@ fn a_directory_that_was_copied_under_load() {
     );
     thread::sleep(Duration::from_millis(500));
     load.stop(&server);
-    // What a drop leaves whose record is before the start, if the checkpoint had begun by then. The load may have made another one.
+    // What a drop leaves whose record is before the start, if the checkpoint had begun by then. The
+    // load may have made another one.
     File::create_new(base.join("base/5/99999")).unwrap();
     let start = import(dir.path(), &base);
     assert!(pages_behind(&base, start) > 100);

@@ -142,7 +142,8 @@ fn a_damaged_store() {
     assert!(verify.text().contains("corrupt"), "{}", verify.text());
     let report = run(dir.path(), "verify --store {}/store --json").failed(1, &[]).json();
     assert_eq!(report[0]["damaged"].as_array().unwrap().len(), 1);
-    // Behind damage that keeps the store from being opened it goes on, and behind files that are not there.
+    // Behind damage that keeps the store from being opened it goes on, and behind files that are
+    // not there.
     let other = files(&dir.path().join("store/timelines/1"))[0].clone();
     let whole = fs::read(&other).unwrap();
     edit(&other, |bytes| bytes.truncate(100));

@@ -167,7 +167,8 @@ fn versions_without_a_base_are_listed_with_a_note() {
         .failed(3, &["no 1663/5/99999/vm then"]);
 }
 
-/// The sample copies a database by files and drops it; its source is not in the base, so this puts pages there.
+/// The sample copies a database by files and drops it; its source is not in the base, so this puts
+/// pages there.
 #[test]
 fn a_copied_database_has_the_pages_of_its_source() {
     let dir = imported();

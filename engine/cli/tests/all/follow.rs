@@ -1,4 +1,5 @@
-//! `follow` against a real server: killed, started again, and in the end every page equals the server's files.
+//! `follow` against a real server: killed, started again, and in the end every page equals the
+//! server's files.
 
 use std::{
     path::Path,
@@ -139,7 +140,8 @@ fn a_slot_keeps_little_of_a_log_that_changes_no_page() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// How many of the server's pages are in the store, but for what may differ between a server and its standby.
+/// How many of the server's pages are in the store, but for what may differ between a server and
+/// its standby.
 fn compare(dir: &Path, data: &Path) -> (u64, u64) {
     let (_store, timeline) =
         pagestrata_postgres_ingest::open_existing(&dir.join("store"), "main").unwrap();

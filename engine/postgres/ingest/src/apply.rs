@@ -219,7 +219,8 @@ impl Target<'_, '_> {
 }
 
 impl Applier {
-    /// With `checks`, redo of each record is compared with the images that it has for checking, where the timeline is consistent.
+    /// With `checks`, redo of each record is compared with the images that it has for checking,
+    /// where the timeline is consistent.
     pub(crate) fn new(timeline: &Timeline, identity: Identity, checks: bool) -> Applier {
         let settings = Settings::new(identity, timeline.last_record_lsn(), None);
         Applier::with_settings(timeline, settings, checks)
@@ -319,7 +320,8 @@ impl Applier {
     }
 }
 
-/// Does everything that can fail about a record itself, and puts nothing. A record that redo does not know is refused unless that `is_allowed`.
+/// Does everything that can fail about a record itself, and puts nothing. A record that redo does
+/// not know is refused unless that `is_allowed`.
 pub(crate) fn dry_run(
     versions: &mut PageVersions,
     record: &Record<'_>,

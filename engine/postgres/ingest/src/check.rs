@@ -1,6 +1,7 @@
 //! Checks what a timeline returns against the oracles of its capture.
 //!
-//! Pages are compared byte by byte, through a hash, as redo makes them; of the versions of the log, kind, length and record too.
+//! Pages are compared byte by byte, through a hash, as redo makes them; of the versions of the log,
+//! kind, length and record too.
 
 use std::fmt;
 
@@ -84,7 +85,8 @@ pub fn references(guard: Guard<'_>, references: &[Reference]) -> Result<Referenc
             Expected::Delta { will_init, length, prev, image_sha256 } => {
                 let record = newest.and_then(|newest| decode_record(newest.bytes, *end).ok());
                 let good = newest.is_some_and(|newest| {
-                    // A page that is not there before needs nothing older, whatever the record says.
+                    // A page that is not there before needs nothing older, whatever the record
+                    // says.
                     matches!(newest.kind, Kind::Delta { will_init: found } if found >= *will_init)
                         && newest.bytes.len() == *length
                 }) && record.is_some_and(|record| record.prev() == *prev);
@@ -118,7 +120,8 @@ fn checking_image(key: Key, version: &PageVersion<'_>) -> Option<String> {
 
 /// Checks pages against their hashes, each at its Lsn.
 ///
-/// A page's versions are read at each of its Lsns; redo goes on from the page at the Lsn before, as far as the same versions are below.
+/// A page's versions are read at each of its Lsns; redo goes on from the page at the Lsn before, as
+/// far as the same versions are below.
 ///
 /// # Errors
 /// What reading fails with.

@@ -186,8 +186,8 @@ pub type OnEvent<'a> = &'a mut dyn FnMut(DiffEvent<'_>) -> io::Result<()>;
 /// Compares all pages at an Lsn with the files of a data directory.
 ///
 /// # Errors
-/// [`Error::RestoreIncomplete`], [`Error::ServerRuns`], [`Error::NotShutDown`], [`Error::NotAtRest`], and what reading and
-/// redo fail with.
+/// [`Error::RestoreIncomplete`], [`Error::ServerRuns`], [`Error::NotShutDown`],
+/// [`Error::NotAtRest`], and what reading and redo fail with.
 pub fn diff(timeline: &Timeline, how: &Diff<'_>, on_event: OnEvent<'_>) -> Result<DiffReport> {
     let lsn = how.lsn;
     let identity = Identity::at(timeline, lsn)?;

@@ -1,5 +1,5 @@
-//! Why an operation failed: one line that says what was found. What to do about it is the caller's to say where that
-//! depends on how it was called.
+//! Why an operation failed: one line that says what was found. What to do about it is the caller's
+//! to say where that depends on how it was called.
 
 use std::{io, path::PathBuf};
 
@@ -59,7 +59,8 @@ pub enum Error {
         /// The server's process.
         pid: u32,
     },
-    /// The server of a directory that is to be compared has crashed, or it is a copy of a running one.
+    /// The server of a directory that is to be compared has crashed, or it is a copy of a running
+    /// one.
     #[error("{}: its control file says \"{state}\", expected \"shut down\": the server has not written all of its pages", .dir.display())]
     NotAtRest {
         /// The data directory.
@@ -109,7 +110,8 @@ pub enum Error {
         /// Bytes that are free.
         available: u64,
     },
-    /// The base was copied while the server ran, and its pages are those of no Lsn before the end of that.
+    /// The base was copied while the server ran, and its pages are those of no Lsn before the end
+    /// of that.
     #[error(
         "timeline {timeline:?} is not consistent at {lsn}: its base was copied while the server ran, {}",
         consistent_from(.from)
@@ -265,7 +267,8 @@ pub enum Error {
         /// How many bytes there are.
         found: usize,
     },
-    /// Redo made another page than PostgreSQL. The records before it, and itself, are in the timeline.
+    /// Redo made another page than PostgreSQL. The records before it, and itself, are in the
+    /// timeline.
     #[error("{0}; this is a defect of pagestrata: please report it with the record")]
     Inconsistent(Box<Inconsistency>),
     /// What was read back is not what the oracle says.

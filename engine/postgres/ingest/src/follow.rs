@@ -64,7 +64,7 @@ pub struct Follow {
     pub flush_bytes: u64,
     /// How often lag and rate are told.
     pub report_interval: Duration,
-    /// Keep records that nobody here knows how to redo.
+    /// Keep records that cannot be redone here.
     pub allows_unknown_redo: bool,
 }
 
@@ -154,7 +154,8 @@ struct Follower<'a, 't> {
 /// last report is returned.
 ///
 /// # Errors
-/// [`Error::NoBase`], [`Error::OtherSystem`], [`Error::Live`], and what applying fails with. What is durable stays.
+/// [`Error::NoBase`], [`Error::OtherSystem`], [`Error::Live`], and what applying fails with. What
+/// is durable stays.
 pub fn follow(
     timeline: &Timeline,
     follow: &Follow,

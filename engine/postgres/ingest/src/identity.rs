@@ -1,11 +1,12 @@
 //! [`Identity`]: which cluster a timeline holds, kept in the timeline itself.
 //!
-//! An import puts it, as one image beside the base's pages and with them visible at once, under a key that is no relation's. An
-//! ingest reads it and refuses every other cluster's log. It puts another one where the log has the
-//! end of the backup, for pages that were copied while the server ran are those of no Lsn before,
-//! where the server was shut down, and where settings change that redo or restored files depend on.
-//! Commands that read pages at an Lsn ask for it there ([`Identity::at`]), and so use what held
-//! then. This file is the one place that knows key and form.
+//! An import puts it, as one image beside the base's pages and with them visible at once, under a
+//! key that is no relation's. An ingest reads it and refuses every other cluster's log. It puts
+//! another one where the log has the end of the backup, for pages that were copied while the server
+//! ran are those of no Lsn before, where the server was shut down, and where settings change that
+//! redo or restored files depend on. Commands that read pages at an Lsn ask for it there
+//! ([`Identity::at`]), and so use what held then. This file is the one place that knows key and
+//! form.
 //!
 //! | what | is |
 //! |---|---|
@@ -48,7 +49,8 @@ pub struct Identity {
     pub wal_timeline: u32,
     /// Bytes of a segment of its log.
     pub wal_segment_size: u32,
-    /// Where the base starts in the log: the images of the import are at it, and the log is read from it.
+    /// Where the base starts in the log: the images of the import are at it, and the log is read
+    /// from it.
     pub start_lsn: u64,
     /// From where on the pages are those of one Lsn: the start, or the end of a backup that was
     /// made while the server ran; none before the log up to there was ingested.
@@ -192,10 +194,11 @@ impl Identity {
         Ok(newest.map(|(_, identity)| identity))
     }
 
-    /// What a timeline holds at an Lsn, for whoever reads its pages there.
+    /// Returns what a timeline holds at an Lsn, for reads of its pages there.
     ///
     /// # Errors
-    /// [`Error::NoBase`]; [`Error::NotConsistent`] before the end of a backup; as [`Identity::read`].
+    /// [`Error::NoBase`]; [`Error::NotConsistent`] before the end of a backup; as
+    /// [`Identity::read`].
     pub fn at(timeline: &Timeline, lsn: Lsn) -> Result<Identity> {
         let name = || timeline.name().to_owned();
         let found = Identity::newest(timeline, lsn)?;
@@ -208,7 +211,8 @@ impl Identity {
         Err(Error::NotConsistent { timeline: name(), lsn, from })
     }
 
-    /// Where the base starts in the log if it was copied while the server ran; its backup ends in the log at or before `lsn`.
+    /// Where the base starts in the log if it was copied while the server ran; its backup ends in
+    /// the log at or before `lsn`.
     ///
     /// # Errors
     /// As [`Identity::read`].

@@ -1,4 +1,5 @@
-//! Import: the pages of a base backup become images at the Lsn where the log goes on, and beside them the sizes of its forks.
+//! Import: the pages of a base backup become images at the Lsn where the log goes on, and beside
+//! them the sizes of its forks.
 //!
 //! | `--base` | is |
 //! |---|---|
@@ -6,8 +7,8 @@
 //! | a directory with `base.tar`, or a file | what `pg_basebackup -Ft` makes; tablespaces are beside it |
 //! | `-` | such a tar on standard input |
 //!
-//! Pages are imported in the order of their keys, which a tar does not have: one that is a file is read where it lies, and
-//! a stream is kept in a file without a name until then ([`Spool`]).
+//! Pages are imported in the order of their keys, which a tar does not have: one that is a file is
+//! read where it lies, and a stream is kept in a file without a name until then ([`Spool`]).
 
 use std::{
     fmt,
@@ -95,7 +96,8 @@ impl fmt::Display for ImportReport {
     }
 }
 
-/// Opens a base backup: a directory, or a tar. Its pages are those of its checkpoint, or it has a label.
+/// Opens a base backup: a directory, or a tar. Its pages are those of its checkpoint, or it has a
+/// label.
 ///
 /// # Errors
 /// [`Error::Compressed`], [`Error::NotShutDown`], [`Error::RestoreIncomplete`];
@@ -189,10 +191,12 @@ impl Spool {
     }
 }
 
-/// Opens or creates the store and imports a base into a timeline of it, which is created unless it is there and empty.
+/// Opens or creates the store and imports a base into a timeline of it, which is created unless it
+/// is there and empty.
 ///
 /// # Errors
-/// What is wrong with the base or the store; [`Error::Imported`], [`Error::NoBase`] for a timeline that holds something.
+/// What is wrong with the base or the store; [`Error::Imported`], [`Error::NoBase`] for a timeline
+/// that holds something.
 pub fn import(
     store: &Path,
     timeline: &str,

@@ -4,10 +4,11 @@
 //! check: every record is read and taken apart, nothing is written -> apply: the same records, up to the same end
 //! ```
 //!
-//! Reading the log costs little beside storing it, and so damage anywhere in it is found before the store is touched.
+//! Reading the log costs little beside storing it, and so damage anywhere in it is found before the
+//! store is touched.
 //!
-//! **Invariants:** what is visible, and what is flushed, ends at a record's end. A record is applied at most once: those that
-//! end at or before the timeline's last one are passed over.
+//! **Invariants:** what is visible, and what is flushed, ends at a record's end. A record is
+//! applied at most once: those that end at or before the timeline's last one are passed over.
 
 use std::{
     fmt,
@@ -39,7 +40,7 @@ pub struct Log<'a> {
     pub to: Option<Lsn>,
     /// Compare redo with the images that records have for checking.
     pub checks: bool,
-    /// Keep records that nobody here knows how to redo; else they are refused.
+    /// Keep records that cannot be redone here; otherwise they are refused.
     pub allows_unknown_redo: bool,
     /// Where data checksums were switched on or off: the log does not say.
     pub checksums: Option<ChecksumSwitch>,
@@ -210,7 +211,8 @@ pub fn check(
     Ok(checked)
 }
 
-/// Applies a log that was checked. Nothing is flushed by it that the timeline does not flush of its own accord.
+/// Applies a log that was checked. Nothing is flushed by it that the timeline does not flush of its
+/// own accord.
 ///
 /// # Errors
 /// [`Error::Interrupted`]: what was committed is in the store, and after a reopen what was flushed.

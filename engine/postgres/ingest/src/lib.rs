@@ -1,5 +1,5 @@
-//! PostgreSQL into a pagestrata store: imports a base backup, ingests the log behind it from files or from a running
-//! server, and writes or compares the files of a data directory as of an Lsn.
+//! PostgreSQL into a pagestrata store: imports a base backup, ingests the log behind it from files
+//! or from a running server, and writes or compares the files of a data directory as of an Lsn.
 //!
 //! ```text
 //! BaseBackup   -> import ------------------------.
@@ -20,9 +20,10 @@
 //! | [`identity`], `stores` | which cluster a timeline holds; how its store is opened |
 //! | `error`, `progress`, `text` | |
 //!
-//! **Invariants:** input is checked before the first byte of it is written, so that a refused import or ingest leaves
-//! the store as it was. What only reads opens a store that exists and writes nothing to it. Nothing is printed: results
-//! are returned, and what comes in a stream goes to a callback.
+//! **Invariants:** input is checked before the first byte of it is written, so that a refused
+//! import or ingest leaves the store as it was. What only reads opens a store that exists and
+//! writes nothing to it. Nothing is printed: results are returned, and what comes in a stream goes
+//! to a callback.
 #![deny(unsafe_code)]
 
 mod apply;

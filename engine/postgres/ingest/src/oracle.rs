@@ -6,7 +6,8 @@
 //! | `*.versions.txt` | pages after a redo that was checked: `V end_lsn spc db rel fork blk raw16 pd_lsn` |
 //! | `*@X.manifest.tsv` | all pages as PostgreSQL itself recovered them at X |
 //!
-//! raw16 is the first 16 hexadecimal digits of the sha256 of a page whose bytes 8..9, the checksum, are zero.
+//! raw16 is the first 16 hexadecimal digits of the sha256 of a page whose bytes 8..9, the checksum,
+//! are zero.
 
 use pagestrata::{Key, Lsn};
 use pagestrata_postgres::{Fork, RelFork};
@@ -153,8 +154,8 @@ pub fn versions(text: &str) -> Result<Vec<Hashed>> {
     lines.map(|line| hashed(line).ok_or_else(|| wrong("the list of versions", line))).collect()
 }
 
-/// Reads the `N` lines of `*.versions.txt`: `N end_lsn spc db rel fork nblocks`, -1 for a fork that is gone. The free space maps, which are not
-/// logged, are left out.
+/// Reads the `N` lines of `*.versions.txt`: `N end_lsn spc db rel fork nblocks`, -1 for a fork that
+/// is gone. The free space maps, which are not logged, are left out.
 ///
 /// # Errors
 /// [`Error::Capture`] for a line of another form.
@@ -173,7 +174,8 @@ pub fn sizes(text: &str) -> Result<Vec<Sized>> {
     Ok(all?.into_iter().filter(|sized| sized.rel.fork != Fork::Fsm).collect())
 }
 
-/// Reads a manifest; the free space maps, which are not logged, and forks without a block are left out.
+/// Reads a manifest; the free space maps, which are not logged, and forks without a block are left
+/// out.
 ///
 /// # Errors
 /// [`Error::Capture`] for a line of another form.
@@ -197,7 +199,8 @@ pub fn manifest(text: &str, lsn: Lsn) -> Result<Vec<Hashed>> {
     Ok(pages)
 }
 
-/// How many blocks the forks of a manifest have, the free space maps left out; those that are empty are listed in some manifests only, and left out here.
+/// How many blocks the forks of a manifest have, the free space maps left out; those that are empty
+/// are listed in some manifests only, and left out here.
 ///
 /// # Errors
 /// As [`manifest`].

@@ -13,10 +13,12 @@ pub fn key_name(key: Key) -> String {
 
 /// Returns a page, and the Lsn of its newest version; none: it was never written and is zeros.
 ///
-/// It does not ask whether the timeline is consistent at `lsn`: [`Identity::at`](crate::identity::Identity::at) does.
+/// It does not ask whether the timeline is consistent at `lsn`:
+/// [`Identity::at`](crate::identity::Identity::at) does.
 ///
 /// # Errors
-/// [`Error::NoPage`] for one that is not in its fork at that Lsn, and what reading and redo fail with.
+/// [`Error::NoPage`] for one that is not in its fork at that Lsn, and what reading and redo fail
+/// with.
 pub fn page_at(
     guard: Guard<'_>,
     page: RelPage,

@@ -285,11 +285,13 @@ fn failed(operation: &'static str, path: &Path, source: io::Error) -> Error {
     Error::File { operation, path: path.to_owned(), source }
 }
 
-/// Writes the relation files as they were at an Lsn. Each page that is skipped goes to `on_skipped`, whose error ends it.
+/// Writes the relation files as they were at an Lsn. Each page that is skipped goes to
+/// `on_skipped`, whose error ends it.
 ///
 /// # Errors
-/// [`Error::OutNotEmpty`], [`Error::RestoreIncomplete`], [`Error::RestoreTooLarge`], [`Error::NoRoom`] with nothing
-/// written; [`Error::File`], and what reading and redo fail with, with a directory that is marked as incomplete.
+/// [`Error::OutNotEmpty`], [`Error::RestoreIncomplete`], [`Error::RestoreTooLarge`],
+/// [`Error::NoRoom`] with nothing written; [`Error::File`], and what reading and redo fail with,
+/// with a directory that is marked as incomplete.
 pub fn restore(
     timeline: &Timeline,
     how: &Restore<'_>,

@@ -6,22 +6,30 @@
 //! | block | 0 |
 //! | value | an image: the number of blocks, u32 |
 //!
-//! A fork that is not there, or was dropped, has no such value. A block below the number that was never written is a page of
-//! zeros, as in PostgreSQL's files.
+//! A fork that is not there, or was dropped, has no such value. A block below the number that was
+//! never written is a page of zeros, as in PostgreSQL's files.
 //!
-//! A base that was copied while the server ran has sizes of different moments. From the end of its backup on they are right all the same:
-//! - Without a truncation between start and end, a fork only grows. Its file had no more blocks than the fork has at the end, and
-//!   each block that came later has a record between start and end, for it is logged when it is first used.
-//! - A truncation that is logged between start and end leaves at most the blocks that it says, whatever the file was copied with: from it on the
-//!   argument above holds again. A file that was copied behind it has fewer or as many, or blocks whose records follow.
-//! - One that is logged before the start was done before: the backup begins with a checkpoint, and that waits for it.
-//! - A fork that is dropped or made between start and end has a record of that, whether its file was copied or not.
-//! - One that is dropped right before the start may stay as an empty file: PostgreSQL removes it with a checkpoint that begins after the
-//!   drop. It has no record, so it is there, without blocks, as in PostgreSQL's own recovery.
+//! A base that was copied while the server ran has sizes of different moments. From the end of its
+//! backup on they are right all the same:
+//! - Without a truncation between start and end, a fork only grows. Its file had no more blocks
+//!   than the fork has at the end, and each block that came later has a record between start and
+//!   end, for it is logged when it is first used.
+//! - A truncation that is logged between start and end leaves at most the blocks that it says,
+//!   whatever the file was copied with: from it on the argument above holds again. A file that was
+//!   copied behind it has fewer or as many, or blocks whose records follow.
+//! - One that is logged before the start was done before: the backup begins with a checkpoint, and
+//!   that waits for it.
+//! - A fork that is dropped or made between start and end has a record of that, whether its file
+//!   was copied or not.
+//! - One that is dropped right before the start may stay as an empty file: PostgreSQL removes it
+//!   with a checkpoint that begins after the drop. It has no record, so it is there, without
+//!   blocks, as in PostgreSQL's own recovery.
 //!
-//! Blocks that PostgreSQL has added to a file but never logged are not counted, as in its own recovery.
+//! Blocks that PostgreSQL has added to a file but never logged are not counted, as in its own
+//! recovery.
 //!
-//! **Invariant:** a fork's pages and its size change at the same Lsn, so whoever reads both at one Lsn finds what belongs together.
+//! **Invariant:** a fork's pages and its size change at the same Lsn, so whoever reads both at one
+//! Lsn finds what belongs together.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -117,7 +125,7 @@ pub fn all_forks(
     forks_at(guard, 0..RELATIONS.end, lsn, scratch)
 }
 
-/// The sizes of forks as they are now, for whoever changes them.
+/// Sizes of forks as they are now, read once and then kept.
 #[derive(Debug, Default)]
 pub(crate) struct Sizes {
     known: HashMap<RelFork, Option<u32>>,

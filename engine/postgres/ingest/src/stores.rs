@@ -15,8 +15,8 @@ pub fn storage() -> SharedStorage {
     Arc::new(RealStorage)
 }
 
-/// Opens a store that exists to read it, and one of its timelines. Nothing in its directory is written or removed; the store
-/// is open as long as the first of the two is kept.
+/// Opens a store that exists to read it, and one of its timelines. Nothing in its directory is
+/// written or removed; the store is open as long as the first of the two is kept.
 ///
 /// # Errors
 /// No such store or timeline, a store in use, a damaged one.
@@ -26,8 +26,8 @@ pub fn open_existing(dir: &Path, timeline: &str) -> Result<(ReadOnlyStore, Timel
     Ok((store, timeline))
 }
 
-/// Opens a store that exists to write to it, and one of its timelines. Flushes make a page where more deltas than this
-/// would have to be applied; 0: none.
+/// Opens a store that exists to write to it, and one of its timelines. Flushes make a page where
+/// more deltas than this would have to be applied; 0: none.
 ///
 /// # Errors
 /// As [`open_existing`].
@@ -42,7 +42,8 @@ pub fn open_to_ingest(
     Ok((store, timeline))
 }
 
-/// As this command opens stores: without a log of the store's own, for what it ingests can be read again.
+/// As this command opens stores: without a log of the store's own, for what it ingests can be read
+/// again.
 pub(crate) fn options() -> Options {
     Options { durability: Durability::External, ..Options::default() }
 }

@@ -1,12 +1,14 @@
-//! A tar of `pg_basebackup`, read where it lies: nothing is unpacked, and so no name in it leads anywhere.
+//! A tar of `pg_basebackup`, read where it lies: nothing is unpacked, and so no name in it leads
+//! anywhere.
 //!
 //! ```text
 //! base.tar     names within the data directory; instead of tablespaces, tablespace_map or links in pg_tblspc/
 //! <oid>.tar    beside it, for each of these: names within the tablespace's directory
 //! ```
 //!
-//! **Invariants:** each entry's bytes are wholly in the archive, and the archive has its end; what is not a plain file is refused
-//! where a file is needed, and so are paths that lead out of the directory, wherever they are.
+//! **Invariants:** each entry's bytes are wholly in the archive, and the archive has its end; what
+//! is not a plain file is refused where a file is needed, and so are paths that lead out of the
+//! directory, wherever they are.
 
 use std::{
     io::{self, Read, Seek, SeekFrom},

@@ -1,4 +1,5 @@
-//! What of a backup's files matters here, and where its bytes are: in a file of their own, or within an archive.
+//! What of a backup's files matters here, and where its bytes are: in a file of their own, or
+//! within an archive.
 //!
 //! | path within the data directory | is |
 //! |---|---|
@@ -7,8 +8,9 @@
 //! | `base/<database>/<file>` | tablespace 1663, the directory's database |
 //! | `pg_tblspc/<tablespace>/PG_15_<catalogs>/<database>/<file>` | the directories' |
 //!
-//! A relation fork is `<relation>[_fsm|_vm|_init]`, from its second GiB on in files `.1`, `.2`, .... Everything else (temporary
-//! relations, `pg_filenode.map`, `pg_internal.init`, the log) is passed over.
+//! A relation fork is `<relation>[_fsm|_vm|_init]`, from its second GiB on in files `.1`, `.2`,
+//! .... Everything else (temporary relations, `pg_filenode.map`, `pg_internal.init`, the log) is
+//! passed over.
 
 use std::path::{Path, PathBuf};
 

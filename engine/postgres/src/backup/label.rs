@@ -1,4 +1,5 @@
-//! [`BackupLabel`]: what `backup_label` says of pages that were copied while the server ran, and the record that ends it.
+//! [`BackupLabel`]: what `backup_label` says of pages that were copied while the server ran, and
+//! the record that ends it.
 //!
 //! ```text
 //! START WAL LOCATION: 0/2000028 (file 000000010000000000000002)
@@ -10,10 +11,11 @@
 //! START TIMELINE: 1
 //! ```
 //!
-//! A page may have been copied at any moment between the start and the end of the backup, even half before and half behind one of
-//! its changes. That does not matter once the log from the start to the end has been redone: while a backup runs, PostgreSQL logs the
-//! whole page with the first change of it behind the start, and redo puts that in place whatever it finds. The log says
-//! where the end is: XLOG BACKUP_END (0x50), with the start of the backup as its main data, 8 bytes.
+//! A page may have been copied at any moment between the start and the end of the backup, even half
+//! before and half behind one of its changes. That does not matter once the log from the start to
+//! the end has been redone: while a backup runs, PostgreSQL logs the whole page with the first
+//! change of it behind the start, and redo puts that in place whatever it finds. The log says where
+//! the end is: XLOG BACKUP_END (0x50), with the start of the backup as its main data, 8 bytes.
 
 use std::path::Path;
 
@@ -28,7 +30,8 @@ use crate::{
     segments::name_of,
 };
 
-/// PostgreSQL's are below 2 KiB: all but the label's own text, of at most 1 KiB, is of fixed length.
+/// PostgreSQL's are below 2 KiB: all but the label's own text, of at most 1 KiB, is of fixed
+/// length.
 pub(super) const LABEL_LEN_MAX: u64 = 1 << 16;
 const BACKUP_END: u8 = 0x50;
 
@@ -236,7 +239,8 @@ mod tests {
                 LABEL.find("START TIME:").unwrap()..LABEL.find("\nSTART TIMELINE").unwrap();
             let is_seen =
                 label.is_err() || label.unwrap().check(&control(), Path::new("")).is_err();
-            // A digit's case, and low digits of a position, are all that a flipped bit may change unseen.
+            // A digit's case, and low digits of a position, are all that a flipped bit may change
+            // unseen.
             let in_line = bit / 8 - LABEL[..bit / 8].rfind('\n').map_or(0, |end| end + 1);
             assert!(is_seen || of_people.contains(&(bit / 8)) || in_line >= 20, "bit {bit}");
         }

@@ -166,7 +166,8 @@ impl Connection {
         Ok(Some(Slot { restart_lsn, restart_timeline }))
     }
 
-    /// Creates a physical slot that keeps the log from now on, from the last checkpoint's start (CREATE_REPLICATION_SLOT).
+    /// Creates a physical slot that keeps the log from now on, from the last checkpoint's start
+    /// (CREATE_REPLICATION_SLOT).
     ///
     /// # Errors
     /// [`Error::Server`] with code 42710 if there is one of this name.
@@ -180,20 +181,22 @@ impl Connection {
         self.query("creating a slot", &command).map(|_| ())
     }
 
-    /// Drops a slot that nobody uses (DROP_REPLICATION_SLOT).
+    /// Drops a slot that is not in use (DROP_REPLICATION_SLOT).
     ///
     /// # Errors
-    /// [`Error::Server`] if there is none of this name, or somebody uses it.
+    /// [`Error::Server`] if there is none of this name, or it is in use.
     pub fn drop_slot(&mut self, name: &SlotName) -> Result<()> {
         let command = format!("DROP_REPLICATION_SLOT {}", quoted(&name.0));
         self.query("dropping a slot", &command).map(|_| ())
     }
 
-    /// Has the server stream its log from `from` on (START_REPLICATION): [`crate::StreamDecoder::stream_from`].
+    /// Has the server stream its log from `from` on (START_REPLICATION):
+    /// [`crate::StreamDecoder::stream_from`].
     ///
     /// # Errors
-    /// [`Error::Server`] if the slot is in use (55006) or the timeline is not the server's; [`Error::TimelineEnded`]. That it
-    /// no longer has the log from there on (58P01), or not yet, is said by the first [`Replication::next_event`].
+    /// [`Error::Server`] if the slot is in use (55006) or the timeline is not the server's;
+    /// [`Error::TimelineEnded`]. That it no longer has the log from there on (58P01), or not yet,
+    /// is said by the first [`Replication::next_event`].
     pub fn start(
         mut self,
         slot: Option<&SlotName>,

@@ -7,7 +7,8 @@ use pagestrata_layers::Lsn;
 /// A result of this module.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What went wrong. After an error the connection is of no use; [`Error::is_transient`] says whether another one may be.
+/// What went wrong. After an error the connection is of no use; [`Error::is_transient`] says
+/// whether another one may be.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -105,7 +106,8 @@ pub enum Error {
         /// What is there.
         found: String,
     },
-    /// The server wants to know who asks, in a way that is not known here or without what is needed for it.
+    /// The server wants to know who asks, in a way that is not known here or without what is needed
+    /// for it.
     #[error("{to}: authentication of user {user:?}: {reason}")]
     Authentication {
         /// The server.
@@ -142,8 +144,9 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the same may succeed a little later: the connection broke, the server is starting, stopping or full, or it
-    /// has not noticed yet that the connection before is gone, whose slot is then still in use.
+    /// Whether the same may succeed a little later: the connection broke, the server is starting,
+    /// stopping or full, or it has not noticed yet that the connection before is gone, whose slot
+    /// is then still in use.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {

@@ -1,8 +1,9 @@
 //! [`ConnectionInfo`]: which server, and as whom.
 //!
-//! `key=value` pairs with blanks between them, as in "Connection Strings" of PostgreSQL's manual: a value with blanks in it
-//! stands in single quotes, and a backslash takes the next character as it is. What is not known is refused, not ignored: an
-//! option such as `sslmode=verify-full` is a promise.
+//! `key=value` pairs with blanks between them, as in "Connection Strings" of PostgreSQL's manual: a
+//! value with blanks in it stands in single quotes, and a backslash takes the next character as it
+//! is. What is not known is refused, not ignored: an option such as `sslmode=verify-full` is a
+//! promise.
 
 use std::{fmt, path::Path, str::FromStr, time::Duration};
 
@@ -98,7 +99,8 @@ impl ConnectionInfo {
                 }
                 _ => return wrong("1 to 86400 seconds", format!("{value:?}")),
             },
-            // Nothing is encrypted here, and whoever asks for less than `disable` may want it to be.
+            // Nothing is encrypted here, and whoever asks for less than `disable` may want it to
+            // be.
             "sslmode" if value == "disable" => {}
             "sslmode" => return wrong("disable: TLS is not supported", format!("{value:?}")),
             // Physical replication is of all databases.
@@ -163,7 +165,8 @@ fn take_option(text: &str) -> Result<(&str, &str)> {
     let (option, rest) = text.split_at(end);
     let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
     if option.is_empty() || !option.chars().all(is_name) {
-        // It may be a part of a password that should have been quoted, or a URI with one in it: it is not shown.
+        // It may be a part of a password that should have been quoted, or a URI with one in it: it
+        // is not shown.
         let (option, found) = (String::new(), "something else".to_owned());
         let expected = "key=value pairs with blanks between them";
         return Err(Error::ConnectionInfo { option, expected, found });

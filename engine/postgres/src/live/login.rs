@@ -137,7 +137,7 @@ fn answer(
             Proof::Scram(scram)
         }
         (Proof::Scram(mut scram), Request::SaslFinal(data)) => {
-            // The server's own proof: without it, this is somebody else.
+            // The server's own proof: without it, this is another server.
             scram.finish(&data).map_err(|error| failed(format!("SCRAM-SHA-256: {error}")))?;
             Proof::Given
         }

@@ -6,8 +6,9 @@
 //! | `k`, from the server | 1, 9, 17 | end of the server's log, time, 1 if it wants an answer |
 //! | `r`, to the server | 1, 9, 17, 25, 33 | written, flushed, applied, time, 1 if an answer is wanted |
 //!
-//! A server takes `flushed` for a promise: it lets go of the log before it, and of transactions that wait for a synchronous
-//! standby. It also waits for it when it shuts down, until all of its log is flushed on the other side.
+//! A server takes `flushed` for a promise: it lets go of the log before it, and of transactions
+//! that wait for a synchronous standby. It also waits for it when it shuts down, until all of its
+//! log is flushed on the other side.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -25,10 +26,11 @@ use super::{
 /// How often something is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// At least this often the server is told how far the log is stored. It ends a stream after `wal_sender_timeout`, a
-    /// minute by default, without it.
+    /// At least this often the server is told how far the log is stored. It ends a stream after
+    /// `wal_sender_timeout`, a minute by default, without it.
     pub status_interval: Duration,
-    /// A server that says nothing for so long is gone. It is asked to say something after half of it.
+    /// A server that says nothing for so long is gone. It is asked to say something after half of
+    /// it.
     pub silence_max: Duration,
 }
 
@@ -69,8 +71,9 @@ pub enum Event<'a> {
         server_end: Lsn,
         /// When, by the server's clock.
         sent_at: SystemTime,
-        /// The server wants to be told how far the log is stored: it may be waiting for that to shut down. Make durable what
-        /// there is, [`Replication::report`] it; the next call tells it in any case.
+        /// The server wants to be told how far the log is stored: it may be waiting for that to
+        /// shut down. Make durable what there is, [`Replication::report`] it; the next call tells
+        /// it in any case.
         wants_answer: bool,
     },
     /// Nothing of the log came in the time that was waited, or the [`Interrupt`](super::Interrupt)
@@ -85,7 +88,8 @@ pub enum Event<'a> {
     },
 }
 
-/// A connection on which a server streams its log. One thread's. To drop it is to hang up; what was reported stays.
+/// A connection on which a server streams its log. One thread's. To drop it is to hang up; what was
+/// reported stays.
 #[derive(Debug)]
 pub struct Replication {
     wire: Wire,
@@ -132,12 +136,13 @@ impl Replication {
         self.send(false)
     }
 
-    /// What the server sends next, within `wait`. Tells it how far the log is stored whenever that is due.
+    /// What the server sends next, within `wait`. Tells it how far the log is stored whenever that
+    /// is due.
     ///
     /// # Errors
-    /// [`Error::Closed`] when the server shuts down, [`Error::Silent`], [`Error::Io`], [`Error::Server`],
-    /// [`Error::Protocol`]; [`Error::Interrupted`] in the middle of a message to the server. The
-    /// connection is of no use then.
+    /// [`Error::Closed`] when the server shuts down, [`Error::Silent`], [`Error::Io`],
+    /// [`Error::Server`], [`Error::Protocol`]; [`Error::Interrupted`] in the middle of a message to
+    /// the server. The connection is of no use then.
     pub fn next_event(&mut self, wait: Duration) -> Result<Event<'_>> {
         if let Some((next, at)) = self.ended {
             return Ok(Event::TimelineEnded { next, at });

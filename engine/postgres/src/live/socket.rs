@@ -43,7 +43,7 @@ impl Socket {
         let (sender, connected) = mpsc::sync_channel(1);
         let server = info.clone();
         let connect = move || {
-            // Fails when nobody waits any more; the socket is closed then.
+            // Fails when the caller no longer waits; the socket is closed then.
             let _ = sender.send(Socket::connect_blocking(&server));
         };
         let thread = thread::Builder::new().name("pagestrata-conn".to_owned());

@@ -241,7 +241,8 @@ impl Wire {
         Error::Io { to: self.to.clone(), doing: self.doing, source }
     }
 
-    /// Whether so many bytes can be a body's, by the length that a message states; none if that is not there yet.
+    /// Whether so many bytes can be a body's, by the length that a message states; none if that is
+    /// not there yet.
     fn stated_len(&self) -> Result<Option<usize>> {
         let Some(&[tag, a, b, c, d]) = self.inbound[self.filled.clone()].first_chunk() else {
             return Ok(None);

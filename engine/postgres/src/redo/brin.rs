@@ -11,8 +11,9 @@
 //!
 //! 0x80 with INSERT and UPDATE: the page is new.
 //!
-//! The special space: padding, flags u16, type u16. The metapage, from byte 24 on: magic u32, version u32, heap pages in a range u32, last map page u32.
-//! A map page, from byte 24 on: of each of 1360 ranges where its tuple is, block as upper and lower u16, number u16.
+//! The special space: padding, flags u16, type u16. The metapage, from byte 24 on: magic u32,
+//! version u32, heap pages in a range u32, last map page u32. A map page, from byte 24 on: of each
+//! of 1360 ranges where its tuple is, block as upper and lower u16, number u16.
 
 use super::{
     Change, Problem, mask,
@@ -129,7 +130,8 @@ fn set_tid(
     Ok(())
 }
 
-/// A tuple that goes, whose number is at `at` of the main data: `brin_xlog_update`, the old page, and `brin_xlog_desummarize_page`.
+/// A tuple that goes, whose number is at `at` of the main data: `brin_xlog_update`, the old page,
+/// and `brin_xlog_desummarize_page`.
 fn delete(change: &mut Change<'_, '_>, at: usize) -> Checked<()> {
     change.page.delete_item_in_place(main_u16(change, at)?)?;
     change.stamp();

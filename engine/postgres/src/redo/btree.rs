@@ -13,8 +13,10 @@
 //! | REUSE_PAGE (0xD0) | | none |
 //! | META_CLEANUP (0xE0) | | 0 the metapage |
 //!
-//! The special space: left u32, right u32, level u32, flags u16, cycle u16. A tuple: block as upper and lower u16, number u16, info u16 (13 bits length,
-//! 0x2000: block and number are something else), key. A posting tuple, number 0x2000 and count: its list of tuple ids, 6 bytes each, is where block says.
+//! The special space: left u32, right u32, level u32, flags u16, cycle u16. A tuple: block as upper
+//! and lower u16, number u16, info u16 (13 bits length, 0x2000: block and number are something
+//! else), key. A posting tuple, number 0x2000 and count: its list of tuple ids, 6 bytes each, is
+//! where block says.
 
 use super::{
     Change, Problem, mask,
@@ -223,8 +225,8 @@ fn tids(tuple: &[u8]) -> Checked<&[u8]> {
     }
 }
 
-/// Splits a posting list (`_bt_swap_posting`): the new item's tuple id goes into the list at `split`, and the list's last one to
-/// the new item.
+/// Splits a posting list (`_bt_swap_posting`): the new item's tuple id goes into the list at
+/// `split`, and the list's last one to the new item.
 fn swap_posting(new: &mut [u8], list: &mut [u8], split: usize) -> Checked<()> {
     let Some((at, count)) = posting(list)?.filter(|(_, count)| (1..*count).contains(&split)) else {
         return Err(Problem::new("posting split", "within a list", split));
@@ -291,7 +293,8 @@ fn relink(change: &mut Change<'_, '_>, link: usize, to: u32) -> Checked<()> {
     Ok(())
 }
 
-/// `_bt_restore_page`: the record has the items last first, so that they lie on the page as they did.
+/// `_bt_restore_page`: the record has the items last first, so that they lie on the page as they
+/// did.
 fn restore_items(page: &mut PageMut<'_>, data: &[u8]) -> Checked<()> {
     let mut starts = [0_u16; PAGE_SIZE / TUPLE_HEADER];
     let (mut items, mut at) = (0, 0);
@@ -414,8 +417,9 @@ fn deduplicate(change: &mut Change<'_, '_>) -> Checked<()> {
     Ok(())
 }
 
-/// `btree_xlog_vacuum` and `btree_xlog_delete`: the counts are at `at` of the main data. In the block's data: deleted numbers, updated
-/// numbers, then for each of these how many tuple ids of its list go u16, and which u16.
+/// `btree_xlog_vacuum` and `btree_xlog_delete`: the counts are at `at` of the main data. In the
+/// block's data: deleted numbers, updated numbers, then for each of these how many tuple ids of its
+/// list go u16, and which u16.
 fn delete(change: &mut Change<'_, '_>, at: usize) -> Checked<()> {
     let deleted = usize::from(main_u16(change, at)?);
     let updated = usize::from(main_u16(change, at + 2)?);
@@ -455,8 +459,8 @@ fn delete(change: &mut Change<'_, '_>, at: usize) -> Checked<()> {
     Ok(())
 }
 
-/// `btree_xlog_mark_page_halfdead` and `btree_xlog_unlink_page`, the leaf: links, and in place of its high key the top of what is going to be deleted
-/// (`BTreeTupleSetTopParent`).
+/// `btree_xlog_mark_page_halfdead` and `btree_xlog_unlink_page`, the leaf: links, and in place of
+/// its high key the top of what is going to be deleted (`BTreeTupleSetTopParent`).
 fn half_dead(change: &mut Change<'_, '_>, [prev, next, top]: [u32; 3]) -> Checked<()> {
     init(&mut change.page, [prev, next], 0, HALF_DEAD | LEAF);
     let mut tuple = [0; TUPLE_HEADER];
@@ -468,7 +472,8 @@ fn half_dead(change: &mut Change<'_, '_>, [prev, next, top]: [u32; 3]) -> Checke
     Ok(())
 }
 
-/// `btree_xlog_mark_page_halfdead`, the parent: the child's tuple leads to its right sibling, whose own goes.
+/// `btree_xlog_mark_page_halfdead`, the parent: the child's tuple leads to its right sibling, whose
+/// own goes.
 fn unlink_child(change: &mut Change<'_, '_>) -> Checked<()> {
     let number = main_u16(change, 0)?;
     let next = number.wrapping_add(1);
@@ -506,7 +511,8 @@ fn new_root(change: &mut Change<'_, '_>) -> Checked<()> {
     Ok(())
 }
 
-/// `btree_mask`, what is its own: dead items of leaves, garbage, the end of a split, the vacuum cycle.
+/// `btree_mask`, what is its own: dead items of leaves, garbage, the end of a split, the vacuum
+/// cycle.
 pub(super) fn mask(page: &mut PageMut<'_>) {
     const SPLIT_END: u16 = 0x20;
     let Ok(at) = opaque(page) else { return };

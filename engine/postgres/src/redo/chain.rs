@@ -9,8 +9,9 @@ use crate::{Error, PAGE_SIZE, Page, RelPage, record::read_record_of};
 
 /// Applies records to a page as PostgreSQL's recovery does, for `Guard::page` and its like.
 ///
-/// A base is an image of 8192 bytes; without one the page starts as zeros. A delta is a whole record, or nothing: then the page stays as it is.
-/// The records' checksums are not computed again: layers and log have their own.
+/// A base is an image of 8192 bytes; without one the page starts as zeros. A delta is a whole
+/// record, or nothing: then the page stays as it is. The records' checksums are not computed again:
+/// layers and log have their own.
 ///
 /// ```
 /// # use pagestrata_layers::{Kind, Lsn, PageVersion, Redo};

@@ -1,4 +1,5 @@
-//! Redo of generic records: `generic_redo` of `access/transam/generic_xlog.c`. A page's data is pieces of it: where u16, length u16, bytes.
+//! Redo of generic records: `generic_redo` of `access/transam/generic_xlog.c`. A page's data is
+//! pieces of it: where u16, length u16, bytes.
 
 use super::{
     Change, Problem,

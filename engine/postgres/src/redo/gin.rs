@@ -12,13 +12,16 @@
 //! | DELETE_LISTPAGE (0x80) | metadata 56 B, deleted i32 | 0 the metapage, 1.. the pages |
 //! | VACUUM_DATA_LEAF_PAGE (0x90) | | 0 the page: actions |
 //!
-//! An insertion's data. Entry tree: number u16, whether it takes the place of the item u8, padding, tuple. Inner page of a posting tree: number u16,
-//! posting item. Leaf of a posting tree: actions. Actions: count u16, then for each: segment's number u8, what u8 (1 delete, 2 insert, 3 replace, 4 add items),
-//! for 2 and 3 a segment, for 4 items: count u16, 6 bytes each.
+//! An insertion's data. Entry tree: number u16, whether it takes the place of the item u8, padding,
+//! tuple. Inner page of a posting tree: number u16, posting item. Leaf of a posting tree: actions.
+//! Actions: count u16, then for each: segment's number u8, what u8 (1 delete, 2 insert, 3 replace,
+//! 4 add items), for 2 and 3 a segment, for 4 items: count u16, 6 bytes each.
 //!
-//! The special space: right u32, number of items u16, flags u16. A page of a posting tree has its right bound at byte 24 and from byte 32 on, up to `pd_lower`,
-//! posting items (child block, key: 10 bytes) or segments: first tuple id, count of bytes u16, these bytes: differences of tuple ids, 7 bits in each
-//! byte, lowest first, 0x80: more follow; then zero to an even length. A block or tuple id has the block's upper half first.
+//! The special space: right u32, number of items u16, flags u16. A page of a posting tree has its
+//! right bound at byte 24 and from byte 32 on, up to `pd_lower`, posting items (child block, key:
+//! 10 bytes) or segments: first tuple id, count of bytes u16, these bytes: differences of tuple
+//! ids, 7 bits in each byte, lowest first, 0x80: more follow; then zero to an even length. A block
+//! or tuple id has the block's upper half first.
 
 use super::{
     Change, Problem, mask,
@@ -193,7 +196,8 @@ fn insert_entry(page: &mut PageMut<'_>, right_child: Option<u32>, data: &[u8]) -
     page.insert_item(number, take_tuple(&mut rest)?)
 }
 
-/// Where posting item `number` of an inner page of a posting tree is, how many there are, and where the special space is.
+/// Where posting item `number` of an inner page of a posting tree is, how many there are, and where
+/// the special space is.
 fn posting_item(page: &mut PageMut<'_>, number: u16) -> Checked<(usize, u16, usize)> {
     let special = opaque_of(page, DATA, LEAF)?;
     let items = page.u16(special + ITEMS);
@@ -211,7 +215,8 @@ fn set_posting_items(page: &mut PageMut<'_>, special: usize, items: u16) {
     page.set_lower(POSTINGS + usize::from(items) * POSTING_ITEM);
 }
 
-/// `ginRedoInsertData`, on an inner page: the item of the page that was split leads to the right half, and the new one in front of it to the left.
+/// `ginRedoInsertData`, on an inner page: the item of the page that was split leads to the right
+/// half, and the new one in front of it to the left.
 fn insert_posting_item(page: &mut PageMut<'_>, right_child: u32, data: &[u8]) -> Checked<()> {
     let number = u16_of(data, 0)?;
     let new = data.get(2..2 + POSTING_ITEM).ok_or_else(|| short(data))?;
@@ -257,7 +262,8 @@ fn relink(change: &mut Change<'_, '_>, to: u32) -> Checked<()> {
     Ok(())
 }
 
-/// `ginRedoUpdateMetapage` and `ginRedoDeleteListPages`, the metapage: made anew of what is at `at` of the main data.
+/// `ginRedoUpdateMetapage` and `ginRedoDeleteListPages`, the metapage: made anew of what is at `at`
+/// of the main data.
 fn metapage(change: &mut Change<'_, '_>, at: usize) -> Checked<()> {
     let main = change.record.main_data();
     let metadata = main.get(at..at + META_LEN).ok_or_else(|| short(main))?;
@@ -269,7 +275,8 @@ fn metapage(change: &mut Change<'_, '_>, at: usize) -> Checked<()> {
     Ok(())
 }
 
-/// `ginRedoUpdateMetapage`, the tail of the list: tuples are added to it, or others are behind it now.
+/// `ginRedoUpdateMetapage`, the tail of the list: tuples are added to it, or others are behind it
+/// now.
 fn tail(change: &mut Change<'_, '_>) -> Checked<()> {
     let tuples = main_u32(change, 80)? as i32;
     if tuples <= 0 {
@@ -383,7 +390,8 @@ impl<'r> Tids<'r> {
     }
 }
 
-/// Writes segments to a leaf of a posting tree, one behind the other. What is behind the last keeps its old bytes.
+/// Writes segments to a leaf of a posting tree, one behind the other. What is behind the last keeps
+/// its old bytes.
 struct Segments<'p> {
     /// The page in front of its special space.
     page: &'p mut [u8],
@@ -405,7 +413,8 @@ impl<'p> Segments<'p> {
         Ok(())
     }
 
-    /// A segment of the tuple ids that `next` gives, which ascend (`ginCompressPostingList`); nothing if there are none.
+    /// A segment of the tuple ids that `next` gives, which ascend (`ginCompressPostingList`);
+    /// nothing if there are none.
     fn put_tids(&mut self, mut next: impl FnMut() -> Checked<Option<u64>>) -> Checked<()> {
         let Some(mut last) = next()? else { return Ok(()) };
         let start = self.at;
@@ -452,7 +461,8 @@ impl<'p> Segments<'p> {
     }
 }
 
-/// A leaf as servers before 9.4 left it, a plain array of tuple ids, as the one segment that it is now (first part of `ginRedoRecompress`).
+/// A leaf as servers before 9.4 left it, a plain array of tuple ids, as the one segment that it is
+/// now (first part of `ginRedoRecompress`).
 fn compress(page: &mut PageMut<'_>, special: usize) -> Checked<()> {
     let (old, items) = (*page.0, usize::from(page.u16(special + ITEMS)));
     let tids = old[POSTINGS..special].as_chunks::<TID>().0;

@@ -8,8 +8,8 @@
 //! | PAGE_SPLIT (0x30) | right link u32, padding, its NSN u64, was a leaf u8, padding, pages u16, follow right u8 | 0 the left child, whose split is complete; 1.. the pages from left to right: tuples i32, tuples |
 //! | PAGE_DELETE (0x60) | delete xid u64, number in the parent u16 | 0 the page, 1 the parent |
 //!
-//! The special space: NSN (the Lsn of the page's last split, upper half first), right link u32, flags u16, 0xFF81 u16. A tuple: block and number 6 bytes,
-//! info u16 (13 bits length), key.
+//! The special space: NSN (the Lsn of the page's last split, upper half first), right link u32,
+//! flags u16, 0xFF81 u16. A tuple: block and number 6 bytes, info u16 (13 bits length), key.
 
 use pagestrata_layers::Lsn;
 
@@ -57,7 +57,8 @@ pub(super) fn gist(change: &mut Change<'_, '_>) -> Checked<()> {
     }
 }
 
-/// Whether a reference is that of a left child. Its image is from before the change (`gistRedoClearFollowRight`).
+/// Whether a reference is that of a left child. Its image is from before the change
+/// (`gistRedoClearFollowRight`).
 pub(super) const fn is_left_child(info: u8, id: u8) -> bool {
     matches!((info, id), (0x00, 1) | (0x30, 0))
 }

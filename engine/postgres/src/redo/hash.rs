@@ -16,9 +16,11 @@
 //! | UPDATE_META_PAGE (0xB0) | tuples f64 | 0 the metapage |
 //! | VACUUM_ONE_PAGE (0xC0) | conflict xid u32, tuples u32, their numbers | 0 the page, 1 the metapage |
 //!
-//! The special space: page before u32, page behind u32, bucket u32, flags u16, 0xFF80. The metapage, from byte 24 on: magic u32, version u32, tuples f64,
-//! tuples in a bucket u16, bytes of a page u16, bitmap bytes u16 and the binary logarithm of its bits u16, last bucket u32, high mask u32, low mask u32,
-//! splitpoint u32, first free bit u32, bitmaps u32, procedure u32, spare pages at 98 splitpoints u32, places of 1024 bitmaps u32.
+//! The special space: page before u32, page behind u32, bucket u32, flags u16, 0xFF80. The
+//! metapage, from byte 24 on: magic u32, version u32, tuples f64, tuples in a bucket u16, bytes of
+//! a page u16, bitmap bytes u16 and the binary logarithm of its bits u16, last bucket u32, high
+//! mask u32, low mask u32, splitpoint u32, first free bit u32, bitmaps u32, procedure u32, spare
+//! pages at 98 splitpoints u32, places of 1024 bitmaps u32.
 
 use super::{
     Change, Problem, mask,
@@ -235,7 +237,8 @@ fn spares_of(splitpoint: u32) -> Checked<usize> {
     Ok(SPARES + splitpoint as usize * 4)
 }
 
-/// A bitmap in which all pages are in use: `hash_xlog_init_bitmap_page` and `hash_xlog_add_ovfl_page` (`_hash_initbitmapbuffer`).
+/// A bitmap in which all pages are in use: `hash_xlog_init_bitmap_page` and
+/// `hash_xlog_add_ovfl_page` (`_hash_initbitmapbuffer`).
 fn new_bitmap(change: &mut Change<'_, '_>) -> Checked<()> {
     let len = usize::from(main_u16(change, 0)?);
     let end = CONTENTS + len;
@@ -353,7 +356,8 @@ fn set_flags(change: &mut Change<'_, '_>, flags: u16) -> Checked<()> {
     Ok(())
 }
 
-/// `hash_xlog_split_allocate_page`, the old bucket: its link back has the last bucket of when it was split.
+/// `hash_xlog_split_allocate_page`, the old bucket: its link back has the last bucket of when it
+/// was split.
 fn split_bucket(change: &mut Change<'_, '_>) -> Checked<()> {
     let (bucket, flags) = (main_u32(change, 0)?, main_u16(change, 4)?);
     relink(change, PREV, bucket)?;
@@ -390,7 +394,8 @@ fn bucket_in_metapage(change: &mut Change<'_, '_>) -> Checked<()> {
     Ok(())
 }
 
-/// Tuples that come from another page of the bucket: `hash_xlog_move_page_contents` and `hash_xlog_squeeze_page`. The page behind it may be another one now.
+/// Tuples that come from another page of the bucket: `hash_xlog_move_page_contents` and
+/// `hash_xlog_squeeze_page`. The page behind it may be another one now.
 fn add_moved(change: &mut Change<'_, '_>, tuples: u16, next: Option<u32>) -> Checked<()> {
     let data = change.block.data;
     if tuples > 0 {

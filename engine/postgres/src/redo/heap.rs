@@ -13,10 +13,11 @@
 //! | VISIBLE (0x40) | cutoff xid u32, bits u8 |
 //! | MULTI_INSERT (0x50) | flags u8, padding, tuples u16, their numbers unless the page is new |
 //!
-//! 0x80 with INSERT, UPDATE and MULTI_INSERT: the page is new. Numbers are those of line pointers, from 1.
+//! 0x80 with INSERT, UPDATE and MULTI_INSERT: the page is new. Numbers are those of line pointers,
+//! from 1.
 //!
-//! A tuple: xmin u32, xmax u32, command u32, ctid (block as upper and lower u16, number u16), infomask2 u16, infomask u16, length of its header
-//! u8, then null bitmap and data.
+//! A tuple: xmin u32, xmax u32, command u32, ctid (block as upper and lower u16, number u16),
+//! infomask2 u16, infomask u16, length of its header u8, then null bitmap and data.
 
 use std::ops::Range;
 
@@ -477,7 +478,8 @@ fn vacuum(change: &mut Change<'_, '_>) -> Checked<()> {
     Ok(())
 }
 
-/// `heap_xlog_freeze_page`. A tuple in the record: xmax u32, number u16, infomask2 u16, infomask u16, flags u8, padding.
+/// `heap_xlog_freeze_page`. A tuple in the record: xmax u32, number u16, infomask2 u16, infomask
+/// u16, flags u8, padding.
 fn freeze(change: &mut Change<'_, '_>) -> Checked<()> {
     const FREEZE_XVAC: u8 = 2;
     const INVALID_XVAC: u8 = 4;
@@ -525,7 +527,8 @@ fn visible(change: &mut Change<'_, '_>) -> Checked<()> {
     Ok(())
 }
 
-/// `heap_xlog_multi_insert`. A tuple in the record, 2-aligned: length of the body u16, infomask2 u16, infomask u16, header length u8, body.
+/// `heap_xlog_multi_insert`. A tuple in the record, 2-aligned: length of the body u16, infomask2
+/// u16, infomask u16, header length u8, body.
 fn multi_insert(change: &mut Change<'_, '_>) -> Checked<()> {
     let mut main = Main::of(change);
     let (flags, _, tuples) = (main.u8()?, main.u8()?, main.u16()?);
@@ -562,7 +565,8 @@ fn multi_insert(change: &mut Change<'_, '_>) -> Checked<()> {
     Ok(())
 }
 
-/// `heap_mask`, what is its own: hints about transactions, command numbers, places of speculative tuples, padding.
+/// `heap_mask`, what is its own: hints about transactions, command numbers, places of speculative
+/// tuples, padding.
 pub(super) fn mask(page: &mut PageMut<'_>, block: u32) {
     const XMIN_FROZEN: u16 = 0x0300;
     const TRANSACTION_HINTS: u16 = 0xFFF0;

@@ -1,5 +1,6 @@
-//! [`mask_page`]: what of two pages need not be equal, as PostgreSQL compares them for `wal_consistency_checking`
-//! (`access/common/bufmask.c` and the `*_mask` function of each manager).
+//! [`mask_page`]: what of two pages need not be equal, as PostgreSQL compares them for
+//! `wal_consistency_checking` (`access/common/bufmask.c` and the `*_mask` function of each
+//! manager).
 
 use super::{
     brin, btree, gin, gist, hash, heap,
@@ -10,8 +11,8 @@ use crate::{PAGE_SIZE, Page, record::ManagerId};
 const PAGE_FULL: u16 = 2;
 const PRUNE_XID: usize = 20;
 
-/// Clears everything of a page that may differ between a server and its standby: Lsn, checksum, hints that are not logged, free space, and what
-/// the record's manager leaves open besides.
+/// Clears everything of a page that may differ between a server and its standby: Lsn, checksum,
+/// hints that are not logged, free space, and what the record's manager leaves open besides.
 pub fn mask_page(manager: ManagerId, block: u32, page: &mut Page) {
     let mut page = PageMut(page);
     page.0[..10].fill(0);
@@ -100,7 +101,8 @@ pub(super) fn padding(page: &mut PageMut<'_>, number: u16) {
     }
 }
 
-/// Whose page it seems to be, by its special space: each access method marks that in a way of its own.
+/// Whose page it seems to be, by its special space: each access method marks that in a way of its
+/// own.
 #[must_use]
 pub fn manager_of(page: &Page) -> ManagerId {
     let bytes = |at: usize| u16::from_le_bytes([page[at], page[at + 1]]);

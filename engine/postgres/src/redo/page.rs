@@ -10,8 +10,8 @@
 //! | 20..24 | `pd_prune_xid` |
 //! | 24.. | line pointers, 4 bytes each: 15 bits offset, 2 bits state, 15 bits length |
 //!
-//! **Invariants:** nothing is read or written outside the page, whatever it says of itself. What makes no sense is a
-//! [`Problem`], and the page's bytes are then unspecified.
+//! **Invariants:** nothing is read or written outside the page, whatever it says of itself. What
+//! makes no sense is a [`Problem`], and the page's bytes are then unspecified.
 
 use std::ops::Range;
 
@@ -324,7 +324,8 @@ impl PageMut<'_> {
         Ok(&mut self.0[range])
     }
 
-    /// `pd_lower`, `pd_upper` and `pd_special`, which are in order, so that what is between them can be moved.
+    /// `pd_lower`, `pd_upper` and `pd_special`, which are in order, so that what is between them
+    /// can be moved.
     #[inline]
     pub(crate) fn check_header(&self) -> Checked<[usize; 3]> {
         let (lower, upper, special) = (self.lower(), self.upper(), self.special());
@@ -335,8 +336,9 @@ impl PageMut<'_> {
         Err(Problem::new("pd_lower, pd_upper, pd_special", "24 to 8192, in order", found))
     }
 
-    /// Room for an item of `len` bytes under a line pointer that is unused, or the next one (`PageAddItemExtended` with
-    /// `PAI_OVERWRITE`): where it starts. The caller fills it; the padding behind it keeps what was there.
+    /// Room for an item of `len` bytes under a line pointer that is unused, or the next one
+    /// (`PageAddItemExtended` with `PAI_OVERWRITE`): where it starts. The caller fills it; the
+    /// padding behind it keeps what was there.
     #[inline]
     pub(crate) fn add_item(&mut self, number: u16, len: usize) -> Checked<usize> {
         let [mut lower, upper, _] = self.check_header()?;
@@ -356,7 +358,8 @@ impl PageMut<'_> {
         self.add_at(index, len, lower, upper)
     }
 
-    /// An item in front of the one that has this number now, or behind the last (`PageAddItem` without `overwrite`).
+    /// An item in front of the one that has this number now, or behind the last (`PageAddItem`
+    /// without `overwrite`).
     pub(crate) fn insert_item(&mut self, number: u16, item: &[u8]) -> Checked<()> {
         let [lower, upper, _] = self.check_header()?;
         let len = item.len();
@@ -396,7 +399,8 @@ impl PageMut<'_> {
         Ok(upper)
     }
 
-    /// Takes an item and its line pointer away and moves what was below it up (`PageIndexTupleDelete`).
+    /// Takes an item and its line pointer away and moves what was below it up
+    /// (`PageIndexTupleDelete`).
     pub(crate) fn delete_item(&mut self, number: u16) -> Checked<()> {
         self.check_header()?;
         let id = self.index_item(number)?;
@@ -411,7 +415,8 @@ impl PageMut<'_> {
         Ok(())
     }
 
-    /// Takes an item away, but its line pointer only if it is the last, so that others keep their numbers (`PageIndexTupleDeleteNoCompact`).
+    /// Takes an item away, but its line pointer only if it is the last, so that others keep their
+    /// numbers (`PageIndexTupleDeleteNoCompact`).
     pub(crate) fn delete_item_in_place(&mut self, number: u16) -> Checked<()> {
         self.check_header()?;
         let id = self.index_item(number)?;
@@ -475,7 +480,8 @@ impl PageMut<'_> {
         self.compact()
     }
 
-    /// Writes another item over one, in its place as far as the end of it goes (`PageIndexTupleOverwrite`).
+    /// Writes another item over one, in its place as far as the end of it goes
+    /// (`PageIndexTupleOverwrite`).
     pub(crate) fn overwrite_item(&mut self, number: u16, item: &[u8]) -> Checked<()> {
         self.check_header()?;
         let id = self.index_item(number)?;
@@ -497,8 +503,8 @@ impl PageMut<'_> {
         Ok(())
     }
 
-    /// Packs the items towards the end in the order of their line pointers, and cuts off unused line pointers at the end
-    /// (`PageRepairFragmentation`). The hole keeps its old bytes.
+    /// Packs the items towards the end in the order of their line pointers, and cuts off unused
+    /// line pointers at the end (`PageRepairFragmentation`). The hole keeps its old bytes.
     pub(crate) fn repair_fragmentation(&mut self) -> Checked<()> {
         self.check_header()?;
         let items = usize::from(self.items());
@@ -520,7 +526,8 @@ impl PageMut<'_> {
         Ok(())
     }
 
-    /// That all items lie between the line pointers and the special space, and are no more than that.
+    /// That all items lie between the line pointers and the special space, and are no more than
+    /// that.
     fn check_places(&self) -> Checked<()> {
         let [lower, upper, special] = self.check_header()?;
         let (mut total, mut lowest, mut highest) = (0, special, upper);
@@ -540,10 +547,12 @@ impl PageMut<'_> {
         Ok(())
     }
 
-    /// Puts the items one below the other from the special space down, in the order of their line pointers (`compactify_tuples`).
+    /// Puts the items one below the other from the special space down, in the order of their line
+    /// pointers (`compactify_tuples`).
     pub(crate) fn compact(&mut self) -> Checked<()> {
         let (items, upper, special) = (usize::from(self.items()), self.upper(), self.special());
-        // Where each already lies below the one before it, every move is upwards and takes nothing that is still needed.
+        // Where each already lies below the one before it, every move is upwards and takes nothing
+        // that is still needed.
         let mut below = special;
         let is_in_order = self.item_ids().filter(|id| id.has_storage()).all(|id| {
             let end = id.offset() + max_align(id.len());
@@ -589,7 +598,8 @@ impl PageMut<'_> {
         Ok(())
     }
 
-    /// Cuts off unused line pointers at the end, but for the first one (`PageTruncateLinePointerArray`).
+    /// Cuts off unused line pointers at the end, but for the first one
+    /// (`PageTruncateLinePointerArray`).
     pub(crate) fn truncate_line_pointers(&mut self) -> Checked<()> {
         self.check_header()?;
         let is_unused = |id: ItemId| id.state() == ItemState::Unused;
@@ -614,7 +624,8 @@ fn check_index_item(id: ItemId, upper: usize, special: usize) -> Checked<()> {
     Err(Problem::new("place of an item", expected, format_args!("{offset}..{end}")))
 }
 
-/// Of two slices of one length. Items of an index are a few words of 8 bytes long, and a call for each takes longer than they do.
+/// Of two slices of one length. Items of an index are a few words of 8 bytes long, and a call for
+/// each takes longer than they do.
 #[inline]
 fn copy_short(to: &mut [u8], from: &[u8]) {
     const SHORT: usize = 8;
@@ -628,8 +639,8 @@ fn copy_short(to: &mut [u8], from: &[u8]) {
     }
 }
 
-/// Whether one transaction is older than the other: modulo 2^32, but for the first three, which are older than all
-/// (`TransactionIdPrecedes`).
+/// Whether one transaction is older than the other: modulo 2^32, but for the first three, which are
+/// older than all (`TransactionIdPrecedes`).
 pub(crate) fn precedes(xid: u32, other: u32) -> bool {
     const FIRST_NORMAL: u32 = 3;
     if xid < FIRST_NORMAL || other < FIRST_NORMAL {

@@ -1,5 +1,5 @@
-//! Redo of sequence records: `seq_redo` of `commands/sequence.c`. The page is written anew: one tuple, behind the 12 bytes of the main data that
-//! name the relation.
+//! Redo of sequence records: `seq_redo` of `commands/sequence.c`. The page is written anew: one
+//! tuple, behind the 12 bytes of the main data that name the relation.
 
 use super::{
     Change,

@@ -11,11 +11,14 @@
 //! | VACUUM_ROOT (0x70) | deleted u16, padding, maker; numbers | 0 |
 //! | VACUUM_REDIRECT (0x80) | placeholders u16, first at the end u16, conflict xid u32; numbers | 0 |
 //!
-//! Link: number of the parent's tuple u16, which of its nodes u16. Maker: xid u32, builds the index u8, padding. What follows is not aligned.
+//! Link: number of the parent's tuple u16, which of its nodes u16. Maker: xid u32, builds the index
+//! u8, padding. What follows is not aligned.
 //!
-//! The special space: flags u16, redirections u16, placeholders u16, 0xFF82 u16. A leaf tuple: 2 bits state, 30 bits length, info u16 (14 bits number of the
-//! next in its chain), block and number 6 bytes, key. One that is not live has 4 bytes more: an xid. An inner tuple: 2 bits state, 1 bit, 13 bits
-//! nodes, 16 bits length of the prefix, length u16, padding; prefix; nodes: block and number 6 bytes, info u16 (13 bits length), label.
+//! The special space: flags u16, redirections u16, placeholders u16, 0xFF82 u16. A leaf tuple: 2
+//! bits state, 30 bits length, info u16 (14 bits number of the next in its chain), block and number
+//! 6 bytes, key. One that is not live has 4 bytes more: an xid. An inner tuple: 2 bits state, 1
+//! bit, 13 bits nodes, 16 bits length of the prefix, length u16, padding; prefix; nodes: block and
+//! number 6 bytes, info u16 (13 bits length), label.
 
 use super::{
     Change, Problem,
@@ -251,7 +254,8 @@ fn replace(page: &mut PageMut<'_>, number: u16, tuple: &[u8]) -> Checked<()> {
     page.insert_item(number, tuple)
 }
 
-/// Takes tuples away, and puts ones that are not live in their place: of the first given another than of the rest (`spgPageIndexMultiDelete`).
+/// Takes tuples away, and puts ones that are not live in their place: of the first given another
+/// than of the rest (`spgPageIndexMultiDelete`).
 fn kill(
     page: &mut PageMut<'_>,
     numbers: &[[u8; 2]],

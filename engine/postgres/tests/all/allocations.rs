@@ -19,8 +19,8 @@ thread_local! {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-// SAFETY: every call goes to the system's allocator unchanged; counting touches only a thread-local number that needs
-// no allocation and has no destructor.
+// SAFETY: every call goes to the system's allocator unchanged; counting touches only a thread-local
+// number that needs no allocation and has no destructor.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         COUNT.set(COUNT.get() + 1);

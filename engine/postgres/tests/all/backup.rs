@@ -156,7 +156,8 @@ fn other_directories_are_refused() {
     refused(&|dir| fs::remove_dir_all(dir.join("base")).unwrap(), "base: cannot list");
 }
 
-/// Files that grew, were cut or came while they were copied: with a label, a fork is what it is up to its first file that is not full.
+/// Files that grew, were cut or came while they were copied: with a label, a fork is what it is up
+/// to its first file that is not full.
 #[test]
 fn files_of_different_moments() {
     let dir = small();

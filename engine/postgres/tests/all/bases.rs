@@ -1,4 +1,5 @@
-//! What a read at the end of a capture rests on: deltas whose page has nothing older, and pages that a record names twice.
+//! What a read at the end of a capture rests on: deltas whose page has nothing older, and pages
+//! that a record names twice.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 

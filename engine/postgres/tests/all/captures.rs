@@ -152,7 +152,8 @@ impl Capture {
         WalReader::open(storage(), &self.wal(), self.start(), None, system_id).unwrap()
     }
 
-    /// The lines of a text beside the archive, which is packed or, where `captures/make.sh` made it, plain; none if there is no such text.
+    /// The lines of a text beside the archive, which is packed or, where `captures/make.sh` made
+    /// it, plain; none if there is no such text.
     pub(crate) fn lines(&self, suffix: &str) -> Option<impl Iterator<Item = String> + use<>> {
         let path = PathBuf::from(format!("{}{suffix}", self.stem.display()));
         let plain = path.with_extension("");

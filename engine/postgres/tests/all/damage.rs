@@ -1,5 +1,5 @@
-//! Damaged, cut, foreign and missing segments: a typed error that says where, or the torn end that it is. Never a
-//! panic, never a stream that is silently shorter.
+//! Damaged, cut, foreign and missing segments: a typed error that says where, or the torn end that
+//! it is. Never a panic, never a stream that is silently shorter.
 
 use std::{
     fs::{self, File},
@@ -305,7 +305,8 @@ fn reading_starts_at_records_only() {
         open(end.0).unwrap();
         for inside in [start.0 + 1, start.0 + 8, end.0 - 8].into_iter().filter(|lsn| *lsn > start.0)
         {
-            // A record may end with the header of the page behind, and a switch with the rest of the segment.
+            // A record may end with the header of the page behind, and a switch with the rest of
+            // the segment.
             let header = inside % 8192 == 0 && index > 0;
             refused += usize::from(open(inside).is_err() || header);
             assert!(open(inside).is_err() || header, "{} in {start}..{end}", Lsn(inside));
@@ -344,8 +345,8 @@ fn reading_stops_where_it_is_told() {
     assert!(matches!(end, Err(Error::EndsBefore { end, .. }) if end == copy.last().1));
 }
 
-/// Whatever bit flips: an error, or every record before the flip with the log's end there, and then the flip is in the
-/// last record or behind it.
+/// Whatever bit flips: an error, or every record before the flip with the log's end there, and then
+/// the flip is in the last record or behind it.
 #[test]
 fn ten_thousand_flips_never_shorten_the_log() {
     let copy = Copy::tail(900);

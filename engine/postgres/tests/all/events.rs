@@ -1,5 +1,5 @@
-//! Sizes of relation forks, as block references and relation events make them, against those of a redo that was checked with
-//! PostgreSQL's own recovery.
+//! Sizes of relation forks, as block references and relation events make them, against those of a
+//! redo that was checked with PostgreSQL's own recovery.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,5 @@
-//! Records with random damage and a checksum that was made right again: read or refused, never a panic.
+//! Records with random damage and a checksum that was made right again: read or refused, never a
+//! panic.
 
 use pagestrata_layers::Lsn;
 use pagestrata_postgres::{Error, PageVersions, decode_record, relation_events};

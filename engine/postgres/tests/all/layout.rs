@@ -1,5 +1,5 @@
-//! PostgreSQL's log as a server lays it out, for tests and fuzzing: records over pages and segments, each with the header it
-//! has there. Where the bytes go is the caller's.
+//! PostgreSQL's log as a server lays it out, for tests and fuzzing: records over pages and
+//! segments, each with the header it has there. Where the bytes go is the caller's.
 
 pub(crate) const PAGE: u64 = 8192;
 

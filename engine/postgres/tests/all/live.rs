@@ -1,4 +1,5 @@
-//! The client of a server's log: against one that says whatever it likes, and against PostgreSQL itself.
+//! The client of a server's log: against one that says whatever it likes, and against PostgreSQL
+//! itself.
 
 mod made_up;
 mod server;

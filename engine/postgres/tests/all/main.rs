@@ -1,7 +1,8 @@
 //! The crate against real PostgreSQL output and against damaged copies of it.
 //!
-//! Captures are found through `PAGESTRATA_CAPTURES`; the sample in the repository is read always, and carries the tests
-//! alone where that is not set. Redo is tried on what `captures/make.sh` made, too, where `PAGESTRATA_MADE_CAPTURES` names a directory of it.
+//! Captures are found through `PAGESTRATA_CAPTURES`; the sample in the repository is read always,
+//! and carries the tests alone where that is not set. Redo is tried on what `captures/make.sh`
+//! made, too, where `PAGESTRATA_MADE_CAPTURES` names a directory of it.
 #![allow(clippy::print_stdout)]
 
 mod allocations;

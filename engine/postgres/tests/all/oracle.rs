@@ -1,4 +1,5 @@
-//! Every record, block reference and image against an independent reader's, which agrees with `pg_waldump -b`.
+//! Every record, block reference and image against an independent reader's, which agrees with
+//! `pg_waldump -b`.
 
 use pagestrata_layers::Lsn;
 use pagestrata_postgres::{

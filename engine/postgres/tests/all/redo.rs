@@ -1,5 +1,6 @@
-//! Redo of whole captures, page by page as the log goes, against PostgreSQL's own recovery: every version of every page by its raw hash, every page and
-//! size at each Lsn that PostgreSQL recovered to, and every image that a record has for checking.
+//! Redo of whole captures, page by page as the log goes, against PostgreSQL's own recovery: every
+//! version of every page by its raw hash, every page and size at each Lsn that PostgreSQL recovered
+//! to, and every image that a record has for checking.
 //!
 //! Pages are kept in a plain map here: nothing of the engine takes part.
 
@@ -187,8 +188,8 @@ fn check_manifest(cluster: &Cluster, (pages, blocks): &Manifest, what: &str) -> 
     good
 }
 
-/// The images that a record has only for checking, which show the page as it is after the change, before it is stamped: how many, and how many of them
-/// are equal but for Lsn, checksum and hole.
+/// The images that a record has only for checking, which show the page as it is after the change,
+/// before it is stamped: how many, and how many of them are equal but for Lsn, checksum and hole.
 fn check_images(
     cluster: &Cluster,
     images: &mut PageVersions,

@@ -26,7 +26,8 @@ impl Random {
     }
 }
 
-/// Changes a few bytes: of the header, but for the Lsn, of line pointers, of the special space, or anywhere.
+/// Changes a few bytes: of the header, but for the Lsn, of line pointers, of the special space, or
+/// anywhere.
 fn damage_page(page: &mut Page, random: &mut Random) {
     for _ in 0..=random.below(5) {
         let at = match random.below(4) {

@@ -1,4 +1,5 @@
-//! The decoder of a stream against the reader of files: the same log, in pieces of any size, started anywhere.
+//! The decoder of a stream against the reader of files: the same log, in pieces of any size,
+//! started anywhere.
 
 use std::{fs::File, os::unix::fs::FileExt, path::Path};
 

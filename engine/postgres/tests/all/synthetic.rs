@@ -1,5 +1,5 @@
-//! Logs that are written here: what the captures do not have, such as records longer than a segment, edges that are met
-//! exactly, and a record that was given up after a crash.
+//! Logs that are written here: what the captures do not have, such as records longer than a
+//! segment, edges that are met exactly, and a record that was given up after a crash.
 
 use std::{fs::File, os::unix::fs::FileExt};
 
@@ -93,7 +93,8 @@ fn records_meet_every_edge() {
     assert_eq!(first_record(captures::storage(), log.sink.dir.path()).unwrap(), Lsn(first));
 }
 
-/// A log that was read to its end can be opened there again, although the next page is not there yet.
+/// A log that was read to its end can be opened there again, although the next page is not there
+/// yet.
 #[test]
 fn reading_goes_on_at_every_kind_of_end() {
     for (segments, switch) in [(0, false), (1, false), (1, true)] {

@@ -1,4 +1,5 @@
-//! [`Consistency`]: redo against the images that records have for checking (`wal_consistency_checking`), record by record.
+//! [`Consistency`]: redo against the images that records have for checking
+//! (`wal_consistency_checking`), record by record.
 //!
 //! A page that was compared is kept, and the records that come for it are redone on it as they are
 //! put: each once, and not all of a page's records for each image. At the end, what is kept is

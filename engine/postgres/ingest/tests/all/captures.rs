@@ -1,6 +1,8 @@
-//! The captures: imported, ingested, and everything that their oracles know compared, in memory, flushed, and reopened.
+//! The captures: imported, ingested, and everything that their oracles know compared, in memory,
+//! flushed, and reopened.
 //!
-//! The sample in the repository always; those in the directory `PAGESTRATA_CAPTURES` where it is set.
+//! The sample in the repository always; those in the directory `PAGESTRATA_CAPTURES` where it is
+//! set.
 
 use std::{
     fs::{self, File},

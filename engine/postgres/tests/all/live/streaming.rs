@@ -67,7 +67,8 @@ impl Follower {
         let mut connection = Connection::open(&self.info)?;
         let server = connection.identify()?;
         assert_eq!(server.log, self.decoder.log());
-        // Both ways to go on: with the same decoder, and with one that knows nothing but the position.
+        // Both ways to go on: with the same decoder, and with one that knows nothing but the
+        // position.
         match self.connections % 2 {
             0 => self.decoder.restart(),
             _ => {
@@ -172,7 +173,8 @@ fn records_are_those_in_the_servers_files() {
     });
     assert!(follower.connections > 1, "the connection was cut");
 
-    // A server that shuts down in order waits until everything is confirmed, and is followed by itself.
+    // A server that shuts down in order waits until everything is confirmed, and is followed by
+    // itself.
     let before = follower.connections;
     follower.follow_while(&server, || {
         server.sql(WORK);
