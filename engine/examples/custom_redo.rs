@@ -52,7 +52,6 @@ fn main() -> Result<()> {
     for lsn in [Lsn(10), Lsn(50), Lsn(100)] {
         let count = guard.page(page, lsn, &Counter, &mut scratch)?;
         assert_eq!(*count, (2 * lsn.0).to_le_bytes());
-        drop(count);
         println!("{lsn}: {} versions read", scratch.last_read().versions);
         assert!(scratch.last_read().versions <= 18);
     }

@@ -76,7 +76,7 @@ impl LayerMap {
     pub(crate) fn is_sound(&self) -> bool {
         let memory = std::iter::once(&self.open).chain(&self.frozen);
         let starts = memory.clone().map(|slot| slot.layer.start_lsn());
-        let lowest = starts.clone().last().unwrap_or(Lsn::MAX);
+        let lowest = starts.clone().next_back().unwrap_or(Lsn::MAX);
         let are_apart = memory
             .zip(starts.clone().skip(1))
             .all(|(newer, older)| newer.layer.start_lsn() > older);
