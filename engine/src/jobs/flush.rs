@@ -286,7 +286,9 @@ impl TimelineShared {
             if found.path.starts_with(&self.dir));
         if !is_damaged {
             self.flush.lock().durable = Some(durable);
-        } else if !durable.in_doubt {
+        } else if !durable.in_doubt
+            && let Ok(_directory) = self.store.lock_directory()
+        {
             let path = self.dir.join(layer_file_name(&durable.record));
             let _ = self.store.storage.remove(&path);
         }

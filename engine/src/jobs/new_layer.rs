@@ -36,6 +36,7 @@ impl<'t> NewLayer<'t> {
             block_size_target_bytes: store.options.block_size_target_bytes,
             compression: store.options.compression,
         };
+        let _directory = store.lock_directory()?;
         drop(store.storage.create(&marker)?);
         let mut new = NewLayer { timeline, temporary, marker, writer: None };
         match LayerWriter::create(&*store.storage, &new.temporary, id, kind, options) {
@@ -80,8 +81,10 @@ impl<'t> NewLayer<'t> {
         tombstones: &[Tombstone],
     ) -> Result<LayerRecord> {
         let writer = self.writer.take().expect("finished once");
+        let finished = writer.finish(key_range, lsn_range, tombstones);
+        let _directory = self.timeline.store.lock_directory()?;
         let mut is_named = false;
-        let finished = writer.finish(key_range, lsn_range, tombstones).and_then(|summary| {
+        let finished = finished.and_then(|summary| {
             debug_assert_eq!(summary.id.timeline, self.timeline.number);
             let record = LayerRecord { level: 0, summary };
             let (storage, dir) = (&*self.timeline.store.storage, &self.timeline.dir);
@@ -130,7 +133,10 @@ pub(crate) fn unmark(timeline: &TimelineShared, record: &LayerRecord) {
 
 impl Drop for NewLayer<'_> {
     fn drop(&mut self) {
-        if self.writer.is_some() && !self.timeline.store.is_inherited() {
+        if self.writer.is_some()
+            && !self.timeline.store.is_inherited()
+            && let Ok(_directory) = self.timeline.store.lock_directory()
+        {
             self.remove();
         }
     }

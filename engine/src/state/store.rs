@@ -15,7 +15,7 @@ use pagestrata_layers::{
     storage::{ProcessMark, SharedStorage, major_faults_of_process},
 };
 use pagestrata_wal::Log;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use crate::{
     error::{Error, Result},
@@ -68,6 +68,9 @@ pub(crate) struct StoreShared {
     /// Those of the process when the store was opened.
     pub(crate) major_faults_before: u64,
     pub(crate) closed: AtomicBool,
+    /// Whether the directory is this store's. Locked for reading while a name is made or removed in
+    /// it by work that may outlive the store.
+    pub(crate) owns_directory: RwLock<bool>,
     /// Nobody flushes any more. Ordered by the lock of `timelines`.
     pub(crate) flusher_panicked: AtomicBool,
 }
@@ -106,6 +109,7 @@ impl StoreShared {
             fetchers: FetchThreads::default(),
             major_faults_before: major_faults_of_process(),
             closed: AtomicBool::new(false),
+            owns_directory: RwLock::new(true),
             flusher_panicked: AtomicBool::new(false),
             import_in_doubt: AtomicBool::new(false),
             pages: PageCache::new(options.page_cache_max_bytes),
@@ -128,6 +132,16 @@ impl StoreShared {
     #[inline]
     pub(crate) fn is_inherited(&self) -> bool {
         !self.owner.is_current()
+    }
+
+    /// Keeps the directory this store's for as long as the guard lives: held while a flush of a
+    /// caller, or an import, either of which can outlive the store, makes or removes a name in it.
+    ///
+    /// # Errors
+    /// [`Error::Closed`]: the directory may be another store's by now.
+    pub(crate) fn lock_directory(&self) -> Result<RwLockReadGuard<'_, bool>> {
+        let owned = self.owns_directory.read();
+        if *owned { Ok(owned) } else { Err(Error::Closed) }
     }
 
     /// Adds edits to the manifest, all or none, durably.

@@ -267,5 +267,7 @@ impl Store {
             log.close();
         }
         *shared.manifest.lock() = None;
+        // No layer file is made or removed from here on.
+        *shared.owns_directory.write() = false;
     }
 }

@@ -7,6 +7,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
     },
     task::{Context, Waker},
     thread,
@@ -269,4 +270,49 @@ fn the_task_that_polled_last_is_woken() {
     let closing = thread::spawn(move || block_on(close));
     drop(snapshot);
     assert!(matches!(closing.join().unwrap(), Ok(report) if report.pins.is_empty()));
+}
+
+/// A flush of a caller, or an import, makes a layer file while its store is dropped and the directory is opened again: what
+/// it goes on with does not keep the directory from being opened a third time.
+#[test]
+fn what_outlives_its_store_leaves_nothing_in_the_directory_of_the_next() {
+    for is_import in [false, true] {
+        let storage = SimulatedStorage::new();
+        let options = Options { background: Background::Callers, ..Options::default() };
+        let store = open_in(&storage, options.clone()).unwrap();
+        let timeline = store.create_timeline("main", Lsn(1)).unwrap();
+        let page = Key::new(1, 1);
+        // From here on nothing but a layer's marker and its file are created.
+        put(&timeline, page, Lsn(2), b"first");
+        timeline.flush().unwrap();
+        if !is_import {
+            put(&timeline, page, Lsn(3), b"second");
+        }
+        let (send, opened) = mpsc::channel();
+        let next = storage.clone();
+        let in_between = move || {
+            let (tell, told) = mpsc::channel();
+            let next = next.clone();
+            thread::spawn(move || {
+                drop(store);
+                send.send(open_in(&next, Options::default())).unwrap();
+                let _ = tell.send(());
+            });
+            // A drop that waits for whoever makes the file cannot be waited for here.
+            let _ = told.recv_timeout(Duration::from_millis(500));
+        };
+        let between_both = storage.clone();
+        storage.before_next("create", move || between_both.before_next("create", in_between));
+        let made = if is_import {
+            let mut lease = timeline.write_lease_owned().unwrap();
+            let mut import = lease.import_images(Lsn(9)).unwrap();
+            import.put(page, b"imported").and_then(|()| import.finish()).map(drop)
+        } else {
+            timeline.flush().map(drop)
+        };
+        drop(opened.recv().unwrap().unwrap());
+        let third = open_in(&storage, options).unwrap_or_else(|error| panic!("{error} ({made:?})"));
+        let main = third.timeline("main").unwrap();
+        assert_eq!(main.last_record_lsn(), Lsn(if is_import { 2 } else { 3 }), "{made:?}");
+    }
 }
