@@ -71,7 +71,7 @@ impl LayerMap {
         next
     }
 
-    /// Whether the layers in memory are above each other, and all of them above every layer file,
+    /// Whether no layer in memory is below an older one, all of them are above every layer file,
     /// and the index knows the files. O(layers), for the feature `verify`.
     pub(crate) fn is_sound(&self) -> bool {
         let memory = std::iter::once(&self.open).chain(&self.frozen);
@@ -79,7 +79,7 @@ impl LayerMap {
         let lowest = starts.clone().next_back().unwrap_or(Lsn::MAX);
         let are_apart = memory
             .zip(starts.clone().skip(1))
-            .all(|(newer, older)| newer.layer.start_lsn() > older);
+            .all(|(newer, older)| newer.layer.start_lsn() >= older);
         let ends = self.files.iter().map(|file| file.summary().lsn_range.end);
         are_apart
             && ends.max() <= Some(lowest)

@@ -2,7 +2,8 @@
 //! client for it.
 //!
 //! ```text
-//! page_server --store DIR [--listen 127.0.0.1:6400] [--metrics 127.0.0.1:6401] [--access mmap|pread|direct]
+//! page_server --store DIR [--listen 127.0.0.1:6400] [--metrics 127.0.0.1:6401]
+//!     [--access mmap|pread|direct]
 //! ```
 //!
 //! A read that finds everything in memory is answered where its request came in, without a task, a

@@ -1,9 +1,10 @@
 //! PostgreSQL 15 WAL and base backups as page versions.
 //!
 //! ```text
-//! WAL segments   -> WalReader     -> Record -> PageVersions -> (Key, Value) at the record's end Lsn
+//! WAL segments   -> WalReader     -> Record -> PageVersions -> (Key, Value) at the record's end
 //! pieces of them -> StreamDecoder -> Record \-> relation_events -> ranges of blocks that are gone
-//! base backup, a directory or a tar -> BaseBackup -> (Key, image) at the Lsn that its BackupLabel or ControlFile names
+//! base backup, a directory or a tar -> BaseBackup -> (Key, image) at the Lsn that its BackupLabel
+//!     or ControlFile names
 //! running server -> live::Replication (feature `live`) -> pieces of segments
 //! image, deltas -> PageRedo -> the page as PostgreSQL's recovery leaves it
 //! ```

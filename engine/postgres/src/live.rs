@@ -2,7 +2,8 @@
 //! from the standby's side.
 //!
 //! ```text
-//! ConnectionInfo -> Connection (log in, identify, slots) -> Replication (pieces of the log in, status out) -> StreamDecoder
+//! ConnectionInfo -> Connection (log in, identify, slots)
+//!     -> Replication (pieces of the log in, status out) -> StreamDecoder
 //! ```
 //!
 //! As PostgreSQL's manual has it in "Streaming Replication Protocol", "Message Formats" and "SASL
@@ -12,18 +13,22 @@
 //! ```no_run
 //! # use std::time::Duration;
 //! # use pagestrata_layers::Lsn;
-//! use pagestrata_postgres::{StreamDecoder, live::{Connection, ConnectionInfo, Event, Progress, Timing}};
+//! use pagestrata_postgres::{
+//!     StreamDecoder,
+//!     live::{Connection, ConnectionInfo, Event, Progress, Timing},
+//! };
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let durable = Lsn(16);
 //! let info: ConnectionInfo = "host=/var/run/postgresql user=replicator".parse()?;
 //! let mut connection = Connection::open(&info)?;
 //! let server = connection.identify()?;
 //! let mut decoder = StreamDecoder::new(server.log, durable)?;
-//! let mut replication = connection.start(None, server.log.timeline, decoder.stream_from(), Timing::default())?;
+//! let (timeline, from) = (server.log.timeline, decoder.stream_from());
+//! let mut replication = connection.start(None, timeline, from, Timing::default())?;
 //! loop {
 //!     match replication.next_event(Duration::from_secs(1))? {
 //!         Event::Wal { start, bytes, .. } => decoder.push(start, bytes)?,
-//!         // What is answered decides whether a server can shut down: make all of it durable first.
+//!         // The answer decides whether a server can shut down: make all of it durable first.
 //!         Event::KeepAlive { .. } | Event::Quiet => {}
 //!         Event::TimelineEnded { .. } => break,
 //!     }

@@ -4,7 +4,8 @@
 //! ```text
 //! base image, or a page of zeros -> for each record
 //!     by the block reference that names the page:
-//!         an image that is restored | the access method's own change of the page (of few, both) -> the record's end is stamped
+//!         an image that is restored | the access method's own change of the page (of few, both)
+//!         -> the record's end is stamped
 //!     without one: the visibility map bits that it clears
 //! ```
 //!

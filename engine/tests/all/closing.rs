@@ -272,8 +272,9 @@ fn the_task_that_polled_last_is_woken() {
     assert!(matches!(closing.join().unwrap(), Ok(report) if report.pins.is_empty()));
 }
 
-/// A flush of a caller, or an import, makes a layer file while its store is dropped and the directory is opened again: what
-/// it goes on with does not keep the directory from being opened a third time.
+/// A flush of a caller, or an import, makes a layer file while its store is dropped and the
+/// directory is opened again: what it goes on with does not keep the directory from being opened a
+/// third time.
 #[test]
 fn what_outlives_its_store_leaves_nothing_in_the_directory_of_the_next() {
     for is_import in [false, true] {

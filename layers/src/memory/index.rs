@@ -3,7 +3,7 @@
 //! ```text
 //! objects:  hash table (point look-ups) and skip list (order) over Object nodes
 //! Object -> root -> Directory[64] -> ... -> Leaf[16] of heads: newest version, older ones
-//!                                                  `-> Versions (newest block) -> older block -> ...
+//!                                              `-> Versions (newest block) -> older block -> ...
 //! ```
 //!
 //! A page table: blocks are dense numbers under few objects, so each level takes six bits of the

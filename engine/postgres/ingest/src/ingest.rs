@@ -1,7 +1,8 @@
 //! Ingest: the log from where a timeline ends.
 //!
 //! ```text
-//! check: every record is read and taken apart, nothing is written -> apply: the same records, up to the same end
+//! check: every record is read and taken apart, nothing is written
+//!     -> apply: the same records, up to the same end
 //! ```
 //!
 //! Reading the log costs little beside storing it, and so damage anywhere in it is found before the

@@ -2,7 +2,8 @@
 //! anywhere.
 //!
 //! ```text
-//! base.tar     names within the data directory; instead of tablespaces, tablespace_map or links in pg_tblspc/
+//! base.tar     names within the data directory; instead of tablespaces, tablespace_map or links
+//!              in pg_tblspc/
 //! <oid>.tar    beside it, for each of these: names within the tablespace's directory
 //! ```
 //!

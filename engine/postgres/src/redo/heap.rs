@@ -327,57 +327,78 @@ fn update(change: &mut Change<'_, '_>, is_hot: bool) -> Checked<()> {
         }
     }
     if is_new {
-        let mut data = Cursor(change.block.data);
-        let mut part = |is_there: u8| match is_there {
-            0 => Ok(0),
-            _ => data.u16().map(usize::from).ok_or_else(|| short(change.block.data)),
-        };
-        let prefix_len = part(flags & PREFIX_FROM_OLD)?;
-        let suffix_len = part(flags & SUFFIX_FROM_OLD)?;
-        let short_header = take_header(&mut data)?;
-        let (prefix, suffix) = match prefix_len + suffix_len {
-            0 => (0..0, 0..0),
-            _ if has_old => {
-                let found = "a part of one on another page";
-                return Err(Problem::new("new tuple", "one that is whole", found));
-            }
-            _ => parts_of_old(&change.page, old_number, prefix_len, suffix_len)?,
-        };
-        // The null bitmap comes before the prefix.
-        let bitmap_len = match prefix_len {
-            0 => 0,
-            _ => usize::from(short_header[SHORT_HEADER - 1]).saturating_sub(TUPLE_HEADER),
-        };
-        let bitmap = data.take(bitmap_len).ok_or_else(|| short(change.block.data))?;
-        let new = NewTuple {
-            number: new_number,
-            block: new_block,
-            xmin: change.record.xid(),
-            xmax: new_xmax,
-            short_header,
-        };
-        let middle = data.0;
-        let len = bitmap.len() + prefix.len() + middle.len() + suffix.len();
-        let page = &mut change.page;
-        let mut at = new.add(page, len)?;
-        put(page, at, bitmap);
-        at += bitmap.len();
-        if !prefix.is_empty() {
-            page.0.copy_within(prefix.clone(), at);
-        }
-        at += prefix.len();
-        put(page, at, middle);
-        if !suffix.is_empty() {
-            page.0.copy_within(suffix, at + middle.len());
-        }
-        if cfg!(planted_bug = "redo_tuple_byte") && !middle.is_empty() {
-            page.0[at] ^= 1;
-        }
-        if flags & NEW_ALL_VISIBLE_CLEARED != 0 {
-            change.page.set_flag(ALL_VISIBLE, false);
-        }
+        let new = Updated { number: new_number, xmax: new_xmax, block: new_block, flags };
+        add_updated(change, &new, old_number, has_old)?;
     }
     change.stamp();
+    Ok(())
+}
+
+/// The new version of a row that is updated.
+struct Updated {
+    number: u16,
+    xmax: u32,
+    block: u32,
+    flags: u8,
+}
+
+/// Adds the new version to its page, with what it shares with the old one there.
+fn add_updated(
+    change: &mut Change<'_, '_>,
+    updated: &Updated,
+    old_number: u16,
+    has_old: bool,
+) -> Checked<()> {
+    let Updated { number: new_number, xmax: new_xmax, block: new_block, flags } = *updated;
+    let mut data = Cursor(change.block.data);
+    let mut part = |is_there: u8| match is_there {
+        0 => Ok(0),
+        _ => data.u16().map(usize::from).ok_or_else(|| short(change.block.data)),
+    };
+    let prefix_len = part(flags & PREFIX_FROM_OLD)?;
+    let suffix_len = part(flags & SUFFIX_FROM_OLD)?;
+    let short_header = take_header(&mut data)?;
+    let (prefix, suffix) = match prefix_len + suffix_len {
+        0 => (0..0, 0..0),
+        _ if has_old => {
+            let found = "a part of one on another page";
+            return Err(Problem::new("new tuple", "one that is whole", found));
+        }
+        _ => parts_of_old(&change.page, old_number, prefix_len, suffix_len)?,
+    };
+    // The null bitmap comes before the prefix.
+    let bitmap_len = match prefix_len {
+        0 => 0,
+        _ => usize::from(short_header[SHORT_HEADER - 1]).saturating_sub(TUPLE_HEADER),
+    };
+    let bitmap = data.take(bitmap_len).ok_or_else(|| short(change.block.data))?;
+    let new = NewTuple {
+        number: new_number,
+        block: new_block,
+        xmin: change.record.xid(),
+        xmax: new_xmax,
+        short_header,
+    };
+    let middle = data.0;
+    let len = bitmap.len() + prefix.len() + middle.len() + suffix.len();
+    let page = &mut change.page;
+    let mut at = new.add(page, len)?;
+    put(page, at, bitmap);
+    at += bitmap.len();
+    if !prefix.is_empty() {
+        page.0.copy_within(prefix.clone(), at);
+    }
+    at += prefix.len();
+    put(page, at, middle);
+    if !suffix.is_empty() {
+        page.0.copy_within(suffix, at + middle.len());
+    }
+    if cfg!(planted_bug = "redo_tuple_byte") && !middle.is_empty() {
+        page.0[at] ^= 1;
+    }
+    if flags & NEW_ALL_VISIBLE_CLEARED != 0 {
+        change.page.set_flag(ALL_VISIBLE, false);
+    }
     Ok(())
 }
 
