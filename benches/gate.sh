@@ -30,6 +30,9 @@ for tool in valgrind strace objdump setarch; do
     fi
 done
 
+# In one unit a crate: how functions are shared out among several, and so what is inlined, depends on
+# the directory that the repository lies in.
+export CARGO_PROFILE_BENCH_CODEGEN_UNITS=1
 gate="$(cargo bench --no-run --quiet --locked -p pagestrata-benches --bench gate --message-format=json |
     sed -n 's/.*"executable":"\([^"]*gate-[^"]*\)".*/\1/p' | tail -n 1)"
 work="$(mktemp -d)"
@@ -40,8 +43,13 @@ read -ra operations <<<"${GATE_OPERATIONS-$("$gate" | tr '\n' ' ')}"
 # without one.
 while read -r object; do
     objdump -d --no-show-raw-insn "$object" | awk -v object="$object" '
-        / lock / || (/\txchg / && /\(/) { sub(/:.*/, ""); gsub(/ /, ""); print object, $0 }'
+        /[ \t]lock / || (/[ \t]xchg / && /\(/) { sub(/:.*/, ""); gsub(/ /, ""); print object, $0 }'
 done < <(printf '%s\n' "$gate"; ldd "$gate" | grep -o '/[^ ]*' | sort -u | xargs readlink -f) >"$work/locked"
+
+if ! grep -q "^$gate " "$work/locked"; then
+    echo "gate: no locked instruction was found in $gate: what does objdump print?" >&2
+    exit 1
+fi
 
 # Counts one operation; the figures go to $work/OPERATION.figures.
 count() {
