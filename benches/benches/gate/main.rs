@@ -76,7 +76,9 @@ fn counted(work: &mut dyn FnMut()) {
 }
 
 /// Each operation, by name.
-const OPERATIONS: [(&str, fn(&mut Meter)); 14] = [
+type Operation = (&'static str, fn(&mut Meter));
+
+const OPERATIONS: [Operation; 14] = [
     ("commit_buffered", operations::commit_buffered),
     ("commit_external", operations::commit_external),
     ("flush", operations::flush),
