@@ -159,9 +159,15 @@ impl<'t> Recovering<'t> {
             return Ok(false);
         }
         let part = CommitPart::decode(record.payload).map_err(&corrupt)?;
-        if part.previous < self.disk_consistent_lsn && !part.is_last {
-            // What is left of a commit that came to nothing: commits that took its place are in
-            // layer files.
+        // What is left of a commit that came to nothing. Either commits that took its place are in
+        // layer files, or everything before it is, and the log was freed up to a segment between
+        // its parts. A commit that was accepted has a last part, and keeps its first one in the log
+        // until it is in a layer file.
+        let is_replaced = part.previous < self.disk_consistent_lsn;
+        let has_no_start = part.previous == self.disk_consistent_lsn
+            && !part.is_first
+            && self.partial != Some(record.lsn);
+        if !part.is_last && (is_replaced || has_no_start) {
             self.partial = None;
             return Ok(false);
         }

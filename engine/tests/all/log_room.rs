@@ -76,6 +76,49 @@ fn commits_take_the_place_of_one_that_was_cut_short() {
     }
 }
 
+/// A commit of many parts that came to nothing for want of room, and another timeline's commit in
+/// the segment of its last part: when all else is in layer files, the log begins with that segment.
+#[test]
+fn the_log_may_begin_between_the_parts_of_a_commit_that_came_to_nothing() {
+    let options = Options { log_segment_size_bytes: 64 << 10, ..options() };
+    let mut begins_between = 0;
+    for free in 0..12 {
+        let storage = SimulatedStorage::new();
+        let store = open(&storage, options.clone());
+        let main = store.create_timeline("main", Lsn(1)).unwrap();
+        let other = store.create_timeline("other", Lsn(1)).unwrap();
+        write(&main, 90, 2).unwrap();
+        let mut lease = main.write_lease().unwrap();
+        for lsn in 91..100 {
+            lease.put(Key::new(1, 1), Lsn(lsn), Value::Image(&vec![lsn as u8; 30_000])).unwrap();
+        }
+        storage.set_free_bytes(Some(free * (32 << 10)));
+        if lease.commit(Lsn(100)).is_ok() {
+            break;
+        }
+        storage.set_free_bytes(None);
+        lease.abort();
+        drop(lease);
+        write(&other, 1, 2).unwrap();
+        assert_eq!(main.flush().unwrap(), Lsn(90));
+        drop((main, other, store));
+        let mut storage = storage.killed();
+        for lsn in [110, 120] {
+            let opened = Store::open_with(storage.shared(), "/store", options.clone());
+            let (store, report) = opened.unwrap_or_else(|error| panic!("{free}, {lsn}: {error}"));
+            let main = store.timeline("main").unwrap();
+            begins_between += u64::from(report.log_records > report.log_commits);
+            let before = if lsn == 110 { 90 } else { 110 };
+            assert_eq!(main.last_record_lsn(), Lsn(before), "{free}");
+            assert_eq!(store.timeline("other").unwrap().last_record_lsn(), Lsn(1), "{free}");
+            write(&main, lsn, 100).unwrap();
+            drop((main, store));
+            storage = storage.killed();
+        }
+    }
+    assert!(begins_between > 0, "no part was left in the log, so nothing was tested");
+}
+
 #[test]
 fn what_was_cut_short_does_not_keep_the_log() {
     let storage = cut_between_parts();
