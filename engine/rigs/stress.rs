@@ -40,7 +40,7 @@ use std::{
 };
 
 use pagestrata::{
-    AccessMode, Compression, DetachedVersion, Guard, Key, Kind, Lsn, Options, PageVersion, Ready,
+    Access, Compression, DetachedVersion, Guard, Key, Kind, Lsn, Options, PageVersion, Ready,
     Scratch, Snapshot, Store, Timeline, Value, Versions,
     testing::{KeyChoice, UnsyncedStorage, fill_value},
 };
@@ -253,7 +253,7 @@ struct Wrote {
 /// Until the time is over, or its files take as much as they may.
 fn one_store(
     readers: u64,
-    (compression, access): (Compression, AccessMode),
+    (compression, access): (Compression, Access),
     until: Instant,
     wrote: &mut Wrote,
     done: &Done,
@@ -313,9 +313,9 @@ fn main() {
         _ => Compression::None,
     };
     let access = match arguments.next().as_deref() {
-        Some("pread") => AccessMode::Pread,
-        Some("direct") => AccessMode::Direct,
-        _ => AccessMode::Mmap,
+        Some("pread") => Access::Pread,
+        Some("direct") => Access::Direct,
+        _ => Access::MMAP,
     };
     let until = Instant::now() + Duration::from_secs(seconds);
     let (mut wrote, done) = (Wrote::default(), Done::default());

@@ -1,6 +1,10 @@
 //! What the engine's calls fail with. The variants say what a caller can do.
+//!
+//! One line of text says all of an error, its cause included. A cause that is in the text is a
+//! field of its variant, and is not returned by [`std::error::Error::source`] as well, so that
+//! nothing is printed twice where a whole chain is printed.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use pagestrata_layers::{Key, Lsn};
 
@@ -13,10 +17,54 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Storage, layer files, the manifest, or an append that is out of order: see
-    /// [`pagestrata_layers::Error`].
+    /// Storage, layer files, the log, the manifest, or memory: see [`pagestrata_layers::Error`].
     #[error(transparent)]
-    Layers(#[from] pagestrata_layers::Error),
+    Layers(pagestrata_layers::Error),
+    /// A put, drop or commit goes back in Lsn.
+    #[error(
+        "{found} is out of order: expected an Lsn not below the last append, {last}, and above the \
+         last commit, {committed}"
+    )]
+    LsnOutOfOrder {
+        /// The last appended Lsn.
+        last: Lsn,
+        /// The last committed Lsn.
+        committed: Lsn,
+        /// The Lsn that was refused.
+        found: Lsn,
+    },
+    /// A key has a value at this Lsn already.
+    #[error("{key} has a value at {lsn} already")]
+    DuplicateVersion {
+        /// The key.
+        key: Key,
+        /// The Lsn.
+        lsn: Lsn,
+    },
+    /// Blocks are to be dropped at an Lsn at which one of them was just put.
+    #[error(
+        "cannot drop {key} at {lsn}: it was put at this Lsn; drop before putting, or at a later Lsn"
+    )]
+    DropAfterPut {
+        /// The key that was put.
+        key: Key,
+        /// The Lsn.
+        lsn: Lsn,
+    },
+    /// A value is longer than [`VALUE_LEN_MAX`](crate::VALUE_LEN_MAX).
+    #[error("a value of {len} bytes is too long: at most {} bytes", crate::VALUE_LEN_MAX)]
+    ValueTooLong {
+        /// Its length, in bytes.
+        len: usize,
+    },
+    /// The keys of an import do not ascend.
+    #[error("out of order: expected what comes after {previous}, found {found}")]
+    OutOfOrder {
+        /// What came before.
+        previous: String,
+        /// What came now.
+        found: String,
+    },
     /// An option is outside its range; nothing was opened.
     #[error("option {option}: expected {expected}, found {found}")]
     InvalidOption {
@@ -113,7 +161,7 @@ pub enum Error {
         /// Which timeline.
         timeline: String,
         /// Why the last flush failed.
-        cause: String,
+        cause: Arc<Error>,
     },
     /// A flush failed. The frozen layer stays readable in memory and is flushed again later.
     #[error("timeline {timeline:?}: flush failed: {cause}")]
@@ -121,7 +169,7 @@ pub enum Error {
         /// Which timeline.
         timeline: String,
         /// Why.
-        cause: String,
+        cause: Arc<Error>,
     },
     /// A write or sync of the log has failed, or the store was opened to be read only: nothing is
     /// written any more, and reads go on. What was acknowledged is safe. Close the store, mend the
@@ -145,7 +193,7 @@ pub enum Error {
     /// There is no room for the log. Nothing was committed, and what was put still waits for its
     /// commit: make room, and commit again.
     #[error("no room to commit: {0}")]
-    NoSpace(#[source] pagestrata_layers::Error),
+    NoSpace(pagestrata_layers::Error),
     /// The log is as long as it may be, and cannot be freed while somebody holds the write lease of
     /// a timeline that keeps it. Nothing was committed, and what was put still waits for its
     /// commit.
@@ -195,14 +243,14 @@ pub enum Error {
         visited: String,
     },
     /// The embedder's redo failed.
-    #[error("redo of {key} at {lsn}: {source}")]
+    #[error("redo of {key} at {lsn}: {cause}")]
     Redo {
         /// The key.
         key: Key,
         /// The Lsn.
         lsn: Lsn,
         /// What it said.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        cause: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Images can only be imported above everything that the timeline holds.
     #[error("cannot import images at {lsn}: the timeline is at {last_record_lsn}")]
@@ -227,14 +275,30 @@ pub enum Error {
     Entropy(String),
     /// A thread of the store could not be started.
     #[error("cannot start a thread: {0}")]
-    Thread(#[source] std::io::Error),
+    Thread(std::io::Error),
+}
+
+impl From<pagestrata_layers::Error> for Error {
+    fn from(error: pagestrata_layers::Error) -> Error {
+        use pagestrata_layers::Error as LayersError;
+        match error {
+            LayersError::LsnOutOfOrder { last, committed, found } => {
+                Error::LsnOutOfOrder { last, committed, found }
+            }
+            LayersError::DuplicateVersion { key, lsn } => Error::DuplicateVersion { key, lsn },
+            LayersError::DropAfterPut { key, lsn } => Error::DropAfterPut { key, lsn },
+            LayersError::ValueTooLong { len } => Error::ValueTooLong { len },
+            LayersError::OutOfOrder { previous, found } => Error::OutOfOrder { previous, found },
+            other => Error::Layers(other),
+        }
+    }
 }
 
 impl From<pagestrata_wal::Error> for Error {
     fn from(error: pagestrata_wal::Error) -> Error {
         use pagestrata_wal::Error as LogError;
         match error {
-            LogError::Layers(error) => Error::Layers(error),
+            LogError::Layers(error) => error.into(),
             LogError::NoSpace(error) => Error::NoSpace(error),
             LogError::Closed => Error::Closed,
             LogError::Failed { cause } => Error::ReadOnly { cause: cause.to_string() },

@@ -39,7 +39,7 @@ pub enum ErrorKind {
     Corrupt,
     /// The store is closed: open it again.
     Closed,
-    /// The operating system or the embedder's redo failed: the error's source says why.
+    /// The operating system or the embedder's redo failed: the error's cause says why.
     Internal,
 }
 
@@ -66,7 +66,12 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Layers(error) => kind_of_layers(error),
-            Error::InvalidOption { .. }
+            Error::LsnOutOfOrder { .. }
+            | Error::DuplicateVersion { .. }
+            | Error::DropAfterPut { .. }
+            | Error::ValueTooLong { .. }
+            | Error::OutOfOrder { .. }
+            | Error::InvalidOption { .. }
             | Error::NotAStore { .. }
             | Error::InvalidTimelineName { .. }
             | Error::InvalidLsn { .. }
@@ -83,11 +88,9 @@ impl Error {
             Error::Locked { .. } | Error::LeaseHeld { .. } | Error::LogFull { .. } => {
                 ErrorKind::Busy
             }
-            // A flush that failed is tried again: what it lacks is what its cause says, which most
-            // often is room.
-            Error::FlushStalled { .. } | Error::FlushFailed { .. } | Error::NoSpace(_) => {
-                ErrorKind::OutOfSpace
-            }
+            // A flush that failed is tried again: what it lacks is what its cause says.
+            Error::FlushStalled { cause, .. } | Error::FlushFailed { cause, .. } => cause.kind(),
+            Error::NoSpace(_) => ErrorKind::OutOfSpace,
             Error::ReadOnly { .. } => ErrorKind::ReadOnly,
             Error::UnexplainedFiles { .. } | Error::Damaged { .. } => ErrorKind::Corrupt,
             Error::Closed => ErrorKind::Closed,
@@ -98,19 +101,15 @@ impl Error {
 
 fn kind_of_layers(error: &LayersError) -> ErrorKind {
     match error {
-        LayersError::LsnOutOfOrder { .. }
-        | LayersError::DuplicateVersion { .. }
-        | LayersError::DropAfterPut { .. }
-        | LayersError::ValueTooLong { .. }
-        | LayersError::OutOfOrder { .. }
-        | LayersError::UnsupportedVersion { .. }
-        | LayersError::NotAFile { .. } => ErrorKind::InvalidArgument,
+        LayersError::UnsupportedVersion { .. } | LayersError::NotAFile { .. } => {
+            ErrorKind::InvalidArgument
+        }
         LayersError::Corrupt(_)
         | LayersError::DirectoryReplaced { .. }
         | LayersError::OtherStore { .. } => ErrorKind::Corrupt,
         LayersError::FileInUse { .. } | LayersError::NotResident { .. } => ErrorKind::Busy,
         LayersError::Full { .. } | LayersError::OutOfMemory { .. } => ErrorKind::OutOfSpace,
-        LayersError::Io { source, .. } => match source.kind() {
+        LayersError::Io { cause, .. } => match cause.kind() {
             std::io::ErrorKind::StorageFull
             | std::io::ErrorKind::QuotaExceeded
             | std::io::ErrorKind::OutOfMemory => ErrorKind::OutOfSpace,

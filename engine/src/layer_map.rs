@@ -45,8 +45,15 @@ pub(crate) struct LayerMap {
 }
 
 impl LayerMap {
+    /// The layers in memory, newest first.
+    #[inline]
+    pub(crate) fn in_memory(&self) -> impl Iterator<Item = &MemSlot> + Clone {
+        std::iter::once(&self.open).chain(&self.frozen)
+    }
+
     /// With an empty open layer, from number `since` on.
     pub(crate) fn rolled(&self, open: Arc<MemLayer>, since: u64) -> LayerMap {
+        assert!(open.start_lsn() >= self.open.layer.start_lsn(), "the open layer is the highest");
         let mut frozen = Vec::with_capacity(self.frozen.len() + 1);
         frozen.push(self.open.clone());
         frozen.extend_from_slice(&self.frozen);
@@ -68,16 +75,17 @@ impl LayerMap {
         if !changes.is_empty() {
             next.index = next.index.edit(&changes);
         }
+        debug_assert_eq!(next.index.layer_count(), self.index.layer_count() + changes.len());
         next
     }
 
     /// Whether no layer in memory is below an older one, all of them are above every layer file,
     /// and the index knows the files. O(layers), for the feature `verify`.
     pub(crate) fn is_sound(&self) -> bool {
-        let memory = std::iter::once(&self.open).chain(&self.frozen);
-        let starts = memory.clone().map(|slot| slot.layer.start_lsn());
-        let lowest = starts.clone().next_back().unwrap_or(Lsn::MAX);
-        let are_apart = memory
+        let starts = self.in_memory().map(|slot| slot.layer.start_lsn());
+        let lowest = starts.clone().last().unwrap_or(Lsn::MAX);
+        let are_apart = self
+            .in_memory()
             .zip(starts.clone().skip(1))
             .all(|(newer, older)| newer.layer.start_lsn() >= older);
         let ends = self.files.iter().map(|file| file.summary().lsn_range.end);
@@ -95,7 +103,7 @@ impl LayerMap {
     /// The layers that a read of `key` at `lsn` asks, newest first, for people.
     pub(crate) fn visited(&self, key: Key, lsn: Lsn) -> String {
         let mut names = Vec::new();
-        for (n, slot) in std::iter::once(&self.open).chain(&self.frozen).enumerate() {
+        for (n, slot) in self.in_memory().enumerate() {
             if slot.layer.start_lsn() <= lsn {
                 names.push(format!(
                     "{} layer from {}",

@@ -131,7 +131,7 @@ pub use error::{Error, Result};
 pub use error_kind::ErrorKind;
 pub use jobs::flush_future::FlushFuture;
 pub use names::{is_bidirectional_control, is_timeline_name};
-pub use options::{AccessMode, Background, Clock, Compression, Durability, FlushRedo, Options};
+pub use options::{Access, Background, Clock, Compression, Durability, FlushRedo, Options};
 pub use pagestrata_layers::{
     Error as LayersError, Key, KeyRange, Kind, Lsn, PageVersion, ParseLsnError, Rebuild, Redo,
     RedoResult, VALUE_LEN_MAX, Value,

@@ -1,14 +1,17 @@
 //! [`Options`]: everything that can be chosen when a store is opened, checked once.
 
 use std::{
-    fmt::Display,
+    fmt::{self, Display},
     ops::RangeInclusive,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
-pub use pagestrata_layers::layer_file::{AccessMode, Compression};
-use pagestrata_layers::{Redo, layer_file::AccessOptions};
+pub use pagestrata_layers::layer_file::Compression;
+use pagestrata_layers::{
+    Redo,
+    layer_file::{AccessMode, AccessOptions},
+};
 
 use crate::error::{Error, Result};
 
@@ -91,8 +94,8 @@ pub struct Options {
     /// s.
     #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
     pub flush_retry_delay_max: Duration,
-    /// How layer files are read. Default: [`AccessMode::Mmap`].
-    pub access: AccessMode,
+    /// How layer files are read. Default: [`Access::MMAP`].
+    pub access: Access,
     /// The most that the cache of blocks holds, of all files that are not mapped, in bytes. 64 KiB
     /// to 1 TiB; default 256 MiB.
     pub block_cache_max_bytes: u64,
@@ -101,24 +104,12 @@ pub struct Options {
     /// page is found by its key and its newest version, whoever made it. 0 to 1 TiB; default 0,
     /// none is kept.
     pub page_cache_max_bytes: u64,
-    /// How many layer files are mapped at the most, with [`AccessMode::Mmap`]; those beyond are
-    /// read as by [`AccessMode::Pread`]. The kernel has a bound of its own for a process
-    /// (`vm.max_map_count`, 65,530). 0 to 16 million; default 32,768.
-    pub mappings_max: u64,
     /// How many threads wait for devices in the place of tasks that await a
     /// [`Fetch`](crate::Fetch), at the most; they are started as they are needed. 0: whoever awaits
     /// one waits. To 1,024; default 4.
     pub fetch_threads_max: usize,
     /// How many layer files that are not mapped are open at a time. 1 to 1 million; default 512.
     pub open_files_max: u64,
-    /// How long what was found in memory of a mapped file is taken to be there still, by reads that
-    /// may not wait ([`Guard::try_page`](crate::Guard::try_page)). When memory is short the system
-    /// may take it away meanwhile, and such a read then waits after all. Where very much is
-    /// remembered it may take longer, so that looking takes no more than a twentieth of a core.
-    /// Zero, or [`Background::Callers`]: each such read asks the system, which takes longer than
-    /// the rest of it. To 1 min; default 50 ms.
-    #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
-    pub residency_interval: Duration,
     /// What a commit that was acknowledged survives. Default: [`Durability::Synced`].
     pub durability: Durability,
     /// Length of a segment of the log, in bytes. Its room is taken when it is made, so that a
@@ -143,6 +134,81 @@ pub struct Options {
     /// operating system's monotonic clock.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub clock: Clock,
+}
+
+/// How layer files are read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case", deny_unknown_fields)
+)]
+pub enum Access {
+    /// Mapped: values are borrowed from the operating system's page cache.
+    ///
+    /// What is in memory the system tells only to who may write to a file (`can_do_mincore` in
+    /// Linux's `mm/mincore.c`): a process that may not is told that everything is, and then its
+    /// reads that may not wait do wait.
+    Mmap {
+        /// How many layer files are mapped at the most; those beyond are read as by
+        /// [`Access::Pread`]. The kernel has a bound of its own for a process
+        /// (`vm.max_map_count`, 65,530). 0 to 16 million.
+        #[cfg_attr(feature = "serde", serde(default = "mappings_max_default"))]
+        mappings_max: u64,
+        /// How long what was found in memory is taken to be there still, by reads that may not wait
+        /// ([`Guard::try_page`](crate::Guard::try_page)). When memory is short the system may take
+        /// it away meanwhile, and such a read then waits after all. Where very much is remembered
+        /// it may take longer, so that looking takes no more than a twentieth of a core. Zero, or
+        /// [`Background::Callers`]: each such read asks the system, which takes longer than the
+        /// rest of it. To 1 min.
+        #[cfg_attr(
+            feature = "serde",
+            serde(default = "residency_interval_default", with = "crate::duration_text")
+        )]
+        residency_interval: Duration,
+    },
+    /// Read, block by block, into a cache of the store's own.
+    Pread,
+    /// As [`Access::Pread`], with direct I/O (`O_DIRECT`). Where the file system refuses that,
+    /// files are read as by `Pread`, and [`AccessStats::direct_refused`] says so.
+    ///
+    /// [`AccessStats::direct_refused`]: crate::AccessStats::direct_refused
+    Direct,
+}
+
+impl Access {
+    /// [`Access::Mmap`] with its defaults: 32,768 mappings, 50 ms.
+    pub const MMAP: Access =
+        Access::Mmap { mappings_max: MAPPINGS_MAX, residency_interval: RESIDENCY_INTERVAL };
+}
+
+const MAPPINGS_MAX: u64 = 32 << 10;
+const RESIDENCY_INTERVAL: Duration = Duration::from_millis(50);
+
+#[cfg(feature = "serde")]
+fn mappings_max_default() -> u64 {
+    MAPPINGS_MAX
+}
+
+#[cfg(feature = "serde")]
+fn residency_interval_default() -> Duration {
+    RESIDENCY_INTERVAL
+}
+
+impl Default for Access {
+    fn default() -> Access {
+        Access::MMAP
+    }
+}
+
+impl Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Access::Mmap { .. } => "mmap",
+            Access::Pread => "pread",
+            Access::Direct => "direct",
+        })
+    }
 }
 
 /// What a commit survives once [`CommitTicket::wait`](crate::CommitTicket::wait) has returned; see
@@ -257,13 +323,11 @@ impl Default for Options {
             flush_redo: None,
             flush_retry_delay: Duration::from_millis(100),
             flush_retry_delay_max: Duration::from_secs(10),
-            access: AccessMode::default(),
+            access: Access::default(),
             block_cache_max_bytes: 256 * MIB,
             page_cache_max_bytes: 0,
-            mappings_max: 32 << 10,
             fetch_threads_max: 4,
             open_files_max: 512,
-            residency_interval: Duration::from_millis(50),
             durability: Durability::default(),
             log_segment_size_bytes: 16 * MIB,
             log_size_max_bytes: 2 * GIB,
@@ -277,19 +341,30 @@ impl Default for Options {
 
 impl Options {
     pub(crate) fn of_access(&self) -> AccessOptions {
+        let (mode, mappings_max) = match self.access {
+            Access::Mmap { mappings_max, .. } => (AccessMode::Mmap, mappings_max),
+            Access::Pread => (AccessMode::Pread, 0),
+            Access::Direct => (AccessMode::Direct, 0),
+        };
         AccessOptions {
-            mode: self.access,
+            mode,
             cache_max_bytes: self.block_cache_max_bytes,
-            mappings_max: self.mappings_max,
+            mappings_max,
             open_files_max: usize::try_from(self.open_files_max).unwrap_or(usize::MAX),
-            remembers_residency: self.remembers_residency(),
+            remembers_residency: self.residency_interval().is_some(),
         }
     }
 
-    /// Whether there is to be a thread that looks what is in memory still.
-    pub(crate) fn remembers_residency(&self) -> bool {
-        let is_mapped = self.access == AccessMode::Mmap && self.mappings_max > 0;
-        is_mapped && self.background == Background::Threads && !self.residency_interval.is_zero()
+    /// How often a thread is to look what is in memory still, if there is to be one.
+    pub(crate) fn residency_interval(&self) -> Option<Duration> {
+        match self.access {
+            Access::Mmap { mappings_max: 1.., residency_interval }
+                if self.background == Background::Threads && !residency_interval.is_zero() =>
+            {
+                Some(residency_interval)
+            }
+            _ => None,
+        }
     }
 
     /// Checks every option against its range; opening a store does it too.
@@ -316,10 +391,12 @@ impl Options {
         )?;
         in_range("block_cache_max_bytes", self.block_cache_max_bytes, 64 * KIB..=1024 * GIB)?;
         in_range("page_cache_max_bytes", self.page_cache_max_bytes, 0..=1024 * GIB)?;
-        in_range("mappings_max", self.mappings_max, 0..=16_000_000)?;
         in_range("fetch_threads_max", self.fetch_threads_max, 0..=1024)?;
         in_range("open_files_max", self.open_files_max, 1..=1_000_000)?;
-        in_range("residency_interval (ms)", millis(self.residency_interval), 0..=60_000)?;
+        if let Access::Mmap { mappings_max, residency_interval } = self.access {
+            in_range("mappings_max", mappings_max, 0..=16_000_000)?;
+            in_range("residency_interval (ms)", millis(residency_interval), 0..=60_000)?;
+        }
         in_range("log_segment_size_bytes", self.log_segment_size_bytes, 4 * KIB..=GIB)?;
         let log_size_min = 4 * self.log_segment_size_bytes;
         in_range("log_size_max_bytes", self.log_size_max_bytes, log_size_min..=1024 * GIB)?;
@@ -381,9 +458,23 @@ mod compression_serde {
 mod tests {
     use super::*;
 
+    /// What is not named has its default, inside a mode too.
+    #[cfg(feature = "serde")]
+    #[test]
+    fn a_mode_has_defaults_of_its_own() {
+        let options: Options =
+            serde_json::from_str(r#"{"access": {"mmap": {"mappings_max": 3}}}"#).unwrap();
+        let residency_interval = RESIDENCY_INTERVAL;
+        assert_eq!(options.access, Access::Mmap { mappings_max: 3, residency_interval });
+        let options: Options = serde_json::from_str(r#"{"access": {"mmap": {}}}"#).unwrap();
+        assert_eq!(options.access, Access::MMAP);
+    }
+
     #[test]
     fn each_range_is_checked_at_both_ends() {
         let good = Options::default();
+        let mapped =
+            |mappings_max, residency_interval| Access::Mmap { mappings_max, residency_interval };
         let bad = [
             Options { open_layer_size_max_bytes: 64 * KIB - 1, ..good.clone() },
             Options { open_layer_size_max_bytes: 4 * GIB + 1, ..good.clone() },
@@ -397,10 +488,10 @@ mod tests {
             Options { flush_retry_delay: Duration::ZERO, ..good.clone() },
             Options { flush_retry_delay: Duration::from_secs(11), ..good.clone() },
             Options { flush_retry_delay_max: Duration::MAX, ..good.clone() },
-            Options { residency_interval: Duration::from_secs(61), ..good.clone() },
+            Options { access: mapped(1, Duration::from_secs(61)), ..good.clone() },
             Options { block_cache_max_bytes: 64 * KIB - 1, ..good.clone() },
             Options { page_cache_max_bytes: 1025 * GIB, ..good.clone() },
-            Options { mappings_max: 16_000_001, ..good.clone() },
+            Options { access: mapped(16_000_001, Duration::ZERO), ..good.clone() },
             Options { fetch_threads_max: 1025, ..good.clone() },
             Options { open_files_max: 0, ..good.clone() },
             Options { log_segment_size_bytes: 4 * KIB - 1, ..good.clone() },
@@ -429,8 +520,7 @@ mod tests {
             deltas_per_page_max: 100,
             flush_retry_delay: Duration::from_millis(1500),
             flush_retry_delay_max: Duration::from_secs(90),
-            access: AccessMode::Direct,
-            residency_interval: Duration::ZERO,
+            access: Access::Direct,
             durability: Durability::Buffered { sync_interval: Duration::from_millis(20) },
             salvage_log: true,
             background: Background::Callers,
@@ -447,16 +537,16 @@ mod tests {
         }
     }
 
-    /// Earlier versions wrote `"Mmap"` and a duration's seconds and nanoseconds.
+    /// Earlier versions wrote `"Pread"` and a duration's seconds and nanoseconds.
     #[cfg(feature = "serde")]
     #[test]
     fn other_forms_are_refused_and_the_error_shows_the_right_one() {
         let refused = |text: &str| serde_json::from_str::<Options>(text).unwrap_err().to_string();
-        let error = refused(r#"{"access": "Mmap"}"#);
-        assert!(error.contains("`Mmap`") && error.contains("`mmap`"), "{error}");
+        let error = refused(r#"{"access": "Pread"}"#);
+        assert!(error.contains("`Pread`") && error.contains("`pread`"), "{error}");
         let error = refused(r#"{"flush_retry_delay": {"secs": 0, "nanos": 100000000}}"#);
         assert!(error.contains("such as \"100ms\""), "{error}");
-        let error = refused(r#"{"residency_interval": "50"}"#);
+        let error = refused(r#"{"access": {"mmap": {"residency_interval": "50"}}}"#);
         assert!(error.contains("\"50\"") && error.contains("such as \"100ms\""), "{error}");
         let error = refused(r#"{"durability": {"buffered": {"sync_interval": 5}}}"#);
         assert!(error.contains("such as \"100ms\""), "{error}");

@@ -16,14 +16,14 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     /// The operating system refused an operation on a file or directory. The state of what was
     /// being written is unknown; what was read is unharmed.
-    #[error("{}: cannot {operation}: {source}", .path.display())]
+    #[error("{}: cannot {operation}: {cause}", .path.display())]
     Io {
         /// What was tried: `"create"`, `"sync"`, ...
         operation: &'static str,
         /// On which file or directory.
         path: PathBuf,
         /// What the operating system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// Something that is not a regular file has the name of one. It was not opened.
     #[error(
@@ -194,12 +194,12 @@ impl std::error::Error for Corruption {}
 impl Error {
     /// Whether the operating system says that it does not do such a thing.
     pub(crate) fn is_invalid_input(&self) -> bool {
-        matches!(self, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::InvalidInput)
+        matches!(self, Error::Io { cause, .. } if cause.kind() == std::io::ErrorKind::InvalidInput)
     }
 
     /// An [`Error::Io`].
-    pub fn io(operation: &'static str, path: &Path, source: io::Error) -> Error {
-        Error::Io { operation, path: path.to_owned(), source }
+    pub fn io(operation: &'static str, path: &Path, cause: io::Error) -> Error {
+        Error::Io { operation, path: path.to_owned(), cause }
     }
 
     /// Of a file or directory that has to be there: that it is not is an [`Error::Corrupt`], for it
@@ -207,9 +207,9 @@ impl Error {
     #[must_use]
     pub fn of_required(self, what: &'static str, expected: impl fmt::Display) -> Error {
         match self {
-            Error::Io { path, source, .. }
+            Error::Io { path, cause, .. }
                 if matches!(
-                    source.kind(),
+                    cause.kind(),
                     io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
                 ) =>
             {

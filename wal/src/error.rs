@@ -15,7 +15,7 @@ pub enum Error {
     /// There is no room for another segment, or for a frame. Nothing was appended; with room it can
     /// be tried again.
     #[error("no room for the log: {0}")]
-    NoSpace(#[source] pagestrata_layers::Error),
+    NoSpace(pagestrata_layers::Error),
     /// A write or a sync has failed, now or before. What the log holds beyond its last sync is not
     /// known, so nothing is appended or synced any more.
     #[error("the log failed earlier ({cause}); reopen the store to recover")]
@@ -31,9 +31,9 @@ pub enum Error {
 impl Error {
     /// Of a write into a segment that is there: a full disk can be waited for, all else is the end.
     pub(crate) fn is_no_space(error: &pagestrata_layers::Error) -> bool {
-        let pagestrata_layers::Error::Io { source, .. } = error else { return false };
+        let pagestrata_layers::Error::Io { cause, .. } = error else { return false };
         matches!(
-            source.kind(),
+            cause.kind(),
             std::io::ErrorKind::StorageFull
                 | std::io::ErrorKind::QuotaExceeded
                 | std::io::ErrorKind::FileTooLarge

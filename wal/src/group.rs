@@ -226,7 +226,6 @@ impl Group {
 
 #[cfg(all(test, loom))]
 mod tests {
-    use super::*;
     use loom::{
         sync::{
             Arc as LoomArc,
@@ -234,6 +233,8 @@ mod tests {
         },
         thread,
     };
+
+    use super::*;
 
     /// A log that is a number: what was appended, and what is durable of it.
     struct Appended {

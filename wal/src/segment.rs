@@ -154,7 +154,7 @@ pub(crate) fn read_synced(
     let mut bytes = [0; SYNCED_LEN];
     let file = match storage.open(&dir.join(SYNCED_NAME)) {
         Ok(file) => file,
-        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+        Err(Error::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
             return Ok(None);
         }
         Err(error) => return Err(error),

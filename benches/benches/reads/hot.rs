@@ -12,7 +12,7 @@ use std::{
 };
 
 use pagestrata::{
-    AccessMode, Compression, Key, Lsn, PageVersion, ReadStats, Ready, Redo, RedoResult, Scratch,
+    Access, Compression, Key, Lsn, PageVersion, ReadStats, Ready, Redo, RedoResult, Scratch,
     Timeline, Value,
 };
 use pagestrata_benches::{
@@ -72,9 +72,9 @@ pub(crate) fn measure(context: &mut Context) {
                     let how = How { readers, writes, read: borrow };
                     let figures = round(context, &timeline, &pages, &how, choose);
                     let beside = if writes { "a writer" } else { "idle" };
-                    let name = format!("{mode:?}, {kind}, {readers} reader(s), {beside}");
+                    let name = format!("{mode}, {kind}, {readers} reader(s), {beside}");
                     figures.print(context, &name);
-                    if mode == AccessMode::Mmap && readers == 1 && !writes {
+                    if mode == Access::MMAP && readers == 1 && !writes {
                         let us = figures.at(0.5) as f64 / 1e3;
                         let what = format!("Mmap, {kind}, idle: p50");
                         context.report.goal(what, us, Wanted::AtMost(2.5), "us");
@@ -91,7 +91,7 @@ pub(crate) fn measure(context: &mut Context) {
             for (way, read) in ways {
                 let how = How { readers: 1, writes: false, read };
                 let figures = round(context, &timeline, &pages, &how, choose);
-                figures.print(context, &format!("{mode:?}, {kind}, 1 reader, {way}"));
+                figures.print(context, &format!("{mode}, {kind}, 1 reader, {way}"));
             }
         }
         drop((timeline, store));

@@ -11,7 +11,7 @@ mod many;
 mod memory;
 mod pages;
 
-use pagestrata::AccessMode;
+use pagestrata::Access;
 use pagestrata_benches::{
     allocations::Counting,
     parts::{Context, run_parts},
@@ -20,7 +20,7 @@ use pagestrata_benches::{
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-const MODES: [AccessMode; 3] = [AccessMode::Mmap, AccessMode::Pread, AccessMode::Direct];
+const MODES: [Access; 3] = [Access::MMAP, Access::Pread, Access::Direct];
 
 fn main() {
     run_parts(

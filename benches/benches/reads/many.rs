@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use pagestrata::{
-    AccessMode, Compression, Error, Key, Page, PageVersion, ReadStats, Redo, RedoResult, Scratch,
+    Access, Compression, Error, Key, Page, PageVersion, ReadStats, Redo, RedoResult, Scratch,
 };
 use pagestrata_benches::{measure::Spread, random::Random};
 
@@ -38,10 +38,10 @@ pub(crate) fn measure(context: &mut Context) {
     }
 }
 
-fn case(context: &Context, pages: &Pages, mode: AccessMode, count: u32, scattered: bool) {
+fn case(context: &Context, pages: &Pages, mode: Access, count: u32, scattered: bool) {
     let mut random = Random(context.run.seed);
     let (mut times, mut last) = ([Vec::new(), Vec::new()], [(0, ReadStats::default()); 2]);
-    let rounds = context.run.size(if mode == AccessMode::Direct { 5 } else { 9 }, 1);
+    let rounds = context.run.size(if mode == Access::Direct { 5 } else { 9 }, 1);
     for _ in 0..rounds {
         let first = random.below(u64::from(pages.count - count + 1)) as u32;
         let mut keys: Vec<Key> = match scattered {
@@ -56,7 +56,7 @@ fn case(context: &Context, pages: &Pages, mode: AccessMode, count: u32, scattere
             let (store, timeline) = pages.open(mode, 1 << 30);
             let (mut reader, mut scratch) = (timeline.reader(), Scratch::new());
             let guard = reader.pin();
-            if mode == AccessMode::Mmap {
+            if mode == Access::MMAP {
                 // Checksums are verified by the first read.
                 read(guard, pages, &keys, at_once, &mut scratch);
             }
@@ -73,7 +73,7 @@ fn case(context: &Context, pages: &Pages, mode: AccessMode, count: u32, scattere
     let [many, single] = last;
     let [many_us, single_us] = times.map(|times| Spread::of(times).median);
     let order = if scattered { "scattered" } else { "in sequence" };
-    let name = format!("{mode:?}, {count} {order}");
+    let name = format!("{mode}, {count} {order}");
     let both = |many: u64, single: u64| format!("{many} / {single}");
     context.report.line(format_args!(
         "  {name:34} {:>22} {:>22} {:>26} {:>26}",

@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use pagestrata::{AccessMode, Compression, Scratch, Timeline};
+use pagestrata::{Access, Compression, Scratch, Timeline};
 use pagestrata_benches::{random::Random, report::Wanted, updates::OBJECT};
 
 use crate::{
@@ -17,7 +17,7 @@ pub(crate) fn measure(context: &mut Context) {
     context.report.part(format_args!("memory: {count} pages of 8 KiB"));
     let pages = Pages::new(run.seed, count, 1, Compression::None);
 
-    let (store, timeline) = pages.open(AccessMode::Direct, 64 << 20);
+    let (store, timeline) = pages.open(Access::Direct, 64 << 20);
     let layer_bytes = timeline.stats().layer_file_bytes;
     forget(&timeline);
     let before = (resident_bytes(&timeline), cached_bytes());
@@ -50,7 +50,7 @@ pub(crate) fn measure(context: &mut Context) {
     drop((reader, timeline, store));
 
     let bound = run.size(256 << 20, 1 << 20);
-    let (store, timeline) = pages.open(AccessMode::Pread, bound);
+    let (store, timeline) = pages.open(Access::Pread, bound);
     let (mut reader, mut scratch, mut random) =
         (timeline.reader(), Scratch::new(), Random(run.seed));
     let (rss, mut most) = (anonymous_bytes(), 0);

@@ -3,7 +3,7 @@
 
 use std::{path::Path, time::Duration};
 
-use pagestrata::{AccessMode, Compression, Durability, Key, Lsn, Options, Store, Timeline, Value};
+use pagestrata::{Access, Compression, Durability, Key, Lsn, Options, Store, Timeline, Value};
 use pagestrata_benches::{
     random::Random,
     stores::Place,
@@ -87,7 +87,7 @@ impl Pages {
 
     /// Opens it, to be read in one way. What was in memory is again, and what is written more is
     /// not kept.
-    pub(crate) fn open(&self, access: AccessMode, block_cache_max_bytes: u64) -> (Store, Timeline) {
+    pub(crate) fn open(&self, access: Access, block_cache_max_bytes: u64) -> (Store, Timeline) {
         let options = Options {
             access,
             block_cache_max_bytes,

@@ -108,7 +108,7 @@ pub(crate) fn file_advice(error: &LayersError) -> &'static str {
     match error {
         LayersError::UnsupportedVersion { .. } => "; use the pagestrata that wrote it",
         LayersError::Corrupt(_) => "; restore it from another copy",
-        LayersError::Io { source, .. } => match source.kind() {
+        LayersError::Io { cause, .. } => match cause.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => "; check the path",
             io::ErrorKind::PermissionDenied => "; check the permissions",
             io::ErrorKind::StorageFull => "; make room",
@@ -121,6 +121,6 @@ pub(crate) fn file_advice(error: &LayersError) -> &'static str {
 /// Whether a file is missing that the store should have. A missing directory is none: opening a
 /// store creates it.
 pub(crate) fn is_missing_part(error: &LayersError) -> bool {
-    let LayersError::Io { operation, source, .. } = error else { return false };
-    source.kind() == io::ErrorKind::NotFound && *operation != "create directory"
+    let LayersError::Io { operation, cause, .. } = error else { return false };
+    cause.kind() == io::ErrorKind::NotFound && *operation != "create directory"
 }

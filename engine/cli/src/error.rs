@@ -152,7 +152,7 @@ fn of_ingest(error: &IngestError) -> ExitStatus {
 
 fn of_layers(error: &LayersError) -> ExitStatus {
     match error {
-        LayersError::Io { source, .. } => of_io(source),
+        LayersError::Io { cause, .. } => of_io(cause),
         _ => ExitStatus::Failed,
     }
 }

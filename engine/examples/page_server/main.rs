@@ -44,7 +44,7 @@ use std::{
 use clap::{Parser, ValueEnum};
 use connection::{Connection, PATIENCE, turn_away};
 use metrics::Metrics;
-use pagestrata::{AccessMode, Key, Options, PageVersion, Redo, RedoResult, Store, Timeline};
+use pagestrata::{Key, Options, PageVersion, Redo, RedoResult, Store, Timeline};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
@@ -68,7 +68,7 @@ struct Args {
     metrics: SocketAddr,
     /// How layer files are read.
     #[arg(long, value_enum, default_value = "mmap")]
-    access: Access,
+    access: AccessArg,
     /// The most that the cache of blocks holds, in bytes, where files are not mapped.
     #[arg(long, default_value_t = 256 << 20)]
     cache: u64,
@@ -108,19 +108,20 @@ fn seconds(text: &str) -> Result<Duration, String> {
     seconds.map(Duration::from_secs_f64).ok_or("expected 0.001 to 1000000 seconds".to_owned())
 }
 
+/// How layer files are read.
 #[derive(Clone, Copy, ValueEnum)]
-enum Access {
+enum AccessArg {
     Mmap,
     Pread,
     Direct,
 }
 
-impl From<Access> for AccessMode {
-    fn from(access: Access) -> AccessMode {
+impl From<AccessArg> for pagestrata::Access {
+    fn from(access: AccessArg) -> pagestrata::Access {
         match access {
-            Access::Mmap => AccessMode::Mmap,
-            Access::Pread => AccessMode::Pread,
-            Access::Direct => AccessMode::Direct,
+            AccessArg::Mmap => pagestrata::Access::MMAP,
+            AccessArg::Pread => pagestrata::Access::Pread,
+            AccessArg::Direct => pagestrata::Access::Direct,
         }
     }
 }

@@ -100,6 +100,10 @@ impl<'m> ChainCutter<'m> {
     /// that is to be written.
     pub(super) fn cut(mut self, put: &mut Put<'m, '_>) -> Result<PageCounts> {
         let below = self.layer.start_lsn().previous();
+        assert!(
+            self.max > 0 && below < self.layer.start_lsn(),
+            "older versions are in older layers"
+        );
         let mut versions = self.layer.sorted_from(Key::MIN).peekable();
         let mut ahead = self.layer.sorted_from(Key::MIN).peekable();
         let (mut scratch, mut keys) = (Scratch::new(), Vec::new());
@@ -133,6 +137,7 @@ impl<'m> ChainCutter<'m> {
         older: &Chains<'_>,
     ) -> Result<Option<&[u8]>> {
         if self.key != Some(key) {
+            assert!(self.key < Some(key), "keys come in order, each key's versions together");
             self.key = Some(key);
             self.dropped = 0;
             self.drops.go_to(key)?;
@@ -160,6 +165,8 @@ impl<'m> ChainCutter<'m> {
         if let Base::Missing = self.base {
             return Ok(None);
         }
+        debug_assert!(!matches!(self.base, Base::Unknown), "looked up above");
+        debug_assert!(self.deltas.last().is_none_or(|last| last.lsn < version.lsn), "oldest first");
         reserve(&mut self.deltas, 1, "the deltas of a page")?;
         self.deltas.push(version);
         let in_older = if let Base::Older { deltas } = self.base { deltas } else { 0 };
@@ -178,6 +185,7 @@ impl<'m> ChainCutter<'m> {
             self.counts.failed += 1;
             return Ok(None);
         }
+        debug_assert!(self.deltas.is_empty(), "the page stands for them");
         self.counts.made += 1;
         Ok(Some(&self.page))
     }
@@ -238,6 +246,7 @@ impl Drops<'_> {
             reserve(&mut self.lsns, 1, "tombstones")?;
             self.lsns.insert(self.lsns.partition_point(|other| *other <= lsn), lsn);
         }
+        debug_assert!(self.lsns.is_sorted(), "drops are counted by halving");
         Ok(())
     }
 

@@ -121,20 +121,27 @@ impl TimelineShared {
         self.flush_oldest()
     }
 
-    /// Waits until one more layer may be frozen; false: flushing fails, and waiting will not help
-    /// now.
-    pub(crate) fn wait_for_frozen_slot(&self) -> bool {
+    /// Waits until one more layer may be frozen.
+    ///
+    /// # Errors
+    /// [`Error::FlushStalled`], [`Error::Closed`]: waiting will not help now.
+    pub(crate) fn wait_for_frozen_slot(&self) -> Result<()> {
         let max = self.store.options.frozen_layers_max;
         let mut state = self.flush.lock();
         // Nobody else tries again.
         let mut may_try = self.store.options.background == Background::Callers;
         while self.look().frozen.len() >= max {
-            if state.failures > 0 && !std::mem::take(&mut may_try) || state.stopped {
-                return false;
+            if let Some(cause) = &state.last_error
+                && !std::mem::take(&mut may_try)
+            {
+                return Err(self.stalled(cause.clone()));
+            }
+            if state.stopped {
+                return Err(Error::Closed);
             }
             self.wait_flush_ended(&mut state);
         }
-        true
+        Ok(())
     }
 
     /// Waits until a flush has ended, well or not; does one if nobody else does.
@@ -146,13 +153,7 @@ impl TimelineShared {
     }
 
     #[cold]
-    pub(crate) fn stalled(&self) -> Error {
-        let cause = self
-            .flush
-            .lock()
-            .last_error
-            .clone()
-            .unwrap_or_else(|| "flushes are under way".to_owned());
+    fn stalled(&self, cause: Arc<Error>) -> Error {
         Error::FlushStalled { timeline: self.name.clone(), cause }
     }
 
@@ -204,12 +205,12 @@ impl TimelineShared {
                 tracing::warn!(timeline = %self.name, %error, "flush failed");
                 let options = &self.store.options;
                 let mut state = self.flush.lock();
+                let is_tried_again = !matches!(error, Error::ReadOnly { .. });
                 state.failures = state.failures.saturating_add(1);
                 state.failures_total += 1;
-                state.last_error = Some(error.to_string());
+                state.last_error = Some(Arc::new(error));
                 let doublings = (state.failures - 1).min(20);
                 let delay = options.flush_retry_delay.saturating_mul(1 << doublings);
-                let is_tried_again = !matches!(error, Error::ReadOnly { .. });
                 let delay = is_tried_again.then(|| delay.min(options.flush_retry_delay_max));
                 state.retry_at = delay.map(|delay| options.clock.now().saturating_add(delay));
                 delay

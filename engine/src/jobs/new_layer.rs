@@ -28,6 +28,7 @@ pub(crate) struct NewLayer<'t> {
 impl<'t> NewLayer<'t> {
     pub(crate) fn create(timeline: &'t TimelineShared, kind: LayerKind) -> Result<NewLayer<'t>> {
         let store = &timeline.store;
+        assert!(!store.reads_only, "a store that is only read is not written");
         let sequence = store.take_sequence()?;
         let id = LayerId { store: store.id, timeline: timeline.number, sequence };
         let temporary = timeline.dir.join(temporary_name(sequence));
@@ -80,6 +81,10 @@ impl<'t> NewLayer<'t> {
         lsn_range: Range<Lsn>,
         tombstones: &[Tombstone],
     ) -> Result<LayerRecord> {
+        assert!(
+            !key_range.is_empty() && lsn_range.start < lsn_range.end,
+            "a layer covers something"
+        );
         let writer = self.writer.take().expect("finished once");
         let finished = writer.finish(key_range, lsn_range, tombstones);
         let _directory = self.timeline.store.lock_directory()?;

@@ -223,6 +223,10 @@ impl LayerIndex {
 
     /// The first layer that a read of `key` at `upper`, inclusive, visits. O(log n), without
     /// allocation or shared write.
+    #[cfg_attr(
+        not(any(test, feature = "testing")),
+        expect(dead_code, reason = "reads take visits, which a search defines; the bench")
+    )]
     #[inline(never)]
     pub fn search(&self, key: Key, upper: Lsn) -> Option<Hit> {
         let version = &*self.version;

@@ -160,6 +160,7 @@ impl<T> Published<T> {
         let value = next(&current.value);
         drop(current);
         let old = self.pointer.swap(Arc::new(Numbered { number, value }));
+        debug_assert!(old.number + 1 == number, "one publishes at a time");
         self.number.0.store(number, Ordering::Release);
         // Pairs with the one of `is_replaced`.
         fence(Ordering::SeqCst);
@@ -234,7 +235,9 @@ impl<T> Cached<T> {
 
     /// Takes the current value instead. Returns the number of the one that is held now.
     pub(crate) fn refresh(&mut self, published: &Published<T>) -> u64 {
-        self.0 = published.load();
+        let current = published.load();
+        debug_assert!(self.0.number == u64::MAX || self.0.number <= current.number);
+        self.0 = current;
         self.0.number
     }
 

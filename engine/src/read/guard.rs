@@ -209,6 +209,7 @@ impl<'g> Guard<'g> {
         let Parts { arena, found, .. } = parts;
         let walk = self.map.versions(key, lsn.min(self.upper), arena, found)?;
         found.check_memory()?;
+        debug_assert!(found.is_walk(lsn, walk), "{key} at {lsn}");
         found.counts = arena.counts();
         Ok((Versions { found, kept: arena.kept(), timeline: self.timeline }, walk))
     }
@@ -254,6 +255,7 @@ impl<'g> Guard<'g> {
         if let Some(page) = cached_page {
             return Ok(Page(page));
         }
+        debug_assert!(found.is_walk(lsn, walk), "{key} at {lsn}");
         let (Some(newest), Some(oldest)) = (found.versions.first(), found.versions.last()) else {
             return Err(Error::NoPage { key, lsn });
         };
@@ -266,7 +268,7 @@ impl<'g> Guard<'g> {
         let base = (oldest.kind == Kind::Image).then_some(oldest.bytes);
         let deltas = &found.versions[..found.versions.len() - usize::from(base.is_some())];
         let done = redo.apply(key, base, &mut deltas.iter().rev().copied(), page);
-        done.map_err(|source| Error::Redo { key, lsn, source })?;
+        done.map_err(|cause| Error::Redo { key, lsn, cause })?;
         if let Some(pages) = pages {
             pages.put(timeline, key, newest.lsn, page);
         }

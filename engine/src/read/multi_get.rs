@@ -25,7 +25,7 @@ use crate::{
     error::{Error, Result},
     layer_map::{
         LayerMap, MemSlot,
-        index::{Hit, LayerSlot},
+        index::{LayerSlot, Visit, Visits},
     },
     read::{
         guard::{Guard, Page},
@@ -41,6 +41,9 @@ const KEYS_AT_ONCE: usize = 1024;
 /// So many keys may be walked one after the other. With more of them, several are in the same
 /// block.
 const FEW_KEYS: usize = 64;
+/// Lists of the index that each key's walk goes down mark by mark: those of a map of thousands of
+/// layers. Room for more would be initialised for each of the keys.
+const LISTS: usize = 2;
 
 impl<'g> Guard<'g> {
     /// As [`Guard::page`], of many pages, in less time than one by one: the layer map is walked
@@ -256,7 +259,7 @@ impl<'g> Guard<'g> {
                     }
                     sink(key, Ok(Page::new(page)));
                 }
-                Err(source) => sink(key, Err(Error::Redo { key, lsn, source })),
+                Err(cause) => sink(key, Err(Error::Redo { key, lsn, cause })),
             }
         });
     }
@@ -273,13 +276,20 @@ enum Way<'p> {
 }
 
 /// A key whose walk goes on.
-#[derive(Clone, Copy)]
-struct Pending {
+struct Pending<'a> {
     key: Key,
-    upper: Lsn,
+    /// Below the layers in memory: the layer files that it comes to.
+    visits: Option<Visits<'a, LISTS>>,
+    /// The one where it is queued.
+    visit: Option<Visit>,
     /// The entry of its oldest version so far.
     oldest: Option<u32>,
-    hit: Option<Hit>,
+}
+
+impl Pending<'_> {
+    fn queued(&self) -> Visit {
+        self.visit.expect("it was queued for this layer")
+    }
 }
 
 /// The versions of all keys.
@@ -294,7 +304,7 @@ const VERSIONS: &str = "the versions of several pages";
 
 impl<'a> Entries<'a> {
     /// Adds the next older version of a key.
-    fn push(&mut self, pending: &mut Pending, version: PageVersion<'a>) {
+    fn push(&mut self, pending: &mut Pending<'_>, version: PageVersion<'a>) {
         if reserve(&mut self.list, 1, VERSIONS).is_err() {
             self.is_out_of_memory = true;
             return;
@@ -373,7 +383,9 @@ struct Many<'a> {
     map: &'a LayerMap,
     arena: &'a ScratchArena,
     /// In the order of their keys.
-    pending: Vec<Pending>,
+    pending: Vec<Pending<'a>>,
+    /// All keys are read at this Lsn.
+    lsn: Lsn,
     entries: Entries<'a>,
     ended: Vec<Ended>,
     layers: u64,
@@ -383,9 +395,9 @@ struct Many<'a> {
 type Next = (Lsn, LayerSlot, Reverse<u32>);
 
 impl<'a> Many<'a> {
-    fn new(map: &'a LayerMap, keys: &[Key], upper: Lsn, arena: &'a ScratchArena) -> Many<'a> {
-        let pending = |&key| Pending { key, upper, oldest: None, hit: None };
-        let mut pending: Vec<Pending> = keys.iter().map(pending).collect();
+    fn new(map: &'a LayerMap, keys: &[Key], lsn: Lsn, arena: &'a ScratchArena) -> Many<'a> {
+        let pending = |&key| Pending { key, visits: None, visit: None, oldest: None };
+        let mut pending: Vec<Pending<'a>> = keys.iter().map(pending).collect();
         pending.sort_unstable_by_key(|pending| pending.key);
         debug_assert!(pending.is_sorted_by_key(|pending| pending.key));
         debug_assert!(pending.len() <= KEYS_AT_ONCE);
@@ -393,7 +405,7 @@ impl<'a> Many<'a> {
         let list = Vec::with_capacity(2 * pending.len());
         let entries = Entries { list, is_out_of_memory: false };
         let ended = Vec::with_capacity(pending.len());
-        Many { map, arena, pending, entries, ended, layers: 0 }
+        Many { map, arena, pending, lsn, entries, ended, layers: 0 }
     }
 
     fn value_bytes(&self) -> u64 {
@@ -413,7 +425,7 @@ impl<'a> Many<'a> {
         let before = (self.arena.counts(), major_faults_of_thread());
         for index in 0..count {
             let pending = &mut self.pending[index];
-            let walk = self.map.versions(pending.key, pending.upper, self.arena, found);
+            let walk = self.map.versions(pending.key, self.lsn, self.arena, found);
             if walk.is_ok() {
                 found.versions.iter().for_each(|version| self.entries.push(pending, *version));
             }
@@ -445,8 +457,7 @@ impl<'a> Many<'a> {
         if left.is_empty() {
             return self.deliver(deliver);
         }
-        let slots = std::iter::once(&self.map.open).chain(&self.map.frozen);
-        for (n, slot) in slots.enumerate() {
+        for (n, slot) in self.map.in_memory().enumerate() {
             if left.is_empty() {
                 return;
             }
@@ -507,17 +518,16 @@ impl<'a> Many<'a> {
     /// Looks up the keys that are left in a layer in memory, and keeps those that need more; how
     /// many were looked up.
     fn visit_memory(&mut self, slot: &'a MemSlot, left: &mut Vec<u32>) -> usize {
-        let mut asked = 0;
-        let Many { pending, entries, ended, .. } = self;
+        let asked = left.len();
+        let Many { lsn, pending, entries, ended, .. } = self;
+        if slot.layer.start_lsn() > *lsn {
+            return 0;
+        }
         left.retain(|&index| {
             let pending = &mut pending[index as usize];
-            if slot.layer.start_lsn() > pending.upper {
-                return true;
-            }
-            asked += 1;
-            let (key, upper) = (pending.key, pending.upper);
+            let key = pending.key;
             let walk =
-                slot.layer.versions(key, upper, &mut |version| entries.push(pending, version));
+                slot.layer.versions(key, *lsn, &mut |version| entries.push(pending, version));
             if walk == WalkEnd::Older {
                 return true;
             }
@@ -531,12 +541,13 @@ impl<'a> Many<'a> {
 
     /// Puts a key where its next layer file is, or ends it.
     fn enqueue(&mut self, index: u32, queue: &mut BinaryHeap<Next>) {
-        let pending = &mut self.pending[index as usize];
-        pending.hit = self.map.index.search(pending.key, pending.upper);
-        match pending.hit {
-            Some(hit) => {
-                debug_assert!(hit.floor <= pending.upper);
-                let end = self.map.files.get(hit.layer).summary().lsn_range.end;
+        let Many { map, lsn, .. } = *self;
+        let Pending { key, visits, visit, .. } = &mut self.pending[index as usize];
+        *visit = visits.get_or_insert_with(|| map.index.visits_in(*key, lsn)).next();
+        match visit {
+            Some(Visit { upper, hit }) => {
+                debug_assert!(hit.floor <= *upper && *upper <= lsn, "down the Lsns");
+                let end = map.files.get(hit.layer).summary().lsn_range.end;
                 queue.push((end, hit.layer, Reverse(index)));
             }
             None => self.end(index, Ok(WalkEnd::Older)),
@@ -547,12 +558,12 @@ impl<'a> Many<'a> {
         let Many { map, arena, .. } = *self;
         self.layers += 1;
         let mut walks = Vec::with_capacity(group.len());
-        let hit = |pending: &Pending| pending.hit.expect("it was queued for this layer");
-        let (shared, alone): (Vec<u32>, Vec<u32>) =
-            group.into_iter().partition(|&index| hit(&self.pending[index as usize]).shared);
+        let is_shared = |&index: &u32| self.pending[index as usize].queued().hit.shared;
+        let (shared, alone): (Vec<u32>, Vec<u32>) = group.into_iter().partition(is_shared);
         let asked = |&index: &u32| {
             let pending = &self.pending[index as usize];
-            VersionQuery { key: pending.key, lsn: pending.upper, floor: hit(pending).floor }
+            let Visit { upper, hit } = pending.queued();
+            VersionQuery { key: pending.key, lsn: upper, floor: hit.floor }
         };
         let asked: Vec<VersionQuery> = alone.iter().map(asked).collect();
         let Many { pending, entries, .. } = self;
@@ -566,20 +577,15 @@ impl<'a> Many<'a> {
         for index in shared {
             let pending = &mut pending[index as usize];
             let mut found = Found::default();
-            let floor = hit(pending).floor;
-            let walk = map.versions_shared(pending.key, pending.upper, floor, arena, &mut found);
+            let Visit { upper, hit } = pending.queued();
+            let walk = map.versions_shared(pending.key, upper, hit.floor, arena, &mut found);
             let walk = walk.and_then(|walk| found.check_memory().map(|()| walk));
             found.versions.into_iter().for_each(|version| entries.push(pending, version));
             walks.push((index, walk));
         }
         for (index, walk) in walks {
-            let pending = &mut self.pending[index as usize];
-            let floor = hit(pending).floor;
             match walk {
-                Ok(WalkEnd::Older) if floor.is_valid() => {
-                    pending.upper = floor.previous();
-                    self.enqueue(index, queue);
-                }
+                Ok(WalkEnd::Older) => self.enqueue(index, queue),
                 walk => self.end(index, walk),
             }
         }

@@ -107,7 +107,7 @@ impl<'g> Pages<'g> {
         // Checked once, so that an Lsn that cannot be read is an error also where there is no page.
         self.guard.check(self.lsn)?;
         let map = self.guard.map();
-        for slot in std::iter::once(&map.open).chain(&map.frozen) {
+        for slot in map.in_memory() {
             let layer: &'g MemLayer = &slot.layer;
             if layer.start_lsn() <= self.lsn {
                 self.push(LayerKeys::Memory(layer.sorted_from(range.start)))?;
@@ -155,6 +155,7 @@ impl<'g> Pages<'g> {
             self.last = Some(next);
             self.push(keys)?;
             if is_new {
+                debug_assert!(range.contains(next));
                 return Ok(Some(next));
             }
         }

@@ -111,6 +111,18 @@ impl<'a> Found<'a> {
         self.versions.push(version);
     }
 
+    /// Whether the versions are those that such a walk may have: at or below `lsn`, with a base at
+    /// the end and nowhere else.
+    pub(crate) fn is_walk(&self, lsn: Lsn, end: WalkEnd) -> bool {
+        let older = self.versions.split_last();
+        self.versions.first().is_none_or(|newest| newest.lsn <= lsn)
+            && older.is_none_or(|(last, newer)| {
+                (end == WalkEnd::Base) == last.kind.is_base()
+                    && newer.iter().all(|version| !version.kind.is_base())
+            })
+            && (end != WalkEnd::Base || older.is_some())
+    }
+
     /// The layer that gave the version at `index`.
     pub(crate) fn source(&self, index: usize) -> Option<LayerRef<'a>> {
         self.sources.iter().rev().find(|(first, _)| *first <= index).map(|(_, layer)| *layer)
@@ -145,7 +157,7 @@ impl LayerMap {
         debug_assert!(found.versions.is_empty() && found.sources.is_empty());
         let mut window = Window::new(self, key, lsn, arena.kind());
         window.fill();
-        for slot in std::iter::once(&self.open).chain(&self.frozen) {
+        for slot in self.in_memory() {
             let before = found.versions.len();
             let end = self.versions_in_memory(slot, key, lsn, found);
             if stops(found, before) {

@@ -4,6 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use pagestrata_layers::{MemLayer, Redo, manifest::edit::LayerRecord};
 
+use crate::error::Error;
+
 /// How flushing goes.
 #[derive(Debug, Default)]
 pub(crate) struct FlushState {
@@ -12,7 +14,7 @@ pub(crate) struct FlushState {
     /// All tries that failed since the store was opened.
     pub(crate) failures_total: u64,
     /// Why the last one failed.
-    pub(crate) last_error: Option<String>,
+    pub(crate) last_error: Option<Arc<Error>>,
     /// Not before this time, by the store's clock, the background tries again.
     pub(crate) retry_at: Option<Duration>,
     /// A caller waits for a try, which is to be made now.

@@ -87,6 +87,7 @@ impl Pacer {
 
     /// Says how many versions of the oldest frozen layer are written.
     pub(crate) fn flushing(&self, versions: u64, of: u64, now: Duration) {
+        debug_assert!(versions <= of.max(1), "no more is written than there is");
         let done = u64::from(PROGRESS_END) * versions / of.max(1);
         let done = u32::try_from(done).unwrap_or(PROGRESS_END).min(PROGRESS_END);
         self.progress.store(done, Ordering::Relaxed);

@@ -132,6 +132,7 @@ impl TimelineShared {
     pub(crate) fn new(store: Arc<StoreShared>, opening: Opening) -> Arc<TimelineShared> {
         let flush_redo = store.options.flush_redo.clone().map(|redo| redo.0);
         let Opening { number, name, start, disk_consistent_lsn, dir, layers } = opening;
+        assert!(disk_consistent_lsn < Lsn::MAX, "there are Lsns above");
         let open = OpenLayer::new(disk_consistent_lsn.next(), &store.pool);
         let empty = OpenLayer::new(Lsn(1), &store.pool).freeze();
         let map = |layer: &Arc<MemLayer>| LayerMap {
@@ -215,6 +216,7 @@ impl TimelineShared {
             let mut edits = self.edits.lock();
             for retired in std::mem::take(&mut edits.retired) {
                 let Retired { slot: MemSlot { mut layer, since }, last_number } = retired;
+                debug_assert!(since <= last_number, "a map had it");
                 // A load before the fence of `try_unwrap`, as in `Published::reclaim`.
                 let _ = Arc::get_mut(&mut layer);
                 match Arc::try_unwrap(layer) {

@@ -63,6 +63,7 @@ impl Waiters {
         let waker = waker.clone();
         let mut list = self.list.lock();
         let old = self.remove(&mut list, *id);
+        debug_assert!(list.waiting.iter().all(|(other, ..)| Some(*other) != *id), "waits once");
         list.next_id += 1;
         *id = Some(list.next_id);
         let entry = (list.next_id, lsn, waker);

@@ -185,6 +185,7 @@ impl Store {
             let lsn = timeline.disk_consistent_lsn().to_string();
             report.disk_consistent_lsns.push((timeline.name().to_owned(), lsn));
         }
+        debug_assert_eq!(report.disk_consistent_lsns.len(), self.timelines().len());
         // What could not be flushed.
         failed = failed.and(self.shared.log().sync().map_err(Error::from));
         // A flush frees the log last, when those who wait for it may have gone on.
@@ -250,6 +251,7 @@ impl Store {
                 tracing::error!("a background thread of the store panicked");
             }
         }
+        debug_assert!(self.threads.is_empty(), "nothing runs in the background any more");
         // Taken out first: a waker may come back to the store.
         let timelines = std::mem::take(&mut *shared.timelines.lock());
         for timeline in timelines {

@@ -186,7 +186,7 @@ fn unknown_timelines(storage: &dyn Storage, store: &Path, named: &NamedFiles) ->
 
 pub(crate) fn is_of_read_only_file_system(error: &LayersError) -> bool {
     let read_only = std::io::ErrorKind::ReadOnlyFilesystem;
-    matches!(error, LayersError::Io { source, .. } if source.kind() == read_only)
+    matches!(error, LayersError::Io { cause, .. } if cause.kind() == read_only)
 }
 
 #[cfg(test)]

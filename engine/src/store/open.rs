@@ -81,6 +81,7 @@ impl Store {
         if state.log_start.is_some() {
             let _ = shared.log_begun.set(());
         }
+        debug_assert!(shared.log.get().is_some() && report.log_commits <= report.log_records);
         report.read_only = shared.read_only_cause();
         spawn_threads(&store.shared, &mut store.threads)?;
         report.elapsed = store.shared.options.clock.now().saturating_sub(began);
@@ -135,7 +136,7 @@ fn lock_dir(
         storage.create_dir(dir)?;
     }
     let storage = storage.anchored(dir).map_err(|error| match error {
-        LayersError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+        LayersError::Io { cause, .. } if cause.kind() == std::io::ErrorKind::NotFound => {
             Error::NoStore { path: dir.to_owned() }
         }
         other => other.into(),
@@ -238,6 +239,7 @@ impl StoreShared {
         strays: &[String],
         report: &mut OpenReport,
     ) -> Result<()> {
+        assert!(!self.reads_only, "a store that is only read removes nothing");
         report.orphans_removed = leftovers.remove(&*self.storage)?;
         for name in strays {
             match self.storage.remove(&self.log_dir().join(name)) {

@@ -172,6 +172,7 @@ impl<'t> Recovering<'t> {
             return Ok(false);
         }
         let committed = self.writer.layer().committed_lsn();
+        debug_assert!(committed >= self.disk_consistent_lsn, "it begins there");
         if part.previous != committed {
             let expected = format!("a commit behind {committed}");
             return Err(corrupt((expected, format!("one behind {}", part.previous))));
@@ -210,6 +211,7 @@ impl<'t> Recovering<'t> {
             return Ok(false);
         }
         self.writer.commit(record.lsn).map_err(refused)?;
+        assert_eq!(self.writer.layer().committed_lsn(), record.lsn, "a whole commit is visible");
         self.timeline.recovered(record.lsn, &mut self.writer);
         Ok(true)
     }

@@ -40,7 +40,7 @@ impl TimelineStats {
                 delayed_us: u64::try_from(delays.total.as_micros()).unwrap_or(u64::MAX),
                 failures_total: flush.failures_total,
                 failures: flush.failures,
-                last_error: flush.last_error.clone(),
+                last_error: flush.last_error.as_ref().map(ToString::to_string),
             },
             quarantined: map.files.iter().filter_map(|file| file.quarantined()).collect(),
         }

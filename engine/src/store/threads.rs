@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     error::{Error, Result},
-    options::{Background, Durability, Options},
+    options::{Background, Durability},
     state::store::StoreShared,
 };
 
@@ -84,10 +84,10 @@ pub(crate) fn spawn_threads(
         spawn("pagestrata-flush", StoreShared::flush_until_stopped)?;
     }
     spawn("pagestrata-reclaim", StoreShared::reclaim_until_stopped)?;
-    if shared.options.remembers_residency() {
+    if shared.options.residency_interval().is_some() {
         spawn("pagestrata-watch", |shared| {
-            let Options { residency_interval, clock, .. } = shared.options;
-            shared.access.watch_until_stopped(residency_interval, clock.0);
+            let interval = shared.options.residency_interval().unwrap_or_default();
+            shared.access.watch_until_stopped(interval, shared.options.clock.0);
         })?;
     }
     if shared.options.durability != Durability::External && !shared.reads_only {

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::{Error, Key, Kind, LayersError, Lsn, VALUE_LEN_MAX};
+use crate::{Error, Key, Kind, Lsn, VALUE_LEN_MAX};
 
 /// A value in the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,11 +41,11 @@ impl Refusal {
     #[must_use]
     pub fn of(error: &Error) -> Option<Refusal> {
         Some(match error {
-            Error::Layers(LayersError::LsnOutOfOrder { .. }) => Refusal::LsnOutOfOrder,
-            Error::Layers(LayersError::DuplicateVersion { .. }) => Refusal::DuplicateVersion,
-            Error::Layers(LayersError::DropAfterPut { .. }) => Refusal::DropAfterPut,
-            Error::Layers(LayersError::ValueTooLong { .. }) => Refusal::ValueTooLong,
-            Error::Layers(LayersError::OutOfOrder { .. }) => Refusal::OutOfOrder,
+            Error::LsnOutOfOrder { .. } => Refusal::LsnOutOfOrder,
+            Error::DuplicateVersion { .. } => Refusal::DuplicateVersion,
+            Error::DropAfterPut { .. } => Refusal::DropAfterPut,
+            Error::ValueTooLong { .. } => Refusal::ValueTooLong,
+            Error::OutOfOrder { .. } => Refusal::OutOfOrder,
             Error::Uncommitted { .. } => Refusal::Uncommitted,
             Error::ImportBehind { .. } => Refusal::ImportBehind,
             Error::NotYet { .. } => Refusal::NotYet,

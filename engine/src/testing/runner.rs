@@ -9,8 +9,8 @@ use super::{
     session::{self, Session},
 };
 use crate::{
-    AccessMode, Background, Compression, DetachedVersion, Durability, FlushRedo, Kind, Lsn,
-    OpenReport, Options, Scratch, Snapshot, Store, Timeline, storage::SharedStorage,
+    Access, Background, Compression, DetachedVersion, Durability, FlushRedo, Kind, Lsn, OpenReport,
+    Options, Scratch, Snapshot, Store, Timeline, storage::SharedStorage,
 };
 
 /// The timeline that a sequence works on.
@@ -57,11 +57,13 @@ impl Setup {
     /// The options that it stands for, at an opening of the store, counted from zero.
     #[must_use]
     pub fn options(&self, opening: usize) -> Options {
-        let ways = [AccessMode::Mmap, AccessMode::Pread, AccessMode::Direct];
+        let mappings_max = if self.access < 128 { 2 } else { 1 << 10 };
+        let residency_interval = Duration::from_millis(50);
+        let mapped = Access::Mmap { mappings_max, residency_interval };
+        let ways = [mapped, Access::Pread, Access::Direct];
         Options {
             access: ways[(usize::from(self.access) + opening) % ways.len()],
             block_cache_max_bytes: 64 << 10,
-            mappings_max: if self.access < 128 { 2 } else { 1 << 10 },
             page_cache_max_bytes: if self.access.is_multiple_of(2) { 1 << 12 } else { 0 },
             open_files_max: 1,
             open_layer_size_max_bytes: 64 << 10,

@@ -65,6 +65,9 @@ impl CommitTicket {
         end: Option<Position>,
         (options, durability): (&Options, CommitDurability),
     ) -> CommitTicket {
+        let is_external = options.durability == Durability::External;
+        debug_assert!(lsn.is_valid() && (end.is_some() || is_external), "a log has every commit");
+        debug_assert!(!(is_external && durability == CommitDurability::Synced), "refused before");
         let waiting = |end| Waiting {
             log: log.clone(),
             end,

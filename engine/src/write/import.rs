@@ -73,17 +73,16 @@ impl<'l> ImageImport<'l> {
     /// Adds one image; they come in ascending order of their keys.
     ///
     /// # Errors
-    /// [`Error::Layers`](crate::Error::Layers) with `OutOfOrder` or `ValueTooLong`, which leave the
-    /// import as it was. After any other error images may be missing, and every further call fails.
+    /// [`Error::OutOfOrder`] and [`Error::ValueTooLong`], which leave the import as it was. After any other error images may be missing, and every further call fails.
     pub fn put(&mut self, key: Key, image: &[u8]) -> Result<()> {
         self.check()?;
         if let Some(last) = self.last.filter(|&last| key <= last) {
             let (previous, found) = (last.to_string(), key.to_string());
-            return Err(pagestrata_layers::Error::OutOfOrder { previous, found }.into());
+            return Err(Error::OutOfOrder { previous, found });
         }
         let len = image.len();
         if len > VALUE_LEN_MAX {
-            return Err(pagestrata_layers::Error::ValueTooLong { len }.into());
+            return Err(Error::ValueTooLong { len });
         }
         self.failed = true;
         self.add(key, image)?;

@@ -150,10 +150,10 @@ impl WriteLease<'_> {
     /// [`Error::MissingBase`].
     ///
     /// # Errors
-    /// [`Error::Layers`] with `LsnOutOfOrder` (below the last append, or at or below the last
-    /// commit), `DuplicateVersion`, `ValueTooLong`, `Full` or `OutOfMemory`;
-    /// [`Error::FlushStalled`]; [`Error::Closed`] in a forked child. Nothing is changed, and a
-    /// stalled writer goes on when flushing does.
+    /// [`Error::LsnOutOfOrder`] (below the last append, or at or below the last commit),
+    /// [`Error::DuplicateVersion`], [`Error::ValueTooLong`]; [`Error::Layers`] with `Full` or
+    /// `OutOfMemory`; [`Error::FlushStalled`]; [`Error::Closed`] while the store closes and in a
+    /// forked child. Nothing is changed, and a stalled writer goes on when flushing does.
     #[inline]
     pub fn put(&mut self, key: Key, lsn: Lsn, value: Value<'_>) -> Result<()> {
         self.check_room()?;
@@ -175,7 +175,7 @@ impl WriteLease<'_> {
     /// after it.
     ///
     /// # Errors
-    /// As [`WriteLease::put`], and `DropAfterPut` when one of these blocks was put at this very Lsn
+    /// As [`WriteLease::put`], and [`Error::DropAfterPut`] when one of these blocks was put at this very Lsn
     /// already. Nothing is changed.
     pub fn drop_blocks(&mut self, object: u128, first_block: u32, lsn: Lsn) -> Result<()> {
         self.check_room()?;
@@ -191,7 +191,7 @@ impl WriteLease<'_> {
     /// ([`Options::write_delay_max`](crate::Options::write_delay_max)).
     ///
     /// # Errors
-    /// [`Error::Layers`] with `LsnOutOfOrder` when `lsn` is below an appended one, or with `Full`
+    /// [`Error::LsnOutOfOrder`] when `lsn` is below an appended one; [`Error::Layers`] with `Full`
     /// or `OutOfMemory`; [`Error::NoSpace`], [`Error::LogFull`], [`Error::FlushFailed`] when the
     /// log has its full length; [`Error::ReadOnly`], [`Error::Closed`]. Nothing is published, and
     /// what was appended still waits for its commit.
@@ -237,7 +237,7 @@ impl WriteLease<'_> {
         let used = writer.used_bytes();
         let is_full = used >= store.options.open_layer_size_max_bytes;
         if (is_full || store.is_overdue(timeline.number, writer.layer().start_lsn()))
-            && timeline.wait_for_frozen_slot()
+            && timeline.wait_for_frozen_slot().is_ok()
         {
             timeline.roll(writer);
         }
@@ -383,9 +383,7 @@ impl WriteLease<'_> {
     /// Rolls, once one more layer may be frozen. Nothing is uncommitted.
     fn roll_now(&mut self) -> Result<()> {
         let (timeline, writer) = self.parts();
-        if !timeline.wait_for_frozen_slot() {
-            return Err(timeline.stalled());
-        }
+        timeline.wait_for_frozen_slot()?;
         debug_assert!(!writer.has_pending());
         timeline.roll(writer);
         Ok(())

@@ -7,20 +7,21 @@ use std::{
     sync::Arc,
     task::{Context, Wake},
     thread,
+    time::Duration,
 };
 
 use pagestrata::{
-    AccessMode, Background, Error, Guard, Key, Lsn, Options, PageVersion, Ready, Redo, Scratch,
-    Store, Timeline, Value,
+    Access, Background, Error, Guard, Key, Lsn, Options, PageVersion, Ready, Redo, Scratch, Store,
+    Timeline, Value,
 };
 
 use crate::support::{Append, block_on};
 
 const PAGES: u32 = 400;
 const PAGE_LEN: usize = 8192;
-const WAYS: [AccessMode; 3] = [AccessMode::Mmap, AccessMode::Pread, AccessMode::Direct];
+const WAYS: [Access; 3] = [Access::MMAP, Access::Pread, Access::Direct];
 
-fn options(access: AccessMode) -> Options {
+fn options(access: Access) -> Options {
     Options { access, block_cache_max_bytes: 1 << 20, ..Options::default() }
 }
 
@@ -100,7 +101,7 @@ fn pages_are_the_same_in_whatever_way_they_are_read() {
         let _ = timeline.verify().unwrap();
         let stats = store.stats().access;
         match access {
-            AccessMode::Mmap => {
+            Access::Mmap { .. } => {
                 assert_eq!((stats.mappings, stats.reads), (3, 0));
                 assert_eq!(fetches, 0, "what was just written is in the page cache");
             }
@@ -116,7 +117,7 @@ fn pages_are_the_same_in_whatever_way_they_are_read() {
 fn a_read_that_may_not_wait_needs_no_cache_to_get_on() {
     let dir = tempfile::tempdir().unwrap();
     written(dir.path());
-    let tiny = Options { block_cache_max_bytes: 64 << 10, ..options(AccessMode::Pread) };
+    let tiny = Options { block_cache_max_bytes: 64 << 10, ..options(Access::Pread) };
     let (_store, timeline) = open(dir.path(), tiny);
     let snapshot = timeline.snapshot();
     thread::scope(|scope| {
@@ -137,7 +138,8 @@ fn a_read_that_may_not_wait_needs_no_cache_to_get_on() {
 fn files_beyond_the_bound_of_mappings_are_read() {
     let dir = tempfile::tempdir().unwrap();
     written(dir.path());
-    let few = Options { mappings_max: 1, ..options(AccessMode::Mmap) };
+    let residency_interval = Duration::from_millis(50);
+    let few = options(Access::Mmap { mappings_max: 1, residency_interval });
     let (store, timeline) = open(dir.path(), few);
     let (mut reader, mut scratch) = (timeline.reader(), Scratch::new());
     for block in 0..PAGES {
@@ -219,7 +221,7 @@ impl Redo for Refuse {
 fn what_was_fetched_of_one_store_is_not_taken_for_another_ones() {
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let fill = |dir: &Path, fill: u8| {
-        let (store, _) = Store::open(dir, options(AccessMode::Pread)).unwrap();
+        let (store, _) = Store::open(dir, options(Access::Pread)).unwrap();
         let timeline = store.create_timeline("main", Lsn(1)).unwrap();
         let mut lease = timeline.write_lease().unwrap();
         lease.put(key(3), Lsn(9), Value::Image(&[fill; 4000])).unwrap();
@@ -232,7 +234,7 @@ fn what_was_fetched_of_one_store_is_not_taken_for_another_ones() {
     fill(dirs[1].path(), b'B');
     for ends_with_an_error in [false, true] {
         let mut scratch = Scratch::new();
-        let (store, first) = open(dirs[0].path(), options(AccessMode::Pread));
+        let (store, first) = open(dirs[0].path(), options(Access::Pread));
         let snapshot = first.snapshot();
         if ends_with_an_error {
             let (outcome, fetches) = try_with(snapshot.guard(), 3, &Refuse, &mut scratch);
@@ -245,7 +247,7 @@ fn what_was_fetched_of_one_store_is_not_taken_for_another_ones() {
             }
         }
         drop((snapshot, first, store));
-        let (_store, second) = open(dirs[1].path(), options(AccessMode::Pread));
+        let (_store, second) = open(dirs[1].path(), options(Access::Pread));
         let snapshot = second.snapshot();
         let (page, _) = try_with(snapshot.guard(), 3, &Append, &mut scratch);
         assert_eq!(page.unwrap()[0], b'B');
@@ -256,7 +258,7 @@ fn what_was_fetched_of_one_store_is_not_taken_for_another_ones() {
 fn reads_that_fail_keep_nothing_that_was_fetched_for_them() {
     let dir = tempfile::tempdir().unwrap();
     written(dir.path());
-    let tiny = Options { block_cache_max_bytes: 64 << 10, ..options(AccessMode::Pread) };
+    let tiny = Options { block_cache_max_bytes: 64 << 10, ..options(Access::Pread) };
     let (store, timeline) = open(dir.path(), tiny);
     let (snapshot, mut scratch) = (timeline.snapshot(), Scratch::new());
     for _ in 0..2 {
@@ -282,7 +284,7 @@ fn reads_that_fail_keep_nothing_that_was_fetched_for_them() {
 fn a_fetch_that_was_started_is_waited_for() {
     let dir = tempfile::tempdir().unwrap();
     written(dir.path());
-    let tiny = Options { block_cache_max_bytes: 64 << 10, ..options(AccessMode::Pread) };
+    let tiny = Options { block_cache_max_bytes: 64 << 10, ..options(Access::Pread) };
     let (_store, timeline) = open(dir.path(), tiny);
     let (snapshot, mut scratch) = (timeline.snapshot(), Scratch::new());
     for block in 0..PAGES {
@@ -335,7 +337,7 @@ fn a_waker_that_is_let_go_of_may_wait_here_too() {
 fn a_detached_version_keeps_its_block_and_no_more() {
     let dir = tempfile::tempdir().unwrap();
     written(dir.path());
-    for access in [AccessMode::Pread, AccessMode::Direct] {
+    for access in [Access::Pread, Access::Direct] {
         let tiny = Options { block_cache_max_bytes: 64 << 10, ..options(access) };
         let (store, timeline) = open(dir.path(), tiny);
         let (mut reader, mut scratch) = (timeline.reader(), Scratch::new());
@@ -357,7 +359,7 @@ fn a_detached_version_keeps_its_block_and_no_more() {
         let pins = timeline.pins();
         assert!(pins.iter().all(|pin| pin.caller.contains("access.rs")), "{pins:?}");
         drop((reader, scratch, timeline));
-        store.close(std::time::Duration::ZERO).unwrap();
+        store.close(Duration::ZERO).unwrap();
         assert!(*image == page(3) && *again == page(3) && *copy == page(3));
         assert_eq!(*delta, 3_u32.to_le_bytes());
         #[cfg(feature = "bytes")]
@@ -393,7 +395,7 @@ fn whoever_waits_for_an_lsn_is_woken_by_its_commit() {
         }
         drop(lease);
         block_on(timeline.wait_for(Lsn(60))).unwrap();
-        store.close(std::time::Duration::ZERO).unwrap();
+        store.close(Duration::ZERO).unwrap();
         let outcomes = waiting.into_iter().map(|waiting| waiting.join().unwrap());
         let outcomes: Vec<_> = outcomes.map(|outcome| outcome.is_ok()).collect();
         assert_eq!(outcomes, [true, true, true, false]);

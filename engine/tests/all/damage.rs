@@ -14,8 +14,8 @@ use std::{
 };
 
 use pagestrata::{
-    AccessMode, Compression, Durability, Error, Key, Kind, LayersError, Lsn, Options, Scratch,
-    Store, Value,
+    Access, Compression, Durability, Error, Key, Kind, LayersError, Lsn, Options, Scratch, Store,
+    Value,
     testing::{SimulatedStorage, fill_value},
 };
 
@@ -26,7 +26,7 @@ type Files = BTreeMap<PathBuf, Vec<u8>>;
 type Expected = Vec<(Key, Lsn, Vec<(Lsn, Kind, Vec<u8>)>)>;
 
 const DIR: &str = "store";
-const WAYS: [AccessMode; 3] = [AccessMode::Mmap, AccessMode::Pread, AccessMode::Direct];
+const WAYS: [Access; 3] = [Access::MMAP, Access::Pread, Access::Direct];
 
 /// How damage came to light.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

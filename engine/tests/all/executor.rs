@@ -11,7 +11,7 @@ use std::{
 };
 
 use pagestrata::{
-    AccessMode, Durability, Key, Lsn, Options, Ready, Scratch, Snapshot, Store, Value,
+    Access, Durability, Key, Lsn, Options, Ready, Scratch, Snapshot, Store, Value,
     testing::evict_layer_files,
 };
 use tokio::{runtime::Builder, task::JoinSet};
@@ -41,7 +41,7 @@ fn written(dir: &Path) {
     timeline.flush().unwrap();
 }
 
-fn open(dir: &Path, access: AccessMode) -> Store {
+fn open(dir: &Path, access: Access) -> Store {
     let options = Options {
         access,
         block_cache_max_bytes: 256 << 10,
@@ -74,7 +74,7 @@ async fn check(snapshot: Snapshot, seed: u32) {
 #[test]
 fn snapshots_and_pages_are_held_across_awaits_while_layers_come_and_go() {
     let runtime = Builder::new_multi_thread().worker_threads(3).enable_all().build().unwrap();
-    for access in [AccessMode::Mmap, AccessMode::Pread, AccessMode::Direct] {
+    for access in [Access::MMAP, Access::Pread, Access::Direct] {
         let dir = tempfile::tempdir().unwrap();
         written(dir.path());
         let store = open(dir.path(), access);
@@ -143,7 +143,7 @@ fn a_cold_mapping_stops_no_thread_that_asked_not_to_wait() {
     // Most likely on a disk: what a file system in memory holds is never cold.
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
     written(dir.path());
-    let store = open(dir.path(), AccessMode::Mmap);
+    let store = open(dir.path(), Access::MMAP);
     let timeline = store.timeline("main").unwrap();
     let runtime = Builder::new_current_thread().build().unwrap();
     let (snapshot, mut scratch) = (timeline.snapshot(), Scratch::new());
@@ -170,7 +170,7 @@ fn a_cold_mapping_stops_no_thread_that_asked_not_to_wait() {
 
 #[test]
 fn what_was_prefetched_is_a_hit() {
-    for access in [AccessMode::Mmap, AccessMode::Pread] {
+    for access in [Access::MMAP, Access::Pread] {
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         written(dir.path());
         let store = open(dir.path(), access);

@@ -1,7 +1,7 @@
 //! What `exists` and `scan` read: as much as the newest version of a page takes, whatever lies
 //! below it.
 
-use pagestrata::{AccessMode, Durability, Key, Lsn, Options, Store, Timeline, Value};
+use pagestrata::{Access, Durability, Key, Lsn, Options, Store, Timeline, Value};
 
 use crate::support::put;
 
@@ -36,7 +36,7 @@ fn write_chains(timeline: &Timeline) {
 fn with_chains() -> (tempfile::TempDir, Store, Timeline) {
     let dir = tempfile::tempdir().unwrap();
     let options = Options {
-        access: AccessMode::Pread,
+        access: Access::Pread,
         block_cache_max_bytes: 64 << 10,
         durability: Durability::External,
         ..Options::default()

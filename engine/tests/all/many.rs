@@ -9,7 +9,7 @@ use std::{
 };
 
 use pagestrata::{
-    AccessMode, Compression, Error, Key, KeyRange, Lsn, Options, Page, PageVersion, Rebuild, Redo,
+    Access, Compression, Error, Key, KeyRange, Lsn, Options, Page, PageVersion, Rebuild, Redo,
     RedoResult, Scratch, Store, Timeline, Value,
 };
 
@@ -87,7 +87,7 @@ fn written(dir: &Path, compression: Compression) {
     store.close(std::time::Duration::ZERO).unwrap();
 }
 
-fn open(dir: &Path, access: AccessMode) -> (Store, Timeline) {
+fn open(dir: &Path, access: Access) -> (Store, Timeline) {
     let options = Options { access, ..Options::default() };
     let (store, _) = Store::open(dir, options).unwrap();
     let timeline = store.timeline("main").unwrap();
@@ -116,7 +116,7 @@ fn each_block_is_used_once_and_neighbours_are_read_together() {
         written(dir.path(), compression);
         // Scattered: backwards, and no two neighbours one after the other.
         let keys: Vec<Key> = (0..PAGES).map(|n| key((PAGES - 1 - n) * 7 % PAGES)).collect();
-        for access in [AccessMode::Mmap, AccessMode::Pread, AccessMode::Direct] {
+        for access in [Access::MMAP, Access::Pread, Access::Direct] {
             let (store, timeline) = open(dir.path(), access);
             let (redo, mut scratch) = (Append::default(), Scratch::new());
             let found = read_all(&timeline, &keys, &redo, &mut scratch);
@@ -144,7 +144,7 @@ fn each_block_is_used_once_and_neighbours_are_read_together() {
             assert_eq!(many.inflated_bytes == 0, compression == Compression::None);
             let single_reads = store.stats().access.reads;
             match access {
-                AccessMode::Mmap => assert_eq!((reads, many.copied_bytes), (0, 0)),
+                Access::Mmap { .. } => assert_eq!((reads, many.copied_bytes), (0, 0)),
                 _ => {
                     assert!(reads < 40 && many.copied_bytes > 0, "{reads}");
                     assert!(compression != Compression::None || reads * 3 < single_reads);
@@ -162,7 +162,7 @@ fn a_few_pages_share_what_is_read_and_inflated_and_their_redo() {
         written(dir.path(), compression);
         let keys: Vec<Key> = (0..FEW).map(|n| key(100 + n * 7 % FEW)).collect();
         let all = (100..100 + FEW).map(|block| (key(block), expected(block))).collect();
-        for access in [AccessMode::Mmap, AccessMode::Pread, AccessMode::Direct] {
+        for access in [Access::MMAP, Access::Pread, Access::Direct] {
             let (store, timeline) = open(dir.path(), access);
             let (redo, mut scratch) = (Append::default(), Scratch::new());
             let reads = || store.stats().access.reads;
@@ -198,7 +198,7 @@ fn a_few_pages_share_what_is_read_and_inflated_and_their_redo() {
 fn the_plan_says_what_is_visited_and_why() {
     let dir = tempfile::tempdir().unwrap();
     written(dir.path(), Compression::None);
-    let (_store, timeline) = open(dir.path(), AccessMode::Pread);
+    let (_store, timeline) = open(dir.path(), Access::Pread);
     let mut lease = timeline.write_lease().unwrap();
     lease.put(key(3), Lsn(11), Value::Image(b"new")).unwrap();
     lease.commit(Lsn(11)).unwrap();
@@ -228,7 +228,7 @@ fn the_plan_says_what_is_visited_and_why() {
 fn what_fails_for_one_page_does_not_fail_for_the_others() {
     let dir = tempfile::tempdir().unwrap();
     written(dir.path(), Compression::None);
-    let (store, timeline) = open(dir.path(), AccessMode::Pread);
+    let (store, timeline) = open(dir.path(), Access::Pread);
     // A block in the middle of the images.
     let images = timeline.layers().into_iter().max_by_key(|layer| layer.file_bytes).unwrap();
     let mut file = std::fs::File::options().read(true).write(true).open(&images.path).unwrap();

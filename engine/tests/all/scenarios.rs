@@ -9,7 +9,7 @@
 /// Makes a test of each scenario for each access mode.
 macro_rules! in_all_access_modes {
     ($($scenario:ident),+ $(,)?) => {
-        in_all_access_modes!(@mode mmap, Mmap, $($scenario)+);
+        in_all_access_modes!(@mode mmap, MMAP, $($scenario)+);
         in_all_access_modes!(@mode pread, Pread, $($scenario)+);
         in_all_access_modes!(@mode direct, Direct, $($scenario)+);
     };
@@ -18,7 +18,7 @@ macro_rules! in_all_access_modes {
             $(
                 #[test]
                 fn $scenario() {
-                    crate::scenarios::in_mode(pagestrata::AccessMode::$mode, super::$scenario);
+                    crate::scenarios::in_mode(pagestrata::Access::$mode, super::$scenario);
                 }
             )+
         }
@@ -40,8 +40,8 @@ mod surroundings;
 use std::{cell::Cell, path::PathBuf, time::Duration};
 
 use pagestrata::{
-    AccessMode, Background, CommitTicket, Error, Key, LayersError, Lsn, OpenReport, Options,
-    Scratch, Store, Timeline, Value, WriteLease,
+    Access, Background, CommitTicket, Error, Key, LayersError, Lsn, OpenReport, Options, Scratch,
+    Store, Timeline, Value, WriteLease,
     testing::{SimulatedStorage, fill_value},
 };
 
@@ -50,15 +50,15 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 
 thread_local! {
     /// How the stores of this thread's scenario read layer files.
-    static ACCESS: Cell<AccessMode> = const { Cell::new(AccessMode::Mmap) };
+    static ACCESS: Cell<Access> = const { Cell::new(Access::MMAP) };
 }
 
 /// Runs a scenario whose stores, opened with [`options`], read layer files in this mode.
-fn in_mode(access: AccessMode, scenario: impl FnOnce()) {
+fn in_mode(access: Access, scenario: impl FnOnce()) {
     struct Reset;
     impl Drop for Reset {
         fn drop(&mut self) {
-            ACCESS.set(AccessMode::Mmap);
+            ACCESS.set(Access::MMAP);
         }
     }
     ACCESS.set(access);

@@ -4,8 +4,7 @@
 use std::{env, time::Duration};
 
 use pagestrata::{
-    AccessMode, Durability, Key, Lsn, Options, PinKind, Scratch, Store, Timeline, Value,
-    VerifyReport,
+    Access, Durability, Key, Lsn, Options, PinKind, Scratch, Store, Timeline, Value, VerifyReport,
 };
 
 const PAGES: u32 = 200;
@@ -52,13 +51,13 @@ fn reclaimed_to(timeline: &Timeline, layers: u64) {
 #[allow(clippy::print_stdout)]
 fn a_guard_that_is_held_for_ever_costs_what_it_keeps_and_no_more() {
     let edits = env::var("PAGESTRATA_SOAK_EDITS").map_or(1_000, |text| text.parse().unwrap());
-    for access in [AccessMode::Mmap, AccessMode::Pread] {
+    for access in [Access::MMAP, Access::Pread] {
         soak(access, edits);
     }
 }
 
 #[allow(clippy::print_stdout)]
-fn soak(access: AccessMode, edits: u64) {
+fn soak(access: Access, edits: u64) {
     let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let options = Options {
         access,

@@ -14,8 +14,8 @@ use std::{path::Path, time::Duration};
 
 use failing::{Failing, refusing};
 use pagestrata::{
-    AccessMode, Background, Compression, Durability, Error, Key, KeyRange, LayersError, Lsn,
-    Options, PageVersion, Redo, RedoResult, Scratch, Store, Timeline, Value, WriteLease,
+    Access, Background, Compression, Durability, Error, Key, KeyRange, LayersError, Lsn, Options,
+    PageVersion, Redo, RedoResult, Scratch, Store, Timeline, Value, WriteLease,
     storage::{RealStorage, SharedStorage},
 };
 
@@ -34,7 +34,7 @@ const DROPS: u32 = 9_000;
 /// What one run uses.
 #[derive(Clone, Copy, Debug)]
 struct Kind {
-    access: AccessMode,
+    access: Access,
     compression: Compression,
 }
 
@@ -107,7 +107,7 @@ impl Redo for Count {
 fn is_memory(error: &Error) -> bool {
     match error {
         Error::Layers(LayersError::OutOfMemory { .. }) => true,
-        Error::FlushFailed { cause, .. } => cause.contains("out of memory"),
+        Error::FlushFailed { cause, .. } => is_memory(cause),
         Error::Damaged { damaged, .. } => {
             damaged.iter().all(|file| matches!(file.error, LayersError::OutOfMemory { .. }))
         }
@@ -281,7 +281,7 @@ fn run(kind: Kind) {
 #[test]
 fn a_large_allocation_that_fails_is_an_error() {
     let zstd = Compression::Zstd { level: 1 };
-    for access in [AccessMode::Mmap, AccessMode::Pread, AccessMode::Direct] {
+    for access in [Access::MMAP, Access::Pread, Access::Direct] {
         for compression in [Compression::None, zstd] {
             run(Kind { access, compression });
         }

@@ -152,7 +152,7 @@ impl Drop for RealLock {
 impl Lock for RealLock {}
 
 fn with_path<T>(operation: &'static str, path: &Path, result: io::Result<T>) -> Result<T> {
-    result.map_err(|source| Error::io(operation, path, source))
+    result.map_err(|cause| Error::io(operation, path, cause))
 }
 
 /// A store on a read-only file system can still be read, and locked; an append will then fail.
@@ -315,7 +315,7 @@ macro_rules! files_of {
                 match self.at("inspect", path).and_then(|at| with_path("inspect", path, at.stat()))
                 {
                     Ok(_) => Ok(true),
-                    Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                    Err(Error::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
                         Ok(false)
                     }
                     Err(error) => Err(error),

@@ -23,7 +23,7 @@ fn on_both(check: fn(&dyn Storage, &Path)) {
 
 #[track_caller]
 fn assert_io(error: &Error, kind: io::ErrorKind) {
-    assert!(matches!(error, Error::Io { source, .. } if source.kind() == kind), "{error}");
+    assert!(matches!(error, Error::Io { cause, .. } if cause.kind() == kind), "{error}");
 }
 
 #[test]

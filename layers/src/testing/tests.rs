@@ -308,7 +308,7 @@ fn open_and_mapped_files_outlive_their_names() {
 fn names_follow_the_rules_of_a_file_system() {
     let storage = SimulatedStorage::new();
     let kind = |result: crate::Result<()>| match result.unwrap_err() {
-        crate::Error::Io { source, .. } => source.kind(),
+        crate::Error::Io { cause, .. } => cause.kind(),
         other => panic!("{other}"),
     };
     use std::io::ErrorKind::{AlreadyExists, IsADirectory, NotFound};

@@ -23,9 +23,9 @@ fn storage_with(bytes: &[u8]) -> (SimulatedStorage, Box<dyn File>) {
     (storage, file)
 }
 
-fn source(result: Result<()>) -> io::Error {
+fn cause(result: Result<()>) -> io::Error {
     match result.unwrap_err() {
-        Error::Io { source, .. } => source,
+        Error::Io { cause, .. } => cause,
         other => panic!("{other}"),
     }
 }
@@ -39,11 +39,11 @@ fn fail_next(storage: &SimulatedStorage, fault: Fault) {
 fn a_call_fails_once_or_for_good() {
     let (storage, mut file) = storage_with(b"");
     fail_next(&storage, Fault::default());
-    assert_eq!(source(file.append(b"ab")).raw_os_error(), Some(libc::EIO));
+    assert_eq!(cause(file.append(b"ab")).raw_os_error(), Some(libc::EIO));
     file.append(b"cd").unwrap();
     fail_next(&storage, Fault { for_good: true, failure: Failure::ENOSPC, ..Fault::default() });
-    assert_eq!(source(file.append(b"ef")).kind(), io::ErrorKind::StorageFull);
-    assert_eq!(source(file.sync()).kind(), io::ErrorKind::StorageFull);
+    assert_eq!(cause(file.append(b"ef")).kind(), io::ErrorKind::StorageFull);
+    assert_eq!(cause(file.sync()).kind(), io::ErrorKind::StorageFull);
     let calls = storage.calls();
     assert!(file.len().is_err());
     assert_eq!(storage.calls(), calls + 1);
@@ -144,7 +144,7 @@ fn a_full_disk_takes_what_fits() {
     let (storage, mut file) = storage_with(b"1234");
     storage.set_free_bytes(Some(3));
     file.append(b"56").unwrap();
-    let full = |result| assert_eq!(source(result).raw_os_error(), Some(libc::ENOSPC));
+    let full = |result| assert_eq!(cause(result).raw_os_error(), Some(libc::ENOSPC));
     full(file.append(b"789"));
     assert_eq!(storage.bytes(path()), b"1234567");
     full(file.append(b"8"));
@@ -185,7 +185,7 @@ fn reads_beyond_the_end_fail() {
     file.read_at(1, &mut bytes).unwrap();
     assert_eq!(&bytes, b"234");
     for offset in [2, 4, 5, u64::MAX] {
-        let error = source(file.read_at(offset, &mut bytes));
+        let error = cause(file.read_at(offset, &mut bytes));
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{offset}");
     }
 }

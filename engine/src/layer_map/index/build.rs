@@ -24,6 +24,7 @@ pub(super) fn build(slots: &Slots) -> (Cover, Node) {
     let mut stripes: Vec<Key> = bounds.chain([Key::MIN]).collect();
     stripes.sort_unstable();
     stripes.dedup();
+    debug_assert_eq!(stripes.first(), Some(&Key::MIN), "a tree covers all keys");
     let mut root = Frame::over(&stripes);
     let mut whole = Vec::new();
     for (layer, shape) in slots.iter() {
@@ -80,6 +81,7 @@ impl Frame {
             if covers(range, start, end) {
                 self.lists[child].push(span);
             } else {
+                debug_assert!(!self.children.is_empty(), "layers begin and end where stripes do");
                 self.children[child].list(range, span, end);
             }
         }

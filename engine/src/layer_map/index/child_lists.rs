@@ -106,6 +106,7 @@ impl Cover {
 
     /// A list.
     pub(super) fn list(&self, list: usize) -> List<'_> {
+        debug_assert!(list < self.len());
         let row = list * self.width as usize;
         List { cover: self, row, columns: 0..self.columns(), marks: self.marks(list) }
     }
@@ -238,6 +239,7 @@ impl Cover {
         let places = self.places.assemble(&parts, &moved, tags.len());
         let words = self.assembled_words(rows, patches, &columns);
         debug_assert!(words.last().is_some_and(|&last| front(last) == places.len()));
+        debug_assert!(tags.is_sorted() && columns.lsns.is_sorted(), "both are searched by halving");
         Cover {
             width: columns.lsns.len().div_ceil(WORD) as u32,
             lsns: Table::new(&columns.lsns),

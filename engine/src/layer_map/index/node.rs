@@ -85,8 +85,15 @@ impl Node {
     /// Whether the lists from this node down are sound. O(marks).
     pub(super) fn is_sound(&self) -> bool {
         let is_leaf = self.children.is_empty();
-        (is_leaf || self.children.len() == self.cover.len())
+        self.keys.len() == self.cover.len()
+            && self.keys.len() <= CHILDREN_MAX
+            && (is_leaf || self.children.len() == self.cover.len())
             && self.cover.is_sound()
+            && self
+                .children
+                .iter()
+                .enumerate()
+                .all(|(at, child)| child.keys.get(0) == self.keys.get(at))
             && self.children.iter().all(|child| child.is_sound())
     }
 
@@ -181,7 +188,9 @@ impl Draft {
         if key < self.keys[0] || self.end.is_some_and(|end| end <= key) {
             return;
         }
+        debug_assert_eq!(self.keys.len(), rows.len());
         if let Err(at) = self.keys.binary_search(&key) {
+            debug_assert!(at > 0, "the first key is not above what the node covers");
             self.keys.insert(at, key);
             rows.insert(at, rows[at - 1]);
         }
@@ -203,7 +212,9 @@ impl Draft {
 
     /// The node.
     fn finish(self) -> Node {
-        debug_assert!(self.cover.len() == self.keys.len());
+        debug_assert_eq!(self.cover.len(), self.keys.len(), "a list for each child");
+        debug_assert!(self.keys.len() <= CHILDREN_MAX, "a node that grew beyond was split");
+        debug_assert!(self.children.is_empty() || self.children.len() == self.keys.len());
         Node { keys: KeyTable::new(&self.keys), cover: self.cover, children: self.children.into() }
     }
 }
@@ -332,6 +343,7 @@ impl Edit<'_> {
     /// Cuts a node in two. A layer that covers one of them leaves its lists.
     fn halves(&self, draft: Draft) -> [(Node, Vec<Span>); 2] {
         let (middle, count) = (draft.keys.len() / 2, draft.keys.len());
+        debug_assert!(count > CHILDREN_MAX && count - middle <= CHILDREN_MAX, "halves fit");
         [(0..middle, draft.keys.get(middle).copied()), (middle..count, draft.end)].map(
             |(part, end)| {
                 let keys = &draft.keys[part.clone()];
@@ -367,6 +379,7 @@ impl Edit<'_> {
         else {
             return;
         };
+        debug_assert!(left + 1 < draft.children.len());
         let [left_spans, mut right_only] =
             [left, left + 1].map(|child| self.spans(draft.cover.list(child)));
         right_only.sort_unstable();

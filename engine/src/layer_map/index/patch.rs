@@ -38,6 +38,7 @@ pub(super) fn patch_of(
     insert: bool,
     end_of: impl Fn(LayerSlot) -> Option<u64>,
 ) -> Patch {
+    debug_assert!(span.end.is_none_or(|end| span.start < end), "a layer has an Lsn");
     let list = cover.list(list);
     let high = span.end.unwrap_or(span.start.saturating_add(1));
     let to = cover.columns_below(high.checked_add(1));
@@ -59,6 +60,8 @@ pub(super) fn patch_of(
     let incoming = incoming.and_then(|layer| Some((end_of(layer)?, layer)));
     let sweep = Sweep::behind(list.within(0..cut.start).next_back(), low);
     let marks = sweep.run(&mut spans, incoming.filter(|&(end, _)| end >= low), low, high);
+    debug_assert!(from <= cut.start && cut.end <= to, "what is cut out was looked at");
+    debug_assert!(marks.is_sorted_by_key(|mark| mark.lsn), "marks ascend");
     Patch { seen: from..to, cut, marks }
 }
 

@@ -43,6 +43,7 @@ impl Table {
         words.resize(samples, PADDING);
         words.extend_from_slice(numbers);
         words.resize(samples + (len / BLOCK + 1) * BLOCK, PADDING);
+        debug_assert!(words.len() > samples + len, "a number is not below the last one");
         let high = numbers.last().is_some_and(|&last| last >= PADDING);
         Table { words: words.into(), samples: samples as u32, len: len as u32, high }
     }
@@ -56,6 +57,7 @@ impl Table {
     /// The number of a rank.
     #[inline(always)]
     pub(super) fn get(&self, rank: usize) -> u64 {
+        debug_assert!(rank < self.words.len() - self.samples as usize);
         self.words[self.samples as usize + rank]
     }
 
@@ -239,6 +241,7 @@ pub(super) enum Indices {
 impl Indices {
     /// Packs places, all below `limit`.
     pub(super) fn new(places: &[u32], limit: usize) -> Indices {
+        debug_assert!(places.iter().all(|&place| (place as usize) < limit));
         if limit <= BYTES_MAX {
             Indices::Bytes(places.iter().map(|&place| place as u8).collect())
         } else if limit <= SHORT_MAX {

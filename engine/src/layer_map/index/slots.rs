@@ -169,6 +169,7 @@ impl Chunk {
     fn put(&mut self, slot: usize, shape: &LayerShape) {
         let record = self.record(shape);
         let (Ok(place) | Err(place)) = self.place(slot);
+        debug_assert!(place <= self.records.len() && self.records.len() < CHUNK_SLOTS);
         self.taken[slot / 64] |= 1 << (slot % 64);
         self.records.reserve_exact(1);
         self.records.insert(place, record);
@@ -220,5 +221,7 @@ fn place<T: PartialEq>(table: &mut Vec<T>, item: T) -> u16 {
         table.push(item);
         table.len() - 1
     });
+    // A slot has two objects and two Lsns; a chunk that has lost many is made anew.
+    assert!(at < usize::from(NONE), "a chunk's tables stay small");
     at as u16
 }

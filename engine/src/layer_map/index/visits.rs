@@ -101,7 +101,8 @@ impl LayerIndex {
         self.visits_in(key, upper)
     }
 
-    fn visits_in<const N: usize>(&self, key: Key, upper: Lsn) -> Visits<'_, N> {
+    /// As [`LayerIndex::visits`], walking the first `N` lists of the path mark by mark.
+    pub(crate) fn visits_in<const N: usize>(&self, key: Key, upper: Lsn) -> Visits<'_, N> {
         // No layer has a cell at the highest Lsn.
         let ceiling = upper.0.saturating_add(1);
         let mut visits = Visits { walks: [const { None }; N], deeper: None, ceiling };

@@ -7,7 +7,7 @@ use std::{
     process::{Command, ExitStatus, Stdio},
 };
 
-use pagestrata::AccessMode;
+use pagestrata::Access;
 
 use super::{failed_opens, in_mode, manifest, ownership, panics, surroundings};
 
@@ -70,7 +70,7 @@ fn command(part: &str, dir: &Path, before: &[&str], prepare: &str) -> Command {
     command.args(words).arg(exe);
     command.args(["--exact", "scenarios::child::part_of_another_test", "--nocapture"]);
     command.args(["--test-threads", "1"]).env(PART, part).env(DIR, dir);
-    command.env(ACCESS, format!("{:?}", super::ACCESS.get()));
+    command.env(ACCESS, super::ACCESS.get().to_string());
     command
 }
 
@@ -101,10 +101,10 @@ fn part_of_another_test() {
         other => panic!("no part {other}"),
     };
     let access = match &*env::var(ACCESS).unwrap() {
-        "Mmap" => AccessMode::Mmap,
-        "Pread" => AccessMode::Pread,
-        "Direct" => AccessMode::Direct,
-        other => panic!("no access mode {other}"),
+        "mmap" => Access::MMAP,
+        "pread" => Access::Pread,
+        "direct" => Access::Direct,
+        other => panic!("no way to access files: {other}"),
     };
     in_mode(access, || run(Path::new(&dir)));
 }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use pagestrata::{AccessMode, Background, Lsn, Options, Store};
+use pagestrata::{Access, Background, Lsn, Options, Store};
 
 use super::{check, child, options, write};
 
@@ -120,7 +120,7 @@ pub(super) fn fails_to_open(dir: &Path) {
         make(&store);
         fail(cause, &store, &base, OPENS);
         // What is not mapped can leak no mappings, and the rest is the same.
-        let access = AccessMode::Pread;
+        let access = Access::Pread;
         fail(cause, &store, &Options { access, ..base.clone() }, OPENS / 10);
     }
     let held = dir.join("held");

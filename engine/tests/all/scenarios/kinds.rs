@@ -14,7 +14,7 @@ use std::{
 };
 
 use pagestrata::{
-    AccessMode, Error, LayersError, Lsn, Options, Store,
+    Access, Error, LayersError, Lsn, Options, Store,
     storage::{RealStorage, SharedStorage},
 };
 
@@ -90,10 +90,10 @@ fn s24_something_else_in_the_place_of_a_file() {
         fs::rename(file, &aside).unwrap();
         if make_other(kind, file, &aside) {
             for (access, create) in [
-                (AccessMode::Mmap, true),
-                (AccessMode::Mmap, false),
-                (AccessMode::Pread, true),
-                (AccessMode::Direct, true),
+                (Access::MMAP, true),
+                (Access::MMAP, false),
+                (Access::Pread, true),
+                (Access::Direct, true),
             ] {
                 let error = Store::open(&store_dir, Options { access, create, ..options() });
                 let error = error.map(|_| ()).expect_err(kind);
@@ -193,8 +193,8 @@ fn s24_a_file_that_may_not_be_read() {
         fs::set_permissions(file, fs::Permissions::from_mode(0o000)).unwrap();
         let error = opened_by_nobody(&store_dir);
         assert!(
-            matches!(&error, Error::Layers(LayersError::Io { path, source, .. })
-                if path == file && source.kind() == io::ErrorKind::PermissionDenied),
+            matches!(&error, Error::Layers(LayersError::Io { path, cause, .. })
+                if path == file && cause.kind() == io::ErrorKind::PermissionDenied),
             "{}: {error}",
             file.display()
         );

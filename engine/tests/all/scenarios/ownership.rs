@@ -13,7 +13,7 @@ use std::{
 };
 
 use pagestrata::{
-    AccessMode, Background, Durability, Error, Key, LayersError, Lsn, Options, Scratch, Store,
+    Access, Background, Durability, Error, Key, LayersError, Lsn, Options, Scratch, Store,
     Timeline, Value,
 };
 
@@ -281,7 +281,7 @@ pub(super) fn forks_with_a_busy_store(dir: &Path) {
 
 /// Two stores with one path after the other; what the old one does after it was moved away, and
 /// what each holds in the end.
-fn moves_away(access: AccessMode, background: Background, ids: [u128; 2]) {
+fn moves_away(access: Access, background: Background, ids: [u128; 2]) {
     let dir = tempfile::tempdir().unwrap();
     let (path, away) = (dir.path().join("store"), dir.path().join("away"));
     let [old, new] = ids.map(|id| Options {
@@ -324,12 +324,12 @@ fn moves_away(access: AccessMode, background: Background, ids: [u128; 2]) {
 
 #[test]
 fn s22_a_store_that_is_moved_away_while_it_is_open() {
-    for access in [AccessMode::Mmap, AccessMode::Pread, AccessMode::Direct] {
+    for access in [Access::MMAP, Access::Pread, Access::Direct] {
         moves_away(access, Background::Callers, [7, 8]);
     }
-    moves_away(AccessMode::Mmap, Background::Threads, [7, 8]);
+    moves_away(Access::MMAP, Background::Threads, [7, 8]);
     // Also when nothing tells them apart but their directories.
-    moves_away(AccessMode::Mmap, Background::Callers, [7, 7]);
+    moves_away(Access::MMAP, Background::Callers, [7, 7]);
 }
 
 /// The same directory, emptied, and another store made in it.

@@ -52,7 +52,7 @@ fn dir_named(dir: &Path) -> &Path {
 /// Something that is no file has the name of one; directories are all that there is of this here.
 fn not_a_file(operation: &'static str, error: Error) -> Error {
     match error {
-        Error::Io { path, source, .. } if source.kind() == ErrorKind::IsADirectory => {
+        Error::Io { path, cause, .. } if cause.kind() == ErrorKind::IsADirectory => {
             Error::NotAFile { operation, path, found: "a directory" }
         }
         other => other,
