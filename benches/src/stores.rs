@@ -65,10 +65,11 @@ pub fn one_layer() -> Options {
     Options { open_layer_size_max_bytes: 2 << 30, pool_retained_max_bytes: 2 << 30, ..unlogged() }
 }
 
-/// Options under which no log is written: for what the log is not to be a part of.
+/// Options under which no log is written and no layers are merged: for what these are not to be a
+/// part of.
 #[must_use]
 pub fn unlogged() -> Options {
-    Options { durability: Durability::External, ..Options::default() }
+    Options { durability: Durability::External, compaction_fan_in: 0, ..Options::default() }
 }
 
 impl TempStore {

@@ -171,6 +171,15 @@ pub enum Error {
         /// Why.
         cause: Arc<Error>,
     },
+    /// Merging layer files failed. They stay as they were; in the background it is tried again
+    /// later.
+    #[error("timeline {timeline:?}: merging layer files failed: {cause}")]
+    CompactionFailed {
+        /// Which timeline.
+        timeline: String,
+        /// Why.
+        cause: Arc<Error>,
+    },
     /// A write or sync of the log has failed, or the store was opened to be read only: nothing is
     /// written any more, and reads go on. What was acknowledged is safe. Close the store, mend the
     /// storage, and open it again.

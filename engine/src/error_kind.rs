@@ -89,7 +89,9 @@ impl Error {
                 ErrorKind::Busy
             }
             // A flush that failed is tried again: what it lacks is what its cause says.
-            Error::FlushStalled { cause, .. } | Error::FlushFailed { cause, .. } => cause.kind(),
+            Error::FlushStalled { cause, .. }
+            | Error::FlushFailed { cause, .. }
+            | Error::CompactionFailed { cause, .. } => cause.kind(),
             Error::NoSpace(_) => ErrorKind::OutOfSpace,
             Error::ReadOnly { .. } => ErrorKind::ReadOnly,
             Error::UnexplainedFiles { .. } | Error::Damaged { .. } => ErrorKind::Corrupt,

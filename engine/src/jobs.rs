@@ -1,5 +1,6 @@
 //! Jobs: what turns layers into other layers, on the store's threads or on a caller's.
 
+pub(crate) mod compact;
 mod cut_chains;
 pub(crate) mod flush;
 pub(crate) mod flush_future;

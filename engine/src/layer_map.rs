@@ -61,13 +61,18 @@ impl LayerMap {
         LayerMap { open, frozen, index: self.index.clone(), files: self.files.clone() }
     }
 
-    /// With more layer files.
-    pub(crate) fn with_files(
+    /// With more layer files, and without some.
+    pub(crate) fn with_edit(
         &self,
         added: impl Iterator<Item = (LayerSlot, Arc<FileLayer>)>,
+        removed: &[LayerSlot],
     ) -> LayerMap {
         let mut next = self.clone();
         let mut changes = Vec::new();
+        for &slot in removed {
+            changes.push(Change::Remove(slot));
+            next.files.take(slot);
+        }
         for (index, file) in added {
             changes.push(Change::Insert(index, shape_of(file.summary())));
             next.files.set(index, file);
@@ -75,7 +80,6 @@ impl LayerMap {
         if !changes.is_empty() {
             next.index = next.index.edit(&changes);
         }
-        debug_assert_eq!(next.index.layer_count(), self.index.layer_count() + changes.len());
         next
     }
 

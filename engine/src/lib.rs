@@ -151,7 +151,7 @@ pub use reports::{
     CloseReport, DamagedFile, DetachedStats, ImportReport, LayerInfo, OpenProgress, OpenReport,
     PinInfo, PinKind, QuarantinedLayer, VerifyReport,
     read_stats::{PlannedLayer, ReadPlan, ReadStats},
-    stats::{FlushStats, MajorFaults, MemoryStats, StoreStats, TimelineStats},
+    stats::{CompactionStats, FlushStats, MajorFaults, MemoryStats, StoreStats, TimelineStats},
 };
 pub use store::{
     Store, close::CloseFuture, read_only::ReadOnlyStore, timeline::Timeline, verify::verify_files,

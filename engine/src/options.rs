@@ -68,6 +68,14 @@ pub struct Options {
     /// An import starts another image layer at this size, in bytes of values. 1 MiB to 16 GiB;
     /// default 256 MiB.
     pub image_layer_size_max_bytes: u64,
+    /// How many delta layers of about one size a merge makes one of (`jobs/compact/plan.rs` has the
+    /// rule): more is read for each page, less is written. In the background, or in
+    /// [`Timeline::compact`](crate::Timeline::compact). 2 to 64, or 0: layers are never merged, and
+    /// pile up. Default 8.
+    pub compaction_fan_in: u32,
+    /// A merge starts another layer at this size of its file, in bytes, when it comes to another
+    /// key. 64 KiB to 16 GiB; default 256 MiB.
+    pub compaction_layer_size_bytes: u64,
     /// Upper bound on the deltas from flushed layers that a read of a page applies. When a chain is
     /// longer, flush makes the page and stores it behind the newest delta; reads stop at such a
     /// page and do not return that delta. Deltas of layers in memory come on top. To find long
@@ -319,6 +327,8 @@ impl Default for Options {
             block_size_target_bytes: 16 << 10,
             compression: Compression::None,
             image_layer_size_max_bytes: 256 * MIB,
+            compaction_fan_in: 8,
+            compaction_layer_size_bytes: 256 * MIB,
             deltas_per_page_max: 0,
             flush_redo: None,
             flush_retry_delay: Duration::from_millis(100),
@@ -380,6 +390,14 @@ impl Options {
             in_range("compression level", level, 1..=19)?;
         }
         in_range("image_layer_size_max_bytes", self.image_layer_size_max_bytes, MIB..=16 * GIB)?;
+        if self.compaction_fan_in != 0 {
+            in_range("compaction_fan_in", self.compaction_fan_in, 2..=64)?;
+        }
+        in_range(
+            "compaction_layer_size_bytes",
+            self.compaction_layer_size_bytes,
+            64 * KIB..=16 * GIB,
+        )?;
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         in_range("write_delay_max (ms)", millis(self.write_delay_max), 0..=1000)?;
         let first = millis(self.flush_retry_delay);
@@ -485,6 +503,9 @@ mod tests {
             Options { compression: Compression::Zstd { level: 0 }, ..good.clone() },
             Options { compression: Compression::Zstd { level: 20 }, ..good.clone() },
             Options { image_layer_size_max_bytes: MIB - 1, ..good.clone() },
+            Options { compaction_fan_in: 1, ..good.clone() },
+            Options { compaction_fan_in: 65, ..good.clone() },
+            Options { compaction_layer_size_bytes: 64 * KIB - 1, ..good.clone() },
             Options { flush_retry_delay: Duration::ZERO, ..good.clone() },
             Options { flush_retry_delay: Duration::from_secs(11), ..good.clone() },
             Options { flush_retry_delay_max: Duration::MAX, ..good.clone() },

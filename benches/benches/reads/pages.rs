@@ -81,6 +81,7 @@ impl Pages {
             open_layer_size_max_bytes: 4 << 30,
             log_size_max_bytes: 64 << 30,
             block_cache_max_bytes: 8 << 30,
+            compaction_fan_in: 0,
             ..Options::default()
         }
     }

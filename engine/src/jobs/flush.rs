@@ -260,7 +260,8 @@ impl TimelineShared {
     ) -> Result<()> {
         let lsn = layer.committed_lsn();
         let log_start = self.store.log_start_after(self.number, lsn);
-        let edit = LayerEdit { added: file.map_or(&[], std::slice::from_ref), lsn, log_start };
+        let added = file.map_or(&[][..], std::slice::from_ref);
+        let edit = LayerEdit { added, removed: &[], consistent: Some((lsn, log_start)) };
         let append = |edits: &[Edit]| {
             if cfg!(planted_bug = "freed_before_manifest") {
                 self.store.free_log(log_start, self.number, lsn);
@@ -273,11 +274,12 @@ impl TimelineShared {
             self.disk_consistent_lsn.fetch_max(lsn.0, Ordering::AcqRel);
             let oldest = map.frozen.pop().expect("a flush is of a frozen layer");
             assert!(std::ptr::eq(&*oldest.layer, layer), "the flushed layer is the oldest");
-            oldest
+            Some(oldest)
         })?;
         self.pacer.flushed(self.clock().now());
         self.wake_reclaimer();
         self.store.free_log(log_start, self.number, lsn);
+        let _ = self.store.compactor.wake();
         Ok(())
     }
 
@@ -298,7 +300,7 @@ impl TimelineShared {
     /// Writes a layer file, durably under its name: one pass over the sorted versions, in the
     /// writer's fixed memory. Pages of long chains are made on the way.
     fn write_layer(&self, layer: &MemLayer) -> Result<(LayerRecord, PageCounts)> {
-        let mut file = NewLayer::create(self, LayerKind::Delta)?;
+        let mut file = NewLayer::create(self, LayerKind::Delta, 0)?;
         let mut keys: Option<(Key, Key)> = None;
         let tombstones = layer.tombstones()?;
         let (mut written, of) = (0, layer.versions_count());

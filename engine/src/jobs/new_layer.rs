@@ -23,10 +23,15 @@ pub(crate) struct NewLayer<'t> {
     marker: PathBuf,
     /// Taken by [`NewLayer::finish`].
     writer: Option<LayerWriter>,
+    level: u8,
 }
 
 impl<'t> NewLayer<'t> {
-    pub(crate) fn create(timeline: &'t TimelineShared, kind: LayerKind) -> Result<NewLayer<'t>> {
+    pub(crate) fn create(
+        timeline: &'t TimelineShared,
+        kind: LayerKind,
+        level: u8,
+    ) -> Result<NewLayer<'t>> {
         let store = &timeline.store;
         assert!(!store.reads_only, "a store that is only read is not written");
         let sequence = store.take_sequence()?;
@@ -39,7 +44,7 @@ impl<'t> NewLayer<'t> {
         };
         let _directory = store.lock_directory()?;
         drop(store.storage.create(&marker)?);
-        let mut new = NewLayer { timeline, temporary, marker, writer: None };
+        let mut new = NewLayer { timeline, temporary, marker, writer: None, level };
         match LayerWriter::create(&*store.storage, &new.temporary, id, kind, options) {
             Ok(writer) => new.writer = Some(writer),
             Err(error) => {
@@ -91,7 +96,7 @@ impl<'t> NewLayer<'t> {
         let mut is_named = false;
         let finished = finished.and_then(|summary| {
             debug_assert_eq!(summary.id.timeline, self.timeline.number);
-            let record = LayerRecord { level: 0, summary };
+            let record = LayerRecord { level: self.level, summary };
             let (storage, dir) = (&*self.timeline.store.storage, &self.timeline.dir);
             let path = dir.join(layer_file_name(&record));
             let sync_dir = || match cfg!(planted_bug = "no_dir_sync") {
@@ -128,12 +133,22 @@ impl<'t> NewLayer<'t> {
     }
 }
 
-/// Removes the marker of a layer that the manifest names.
-pub(crate) fn unmark(timeline: &TimelineShared, record: &LayerRecord) {
-    let marker = timeline.dir.join(marker_name(record.summary.id.sequence));
-    // At best: beside a layer that the manifest names it means nothing, and the next open removes
-    // it.
-    let _ = timeline.store.storage.remove(&marker);
+/// Puts markers beside layers that an edit is about to take from the manifest, durably: what is
+/// left of them then is known to be of no use.
+pub(crate) fn mark_removed(timeline: &TimelineShared, sequences: &[u64]) -> Result<()> {
+    if sequences.is_empty() {
+        return Ok(());
+    }
+    let storage = &timeline.store.storage;
+    let _directory = timeline.store.lock_directory()?;
+    for &sequence in sequences {
+        let marker = timeline.dir.join(marker_name(sequence));
+        // A try that failed may have left it.
+        if !storage.exists(&marker)? {
+            drop(storage.create(&marker)?);
+        }
+    }
+    Ok(storage.sync_dir(&timeline.dir)?)
 }
 
 impl Drop for NewLayer<'_> {

@@ -1,8 +1,10 @@
 //! Publishing an edit: the one way in which the set of a timeline's layer files changes.
 //!
-//! Order: the files are opened, the edit is appended to the manifest and synced, markers are
-//! removed, the next layer map is published, the layer in memory that it replaces is retired. The
-//! caller then frees the log below the edit ([`StoreShared::free_log`]).
+//! Order: the files are opened, files that go get markers (see `leftovers`), the edit is appended
+//! to the manifest and synced, markers of the files that came are removed, the next layer map is
+//! published, the layer in memory and the files that it replaces are retired. The caller then frees
+//! the log below the edit ([`StoreShared::free_log`]). Retired files are removed when no map holds
+//! them any more ([`TimelineShared::reclaim`]).
 //!
 //! **Invariant:** a file that cannot be read back is never named by the manifest, and a map never
 //! names a file that the manifest does not.
@@ -18,19 +20,23 @@ use pagestrata_layers::{
 
 use crate::{
     error::Result,
-    jobs::new_layer::unmark,
+    jobs::new_layer::mark_removed,
     layer_map::{LayerMap, MemSlot, file_layers::FileLayer},
-    state::timeline::{RetiredLayer, TimelineShared},
+    state::{
+        retired_files::unmark,
+        timeline::{RetiredLayer, TimelineShared},
+    },
 };
 
 /// An edit of a timeline's layers.
 pub(crate) struct LayerEdit<'e> {
     /// The layer files that it adds, durable under their names.
     pub(crate) added: &'e [LayerRecord],
-    /// Everything up to here is in layer files once the edit is durable.
-    pub(crate) lsn: Lsn,
-    /// The segment at which the log begins from then on, if that is known.
-    pub(crate) log_start: Option<u32>,
+    /// The sequence numbers of those that it takes out.
+    pub(crate) removed: &'e [u64],
+    /// Of an edit that adds what was in memory: everything up to this Lsn is in layer files once it
+    /// is durable, and the segment at which the log begins from then on, if that is known.
+    pub(crate) consistent: Option<(Lsn, Option<u32>)>,
 }
 
 impl TimelineShared {
@@ -45,10 +51,12 @@ impl TimelineShared {
         &self,
         edit: &LayerEdit<'_>,
         append: impl FnOnce(&[Edit]) -> Result<()>,
-        replace: impl FnOnce(&mut LayerMap, u64) -> MemSlot,
+        replace: impl FnOnce(&mut LayerMap, u64) -> Option<MemSlot>,
     ) -> Result<()> {
-        let &LayerEdit { added, lsn, log_start } = edit;
-        assert!(lsn >= self.disk_consistent_lsn(), "the disk-consistent Lsn never goes back");
+        let &LayerEdit { added, removed, consistent } = edit;
+        let before = self.disk_consistent_lsn();
+        let lsn = consistent.map_or(before, |(lsn, _)| lsn);
+        assert!(lsn >= before, "the disk-consistent Lsn never goes back");
         for LayerRecord { summary, .. } in added {
             assert!(summary.lsn_range.end <= lsn.next(), "a layer holds nothing above its edit");
             let (id, own) = (&summary.id, (self.store.id, self.number));
@@ -59,20 +67,26 @@ impl TimelineShared {
             |record: &LayerRecord| FileLayer::open(&self.store.access, &self.dir, record.clone());
         let files = added.iter().map(open).collect::<Result<Vec<_>>>()?;
         let added_edits = added.iter().cloned().map(Edit::AddLayer);
-        let consistent = Edit::DiskConsistent { timeline: self.number, lsn };
-        let edits: Vec<Edit> =
-            added_edits.chain([consistent]).chain(log_start.map(Edit::LogStart)).collect();
+        let timeline = self.number;
+        let gone = removed.iter().map(|&sequence| Edit::RemoveLayer { timeline, sequence });
+        let moved = consistent.map(|(lsn, _)| Edit::DiskConsistent { timeline, lsn });
+        let log_start = consistent.and_then(|(_, start)| start).map(Edit::LogStart);
+        let edits: Vec<Edit> = gone.chain(added_edits).chain(moved).chain(log_start).collect();
+        mark_removed(self, removed)?;
         append(&edits)?;
         added.iter().for_each(|record| unmark(self, record));
         let mut edits = self.edits.lock();
         let last_number = self.published.number();
         let files: Vec<_> =
-            files.into_iter().map(|file| (edits.take_slot(), Arc::new(file))).collect();
+            files.into_iter().map(|file| (edits.take_slot(&file), Arc::new(file))).collect();
+        let gone: Vec<_> = removed.iter().map(|&sequence| edits.free_slot(sequence)).collect();
         let mut retired = None;
         self.published.publish(|map| {
-            let mut next = map.with_files(files.into_iter());
-            retired = Some(replace(&mut next, last_number + 1));
-            debug_assert_eq!(next.index.layer_count(), map.index.layer_count() + added.len());
+            edits.retired_files.extend(gone.iter().map(|&slot| map.files.get(slot).clone()));
+            let mut next = map.with_edit(files.into_iter(), &gone);
+            retired = replace(&mut next, last_number + 1);
+            let count = map.index.layer_count() + added.len() - removed.len();
+            debug_assert_eq!(next.index.layer_count(), count);
             verify!(next.is_sound(), "layers in memory are above each other and above all files");
             next
         });

@@ -96,6 +96,14 @@ impl Files {
         Arc::make_mut(&mut chunks[index / CHUNK])[index % CHUNK] = Some(file);
     }
 
+    /// Empties a slot.
+    pub(crate) fn take(&mut self, index: LayerSlot) {
+        let index = index.0 as usize;
+        let chunks = Arc::make_mut(&mut self.chunks);
+        let file = Arc::make_mut(&mut chunks[index / CHUNK])[index % CHUNK].take();
+        assert!(file.is_some(), "what goes was there");
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<FileLayer>> {
         self.chunks.iter().flat_map(|chunk| chunk.iter().flatten())
     }

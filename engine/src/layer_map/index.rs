@@ -145,10 +145,6 @@ pub enum Change {
     /// Puts a layer into a free slot.
     Insert(LayerSlot, LayerShape),
     /// Takes the layer of a slot out.
-    #[cfg_attr(
-        not(any(test, feature = "testing")),
-        expect(dead_code, reason = "nothing takes a layer file out of the map yet")
-    )]
     Remove(LayerSlot),
 }
 

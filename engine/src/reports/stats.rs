@@ -86,8 +86,37 @@ pub struct TimelineStats {
     pub detached: DetachedStats,
     /// Flushing.
     pub flush: FlushStats,
+    /// Merging of layer files.
+    pub compaction: CompactionStats,
     /// Layer files in which reads have met damage since the store was opened.
     pub quarantined: Vec<QuarantinedLayer>,
+}
+
+/// Merging of a timeline's layer files since the store was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct CompactionStats {
+    /// Merges that were published.
+    pub merges: u64,
+    /// Layer files that they read.
+    pub read_files: u64,
+    /// The lengths of these, in bytes.
+    pub read_bytes: u64,
+    /// Layer files that they wrote.
+    pub written_files: u64,
+    /// The lengths of these, in bytes.
+    pub written_bytes: u64,
+    /// Layer files that are merged and that a pin or a detached version still holds.
+    pub retired_files: u64,
+    /// Damaged layer files, which no merge reads.
+    pub parked_files: u64,
+    /// Merges that failed since the last one that did not.
+    pub failures: u32,
+    /// Merges that failed.
+    pub failures_total: u64,
+    /// Why the last one failed; none if it did not.
+    pub last_error: Option<String>,
 }
 
 /// What [`Store::stats`](crate::Store::stats) returns.

@@ -83,7 +83,7 @@ impl StoreShared {
             return Ok(None);
         }
         self.begin_log()?;
-        self.settle_import()?;
+        self.settle_edits()?;
         let log = self.log();
         let mut end = Position::default();
         let part_bytes = (self.options.log_segment_size_bytes / 4).min(PART_BYTES_MAX) as usize;

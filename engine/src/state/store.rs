@@ -50,7 +50,7 @@ pub(crate) struct StoreShared {
     /// The edit of an import has failed, and may come up after a crash all the same, until another
     /// edit has succeeded. Set by whoever imports, under the write lease, and read by commits under
     /// theirs.
-    pub(crate) import_in_doubt: AtomicBool,
+    pub(crate) edits_in_doubt: AtomicBool,
     pub(crate) timelines: Mutex<Vec<Arc<TimelineShared>>>,
     /// Sequence numbers of layers: the next one, and where those end that the manifest knows to be
     /// in use.
@@ -62,6 +62,8 @@ pub(crate) struct StoreShared {
     pub(crate) log_beginning: Mutex<()>,
     pub(crate) flusher: Wakeup,
     pub(crate) reclaimer: Wakeup,
+    /// The thread that merges layer files.
+    pub(crate) compactor: Wakeup,
     pub(crate) logger: Wakeup,
     pub(crate) preparer: Wakeup,
     pub(crate) fetchers: FetchThreads,
@@ -104,6 +106,7 @@ impl StoreShared {
             log_beginning: Mutex::default(),
             flusher: Wakeup::default(),
             reclaimer: Wakeup::default(),
+            compactor: Wakeup::default(),
             logger: Wakeup::default(),
             preparer: Wakeup::default(),
             fetchers: FetchThreads::default(),
@@ -111,7 +114,7 @@ impl StoreShared {
             closed: AtomicBool::new(false),
             owns_directory: RwLock::new(true),
             flusher_panicked: AtomicBool::new(false),
-            import_in_doubt: AtomicBool::new(false),
+            edits_in_doubt: AtomicBool::new(false),
             pages: PageCache::new(options.page_cache_max_bytes),
             access: LayerAccess::new(storage.clone(), options.of_access()),
             storage,
@@ -154,23 +157,23 @@ impl StoreShared {
         let mut manifest = self.manifest.lock();
         manifest.as_mut().ok_or(Error::Closed)?.append(edits)?;
         // What had failed before is undone by now.
-        self.import_in_doubt.store(false, Ordering::Relaxed);
+        self.edits_in_doubt.store(false, Ordering::Relaxed);
         Ok(())
     }
 
     /// As [`StoreShared::append_edits`], for an import.
-    pub(crate) fn append_import(&self, edits: &[Edit]) -> Result<()> {
+    pub(crate) fn append_in_doubt(&self, edits: &[Edit]) -> Result<()> {
         let appended = self.append_edits(edits);
         if appended.is_err() {
-            self.import_in_doubt.store(true, Ordering::Relaxed);
+            self.edits_in_doubt.store(true, Ordering::Relaxed);
         }
         appended
     }
 
     /// Before a commit goes to the log: it follows the commits before it, and not an import that
     /// has failed. One that could come up after a crash is ruled out.
-    pub(crate) fn settle_import(&self) -> Result<()> {
-        match self.import_in_doubt.load(Ordering::Relaxed) {
+    pub(crate) fn settle_edits(&self) -> Result<()> {
+        match self.edits_in_doubt.load(Ordering::Relaxed) {
             true => self.append_edits(&[]),
             false => Ok(()),
         }

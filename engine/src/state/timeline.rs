@@ -6,6 +6,7 @@
 //! the edits, because it frees what it has held.
 
 use std::{
+    collections::BTreeMap,
     ops::Deref,
     panic::Location,
     path::PathBuf,
@@ -28,10 +29,12 @@ use crate::{
     options::Clock,
     reports::PinKind,
     state::{
+        compaction_state::CompactionState,
         flush_state::{FlushState, SharedRedo},
         pacer::Pacer,
         pins::{PinHandle, PinRegistry, RetiredBytes},
-        slots::Slots,
+        retired_files::{remove_marked, take_unheld},
+        slots::{SlotKey, Slots},
         store::StoreShared,
         waiters::Waiters,
     },
@@ -59,6 +62,9 @@ pub(crate) struct TimelineShared {
     pub(crate) flush_redo: Mutex<Option<SharedRedo>>,
     /// Held by whoever flushes a layer: one at a time.
     pub(crate) flushing: Mutex<()>,
+    /// Held by the thread that merges layer files: one at a time.
+    pub(crate) compacting: Mutex<()>,
+    pub(crate) compaction: Mutex<CompactionState>,
     /// A flush ended, well or not.
     pub(crate) flush_ended: Condvar,
     /// Tasks that wait for that.
@@ -104,6 +110,10 @@ pub(crate) struct Edits {
     slots: Slots<()>,
     /// Layers in memory that are out of the map, until nobody holds them.
     pub(crate) retired: Vec<RetiredLayer>,
+    /// Layer files that are out of the map, until nothing holds them.
+    pub(crate) retired_files: Vec<Arc<FileLayer>>,
+    /// By sequence number, the slots of the files that the map has.
+    by_sequence: BTreeMap<u64, SlotKey>,
 }
 
 pub(crate) struct RetiredLayer {
@@ -113,8 +123,19 @@ pub(crate) struct RetiredLayer {
 }
 
 impl Edits {
-    pub(crate) fn take_slot(&mut self) -> LayerSlot {
-        LayerSlot(self.slots.insert(()).index())
+    pub(crate) fn take_slot(&mut self, file: &FileLayer) -> LayerSlot {
+        let slot = self.slots.insert(());
+        let before = self.by_sequence.insert(file.record().summary.id.sequence, slot);
+        assert!(before.is_none(), "a sequence number is used once");
+        LayerSlot(slot.index())
+    }
+
+    /// Frees the slot of a file that the map has, for the edits after this one.
+    pub(crate) fn free_slot(&mut self, sequence: u64) -> LayerSlot {
+        let slot = self.by_sequence.remove(&sequence).expect("the map has it");
+        let freed = self.slots.remove(slot);
+        assert!(freed.is_some(), "a slot is freed once");
+        LayerSlot(slot.index())
     }
 }
 
@@ -142,8 +163,8 @@ impl TimelineShared {
             files: Files::default(),
         };
         let mut edits = Edits::default();
-        let layers = layers.into_iter().map(|file| (edits.take_slot(), Arc::new(file)));
-        let published = Published::new(map(open.layer()).with_files(layers));
+        let layers = layers.into_iter().map(|file| (edits.take_slot(&file), Arc::new(file)));
+        let published = Published::new(map(open.layer()).with_edit(layers, &[]));
         Arc::new(TimelineShared {
             number,
             name,
@@ -158,6 +179,8 @@ impl TimelineShared {
             flush: Mutex::default(),
             flush_redo: Mutex::new(flush_redo),
             flushing: Mutex::default(),
+            compacting: Mutex::default(),
+            compaction: Mutex::default(),
             flush_ended: Condvar::new(),
             flush_waiters: Waiters::default(),
             last_record_lsn: AtomicU64::new(disk_consistent_lsn.0),
@@ -212,7 +235,7 @@ impl TimelineShared {
     pub(crate) fn reclaim(&self) {
         drop(self.published.reclaim());
         let mut reclaimed = Vec::new();
-        {
+        let unheld = {
             let mut edits = self.edits.lock();
             for retired in std::mem::take(&mut edits.retired) {
                 let RetiredLayer { slot: MemSlot { mut layer, since }, last_number } = retired;
@@ -230,9 +253,13 @@ impl TimelineShared {
                     }
                 }
             }
-        }
+            take_unheld(&mut edits.retired_files)
+        };
         // Outside the lock: this is where memory goes back to the pool.
         drop(reclaimed);
+        if !unheld.is_empty() {
+            remove_marked(self, &unheld);
+        }
     }
 
     /// The layers in memory that are out of the map and still held.

@@ -242,6 +242,7 @@ impl Store {
         shared.closed.store(true, Ordering::Release);
         shared.flusher.stop();
         shared.reclaimer.stop();
+        shared.compactor.stop();
         shared.logger.stop();
         shared.preparer.stop();
         shared.access.stop();

@@ -3,7 +3,7 @@
 use pagestrata_layers::Lsn;
 
 use crate::{
-    reports::stats::{FlushStats, MemoryStats, TimelineStats},
+    reports::stats::{CompactionStats, FlushStats, MemoryStats, TimelineStats},
     state::timeline::TimelineShared,
 };
 
@@ -13,6 +13,7 @@ impl TimelineStats {
         let retired = timeline.retired();
         let files_heap: usize = map.files.iter().map(|file| file.memory_bytes()).sum();
         let delays = timeline.pacer.delays();
+        let compaction = compaction_stats(timeline);
         let flush = timeline.flush.lock();
         let lsn = |lsn: Lsn| lsn.0;
         TimelineStats {
@@ -42,7 +43,25 @@ impl TimelineStats {
                 failures: flush.failures,
                 last_error: flush.last_error.as_ref().map(ToString::to_string),
             },
+            compaction,
             quarantined: map.files.iter().filter_map(|file| file.quarantined()).collect(),
         }
+    }
+}
+
+fn compaction_stats(timeline: &TimelineShared) -> CompactionStats {
+    let retired_files = timeline.edits.lock().retired_files.len() as u64;
+    let state = timeline.compaction.lock();
+    CompactionStats {
+        merges: state.merges,
+        read_files: state.read_files,
+        read_bytes: state.read_bytes,
+        written_files: state.written_files,
+        written_bytes: state.written_bytes,
+        retired_files,
+        parked_files: state.parked.len() as u64,
+        failures: state.failures,
+        failures_total: state.failures_total,
+        last_error: state.last_error.as_ref().map(ToString::to_string),
     }
 }

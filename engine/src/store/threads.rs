@@ -82,6 +82,11 @@ pub(crate) fn spawn_threads(
     };
     if !shared.reads_only {
         spawn("pagestrata-flush", StoreShared::flush_until_stopped)?;
+        if shared.options.compaction_fan_in > 0 {
+            spawn("pagestrata-compact", StoreShared::compact_until_stopped)?;
+            // What was flushed before may be worth a merge.
+            let _ = shared.compactor.wake();
+        }
     }
     spawn("pagestrata-reclaim", StoreShared::reclaim_until_stopped)?;
     if shared.options.residency_interval().is_some() {
@@ -113,6 +118,16 @@ impl StoreShared {
             self.roll_overdue();
             let delays =
                 self.all_timelines().into_iter().filter_map(|timeline| timeline.flush_if_due());
+            retry = delays.min();
+        }
+    }
+
+    /// Merges layer files of each timeline, after each flush.
+    fn compact_until_stopped(&self) {
+        let mut retry = None;
+        while self.compactor.wait(retry) {
+            let delays =
+                self.all_timelines().into_iter().filter_map(|timeline| timeline.compact_if_due());
             retry = delays.min();
         }
     }

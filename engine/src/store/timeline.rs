@@ -209,6 +209,20 @@ impl Timeline {
         FlushFuture::new(self.0.clone())
     }
 
+    /// Merges layer files until no merge is worth its bytes any more
+    /// ([`Options::compaction_fan_in`](crate::Options::compaction_fan_in)), and returns how many
+    /// merges that were. Reads go on meanwhile, and find what they found before. A store with
+    /// [`Background::Threads`](crate::Background::Threads) does it after each flush; then this
+    /// waits for the merge that is under way.
+    ///
+    /// # Errors
+    /// [`Error::CompactionFailed`]: the layers that could not be merged stay as they were;
+    /// [`Error::ReadOnly`], [`Error::Closed`].
+    pub fn compact(&self) -> Result<u64> {
+        self.0.store.check_open()?;
+        self.0.compact()
+    }
+
     /// Gives the flushes of this timeline the redo that makes pages of long chains
     /// ([`Options::deltas_per_page_max`](crate::Options::deltas_per_page_max)), in the place of
     /// [`Options::flush_redo`](crate::Options::flush_redo): from the next flush on, until the store

@@ -162,7 +162,8 @@ impl Generator<'_> {
             620..630 => Op::Abort,
             630..650 => Op::DropLease,
             650..685 => Op::Roll,
-            685..700 => Op::Flush,
+            685..694 => Op::Flush,
+            694..700 => Op::Compact,
             700..712 => {
                 let endings = [Ending::Drop, Ending::Drop, Ending::Close, Ending::CloseLeased];
                 Op::Reopen { how: endings[self.random.usize(..4)] }

@@ -266,4 +266,6 @@ pub enum Op {
     },
     /// Verifies all layer files.
     Verify,
+    /// Merges layer files.
+    Compact,
 }

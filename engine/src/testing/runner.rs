@@ -82,6 +82,8 @@ impl Setup {
             pool_retained_max_bytes: if self.pooled { 4 << 20 } else { 0 },
             block_size_target_bytes: 1 << (10 + self.block_size % 5),
             image_layer_size_max_bytes: 1 << 20,
+            compaction_fan_in: [2, 2, 8, 0][usize::from(self.block_size / 64)],
+            compaction_layer_size_bytes: 64 << 10,
             deltas_per_page_max: [0, 1, 4][usize::from(self.frozen_layers / 4) % 3],
             flush_redo: Some(FlushRedo(Arc::new(session::Append))),
             compression: match self.compressed {
@@ -128,7 +130,12 @@ pub fn run(storage: &SharedStorage, dir: &Path, sequence: &Sequence) -> Counts {
         let last = ending.is_none();
         run.end(store, &timeline, ending.unwrap_or(Ending::Close));
         drop(timeline);
+        run.check_held();
         options = sequence.setup.options(opening);
+        if options.compaction_fan_in > 0 {
+            // The next opening removes files that a snapshot of this one may have to open.
+            run.held.retain(|held| matches!(held, Held::Detached { .. }));
+        }
         store = open(storage, dir, &options).0;
         run.reopened(&store.timeline(TIMELINE).expect("it was created"), options.durability);
         if last {

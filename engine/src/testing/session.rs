@@ -117,6 +117,10 @@ impl<'t> Session<'t> {
             }
             Op::Roll => self.roll(run),
             Op::Flush => self.flush(run),
+            Op::Compact => {
+                let merges = self.timeline.compact().expect("merging works");
+                run.counts.add_many("merges", merges);
+            }
             Op::Reopen { .. } => {}
             Op::Snapshot { lsn } => self.snapshot(run, lsn),
             Op::Detach { key, lsn, index, copy } => self.detach(run, key, lsn, index, copy),

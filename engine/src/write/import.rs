@@ -73,8 +73,8 @@ impl<'l> ImageImport<'l> {
     /// Adds one image; they come in ascending order of their keys.
     ///
     /// # Errors
-    /// [`Error::OutOfOrder`] and [`Error::ValueTooLong`], which leave the import as it was. After any
-    /// other error images may be missing, and every further call fails.
+    /// [`Error::OutOfOrder`] and [`Error::ValueTooLong`], which leave the import as it was. After
+    /// any other error images may be missing, and every further call fails.
     pub fn put(&mut self, key: Key, image: &[u8]) -> Result<()> {
         self.check()?;
         if let Some(last) = self.last.filter(|&last| key <= last) {
@@ -103,7 +103,7 @@ impl<'l> ImageImport<'l> {
             Some(current) => current,
             none => {
                 let kind = LayerKind::Image { complete: false };
-                let file = NewLayer::create(self.timeline, kind)?;
+                let file = NewLayer::create(self.timeline, kind, 0)?;
                 none.insert(Current { file, first: key, last: key })
             }
         };
@@ -152,13 +152,15 @@ impl<'l> ImageImport<'l> {
             file_bytes: self.records.iter().map(|record| record.summary.file_len).sum(),
         };
         let log_start = timeline.store.log_start_after(timeline.number, self.lsn);
-        let edit = LayerEdit { added: &self.records, lsn: self.lsn, log_start };
+        let consistent = Some((self.lsn, log_start));
+        let edit = LayerEdit { added: &self.records, removed: &[], consistent };
         let next = OpenLayer::new(self.lsn.next(), &timeline.store.pool);
         debug_assert!(self.writer.layer().is_empty() && !self.writer.has_pending());
-        let append = |edits: &[Edit]| timeline.store.append_import(edits);
+        let append = |edits: &[Edit]| timeline.store.append_in_doubt(edits);
         timeline.publish_edit(&edit, append, |map, since| {
             // The empty open layer stays at its Lsn: what pinned it before sees nothing of this.
-            std::mem::replace(&mut map.open, MemSlot { layer: next.layer().clone(), since })
+            let open = MemSlot { layer: next.layer().clone(), since };
+            Some(std::mem::replace(&mut map.open, open))
         })?;
         *self.writer = next;
         timeline.last_record_lsn.store(self.lsn.0, Ordering::Release);

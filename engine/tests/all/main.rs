@@ -2,6 +2,7 @@
 
 mod access;
 mod closing;
+mod compaction;
 mod crashes;
 mod damage;
 mod delayed;

@@ -12,7 +12,7 @@ use crate::{Durability, testing::SimulatedStorage};
 /// One whose segment has no room for two.
 const LONG: usize = 2600;
 
-const LETTERS: [Op; 17] = [
+const LETTERS: [Op; 18] = [
     Op::PutWait(0),
     Op::Put(0),
     Op::Many(0),
@@ -20,6 +20,7 @@ const LETTERS: [Op; 17] = [
     Op::Parts(0),
     Op::Roll(0),
     Op::Flush(0),
+    Op::Compact(0),
     Op::Drop(0),
     Op::Import(0),
     Op::Create(1),

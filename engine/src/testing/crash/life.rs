@@ -49,6 +49,8 @@ fn options(durability: Durability) -> Options {
         pool_retained_max_bytes: 0,
         durability,
         background: Background::Callers,
+        compaction_fan_in: 2,
+        compaction_layer_size_bytes: 64 << 10,
         store_id: Some(7),
         ..Options::default()
     }
@@ -97,7 +99,9 @@ impl Life {
                     && self.has(other)
                     && self.durability != Durability::External
             }
-            Op::Roll(n) | Op::Flush(n) | Op::Drop(n) | Op::Import(n) => self.has(n),
+            Op::Roll(n) | Op::Flush(n) | Op::Compact(n) | Op::Drop(n) | Op::Import(n) => {
+                self.has(n)
+            }
             Op::Create(n) => !self.has(n),
             _ => true,
         }
@@ -116,6 +120,7 @@ impl Life {
             Op::Drop(n) => self.commit(explore, n, self.next(n).drop_batch(), true)?,
             Op::Roll(n) => self.roll(explore, n)?,
             Op::Flush(n) => self.flush(explore, n)?,
+            Op::Compact(n) => self.compact(explore, n)?,
             Op::Import(n) => self.import(explore, n)?,
             Op::Create(n) => self.create(explore, n)?,
             Op::Close => self.close(explore)?,
@@ -178,7 +183,11 @@ impl Life {
     /// Whether an error is one that may be: something was made to fail, and it is not taken for
     /// damage.
     pub(super) fn refused(&self, what: &str, error: &Error) -> Result<(), Violation> {
-        let is_damage = matches!(error, Error::Layers(LayersError::Corrupt { .. }));
+        let cause = match error {
+            Error::CompactionFailed { cause, .. } => cause,
+            other => other,
+        };
+        let is_damage = matches!(cause, Error::Layers(LayersError::Corrupt { .. }));
         match self.is_armed && !is_damage {
             true => Ok(()),
             false => Err(Violation::new(format!("{what}: {error}"))),
@@ -345,6 +354,18 @@ impl Life {
                 Ok(())
             }
             Err(error) => self.refused("flush", &error),
+        }
+    }
+
+    fn compact(&mut self, explore: &mut Explore, n: usize) -> Result<(), Violation> {
+        let floors = self.expected.floors;
+        match self.timeline(n).compact() {
+            Ok(merges) => {
+                self.explored(explore, floors)?;
+                explore.counts.add_many("merges", merges);
+                Ok(())
+            }
+            Err(error) => self.refused("compact", &error),
         }
     }
 

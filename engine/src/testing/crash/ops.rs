@@ -27,6 +27,7 @@ pub(super) enum Op {
     FillLog(usize, usize),
     Roll(usize),
     Flush(usize),
+    Compact(usize),
     /// Blocks are dropped and one is put again; waited for.
     Drop(usize),
     Import(usize),

@@ -218,6 +218,27 @@ impl Scan<'_> {
         Some((*key, PageVersion { lsn: *lsn, kind: *kind, bytes }))
     }
 
+    /// The page that the delta it stands at leads to, where the file has one
+    /// ([`LayerWriter::put_with_page`]): the next version, at the same Lsn.
+    ///
+    /// # Errors
+    /// [`crate::Error::Corrupt`]
+    ///
+    /// [`LayerWriter::put_with_page`]: crate::layer_file::LayerWriter::put_with_page
+    pub fn page_behind(&self) -> Result<Option<&[u8]>> {
+        let (Some(current), Some((row, next))) = (&self.current, &self.part) else {
+            return Ok(None);
+        };
+        let malformed = || self.file.malformed(row.place.block_offset(), "chain part");
+        let part = Part::parse(self.payload(), row.place).ok_or_else(malformed)?;
+        let entry = part.entry(*next).ok_or_else(malformed)?;
+        let is_page =
+            entry.lsn == current.lsn && entry.kind == Kind::Image && current.kind != Kind::Image;
+        let start = row.place.part_start();
+        let range = start + entry.range.start..start + entry.range.end;
+        Ok(is_page.then(|| &self.payload()[range]))
+    }
+
     /// Advances and returns the version; none at the end.
     ///
     /// # Errors

@@ -1,0 +1,196 @@
+//! Which delta layers to merge next: a pure function of the layers, without I/O.
+//!
+//! Layers that overlap in Lsn are one *run*: what a flush wrote, or the files of one merge. Runs
+//! follow each other along the Lsn. A run's tier is the logarithm of its bytes to the base of the
+//! fan-in F. Runs that follow each other, all of at most tier t, are merged when together they have
+//! the bytes of the next tier, F^(t + 1). So each merge lifts every byte that it writes by a tier
+//! or more, and a byte is written at most once for each tier between a flush and the whole history:
+//! size-tiered compaction (O'Neil et al., The Log-Structured Merge-Tree, 1996), along the Lsn
+//! alone. Between two merges a tier has fewer than F runs of its own size, and smaller ones beside
+//! them.
+//!
+//! **Invariant:** what is merged has no gap along the Lsn in which another run lies, so that the
+//! Lsns of runs stay apart. Runs with a parked layer are not touched, and nothing is merged across
+//! them.
+
+use std::{collections::BTreeSet, ops::Range};
+
+use pagestrata_layers::{Lsn, layer_file::LayerKind, manifest::edit::LayerRecord};
+
+/// At most so many layers are merged at once: each takes a block in memory.
+const INPUTS_MAX: usize = 256;
+
+/// Delta layers that overlap in Lsn.
+#[derive(Clone, Debug)]
+struct Run {
+    lsn_range: Range<Lsn>,
+    bytes: u64,
+    sequences: Vec<u64>,
+    is_parked: bool,
+}
+
+/// Returns the sequence numbers of the layers to merge next; none: no merge is worth its bytes.
+pub(crate) fn plan<'l>(
+    layers: impl Iterator<Item = &'l LayerRecord>,
+    fan_in: u32,
+    parked: &BTreeSet<u64>,
+) -> Option<Vec<u64>> {
+    assert!(fan_in >= 2, "a merge of one layer spares nothing");
+    let runs = runs_of(layers, parked);
+    let fan_in = u64::from(fan_in);
+    let tier = |run: &Run| run.bytes.max(1).ilog(fan_in);
+    let mut tiers: Vec<u32> = runs.iter().filter(|run| !run.is_parked).map(tier).collect();
+    tiers.sort_unstable();
+    tiers.dedup();
+    for highest in tiers {
+        let enough = fan_in.saturating_pow(highest + 1);
+        let is_low = |run: &Run| !run.is_parked && tier(run) <= highest;
+        let neighbours = runs.chunk_by(|one, other| is_low(one) == is_low(other));
+        let found = neighbours.filter(|runs| is_low(&runs[0])).find_map(|runs| {
+            let runs = &runs[..runs.len().min(INPUTS_MAX)];
+            let bytes = runs.iter().map(|run| run.bytes).sum::<u64>();
+            let inputs: Vec<u64> =
+                runs.iter().flat_map(|run| run.sequences.iter().copied()).collect();
+            let fits = inputs.len() <= INPUTS_MAX || runs.len() == 2;
+            (runs.len() >= 2 && bytes >= enough && fits).then_some(inputs)
+        });
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
+}
+
+/// The runs, oldest first.
+fn runs_of<'l>(layers: impl Iterator<Item = &'l LayerRecord>, parked: &BTreeSet<u64>) -> Vec<Run> {
+    let mut deltas: Vec<&LayerRecord> =
+        layers.filter(|layer| layer.summary.kind == LayerKind::Delta).collect();
+    deltas.sort_unstable_by_key(|layer| (layer.summary.lsn_range.start, layer.summary.id.sequence));
+    let mut runs: Vec<Run> = Vec::new();
+    for layer in deltas {
+        let summary = &layer.summary;
+        let (lsns, sequence) = (summary.lsn_range.clone(), summary.id.sequence);
+        match runs.last_mut() {
+            Some(run) if lsns.start < run.lsn_range.end => {
+                run.lsn_range.end = run.lsn_range.end.max(lsns.end);
+                run.bytes += summary.file_len;
+                run.sequences.push(sequence);
+                run.is_parked |= parked.contains(&sequence);
+            }
+            _ => runs.push(Run {
+                lsn_range: lsns,
+                bytes: summary.file_len,
+                sequences: vec![sequence],
+                is_parked: parked.contains(&sequence),
+            }),
+        }
+    }
+    debug_assert!(runs.windows(2).all(|pair| pair[0].lsn_range.end <= pair[1].lsn_range.start));
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use pagestrata_layers::{
+        Key, KeyRange,
+        layer_file::{LayerId, LayerSummary},
+    };
+
+    use super::*;
+
+    fn layer(sequence: u64, lsns: Range<u64>, file_len: u64) -> LayerRecord {
+        let summary = LayerSummary {
+            id: LayerId { store: 1, timeline: 1, sequence },
+            kind: LayerKind::Delta,
+            key_range: KeyRange::inclusive(Key::MIN, Key::new(1, 1)),
+            lsn_range: Lsn(lsns.start)..Lsn(lsns.end),
+            file_len,
+            digest: 0,
+            keys: 1,
+            versions: 1,
+            value_bytes: file_len,
+            tombstones: 0,
+        };
+        LayerRecord { level: 0, summary }
+    }
+
+    fn planned(layers: &[LayerRecord], parked: &[u64]) -> Option<Vec<u64>> {
+        plan(layers.iter(), 8, &parked.iter().copied().collect())
+    }
+
+    /// Layers of one size, one after the other.
+    fn row(count: u64, file_len: u64) -> Vec<LayerRecord> {
+        (0..count).map(|n| layer(n, n * 10..n * 10 + 10, file_len)).collect()
+    }
+
+    #[test]
+    fn as_many_layers_as_the_fan_in_are_merged() {
+        assert_eq!(planned(&row(7, 4096), &[]), None);
+        assert_eq!(planned(&row(8, 4096), &[]), Some((0..8).collect()));
+        assert_eq!(planned(&[], &[]), None);
+    }
+
+    #[test]
+    fn a_large_run_waits_for_its_like() {
+        let mut layers = row(8, 4096);
+        layers[0].summary.file_len = 1 << 30;
+        assert_eq!(planned(&layers, &[]), None, "7 small ones are no reason to write 1 GiB");
+        layers.push(layer(8, 80..90, 4096));
+        assert_eq!(planned(&layers, &[]), Some((1..9).collect()));
+    }
+
+    #[test]
+    fn the_files_of_one_merge_are_one_run() {
+        let mut layers = row(8, 4096);
+        for layer in &mut layers {
+            layer.summary.lsn_range = Lsn(10)..Lsn(90);
+        }
+        assert_eq!(planned(&layers, &[]), None);
+        layers.push(layer(8, 90..100, 8 * 8 * 4096));
+        assert_eq!(planned(&layers, &[]), Some((0..9).collect()));
+    }
+
+    #[test]
+    fn a_parked_layer_parts_what_is_beside_it() {
+        let layers = row(17, 4096);
+        assert_eq!(planned(&layers, &[8]), Some((0..8).collect()));
+        assert_eq!(planned(&layers[1..], &[8]), Some((9..17).collect()));
+        assert_eq!(planned(&layers[1..16], &[8]), None);
+    }
+
+    /// Flushes of random sizes: how often each byte is written and how many runs there are, against
+    /// what the head of this file says.
+    #[test]
+    fn bytes_are_written_once_a_tier_and_runs_stay_few() {
+        for seed in 0..20 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let (mut layers, mut sequence, mut lsn) = (Vec::new(), 0, 1);
+            let (mut flushed, mut written, mut most) = (0, 0, 0);
+            for _ in 0..3_000 {
+                let file_len = match seed % 3 {
+                    0 => 1 << 20,
+                    1 => random.u64(1 << 10..1 << 20),
+                    _ => 1 << random.u64(10..27),
+                };
+                layers.push(layer(sequence, lsn..lsn + 10, file_len));
+                (sequence, lsn, flushed) = (sequence + 1, lsn + 10, flushed + file_len);
+                while let Some(inputs) = planned(&layers, &[]) {
+                    let (merged, others): (Vec<_>, Vec<_>) = layers
+                        .into_iter()
+                        .partition(|layer| inputs.contains(&layer.summary.id.sequence));
+                    assert_eq!(merged.len(), inputs.len());
+                    let start = merged.iter().map(|of| of.summary.lsn_range.start.0).min();
+                    let end = merged.iter().map(|of| of.summary.lsn_range.end.0).max();
+                    let bytes = merged.iter().map(|of| of.summary.file_len).sum();
+                    layers = others;
+                    layers.push(layer(sequence, start.unwrap()..end.unwrap(), bytes));
+                    (sequence, written) = (sequence + 1, written + bytes);
+                }
+                most = most.max(layers.len());
+            }
+            let tiers = flushed.ilog(8) - (1_u64 << 10).ilog(8) + 1;
+            assert!(written <= flushed * u64::from(tiers), "seed {seed}: {written} of {flushed}");
+            assert!(most <= 8 * tiers as usize, "seed {seed}: {most} runs in {tiers} tiers");
+        }
+    }
+}

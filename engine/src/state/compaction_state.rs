@@ -1,0 +1,26 @@
+//! [`CompactionState`]: how merging a timeline's layer files goes.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use crate::error::Error;
+
+/// How merging goes.
+#[derive(Debug, Default)]
+pub(crate) struct CompactionState {
+    /// Merges that were published since the store was opened, the files and bytes that they read
+    /// and those that they wrote.
+    pub(crate) merges: u64,
+    pub(crate) read_files: u64,
+    pub(crate) read_bytes: u64,
+    pub(crate) written_files: u64,
+    pub(crate) written_bytes: u64,
+    /// Merges that failed since the last one that did not, and in all.
+    pub(crate) failures: u32,
+    pub(crate) failures_total: u64,
+    /// Why the last one failed.
+    pub(crate) last_error: Option<Arc<Error>>,
+    /// Not before this time, by the store's clock, the background tries again.
+    pub(crate) retry_at: Option<Duration>,
+    /// Sequence numbers of damaged layers: no merge reads them, and all others go on.
+    pub(crate) parked: BTreeSet<u64>,
+}
