@@ -24,9 +24,9 @@ use pagestrata_layers::{
 };
 
 use crate::{
-    Result,
     control::{ControlFile, FILE_LEN_MAX},
-    image::PAGE_SIZE,
+    error::Result,
+    layout::{PAGE_SIZE, SEGMENT_BLOCKS},
     rel::RelFork,
 };
 
@@ -34,8 +34,6 @@ use files::{Part, Role};
 use label::LABEL_LEN_MAX;
 pub use label::{BackupLabel, backup_ended_by};
 
-/// Blocks of a relation's file before the next one starts: 1 GiB.
-pub(crate) const SEGMENT_BLOCKS: u32 = 131_072;
 const VERSION_LEN_MAX: u64 = 64;
 const BUFFER_BLOCKS: u32 = 64;
 

@@ -20,7 +20,7 @@ use pagestrata_layers::{Key, Lsn};
 use crate::{
     bytes::Cursor,
     error::LogCorruption,
-    image::PAGE_SIZE,
+    layout::PAGE_SIZE,
     rel::{Fork, RelFork, RelPage},
 };
 

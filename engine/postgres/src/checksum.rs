@@ -1,12 +1,10 @@
 //! A page's checksum, as PostgreSQL writes it to disk (`storage/checksum_impl.h`): 32 FNV-1a sums
 //! side by side, folded, with the block's number.
 
-use crate::{PAGE_SIZE, Page};
+use crate::layout::{PAGE_SIZE, PD_CHECKSUM, PD_UPPER, Page};
 
 const LANES: usize = 32;
 const PRIME: u32 = 16_777_619;
-/// Where `pd_checksum` is.
-const CHECKSUM: std::ops::Range<usize> = 8..10;
 /// What the sums start from; the numbers are PostgreSQL's.
 const STARTS: [u32; LANES] = [
     0x5B1F_36E9,
@@ -47,7 +45,7 @@ const STARTS: [u32; LANES] = [
 #[must_use]
 pub fn page_checksum(page: &Page, block: u32) -> u16 {
     let mut page = *page;
-    page[CHECKSUM].fill(0);
+    page[PD_CHECKSUM].fill(0);
     let mut sums = STARTS;
     let add = |sum: &mut u32, number: u32| {
         let mixed = *sum ^ number;
@@ -66,10 +64,10 @@ pub fn page_checksum(page: &Page, block: u32) -> u16 {
     (sum % 65535 + 1) as u16
 }
 
-/// Writes its checksum into a page; one that was never initialised has none.
+/// Writes its checksum into a page; one that was never initialized has none.
 pub fn stamp_checksum(page: &mut Page, block: u32) {
     const _: () = assert!(PAGE_SIZE.is_multiple_of(4 * LANES));
-    let is_new = page[14..16] == [0, 0];
+    let is_new = page[PD_UPPER..PD_UPPER + 2] == [0, 0];
     let sum = if is_new { 0 } else { page_checksum(page, block) };
-    page[CHECKSUM].copy_from_slice(&sum.to_le_bytes());
+    page[PD_CHECKSUM].copy_from_slice(&sum.to_le_bytes());
 }

@@ -19,9 +19,9 @@ use pagestrata_layers::{
 };
 
 use crate::{
-    Result,
     bytes::{u32_at, u64_at},
-    image::PAGE_SIZE,
+    error::Result,
+    layout::{PAGE_SIZE, SEGMENT_BLOCKS},
     settings::WalLevel,
 };
 
@@ -158,7 +158,7 @@ impl ControlFile {
         must_be(8, "control file version", VERSION)?;
         must_be(CRC_OFFSET, "control file checksum", crc32c::crc32c(body))?;
         must_be(216, "page size", PAGE_SIZE as u32)?;
-        must_be(220, "blocks of a relation segment", crate::backup::SEGMENT_BLOCKS)?;
+        must_be(220, "blocks of a relation segment", SEGMENT_BLOCKS)?;
         must_be(224, "log page size", PAGE_SIZE as u32)?;
         let state = ClusterState::from_number(u32_at(16)).ok_or_else(|| {
             wrong(16, "cluster state", "0 to 6".to_owned(), u32_at(16).to_string())

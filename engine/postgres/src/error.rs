@@ -7,7 +7,7 @@ use std::{
 
 use pagestrata_layers::Lsn;
 
-use crate::{ManagerId, RelPage};
+use crate::{manager::ManagerId, rel::RelPage};
 
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;

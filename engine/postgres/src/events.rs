@@ -12,11 +12,12 @@
 //! of no use without the blocks that they describe, and PostgreSQL repairs them.
 
 use crate::{
-    Error,
     bytes::Cursor,
-    record::{ManagerId, Record},
+    error::Error,
+    layout::first_map_block_gone,
+    manager::ManagerId,
+    record::Record,
     rel::{Fork, RelFork},
-    visibility_map::first_block_gone,
 };
 
 /// Bytes of a truncation's main data.
@@ -147,7 +148,7 @@ fn storage_events<E: From<Error>>(
         sink(RelationEvent::Truncated { rel, first_block: blocks })?;
     }
     if flags & TRUNCATES_MAP != 0 {
-        let (rel, first_block) = (rel.with_fork(Fork::Vm), first_block_gone(blocks));
+        let (rel, first_block) = (rel.with_fork(Fork::Vm), first_map_block_gone(blocks));
         sink(RelationEvent::Truncated { rel, first_block })?;
     }
     Ok(())

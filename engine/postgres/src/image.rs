@@ -1,26 +1,14 @@
-//! From an image in a record to the page as redo leaves it: inflate, put the hole back, stamp the
-//! Lsn.
+//! [`ImageDecoder`]: from an image in a record to its page: inflate, and put the hole back.
 //!
 //! **Invariants:** a page is 8192 bytes; a failed restore is an error with the record's Lsn, and
 //! the page's bytes are then unspecified. The one file that names lz4 and zstd.
 
-use pagestrata_layers::Lsn;
-
 use crate::{
-    Error, Result,
     block::{BlockImage, Compression},
-    bytes::u16_at,
+    error::{Error, Result},
+    layout::{PAGE_SIZE, Page},
     pglz,
 };
-
-/// Bytes of a page.
-pub const PAGE_SIZE: usize = 8192;
-
-/// The bytes of a page.
-pub type Page = [u8; PAGE_SIZE];
-
-/// Offset of `pd_upper`, the end of the free space; 0 in a page that was never initialised.
-const PD_UPPER: usize = 14;
 
 /// Restores images; what it needs for that is allocated once, here.
 #[derive(Default)]
@@ -112,13 +100,4 @@ impl ImageDecoder {
 /// [`Error::Corrupt`] if the image is not that of a page.
 pub fn restore_image(image: &BlockImage<'_>, page: &mut Page) -> Result<()> {
     ImageDecoder::new().restore(image, page)
-}
-
-/// Writes a record's end into a page that it changed, as the upper and then the lower 32 bits; a
-/// page that was never initialised is left alone.
-pub fn stamp_lsn(page: &mut Page, end: Lsn) {
-    if u16_at(page, PD_UPPER) != Some(0) {
-        page[..4].copy_from_slice(&((end.0 >> 32) as u32).to_le_bytes());
-        page[4..8].copy_from_slice(&(end.0 as u32).to_le_bytes());
-    }
 }

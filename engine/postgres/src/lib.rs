@@ -30,8 +30,11 @@ mod control;
 mod error;
 mod events;
 mod image;
+mod keys;
+mod layout;
 #[cfg(feature = "live")]
 pub mod live;
+mod manager;
 mod not_logged;
 mod pages;
 mod pglz;
@@ -55,15 +58,20 @@ pub use checksum::{page_checksum, stamp_checksum};
 pub use control::{ClusterState, ControlFile};
 pub use error::{Error, LogCorruption, Result};
 pub use events::{RelationEvent, relation_events};
-pub use image::{ImageDecoder, PAGE_SIZE, Page, restore_image, stamp_lsn};
+pub use image::{ImageDecoder, restore_image};
+pub use keys::page_key;
+pub use layout::{PAGE_SIZE, Page};
+pub use manager::ManagerId;
 pub use not_logged::{UnloggedChange, is_lost_in_copy, is_map_without_bits, unlogged_change};
 pub use pages::LogIdentity;
 pub use pglz::decompress as pglz_decompress;
 pub use reader::WalReader;
-pub use record::{ManagerId, Record, decode_record};
+pub use record::{Record, decode_record};
 pub use record_name::record_name;
-pub use redo::{PageRedo, RedoError, RedoSettings, is_known, manager_of, mask_page, redo};
-pub use rel::{Fork, ParseRelPageError, RelFork, RelPage, page_key};
+pub use redo::{
+    PageRedo, RedoError, RedoSettings, is_known, manager_of, mask_page, redo, stamp_lsn,
+};
+pub use rel::{Fork, ParseRelPageError, RelFork, RelPage};
 pub use settings::{
     ParameterChange, WalLevel, is_shutdown_checkpoint, parameter_change, shows_logged_hints,
 };

@@ -14,15 +14,12 @@
 //! **Invariant:** a byte that the table does not name stays a difference.
 
 use crate::{
-    Fork, ManagerId, PAGE_SIZE, Page, RelPage,
     bytes::{u16_at, u32_at},
-    manager_of, mask_page,
+    layout::{PAGE_HEADER_LEN, PAGE_SIZE, PD_CHECKSUM, PD_LOWER, PD_SPECIAL, PD_UPPER, Page},
+    manager::ManagerId,
+    redo::mask::{manager_of, mask_page},
+    rel::{Fork, RelPage},
 };
-
-const CHECKSUM: std::ops::Range<usize> = 8..10;
-const HEADER_LEN: usize = 24;
-const UPPER: usize = 14;
-const SPECIAL: usize = 16;
 
 const SPGIST_META_FLAG: u16 = 1;
 const SPGIST_MAGIC: u32 = 0xBA0B_ABEE;
@@ -104,7 +101,7 @@ pub fn is_map_without_bits(page: &Page) -> bool {
     let is_never_written = page.iter().all(|byte| *byte == 0);
     // An initialized page is all free space: `pd_lower` 24, `pd_upper` and `pd_special` 8192.
     let is_initialized = page[12..18] == [24, 0, 0, 32, 0, 32];
-    is_never_written || is_initialized && page[HEADER_LEN..].iter().all(|byte| *byte == 0)
+    is_never_written || is_initialized && page[PAGE_HEADER_LEN..].iter().all(|byte| *byte == 0)
 }
 
 /// Whether the whole difference is what `CREATE DATABASE` with the strategy `wal_log` leaves out of
@@ -116,17 +113,17 @@ pub fn is_map_without_bits(page: &Page) -> bool {
 /// every entry that redo has.
 #[must_use]
 pub fn is_lost_in_copy(of: RelPage, logged: &Page, redone: &Page, on_disk: &Page) -> bool {
-    let special = usize::from(u16_at(logged, SPECIAL).unwrap_or_default());
+    let special = usize::from(u16_at(logged, PD_SPECIAL).unwrap_or_default());
     let is_map = match of.rel.fork {
         Fork::Vm => special == PAGE_SIZE,
         Fork::Main => special == BRIN_SPECIAL && logged[PAGE_SIZE - 2..] == BRIN_RANGE_MAP,
         _ => false,
     };
-    let is_empty = logged[12..14] == [HEADER_LEN as u8, 0] && logged[14..16] == logged[16..18];
-    if !is_map || !is_empty || logged[HEADER_LEN..special].iter().any(|byte| *byte != 0) {
+    let is_empty = logged[12..14] == [PAGE_HEADER_LEN as u8, 0] && logged[14..16] == logged[16..18];
+    if !is_map || !is_empty || logged[PAGE_HEADER_LEN..special].iter().any(|byte| *byte != 0) {
         return false;
     }
-    let contents = HEADER_LEN..special;
+    let contents = PAGE_HEADER_LEN..special;
     let is_more = match of.rel.fork {
         Fork::Vm => {
             let mut pairs = redone[contents.clone()].iter().zip(&on_disk[contents.clone()]);
@@ -142,35 +139,35 @@ pub fn is_lost_in_copy(of: RelPage, logged: &Page, redone: &Page, on_disk: &Page
         }
     };
     // What is behind the last whole pointer is never written.
-    let rest = special - (special - HEADER_LEN) % BRIN_POINTER_LEN;
+    let rest = special - (special - PAGE_HEADER_LEN) % BRIN_POINTER_LEN;
     let compared = if of.rel.fork == Fork::Vm { special } else { rest };
-    is_more && equal_without(redone, on_disk, &[CHECKSUM, HEADER_LEN..compared])
+    is_more && equal_without(redone, on_disk, &[PD_CHECKSUM, PAGE_HEADER_LEN..compared])
 }
 
 /// The bytes of a sequence's state on its page.
 fn sequence_state(page: &Page) -> Option<std::ops::Range<usize>> {
     // One line pointer, and a tuple in one piece before the special space.
-    let (lower, special) = (u16_at(page, 12)?, usize::from(u16_at(page, SPECIAL)?));
-    let pointer = u32_at(page, HEADER_LEN)?;
+    let (lower, special) = (u16_at(page, PD_LOWER)?, usize::from(u16_at(page, PD_SPECIAL)?));
+    let pointer = u32_at(page, PAGE_HEADER_LEN)?;
     let (offset, len) = ((pointer & 0x7FFF) as usize, (pointer >> 17) as usize);
     let is_normal = pointer >> 15 & 3 == 1;
     let first = offset.checked_add(usize::from(*page.get(offset + TUPLE_HOFF)?))?;
     let is_whole = offset + len <= special && first + SEQUENCE_TUPLE_LEN <= offset + len;
     let is_one =
-        usize::from(lower) == HEADER_LEN + 4 && offset >= usize::from(u16_at(page, UPPER)?);
+        usize::from(lower) == PAGE_HEADER_LEN + 4 && offset >= usize::from(u16_at(page, PD_UPPER)?);
     (is_normal && is_whole && is_one).then_some(first..first + SEQUENCE_STATE_LEN)
 }
 
 fn sequence(redone: &Page, on_disk: &Page) -> Option<UnloggedChange> {
     let state =
         sequence_state(redone).filter(|state| Some(state) == sequence_state(on_disk).as_ref())?;
-    equal_without(redone, on_disk, &[CHECKSUM, state]).then_some(UnloggedChange::SequenceState)
+    equal_without(redone, on_disk, &[PD_CHECKSUM, state]).then_some(UnloggedChange::SequenceState)
 }
 
 fn spgist_metapage(redone: &Page, on_disk: &Page) -> Option<UnloggedChange> {
     let is_metapage = |page: &Page| {
-        let flags = u16_at(page, usize::from(u16_at(page, SPECIAL)?))?;
-        (u32_at(page, HEADER_LEN)? == SPGIST_MAGIC && flags == SPGIST_META_FLAG).then_some(())
+        let flags = u16_at(page, usize::from(u16_at(page, PD_SPECIAL)?))?;
+        (u32_at(page, PAGE_HEADER_LEN)? == SPGIST_MAGIC && flags == SPGIST_META_FLAG).then_some(())
     };
     is_metapage(redone).and(is_metapage(on_disk))?;
     let masked = |page: &Page| {

@@ -16,10 +16,12 @@ use std::{fmt, path::Path};
 
 use pagestrata_layers::Lsn;
 
-use crate::{Error, Result, bytes::Cursor};
+use crate::{
+    bytes::Cursor,
+    error::{Error, Result},
+    layout::{LOG_PAGE, is_segment_size},
+};
 
-/// Bytes of a log page.
-pub(crate) const LOG_PAGE: u64 = 8192;
 /// The page magic of PostgreSQL 15.
 const MAGIC: u16 = 0xD110;
 /// Those of other versions.
@@ -113,11 +115,6 @@ impl LogIdentity {
     pub(crate) fn segment_end(&self, lsn: u64) -> u64 {
         self.segment_start(lsn).saturating_add(self.segment_size)
     }
-}
-
-/// Whether a server makes segments of this many bytes.
-pub(crate) fn is_segment_size(size: u64) -> bool {
-    size.is_power_of_two() && (1 << 20..=1 << 30).contains(&size)
 }
 
 /// The system identifier and segment size in the long header of a segment's first page.

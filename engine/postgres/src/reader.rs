@@ -16,8 +16,8 @@ use std::path::Path;
 use pagestrata_layers::{Lsn, storage::SharedStorage};
 
 use crate::{
-    Error, Record, Result,
-    error::LogCorruption,
+    error::{Error, LogCorruption, Result},
+    record::Record,
     records::{Assembly, Fault, Found, LogPages, Step, page_of},
     segments::Segments,
     start,

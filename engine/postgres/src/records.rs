@@ -17,10 +17,10 @@ use std::path::PathBuf;
 use pagestrata_layers::Lsn;
 
 use crate::{
-    Error, Result,
     bytes::{u32_at, u64_at},
-    error::LogCorruption,
-    pages::{LOG_PAGE, LogIdentity, PageHeader, PageState},
+    error::{Error, LogCorruption, Result},
+    layout::LOG_PAGE,
+    pages::{LogIdentity, PageHeader, PageState},
     record::{self, HEADER_LEN, Layout, RECORD_LEN_MAX, Record},
 };
 

@@ -39,8 +39,8 @@ mod gin;
 mod gist;
 mod hash;
 mod heap;
-mod mask;
-mod page;
+pub(crate) mod mask;
+pub(crate) mod page;
 mod sequence;
 mod spgist;
 
@@ -49,11 +49,13 @@ use std::fmt;
 use pagestrata_layers::Lsn;
 
 use crate::{
-    Page, Record, RelPage, block::BlockRef, image::ImageDecoder, record::ManagerId, visibility_map,
+    block::BlockRef, image::ImageDecoder, layout::Page, manager::ManagerId, record::Record,
+    rel::RelPage, visibility_map,
 };
 
 pub use chain::PageRedo;
 pub use mask::{manager_of, mask_page};
+pub use page::stamp_lsn;
 use page::{Checked, PageMut};
 
 /// What redo depends on beside page and record.

@@ -15,9 +15,10 @@ use pagestrata_layers::{
 };
 
 use crate::{
-    Error, Result,
     bytes::u32_at,
-    pages::{LOG_PAGE, LogIdentity, PageState, is_segment_size, read_header, read_long_header},
+    error::{Error, Result},
+    layout::{LOG_PAGE, is_segment_size},
+    pages::{LogIdentity, PageState, read_header, read_long_header},
     records::LogPages,
 };
 

@@ -13,9 +13,10 @@
 use std::fmt;
 
 use crate::{
-    Error, Result,
     bytes::u32_at,
-    record::{ManagerId, Record},
+    error::{Error, Result},
+    manager::ManagerId,
+    record::Record,
 };
 
 const CHECKPOINT_SHUTDOWN: u8 = 0x00;

@@ -9,9 +9,10 @@ use std::path::Path;
 use pagestrata_layers::{Lsn, storage::SharedStorage};
 
 use crate::{
-    Error, Result,
     bytes::u32_at,
-    pages::{LOG_PAGE, PageHeader, PageState},
+    error::{Error, Result},
+    layout::LOG_PAGE,
+    pages::{PageHeader, PageState},
     record::{self, HEADER_LEN},
     records::{LogPages, align, page_of},
     segments::Segments,

@@ -21,9 +21,10 @@ use std::{
 use pagestrata_layers::Lsn;
 
 use crate::{
-    Error, Record, Result,
-    error::LogCorruption,
-    pages::{LOG_PAGE, LogIdentity, PageState, is_segment_size, read_header},
+    error::{Error, LogCorruption, Result},
+    layout::{LOG_PAGE, is_segment_size},
+    pages::{LogIdentity, PageState, read_header},
+    record::Record,
     records::{Assembly, Fault, Found, LogPages, Step, page_of},
     segments::name_of,
     start::{cannot_start, check_page},

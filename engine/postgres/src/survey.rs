@@ -24,9 +24,10 @@
 use pagestrata_layers::Lsn;
 
 use crate::{
-    Error, Result,
     bytes::{u32_at, u64_at},
-    pages::{LOG_PAGE, PageState},
+    error::{Error, Result},
+    layout::LOG_PAGE,
+    pages::PageState,
     record::{self, HEADER_LEN, RECORD_LEN_MAX},
     records::LogPages,
     segments::{SegmentId, Segments},

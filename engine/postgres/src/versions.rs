@@ -14,11 +14,12 @@
 use pagestrata_layers::{Key, Value};
 
 use crate::{
-    Error, Result,
     block::BlockRef,
-    image::{ImageDecoder, PAGE_SIZE, Page, stamp_lsn},
+    error::{Error, Result},
+    image::ImageDecoder,
+    layout::{PAGE_SIZE, Page},
     record::Record,
-    redo::changes_restored,
+    redo::{changes_restored, page::stamp_lsn},
     visibility_map,
 };
 

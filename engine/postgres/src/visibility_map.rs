@@ -19,18 +19,21 @@
 use pagestrata_layers::Key;
 
 use crate::{
-    Error, Result,
     bytes::u32_at,
+    error::{Error, Result},
     events::{TRUNCATE_LEN, TRUNCATES_MAP, is_truncate},
-    image::Page,
-    record::{ManagerId, Record},
+    layout::{HEAP_BLOCKS_PER_MAP_PAGE, PAGE_HEADER_LEN, Page},
+    manager::ManagerId,
+    record::Record,
     rel::{Fork, RelFork},
 };
 
-/// Heap pages whose bits are on one map page.
-pub const HEAP_BLOCKS_PER_PAGE: u32 = 32672;
+pub use crate::layout::{
+    HEAP_BLOCKS_PER_MAP_PAGE as HEAP_BLOCKS_PER_PAGE, first_map_block_gone as first_block_gone,
+};
+
 /// Where the bits start on a map page, in bytes.
-const BITS_START: usize = 24;
+const BITS_START: usize = PAGE_HEADER_LEN;
 const VISIBLE: u8 = 1;
 const FROZEN: u8 = 2;
 
@@ -51,12 +54,12 @@ impl MapChange {
     /// The map page's key.
     #[must_use]
     pub const fn key(&self) -> Key {
-        self.rel.key(self.heap_block / HEAP_BLOCKS_PER_PAGE)
+        self.rel.key(self.heap_block / HEAP_BLOCKS_PER_MAP_PAGE)
     }
 
     /// Makes the change on the map page.
     pub fn apply(&self, page: &mut Page) {
-        let bit = self.heap_block % HEAP_BLOCKS_PER_PAGE;
+        let bit = self.heap_block % HEAP_BLOCKS_PER_MAP_PAGE;
         let (byte, shift) = (BITS_START + bit as usize / 4, bit % 4 * 2);
         if self.to_end {
             page[byte] &= (1 << shift) - 1;
@@ -69,18 +72,12 @@ impl MapChange {
 
 /// Sets bits of a heap page on its map page; whether that changed anything (`visibilitymap_set`).
 pub(crate) fn set_bits(page: &mut Page, heap_block: u32, bits: u8) -> bool {
-    let bit = heap_block % HEAP_BLOCKS_PER_PAGE;
+    let bit = heap_block % HEAP_BLOCKS_PER_MAP_PAGE;
     let (byte, shift) = (BITS_START + bit as usize / 4, bit % 4 * 2);
     let bits = bits & (VISIBLE | FROZEN);
     let is_changed = page[byte] >> shift & (VISIBLE | FROZEN) != bits;
     page[byte] |= bits << shift;
     is_changed
-}
-
-/// The first map page that goes when a relation is cut to `heap_blocks` blocks.
-#[must_use]
-pub const fn first_block_gone(heap_blocks: u32) -> u32 {
-    heap_blocks.div_ceil(HEAP_BLOCKS_PER_PAGE)
 }
 
 /// Which flag in the main data clears the bits of which block.
@@ -135,7 +132,7 @@ fn truncation(record: &Record<'_>) -> Result<Option<MapChange>> {
     };
     let heap_block = number(0)?;
     let (tablespace, database, relation) = (number(4)?, number(8)?, number(12)?);
-    if number(16)? & TRUNCATES_MAP == 0 || heap_block.is_multiple_of(HEAP_BLOCKS_PER_PAGE) {
+    if number(16)? & TRUNCATES_MAP == 0 || heap_block.is_multiple_of(HEAP_BLOCKS_PER_MAP_PAGE) {
         return Ok(None);
     }
     let rel = RelFork { tablespace, database, relation, fork: Fork::Vm };
@@ -151,14 +148,14 @@ mod tests {
         let rel = RelFork { tablespace: 1, database: 2, relation: 3, fork: Fork::Vm };
         let mut page = [0xFF; 8192];
         let mut change =
-            MapChange { rel, heap_block: HEAP_BLOCKS_PER_PAGE + 5, bits: 2, to_end: false };
+            MapChange { rel, heap_block: HEAP_BLOCKS_PER_MAP_PAGE + 5, bits: 2, to_end: false };
         change.apply(&mut page);
         assert_eq!(change.key(), rel.key(1));
         assert_eq!((page[24], page[25], page[26]), (0xFF, 0b1111_0111, 0xFF));
         change.to_end = true;
         change.apply(&mut page);
         assert_eq!((page[24], page[25], page[26], page[8191]), (0xFF, 0b0000_0011, 0, 0));
-        change.heap_block = HEAP_BLOCKS_PER_PAGE - 1;
+        change.heap_block = HEAP_BLOCKS_PER_MAP_PAGE - 1;
         change.apply(&mut page);
         assert_eq!([0, 1, 32672, 32673].map(first_block_gone), [0, 1, 1, 2]);
     }

@@ -22,8 +22,10 @@ use pagestrata_layers::{
 };
 use tar::{Archive, Entry, EntryType};
 
-use super::files::{Part, Role, mapped_tablespaces, oid};
-use crate::{Error, Result};
+use crate::{
+    backup::files::{Part, Role, mapped_tablespaces, oid},
+    error::{Error, Result},
+};
 
 /// What stands before an entry and says more of it.
 const EXTENSION_LEN_MAX: u64 = 1 << 20;

@@ -24,10 +24,12 @@ use pagestrata_layers::{
     storage::{SharedStorage, read_file},
 };
 
-use super::{BaseBackup, RelationFile};
 use crate::{
-    Fork, PAGE_SIZE, Page, Result,
+    backup::{BaseBackup, RelationFile},
     bytes::{u16_at, u32_at},
+    error::Result,
+    layout::{PAGE_SIZE, PD_LOWER, Page},
+    rel::Fork,
 };
 
 const MAP_NAME: &str = "pg_filenode.map";
@@ -150,7 +152,7 @@ struct Rows<'p> {
 
 impl<'p> Rows<'p> {
     fn of(page: &'p Page) -> Rows<'p> {
-        let lower = usize::from(u16_at(page, 12).unwrap_or_default());
+        let lower = usize::from(u16_at(page, PD_LOWER).unwrap_or_default());
         Rows { page, next: 24, end: lower.min(PAGE_SIZE) }
     }
 

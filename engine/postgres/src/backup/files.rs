@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use pagestrata_layers::{Error as StorageError, storage::SharedStorage};
 
 use crate::{
-    Error, Result,
+    error::{Error, Result},
     rel::{Fork, RelFork},
 };
 

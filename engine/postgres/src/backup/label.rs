@@ -22,11 +22,12 @@ use std::path::Path;
 use pagestrata_layers::{Error as StorageError, Lsn};
 
 use crate::{
-    Error, Result,
     bytes::u64_at,
     control::ControlFile,
-    pages::is_segment_size,
-    record::{ManagerId, Record},
+    error::{Error, Result},
+    layout::is_segment_size,
+    manager::ManagerId,
+    record::Record,
     segments::name_of,
 };
 

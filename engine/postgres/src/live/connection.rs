@@ -5,13 +5,19 @@ use std::{fmt, str::FromStr, time::Duration};
 use pagestrata_layers::Lsn;
 use postgres_protocol::message::frontend;
 
-use super::{
-    ConnectionInfo, Error, Interrupt, Replication, Result, Timing,
-    login::log_in,
-    message::{self, Malformed},
-    wire::{Deadline, Frame, Wire},
+use crate::{
+    layout::is_segment_size,
+    live::{
+        error::{Error, Result},
+        info::ConnectionInfo,
+        interrupt::Interrupt,
+        login::log_in,
+        message::{self, Malformed},
+        replication::{Replication, Timing},
+        wire::{Deadline, Frame, Wire},
+    },
+    pages::LogIdentity,
 };
-use crate::{LogIdentity, pages::is_segment_size};
 
 /// How long a server may take to answer a command.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);

@@ -17,8 +17,9 @@ use postgres_protocol::{
     message::frontend,
 };
 
-use super::{
-    ConnectionInfo, Error, Result,
+use crate::live::{
+    error::{Error, Result},
+    info::ConnectionInfo,
     message::{self, Body, Malformed},
     wire::{Deadline, Frame, Wire},
 };

@@ -16,9 +16,9 @@ use ::bytes::{BufMut, BytesMut};
 use pagestrata_layers::Lsn;
 use postgres_protocol::message::frontend;
 
-use super::{
-    Error, Result,
+use crate::live::{
     connection::{end_of_timeline, terminate},
+    error::{Error, Result},
     message::{self, Streamed, server_time},
     wire::{Deadline, Frame, Wire},
 };

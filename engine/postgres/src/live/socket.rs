@@ -16,7 +16,11 @@ use std::{
 #[cfg(unix)]
 use std::os::{fd::OwnedFd, unix::net::UnixStream};
 
-use super::{ConnectionInfo, Error, Interrupt, Result};
+use crate::live::{
+    error::{Error, Result},
+    info::ConnectionInfo,
+    interrupt::Interrupt,
+};
 
 /// How long a wait goes on before the interrupt and the deadline are looked at again.
 pub(super) const SLICE: Duration = Duration::from_millis(50);

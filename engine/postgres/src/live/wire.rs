@@ -18,8 +18,10 @@ use std::{
 
 use ::bytes::BytesMut;
 
-use super::{
-    ConnectionInfo, Error, Interrupt, Result,
+use crate::live::{
+    error::{Error, Result},
+    info::ConnectionInfo,
+    interrupt::Interrupt,
     message::{self, Body},
     socket::{Socket, is_timeout},
 };

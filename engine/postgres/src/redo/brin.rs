@@ -15,11 +15,14 @@
 //! version u32, heap pages in a range u32, last map page u32. A map page, from byte 24 on: of each
 //! of 1360 ranges where its tuple is, block as upper and lower u16, number u16.
 
-use super::{
-    Change, Problem, mask,
-    page::{Checked, HEADER_LEN, PageMut, short, u16_of},
+use crate::{
+    bytes::u32_at,
+    layout::{PAGE_HEADER_LEN, PAGE_SIZE},
+    redo::{
+        Change, Problem, mask,
+        page::{Checked, PageMut, short, u16_of},
+    },
 };
-use crate::{PAGE_SIZE, bytes::u32_at};
 
 const SPECIAL: usize = 8;
 const FLAGS: usize = PAGE_SIZE - 4;
@@ -29,7 +32,7 @@ const MAP: u16 = 0xF092;
 const REGULAR: u16 = 0xF093;
 
 /// A page's first data starts here.
-const CONTENTS: usize = HEADER_LEN;
+const CONTENTS: usize = PAGE_HEADER_LEN;
 const MAGIC: u32 = 0xA810_9CFA;
 const PAGES_IN_RANGE: usize = CONTENTS + 8;
 const LAST_MAP: usize = CONTENTS + 12;

@@ -18,13 +18,13 @@
 //! else), key. A posting tuple, number 0x2000 and count: its list of tuple ids, 6 bytes each, is
 //! where block says.
 
-use super::{
-    Change, Problem, mask,
-    page::{Checked, PageMut, max_align, short, u16_of},
-};
 use crate::{
-    PAGE_SIZE,
     bytes::{u32_at, u64_at},
+    layout::PAGE_SIZE,
+    redo::{
+        Change, Problem, mask,
+        page::{Checked, PageMut, max_align, short, u16_of},
+    },
 };
 
 const OPAQUE: usize = 16;

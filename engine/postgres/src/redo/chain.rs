@@ -4,8 +4,13 @@ use std::sync::Arc;
 
 use pagestrata_layers::{Key, Lsn, PageVersion, Redo, RedoResult};
 
-use super::{RedoSettings, redo_at};
-use crate::{Error, PAGE_SIZE, Page, RelPage, record::read_record_of};
+use crate::{
+    error::Error,
+    layout::{PAGE_SIZE, Page},
+    record::read_record_of,
+    redo::{RedoSettings, redo_at},
+    rel::RelPage,
+};
 
 /// Applies records to a page as PostgreSQL's recovery does, for `Guard::page` and its like.
 ///

@@ -23,13 +23,13 @@
 //! ids, 7 bits in each byte, lowest first, 0x80: more follow; then zero to an even length. A block
 //! or tuple id has the block's upper half first.
 
-use super::{
-    Change, Problem, mask,
-    page::{Checked, PageMut, short, u16_of},
-};
 use crate::{
-    PAGE_SIZE,
     bytes::{Cursor, u32_at},
+    layout::{PAGE_SIZE, PD_PRUNE_XID},
+    redo::{
+        Change, Problem, mask,
+        page::{Checked, PageMut, short, u16_of},
+    },
 };
 
 const OPAQUE: usize = 8;
@@ -50,7 +50,6 @@ const NO_BLOCK: u32 = u32::MAX;
 /// The metapage's data starts here.
 const CONTENTS: usize = 24;
 const META_LEN: usize = 56;
-const PRUNE_XID: usize = 20;
 /// A posting tree's items or segments start here.
 const POSTINGS: usize = 32;
 const POSTING_ITEM: usize = 10;
@@ -249,7 +248,7 @@ fn delete_page(change: &mut Change<'_, '_>) -> Checked<()> {
     let xid = main_u32(change, 8)?;
     let flags = opaque_of(&mut change.page, DATA, 0)? + FLAGS;
     change.page.set_u16(flags, change.page.u16(flags) | DELETED);
-    change.page.set_u32(PRUNE_XID, xid);
+    change.page.set_u32(PD_PRUNE_XID, xid);
     change.stamp();
     Ok(())
 }

@@ -13,13 +13,13 @@
 
 use pagestrata_layers::Lsn;
 
-use super::{
-    Change, Problem, mask,
-    page::{Checked, PageMut, short, u16_of},
-};
 use crate::{
-    PAGE_SIZE,
     bytes::{u32_at, u64_at},
+    layout::PAGE_SIZE,
+    redo::{
+        Change, Problem, mask,
+        page::{Checked, PageMut, short, u16_of},
+    },
 };
 
 const OPAQUE: usize = 16;
@@ -237,8 +237,15 @@ pub(super) fn mask(page: &mut PageMut<'_>) {
 mod tests {
     use pagestrata_layers::Value;
 
-    use super::{super::RedoSettings, *};
-    use crate::{Error, Page, PageVersions, RelFork, RelPage, record::read_record, redo};
+    use super::*;
+    use crate::{
+        error::Error,
+        layout::Page,
+        record::read_record,
+        redo::{RedoSettings, redo},
+        rel::{RelFork, RelPage},
+        versions::PageVersions,
+    };
 
     const CHILD: u32 = 7;
 

@@ -22,13 +22,13 @@
 //! mask u32, low mask u32, splitpoint u32, first free bit u32, bitmaps u32, procedure u32, spare
 //! pages at 98 splitpoints u32, places of 1024 bitmaps u32.
 
-use super::{
-    Change, Problem, mask,
-    page::{Checked, HEADER_LEN, PageMut, max_align, short, u16_of},
-};
 use crate::{
-    PAGE_SIZE,
     bytes::{u32_at, u64_at},
+    layout::{PAGE_HEADER_LEN, PAGE_SIZE},
+    redo::{
+        Change, Problem, mask,
+        page::{Checked, PageMut, max_align, short, u16_of},
+    },
 };
 
 const OPAQUE: usize = 16;
@@ -51,7 +51,7 @@ const NEEDS_SPLIT_CLEANUP: u16 = 0x40;
 const HAS_DEAD: u16 = 0x80;
 
 /// A page's first data starts here.
-const CONTENTS: usize = HEADER_LEN;
+const CONTENTS: usize = PAGE_HEADER_LEN;
 const MAGIC: u32 = 0x0644_0640;
 const VERSION: u32 = 4;
 const TUPLES: usize = CONTENTS + 8;

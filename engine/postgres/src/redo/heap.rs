@@ -21,11 +21,15 @@
 
 use std::ops::Range;
 
-use super::{
-    Change, Problem, mask,
-    page::{ALL_VISIBLE, Checked, ItemId, PageMut, short, u16_of},
+use crate::{
+    bytes::Cursor,
+    redo::{
+        Change, Problem, mask,
+        page::{ALL_VISIBLE, Checked, ItemId, PageMut, short, u16_of},
+    },
+    rel::Fork,
+    visibility_map,
 };
-use crate::{bytes::Cursor, rel::Fork, visibility_map};
 
 /// Bytes of a tuple's fixed header.
 const TUPLE_HEADER: usize = 23;

@@ -2,14 +2,16 @@
 //! `wal_consistency_checking` (`access/common/bufmask.c` and the `*_mask` function of each
 //! manager).
 
-use super::{
-    brin, btree, gin, gist, hash, heap,
-    page::{ALL_VISIBLE, HAS_FREE_LINES, HEADER_LEN, ItemState, PageMut, max_align},
+use crate::{
+    layout::{PAGE_HEADER_LEN, PAGE_SIZE, PD_PRUNE_XID, Page},
+    manager::ManagerId,
+    redo::{
+        brin, btree, gin, gist, hash, heap,
+        page::{ALL_VISIBLE, HAS_FREE_LINES, ItemState, PageMut, max_align},
+    },
 };
-use crate::{PAGE_SIZE, Page, record::ManagerId};
 
 const PAGE_FULL: u16 = 2;
-const PRUNE_XID: usize = 20;
 
 /// Clears everything of a page that may differ between a server and its standby: Lsn, checksum,
 /// hints that are not logged, free space, and what the record's manager leaves open besides.
@@ -56,21 +58,21 @@ pub fn mask_page(manager: ManagerId, block: u32, page: &mut Page) {
 
 /// `mask_page_hint_bits`.
 fn hints(page: &mut PageMut<'_>) {
-    page.set_u32(PRUNE_XID, 0);
+    page.set_u32(PD_PRUNE_XID, 0);
     page.set_flag(HAS_FREE_LINES | PAGE_FULL | ALL_VISIBLE, false);
 }
 
 /// `mask_unused_space`.
 pub(super) fn free_space(page: &mut PageMut<'_>) {
     let (lower, upper) = (page.lower(), page.upper());
-    if (HEADER_LEN..=upper).contains(&lower) && upper <= PAGE_SIZE {
+    if (PAGE_HEADER_LEN..=upper).contains(&lower) && upper <= PAGE_SIZE {
         page.0[lower..upper].fill(0);
     }
 }
 
 /// `mask_page_content`: everything behind the header, and where it is.
 pub(super) fn content(page: &mut PageMut<'_>) {
-    page.0[HEADER_LEN..].fill(0);
+    page.0[PAGE_HEADER_LEN..].fill(0);
     page.set_lower(0);
     page.set_upper(0);
 }
@@ -88,7 +90,7 @@ pub(super) fn item_states(page: &mut PageMut<'_>) {
 
 /// `mask_page_content`: everything that a page has beside its header, and how much that is.
 pub(super) fn contents(page: &mut PageMut<'_>) {
-    page.0[HEADER_LEN..].fill(0);
+    page.0[PAGE_HEADER_LEN..].fill(0);
     page.set_lower(0);
     page.set_upper(0);
 }

@@ -20,11 +20,14 @@
 //! bit, 13 bits nodes, 16 bits length of the prefix, length u16, padding; prefix; nodes: block and
 //! number 6 bytes, info u16 (13 bits length), label.
 
-use super::{
-    Change, Problem,
-    page::{Checked, HEADER_LEN, ITEM_ID_LEN, PageMut, short, u16_of},
+use crate::{
+    bytes::u32_at,
+    layout::{PAGE_HEADER_LEN, PAGE_SIZE},
+    redo::{
+        Change, Problem,
+        page::{Checked, ITEM_ID_LEN, PageMut, short, u16_of},
+    },
 };
-use crate::{PAGE_SIZE, bytes::u32_at};
 
 const OPAQUE: usize = 8;
 const FLAGS: usize = 0;
@@ -50,7 +53,7 @@ const XID: usize = 12;
 /// Where nothing points to.
 const NOWHERE: (u32, u16) = (u32::MAX, 0);
 /// Line pointers that there can be.
-const ITEMS_MAX: usize = (PAGE_SIZE - HEADER_LEN) / ITEM_ID_LEN;
+const ITEMS_MAX: usize = (PAGE_SIZE - PAGE_HEADER_LEN) / ITEM_ID_LEN;
 
 /// What a tuple is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
