@@ -22,7 +22,7 @@ use crate::{
     bytes::{u32_at, u64_at},
     error::Result,
     layout::{PAGE_SIZE, SEGMENT_BLOCKS},
-    settings::WalLevel,
+    wal::settings::WalLevel,
 };
 
 /// The file's version in PostgreSQL 13 to 16; the page magic of the log tells 15 from the others.

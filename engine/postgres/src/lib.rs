@@ -23,59 +23,38 @@
 #![deny(unsafe_code)]
 
 mod backup;
-mod block;
 mod bytes;
 mod checksum;
 mod control;
 mod error;
-mod events;
-mod image;
 mod keys;
 mod layout;
 #[cfg(feature = "live")]
 pub mod live;
 mod manager;
 mod not_logged;
-mod pages;
-mod pglz;
-mod reader;
-mod record;
-mod record_name;
-mod records;
 mod redo;
 mod rel;
-mod segments;
-mod settings;
-mod start;
-mod stream;
-mod survey;
 mod versions;
 pub mod visibility_map;
+mod wal;
 
 pub use backup::{BackupLabel, BaseBackup, BasePages, RelationFile, backup_ended_by};
-pub use block::{BlockImage, BlockRef, Blocks, Compression};
 pub use checksum::{page_checksum, stamp_checksum};
 pub use control::{ClusterState, ControlFile};
 pub use error::{Error, LogCorruption, Result};
-pub use events::{RelationEvent, relation_events};
-pub use image::{ImageDecoder, restore_image};
 pub use keys::page_key;
 pub use layout::{PAGE_SIZE, Page};
 pub use manager::ManagerId;
 pub use not_logged::{UnloggedChange, is_lost_in_copy, is_map_without_bits, unlogged_change};
-pub use pages::LogIdentity;
-pub use pglz::decompress as pglz_decompress;
-pub use reader::WalReader;
-pub use record::{Record, decode_record};
-pub use record_name::record_name;
 pub use redo::{
     PageRedo, RedoError, RedoSettings, is_known, manager_of, mask_page, redo, stamp_lsn,
 };
 pub use rel::{Fork, ParseRelPageError, RelFork, RelPage};
-pub use settings::{
-    ParameterChange, WalLevel, is_shutdown_checkpoint, parameter_change, shows_logged_hints,
-};
-pub use start::first_record;
-pub use stream::StreamDecoder;
-pub use survey::WalEnd;
 pub use versions::PageVersions;
+pub use wal::{
+    BlockImage, BlockRef, Blocks, Compression, ImageDecoder, LogIdentity, ParameterChange, Record,
+    RelationEvent, StreamDecoder, WalEnd, WalLevel, WalReader, decode_record, first_record,
+    is_shutdown_checkpoint, parameter_change, pglz_decompress, record_name, relation_events,
+    restore_image, shows_logged_hints,
+};

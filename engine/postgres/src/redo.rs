@@ -49,8 +49,11 @@ use std::fmt;
 use pagestrata_layers::Lsn;
 
 use crate::{
-    block::BlockRef, image::ImageDecoder, layout::Page, manager::ManagerId, record::Record,
-    rel::RelPage, visibility_map,
+    layout::Page,
+    manager::ManagerId,
+    rel::RelPage,
+    visibility_map,
+    wal::{block::BlockRef, image::ImageDecoder, record::Record},
 };
 
 pub use chain::PageRedo;

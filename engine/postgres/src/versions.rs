@@ -14,13 +14,11 @@
 use pagestrata_layers::{Key, Value};
 
 use crate::{
-    block::BlockRef,
     error::{Error, Result},
-    image::ImageDecoder,
     layout::{PAGE_SIZE, Page},
-    record::Record,
     redo::{changes_restored, page::stamp_lsn},
     visibility_map,
+    wal::{block::BlockRef, image::ImageDecoder, record::Record},
 };
 
 /// Turns records into page versions; what it needs for that is allocated once.

@@ -21,11 +21,13 @@ use pagestrata_layers::Key;
 use crate::{
     bytes::u32_at,
     error::{Error, Result},
-    events::{TRUNCATE_LEN, TRUNCATES_MAP, is_truncate},
     layout::{HEAP_BLOCKS_PER_MAP_PAGE, PAGE_HEADER_LEN, Page},
     manager::ManagerId,
-    record::Record,
     rel::{Fork, RelFork},
+    wal::{
+        events::{TRUNCATE_LEN, TRUNCATES_MAP, is_truncate},
+        record::Record,
+    },
 };
 
 pub use crate::layout::{

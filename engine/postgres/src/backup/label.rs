@@ -27,8 +27,7 @@ use crate::{
     error::{Error, Result},
     layout::is_segment_size,
     manager::ManagerId,
-    record::Record,
-    segments::name_of,
+    wal::{record::Record, segments::name_of},
 };
 
 /// PostgreSQL's are below 2 KiB: all but the label's own text, of at most 1 KiB, is of fixed

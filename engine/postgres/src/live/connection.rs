@@ -16,7 +16,7 @@ use crate::{
         replication::{Replication, Timing},
         wire::{Deadline, Frame, Wire},
     },
-    pages::LogIdentity,
+    wal::pages::LogIdentity,
 };
 
 /// How long a server may take to answer a command.

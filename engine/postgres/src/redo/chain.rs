@@ -7,9 +7,9 @@ use pagestrata_layers::{Key, Lsn, PageVersion, Redo, RedoResult};
 use crate::{
     error::Error,
     layout::{PAGE_SIZE, Page},
-    record::read_record_of,
     redo::{RedoSettings, redo_at},
     rel::RelPage,
+    wal::record::read_record_of,
 };
 
 /// Applies records to a page as PostgreSQL's recovery does, for `Guard::page` and its like.

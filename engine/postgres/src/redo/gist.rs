@@ -241,10 +241,10 @@ mod tests {
     use crate::{
         error::Error,
         layout::Page,
-        record::read_record,
         redo::{RedoSettings, redo},
         rel::{RelFork, RelPage},
         versions::PageVersions,
+        wal::record::read_record,
     };
 
     const CHILD: u32 = 7;

@@ -16,7 +16,7 @@ use crate::{
     bytes::u32_at,
     error::{Error, Result},
     manager::ManagerId,
-    record::Record,
+    wal::record::Record,
 };
 
 const CHECKPOINT_SHUTDOWN: u8 = 0x00;

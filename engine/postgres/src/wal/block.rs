@@ -10,7 +10,7 @@
 //! | 12 | unless same relation: tablespace, database, relation |
 //! | 4 | block |
 //!
-//! A record is read twice: [`crate::record`] checks every header once, in order; [`Blocks`] reads
+//! A record is read twice: `record.rs` checks every header once, in order; [`Blocks`] reads
 //! the same headers again with the payload beside them, so that no list of blocks has to be kept.
 //! Both call [`BlockHeader::read`]. Whoever wants the reference of one page has it from the first
 //! time on.

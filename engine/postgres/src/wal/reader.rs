@@ -8,7 +8,7 @@
 //! allocates nothing per record.
 //!
 //! What stops a reader is decided in one place, [`WalReader::finish`]: [`WalEnd`] if nothing is
-//! written behind it, an error if something is ([`crate::survey`]). What looks like damage is read
+//! written behind it, an error if something is (`survey.rs`). What looks like damage is read
 //! once more before, from the file: a server may have written it meanwhile.
 
 use std::path::Path;
@@ -17,11 +17,13 @@ use pagestrata_layers::{Lsn, storage::SharedStorage};
 
 use crate::{
     error::{Error, LogCorruption, Result},
-    record::Record,
-    records::{Assembly, Fault, Found, LogPages, Step, page_of},
-    segments::Segments,
-    start,
-    survey::{self, Loss, WalEnd},
+    wal::{
+        assembly::{Assembly, Fault, Found, LogPages, Step, page_of},
+        record::Record,
+        segments::Segments,
+        start,
+        survey::{self, Loss, WalEnd},
+    },
 };
 
 /// Reads WAL records in order. One thread's; it holds one file open at a time.

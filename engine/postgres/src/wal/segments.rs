@@ -18,8 +18,10 @@ use crate::{
     bytes::u32_at,
     error::{Error, Result},
     layout::{LOG_PAGE, is_segment_size},
-    pages::{LogIdentity, PageState, read_header, read_long_header},
-    records::LogPages,
+    wal::{
+        assembly::LogPages,
+        pages::{LogIdentity, PageState, read_header, read_long_header},
+    },
 };
 
 /// Bytes of a window: small enough to stay in a core's cache between the read and the decoding.

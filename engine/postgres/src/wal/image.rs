@@ -4,10 +4,12 @@
 //! the page's bytes are then unspecified. The one file that names lz4 and zstd.
 
 use crate::{
-    block::{BlockImage, Compression},
     error::{Error, Result},
     layout::{PAGE_SIZE, Page},
-    pglz,
+    wal::{
+        block::{BlockImage, Compression},
+        pglz,
+    },
 };
 
 /// Restores images; what it needs for that is allocated once, here.

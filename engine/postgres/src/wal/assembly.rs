@@ -20,8 +20,10 @@ use crate::{
     bytes::{u32_at, u64_at},
     error::{Error, LogCorruption, Result},
     layout::LOG_PAGE,
-    pages::{LogIdentity, PageHeader, PageState},
-    record::{self, HEADER_LEN, Layout, RECORD_LEN_MAX, Record},
+    wal::{
+        pages::{LogIdentity, PageHeader, PageState},
+        record::{self, HEADER_LEN, Layout, RECORD_LEN_MAX, Record},
+    },
 };
 
 /// A log, page by page. What was looked at last can be looked at again through `in_window`.

@@ -7,7 +7,7 @@
 //! | 8..16 | start of the record before |
 //! | 16, 17 | info, resource manager |
 //! | 20..24 | crc32c of bytes 24.., then bytes 0..20 |
-//! | 24.. | headers: block references ([`crate::block`]), origin, top-level transaction, length of the main data |
+//! | 24.. | headers: block references (`block.rs`), origin, top-level transaction, length of the main data |
 //! | behind | payload: each block's image and data, the main data last |
 //!
 //! **Invariants:** a `Record` exists only if its headers and payload fill it exactly; it borrows
@@ -16,14 +16,14 @@
 use pagestrata_layers::Lsn;
 
 use crate::{
-    block::{
-        BLOCK_ID_MAX, BlockHeader, BlockRef, Blocks, ID_MAIN_LONG, ID_MAIN_SHORT, ID_ORIGIN,
-        ID_TOPLEVEL_XID,
-    },
     bytes::{Cursor, u32_at, u64_at},
     error::{Error, LogCorruption, Result},
     manager::ManagerId,
     rel::RelPage,
+    wal::block::{
+        BLOCK_ID_MAX, BlockHeader, BlockRef, Blocks, ID_MAIN_LONG, ID_MAIN_SHORT, ID_ORIGIN,
+        ID_TOPLEVEL_XID,
+    },
 };
 
 /// Length of a record's fixed header, in bytes.

@@ -1,6 +1,6 @@
 //! What a record is called, in the words of `pg_waldump`.
 
-use crate::{manager::ManagerId, record::Record};
+use crate::{manager::ManagerId, wal::record::Record};
 
 /// A manager's operations by the upper four bits of a record's info; empty: there is none.
 type Names = &'static [&'static str];

@@ -12,10 +12,12 @@ use crate::{
     bytes::u32_at,
     error::{Error, Result},
     layout::LOG_PAGE,
-    pages::{PageHeader, PageState},
-    record::{self, HEADER_LEN},
-    records::{LogPages, align, page_of},
-    segments::Segments,
+    wal::{
+        assembly::{LogPages, align, page_of},
+        pages::{PageHeader, PageState},
+        record::{self, HEADER_LEN},
+        segments::Segments,
+    },
 };
 
 pub(crate) fn cannot_start(pages: &impl LogPages, from: Lsn, reason: impl Into<String>) -> Error {

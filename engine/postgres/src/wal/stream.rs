@@ -23,11 +23,13 @@ use pagestrata_layers::Lsn;
 use crate::{
     error::{Error, LogCorruption, Result},
     layout::{LOG_PAGE, is_segment_size},
-    pages::{LogIdentity, PageState, read_header},
-    record::Record,
-    records::{Assembly, Fault, Found, LogPages, Step, page_of},
-    segments::name_of,
-    start::{cannot_start, check_page},
+    wal::{
+        assembly::{Assembly, Fault, Found, LogPages, Step, page_of},
+        pages::{LogIdentity, PageState, read_header},
+        record::Record,
+        segments::name_of,
+        start::{cannot_start, check_page},
+    },
 };
 
 /// Bytes that were read and are kept until it is worth to move the others down.

@@ -16,8 +16,8 @@ use crate::{
     error::Error,
     layout::first_map_block_gone,
     manager::ManagerId,
-    record::Record,
     rel::{Fork, RelFork},
+    wal::record::Record,
 };
 
 /// Bytes of a truncation's main data.

@@ -27,10 +27,12 @@ use crate::{
     bytes::{u32_at, u64_at},
     error::{Error, Result},
     layout::LOG_PAGE,
-    pages::PageState,
-    record::{self, HEADER_LEN, RECORD_LEN_MAX},
-    records::LogPages,
-    segments::{SegmentId, Segments},
+    wal::{
+        assembly::LogPages,
+        pages::PageState,
+        record::{self, HEADER_LEN, RECORD_LEN_MAX},
+        segments::{SegmentId, Segments},
+    },
 };
 
 /// How the log ended, with the Lsn behind the last record that was read: reading can go on from
