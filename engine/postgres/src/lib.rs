@@ -24,7 +24,6 @@
 
 mod backup;
 mod bytes;
-mod checksum;
 mod control;
 mod error;
 mod keys;
@@ -32,26 +31,22 @@ mod layout;
 #[cfg(feature = "live")]
 pub mod live;
 mod manager;
-mod not_logged;
 mod redo;
 mod rel;
-mod versions;
-pub mod visibility_map;
 mod wal;
 
 pub use backup::{BackupLabel, BaseBackup, BasePages, RelationFile, backup_ended_by};
-pub use checksum::{page_checksum, stamp_checksum};
 pub use control::{ClusterState, ControlFile};
 pub use error::{Error, LogCorruption, Result};
 pub use keys::page_key;
 pub use layout::{PAGE_SIZE, Page};
 pub use manager::ManagerId;
-pub use not_logged::{UnloggedChange, is_lost_in_copy, is_map_without_bits, unlogged_change};
 pub use redo::{
-    PageRedo, RedoError, RedoSettings, is_known, manager_of, mask_page, redo, stamp_lsn,
+    PageRedo, PageVersions, RedoError, RedoSettings, UnloggedChange, is_known, is_lost_in_copy,
+    is_map_without_bits, manager_of, mask_page, page_checksum, redo, stamp_checksum, stamp_lsn,
+    unlogged_change, visibility_map,
 };
 pub use rel::{Fork, ParseRelPageError, RelFork, RelPage};
-pub use versions::PageVersions;
 pub use wal::{
     BlockImage, BlockRef, Blocks, Compression, ImageDecoder, LogIdentity, ParameterChange, Record,
     RelationEvent, StreamDecoder, WalEnd, WalLevel, WalReader, decode_record, first_record,

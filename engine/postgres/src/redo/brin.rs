@@ -19,8 +19,10 @@ use crate::{
     bytes::u32_at,
     layout::{PAGE_HEADER_LEN, PAGE_SIZE},
     redo::{
-        Change, Problem, mask,
-        page::{Checked, PageMut, short, u16_of},
+        change::Change,
+        mask,
+        page::{PageMut, short, u16_of},
+        problem::{Checked, Problem},
     },
 };
 

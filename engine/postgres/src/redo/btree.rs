@@ -22,8 +22,10 @@ use crate::{
     bytes::{u32_at, u64_at},
     layout::PAGE_SIZE,
     redo::{
-        Change, Problem, mask,
-        page::{Checked, PageMut, max_align, short, u16_of},
+        change::Change,
+        mask,
+        page::{PageMut, max_align, short, u16_of},
+        problem::{Checked, Problem},
     },
 };
 

@@ -5,8 +5,9 @@ use crate::{
     bytes::Cursor,
     layout::PAGE_SIZE,
     redo::{
-        Change, Problem,
-        page::{Checked, short},
+        change::Change,
+        page::short,
+        problem::{Checked, Problem},
     },
 };
 

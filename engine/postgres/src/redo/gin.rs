@@ -27,8 +27,10 @@ use crate::{
     bytes::{Cursor, u32_at},
     layout::{PAGE_SIZE, PD_PRUNE_XID},
     redo::{
-        Change, Problem, mask,
-        page::{Checked, PageMut, short, u16_of},
+        change::Change,
+        mask,
+        page::{PageMut, short, u16_of},
+        problem::{Checked, Problem},
     },
 };
 

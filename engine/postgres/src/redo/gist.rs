@@ -17,8 +17,10 @@ use crate::{
     bytes::{u32_at, u64_at},
     layout::PAGE_SIZE,
     redo::{
-        Change, Problem, mask,
-        page::{Checked, PageMut, short, u16_of},
+        change::Change,
+        mask,
+        page::{PageMut, short, u16_of},
+        problem::{Checked, Problem},
     },
 };
 
@@ -241,9 +243,8 @@ mod tests {
     use crate::{
         error::Error,
         layout::Page,
-        redo::{RedoSettings, redo},
+        redo::{apply::redo, change::RedoSettings, versions::PageVersions},
         rel::{RelFork, RelPage},
-        versions::PageVersions,
         wal::record::read_record,
     };
 

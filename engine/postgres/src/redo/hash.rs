@@ -26,8 +26,10 @@ use crate::{
     bytes::{u32_at, u64_at},
     layout::{PAGE_HEADER_LEN, PAGE_SIZE},
     redo::{
-        Change, Problem, mask,
-        page::{Checked, PageMut, max_align, short, u16_of},
+        change::Change,
+        mask,
+        page::{PageMut, max_align, short, u16_of},
+        problem::{Checked, Problem},
     },
 };
 
@@ -453,7 +455,7 @@ pub(super) fn mask(page: &mut PageMut<'_>) {
     let Ok(at) = opaque(page) else { return };
     let flags = page.u16(at + FLAGS);
     match flags & PAGE_TYPE {
-        UNUSED => mask::contents(page),
+        UNUSED => mask::content(page),
         BUCKET_PAGE | OVERFLOW => {
             mask::item_states(page);
             page.set_u16(at + FLAGS, flags & !HAS_DEAD);

@@ -24,11 +24,13 @@ use std::ops::Range;
 use crate::{
     bytes::Cursor,
     redo::{
-        Change, Problem, mask,
-        page::{ALL_VISIBLE, Checked, ItemId, PageMut, short, u16_of},
+        change::Change,
+        mask,
+        page::{ALL_VISIBLE, ItemId, PageMut, short, u16_of},
+        problem::{Checked, Problem},
+        visibility_map,
     },
     rel::Fork,
-    visibility_map,
 };
 
 /// Bytes of a tuple's fixed header.

@@ -15,7 +15,7 @@ use crate::{
         PAGE_HEADER_LEN, PAGE_SIZE, PD_FLAGS, PD_LOWER, PD_PAGESIZE_VERSION, PD_PRUNE_XID,
         PD_SPECIAL, PD_UPPER, Page,
     },
-    redo::Problem,
+    redo::problem::{Checked, Problem},
 };
 
 /// Bytes of a line pointer.
@@ -25,8 +25,6 @@ const SIZE_AND_VERSION: u16 = PAGE_SIZE as u16 | 4;
 
 pub(crate) const HAS_FREE_LINES: u16 = 1;
 pub(crate) const ALL_VISIBLE: u16 = 4;
-
-pub(crate) type Checked<T> = Result<T, Problem>;
 
 /// The state of a line pointer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

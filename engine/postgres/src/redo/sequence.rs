@@ -3,10 +3,7 @@
 
 use crate::{
     layout::PAGE_SIZE,
-    redo::{
-        Change,
-        page::{Checked, short},
-    },
+    redo::{change::Change, page::short, problem::Checked},
 };
 
 const MAGIC: u32 = 0x1717;

@@ -24,8 +24,9 @@ use crate::{
     bytes::u32_at,
     layout::{PAGE_HEADER_LEN, PAGE_SIZE},
     redo::{
-        Change, Problem,
-        page::{Checked, ITEM_ID_LEN, PageMut, short, u16_of},
+        change::Change,
+        page::{ITEM_ID_LEN, PageMut, short, u16_of},
+        problem::{Checked, Problem},
     },
 };
 

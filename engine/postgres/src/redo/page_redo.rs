@@ -7,7 +7,7 @@ use pagestrata_layers::{Key, Lsn, PageVersion, Redo, RedoResult};
 use crate::{
     error::Error,
     layout::{PAGE_SIZE, Page},
-    redo::{RedoSettings, redo_at},
+    redo::{apply::redo_at, change::RedoSettings},
     rel::RelPage,
     wal::record::read_record_of,
 };

@@ -16,8 +16,7 @@ use pagestrata_layers::{Key, Value};
 use crate::{
     error::{Error, Result},
     layout::{PAGE_SIZE, Page},
-    redo::{changes_restored, page::stamp_lsn},
-    visibility_map,
+    redo::{managers::changes_restored, page::stamp_lsn, visibility_map},
     wal::{block::BlockRef, image::ImageDecoder, record::Record},
 };
 

@@ -1,0 +1,129 @@
+//! [`redo`]: one record on one page.
+
+use pagestrata_layers::Lsn;
+
+use crate::{
+    layout::Page,
+    manager::ManagerId,
+    redo::{
+        change::{Change, RedoSettings},
+        managers::{changes_restored, redo_of},
+        page::PageMut,
+        problem::{Checked, Problem, Wrong},
+        visibility_map,
+    },
+    rel::{Fork, RelPage},
+    wal::{block::BlockRef, image::ImageDecoder, record::Record},
+};
+
+/// What kept a record from being redone on a page.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "redo of {} 0x{:02X} at {end} on {page}: {what}: expected {expected}, found {found}",
+    manager_name(*.manager), .info
+)]
+pub struct RedoError {
+    /// Whose record it is.
+    pub manager: ManagerId,
+    /// Which kind of it.
+    pub info: u8,
+    /// The record's end.
+    pub end: Lsn,
+    /// On which page.
+    pub page: RelPage,
+    /// What was looked at.
+    pub what: &'static str,
+    /// What should be there.
+    pub expected: String,
+    /// What is there.
+    pub found: String,
+}
+
+fn manager_name(manager: ManagerId) -> String {
+    manager.to_string()
+}
+
+/// Makes a record's change of one page. No two references of a record name one page
+/// (`XLogRegisterBuffer`); of a damaged one that has such, the first counts.
+///
+/// # Errors
+/// [`RedoError`]
+pub fn redo(
+    settings: RedoSettings,
+    record: &Record<'_>,
+    of: RelPage,
+    page: &mut Page,
+) -> Result<(), RedoError> {
+    let block = record.blocks().find(|block| (block.rel, block.block) == (of.rel, of.block));
+    redo_at(settings, record, block.as_ref(), of, page)
+}
+
+/// As [`redo`], with the reference that names the page.
+pub(super) fn redo_at(
+    settings: RedoSettings,
+    record: &Record<'_>,
+    block: Option<&BlockRef<'_>>,
+    of: RelPage,
+    page: &mut Page,
+) -> Result<(), RedoError> {
+    let done = match block {
+        Some(block) => redo_block(settings, record, block, page),
+        None => clear_map_bits(record, of, page),
+    };
+    done.map_err(|problem| error(record, of, problem))
+}
+
+fn redo_block(
+    settings: RedoSettings,
+    record: &Record<'_>,
+    block: &BlockRef<'_>,
+    page: &mut Page,
+) -> Checked<()> {
+    let mut page = PageMut(page);
+    let end = record.end();
+    let image = block.applied_image();
+    // An image is put in place whatever is there: of a backup that is a page that was written while
+    // it was copied.
+    if image.is_none() && !block.will_init() && page.lsn() >= end {
+        return Ok(());
+    }
+    if let Some(image) = image {
+        let restored = ImageDecoder::new().restore(&image, page.0);
+        restored.map_err(|error| Problem::new("page image", "that of a page", error))?;
+        page.stamp(end);
+        if !changes_restored(record, block) {
+            return Ok(());
+        }
+    }
+    let change = &mut Change { record, block, settings, page };
+    match redo_of(record.manager()) {
+        Some(redo) => redo(change),
+        None => Err(Problem::new("resource manager", "one that is known", record.manager())),
+    }
+}
+
+/// The changes of a map page that no reference names. The page is stamped by none of them.
+fn clear_map_bits(record: &Record<'_>, of: RelPage, page: &mut Page) -> Checked<()> {
+    if of.rel.fork != Fork::Vm {
+        return Ok(());
+    }
+    let changes = visibility_map::changes(record)
+        .map_err(|error| Problem::new("main data", "all of it", error))?;
+    for change in changes.into_iter().flatten().filter(|change| change.key() == of.key()) {
+        let mut page = PageMut(page);
+        if page.is_new() {
+            page.init(0);
+        }
+        if !cfg!(planted_bug = "redo_map_bits_kept") {
+            change.apply(page.0);
+        }
+    }
+    Ok(())
+}
+
+#[cold]
+fn error(record: &Record<'_>, page: RelPage, problem: Problem) -> RedoError {
+    let Wrong { what, expected, found } = *problem.0;
+    let (manager, info, end) = (record.manager(), record.info() & 0xF0, record.end());
+    RedoError { manager, info, end, page, what, expected, found }
+}

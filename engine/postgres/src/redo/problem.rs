@@ -1,0 +1,27 @@
+//! [`Problem`]: what makes no sense to redo, before it is known whose record it is.
+
+use std::fmt;
+
+pub(crate) type Checked<T> = Result<T, Problem>;
+
+/// What makes no sense. The caller knows the record and the page.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Problem(pub(super) Box<Wrong>);
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Wrong {
+    pub(super) what: &'static str,
+    pub(super) expected: String,
+    pub(super) found: String,
+}
+
+impl Problem {
+    #[cold]
+    pub(crate) fn new(
+        what: &'static str,
+        expected: impl fmt::Display,
+        found: impl fmt::Display,
+    ) -> Problem {
+        Problem(Box::new(Wrong { what, expected: expected.to_string(), found: found.to_string() }))
+    }
+}
