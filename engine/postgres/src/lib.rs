@@ -24,7 +24,6 @@
 
 mod backup;
 mod bytes;
-mod control;
 mod error;
 mod keys;
 mod layout;
@@ -35,8 +34,9 @@ mod redo;
 mod rel;
 mod wal;
 
-pub use backup::{BackupLabel, BaseBackup, BasePages, RelationFile, backup_ended_by};
-pub use control::{ClusterState, ControlFile};
+pub use backup::{
+    BackupLabel, BaseBackup, BasePages, ClusterState, ControlFile, RelationFile, backup_ended_by,
+};
 pub use error::{Error, LogCorruption, Result};
 pub use keys::page_key;
 pub use layout::{PAGE_SIZE, Page};

@@ -25,7 +25,7 @@ use pagestrata_layers::{
 };
 
 use crate::{
-    backup::{BaseBackup, RelationFile},
+    backup::base_backup::{BaseBackup, RelationFile},
     bytes::{u16_at, u32_at},
     error::Result,
     layout::{PAGE_SIZE, PD_LOWER, Page},
@@ -66,7 +66,7 @@ impl BaseBackup {
     /// A file that cannot be read; a relation map that is damaged.
     pub fn named_files(&self, dir: &Path, database: u32) -> Result<Option<BTreeSet<u32>>> {
         let of_database = |file: &&RelationFile| file.rel.database == database;
-        let parents = self.files.iter().filter(of_database).filter_map(|file| file.path.parent());
+        let parents = self.files().iter().filter(of_database).filter_map(|file| file.path.parent());
         let dirs: BTreeSet<&Path> = parents.collect();
         let mut map = None;
         for dir in dirs {
@@ -88,7 +88,7 @@ impl BaseBackup {
             |file: &&RelationFile| file.rel.relation == *pg_class && file.rel.fork == Fork::Main;
         let mut transactions = Transactions::open(&self.storage, dir)?;
         let mut is_found = false;
-        for file in self.files.iter().filter(of_database).filter(is_catalog) {
+        for file in self.files().iter().filter(of_database).filter(is_catalog) {
             is_found = true;
             let open = self.storage.open(&file.path)?;
             let mut page = [0; PAGE_SIZE];

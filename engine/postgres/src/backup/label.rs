@@ -22,8 +22,8 @@ use std::path::Path;
 use pagestrata_layers::{Error as StorageError, Lsn};
 
 use crate::{
+    backup::control_file::ControlFile,
     bytes::u64_at,
-    control::ControlFile,
     error::{Error, Result},
     layout::is_segment_size,
     manager::ManagerId,
@@ -172,7 +172,7 @@ pub fn backup_ended_by(record: &Record<'_>) -> Result<Option<Lsn>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::ClusterState;
+    use crate::backup::control_file::ClusterState;
 
     const LABEL: &str = "START WAL LOCATION: 1/2000028 (file 000000030000000100000002)\n\
         CHECKPOINT LOCATION: 1/2000060\nBACKUP METHOD: streamed\nBACKUP FROM: primary\n\

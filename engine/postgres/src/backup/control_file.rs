@@ -20,7 +20,7 @@ use pagestrata_layers::{
 
 use crate::{
     bytes::{u32_at, u64_at},
-    error::Result,
+    error::{Error, Result},
     layout::{PAGE_SIZE, SEGMENT_BLOCKS},
     wal::settings::WalLevel,
 };
@@ -153,7 +153,7 @@ impl ControlFile {
         };
         if let Some((_, version)) = OTHER_VERSIONS.iter().find(|(number, _)| *number == u32_at(8)) {
             let (path, version) = (path.to_owned(), (*version).into());
-            return Err(crate::Error::ClusterVersion { path, version });
+            return Err(Error::ClusterVersion { path, version });
         }
         must_be(8, "control file version", VERSION)?;
         must_be(CRC_OFFSET, "control file checksum", crc32c::crc32c(body))?;
