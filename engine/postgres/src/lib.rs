@@ -27,11 +27,11 @@ mod bytes;
 mod error;
 mod keys;
 mod layout;
-#[cfg(feature = "live")]
-pub mod live;
 mod manager;
 mod redo;
 mod rel;
+#[cfg(feature = "live")]
+mod replication;
 mod wal;
 
 pub use backup::{
@@ -53,3 +53,52 @@ pub use wal::{
     is_shutdown_checkpoint, parameter_change, pglz_decompress, record_name, relation_events,
     restore_image, shows_logged_hints,
 };
+
+#[cfg(feature = "live")]
+pub mod live {
+    //! The log of a running server: PostgreSQL's streaming replication protocol, the physical kind,
+    //! from the standby's side.
+    //!
+    //! ```text
+    //! ConnectionInfo -> Connection (log in, identify, slots)
+    //!     -> Replication (pieces of the log in, status out) -> StreamDecoder
+    //! ```
+    //!
+    //! Calls block, each for a bounded time; an [`Interrupt`] ends them early. There is no runtime
+    //! here, and no thread but a short-lived one that connects.
+    //!
+    //! ```no_run
+    //! # use std::time::Duration;
+    //! # use pagestrata_layers::Lsn;
+    //! use pagestrata_postgres::{
+    //!     StreamDecoder,
+    //!     live::{Connection, ConnectionInfo, Event, Progress, Timing},
+    //! };
+    //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    //! # let durable = Lsn(16);
+    //! let info: ConnectionInfo = "host=/var/run/postgresql user=replicator".parse()?;
+    //! let mut connection = Connection::open(&info)?;
+    //! let server = connection.identify()?;
+    //! let mut decoder = StreamDecoder::new(server.log, durable)?;
+    //! let (timeline, from) = (server.log.timeline, decoder.stream_from());
+    //! let mut replication = connection.start(None, timeline, from, Timing::default())?;
+    //! loop {
+    //!     match replication.next_event(Duration::from_secs(1))? {
+    //!         Event::Wal { start, bytes, .. } => decoder.push(start, bytes)?,
+    //!         // The answer decides whether a server can shut down: make all of it durable first.
+    //!         Event::KeepAlive { .. } | Event::Quiet => {}
+    //!         Event::TimelineEnded { .. } => break,
+    //!     }
+    //!     while let Some(record) = decoder.next_record()? { /* apply it */ }
+    //!     let written = decoder.received();
+    //!     replication.report(Progress { written, flushed: durable, applied: decoder.position() });
+    //! }
+    //! # Ok(())
+    //! # }
+    //! ```
+
+    pub use crate::replication::{
+        Connection, ConnectionInfo, Error, Event, Interrupt, Lifetime, Progress, Replication,
+        Result, Server, ServerError, Slot, SlotName, Timing,
+    };
+}

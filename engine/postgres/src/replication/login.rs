@@ -17,7 +17,7 @@ use postgres_protocol::{
     message::frontend,
 };
 
-use crate::live::{
+use crate::replication::{
     error::{Error, Result},
     info::ConnectionInfo,
     message::{self, Body, Malformed},

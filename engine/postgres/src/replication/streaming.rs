@@ -16,8 +16,8 @@ use ::bytes::{BufMut, BytesMut};
 use pagestrata_layers::Lsn;
 use postgres_protocol::message::frontend;
 
-use crate::live::{
-    connection::{end_of_timeline, terminate},
+use crate::replication::{
+    answer::{end_of_timeline, terminate},
     error::{Error, Result},
     message::{self, Streamed, server_time},
     wire::{Deadline, Frame, Wire},

@@ -7,7 +7,7 @@
 
 use std::{fmt, path::Path, str::FromStr, time::Duration};
 
-use crate::live::error::{Error, Result};
+use crate::replication::error::{Error, Result};
 
 const PORT: u16 = 5432;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -16,7 +16,7 @@ use std::{
 #[cfg(unix)]
 use std::os::{fd::OwnedFd, unix::net::UnixStream};
 
-use crate::live::{
+use crate::replication::{
     error::{Error, Result},
     info::ConnectionInfo,
     interrupt::Interrupt,

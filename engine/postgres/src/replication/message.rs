@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use pagestrata_layers::Lsn;
 
-use crate::live::error::ServerError;
+use crate::replication::error::ServerError;
 
 pub(super) const AUTHENTICATION: u8 = b'R';
 pub(super) const PARAMETER: u8 = b'S';

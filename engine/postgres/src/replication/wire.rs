@@ -18,7 +18,7 @@ use std::{
 
 use ::bytes::BytesMut;
 
-use crate::live::{
+use crate::replication::{
     error::{Error, Result},
     info::ConnectionInfo,
     interrupt::Interrupt,
