@@ -1,5 +1,5 @@
-//! Base backups: the pages of a data directory that nobody is writing to, or of a copy that was made
-//! while a server was.
+//! Base backups: the pages of a data directory at rest, or of a copy that was made while its server
+//! ran.
 //!
 //! ```text
 //! files (a directory) --+

@@ -30,8 +30,8 @@
 //! | `page.rs` | line pointers, items, flags | `storage/page/bufpage.c` |
 //! | `checksum.rs` | the checksum of a page | `storage/checksum_impl.h` |
 //!
-//! Imports run from `versions`, `page_redo` and `apply` through `managers` to the managers, and from
-//! these to `change`, `mask` and `page`. Records come from the room `wal`.
+//! Imports run from `versions`, `page_redo` and `apply` through `managers` to the managers, and
+//! from these to `change`, `mask` and `page`. Records come from the room `wal`.
 //!
 //! A page is changed by records whose end is above its `pd_lsn`, as there; images are restored and
 //! visibility map bits are cleared in any case.

@@ -7,7 +7,7 @@
 //! | GiST leaf | the flag `F_TUPLES_DELETED` | redo of DELETE sets it, the server does not |
 //! | visibility map | its header, if no bit is set on either side | making a map is not logged |
 //!
-//! Hints and free space, for which PostgreSQL has masking rules, are those of [`mask_page`](crate::mask_page); a GiST
+//! Hints and free space, for which PostgreSQL has masking rules, are those of [`mask_page`]; a GiST
 //! leaf and an SP-GiST metapage may differ in both ways at once. A sequence and a visibility map
 //! may not: PostgreSQL's rules would clear every bit of a map.
 //!
@@ -60,7 +60,7 @@ pub enum UnloggedChange {
 /// server has it on disk.
 ///
 /// Returns `None` if the pages differ in anything else, and if they are equal by PostgreSQL's
-/// masking rules ([`mask_page`](crate::mask_page)): ask for that first. Both pages may have any bytes; checksums are
+/// masking rules ([`mask_page`]): ask for that first. Both pages may have any bytes; checksums are
 /// not compared.
 ///
 /// ```
