@@ -2,7 +2,7 @@
 
 use crate::{
     redo::{
-        page::PageMut,
+        page::{PageMut, short, u16_of, u32_of, u64_of},
         problem::{Checked, Problem},
     },
     wal::{block::BlockRef, record::Record},
@@ -41,6 +41,31 @@ impl<'r> Change<'r, '_> {
             false => self.record.end(),
         };
         self.page.set_lsn(end);
+    }
+
+    /// The number at `at` of the main data.
+    #[inline]
+    pub(super) fn main_u8(&self, at: usize) -> Checked<u8> {
+        let main = self.record.main_data();
+        main.get(at).copied().ok_or_else(|| short(main))
+    }
+
+    /// The number at `at` of the main data.
+    #[inline]
+    pub(super) fn main_u16(&self, at: usize) -> Checked<u16> {
+        u16_of(self.record.main_data(), at)
+    }
+
+    /// The number at `at` of the main data.
+    #[inline]
+    pub(super) fn main_u32(&self, at: usize) -> Checked<u32> {
+        u32_of(self.record.main_data(), at)
+    }
+
+    /// The number at `at` of the main data.
+    #[inline]
+    pub(super) fn main_u64(&self, at: usize) -> Checked<u64> {
+        u64_of(self.record.main_data(), at)
     }
 
     #[cold]

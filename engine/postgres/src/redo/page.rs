@@ -10,7 +10,7 @@ use std::ops::Range;
 use pagestrata_layers::Lsn;
 
 use crate::{
-    bytes::u16_at,
+    bytes::{u16_at, u32_at, u64_at},
     layout::{
         PAGE_HEADER_LEN, PAGE_SIZE, PD_FLAGS, PD_LOWER, PD_PAGESIZE_VERSION, PD_PRUNE_XID,
         PD_SPECIAL, PD_UPPER, Page,
@@ -222,13 +222,13 @@ impl PageMut<'_> {
         self.set_u16(PD_PAGESIZE_VERSION, SIZE_AND_VERSION);
     }
 
-    /// The special space, if the page says of it what its access method writes.
-    pub(crate) fn special_space(&mut self, len: usize) -> Checked<&mut [u8]> {
+    /// Where the special space is, if the page says of it what its access method writes.
+    pub(crate) fn special_at(&self, len: usize) -> Checked<usize> {
         let special = self.special();
         if special < PAGE_HEADER_LEN || special != PAGE_SIZE - max_align(len) {
             return Err(Problem::new("pd_special", PAGE_SIZE - max_align(len), special));
         }
-        Ok(&mut self.0[special..special + len])
+        Ok(special)
     }
 
     /// Number of line pointers (`PageGetMaxOffsetNumber`).
@@ -651,6 +651,16 @@ pub(crate) fn precedes(xid: u32, other: u32) -> bool {
 #[inline]
 pub(crate) fn u16_of(data: &[u8], at: usize) -> Checked<u16> {
     u16_at(data, at).ok_or_else(|| short(data))
+}
+
+/// The number at `at` of a record's data.
+pub(crate) fn u32_of(data: &[u8], at: usize) -> Checked<u32> {
+    u32_at(data, at).ok_or_else(|| short(data))
+}
+
+/// The number at `at` of a record's data.
+pub(crate) fn u64_of(data: &[u8], at: usize) -> Checked<u64> {
+    u64_at(data, at).ok_or_else(|| short(data))
 }
 
 /// Data that ends too early.
