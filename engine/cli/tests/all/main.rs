@@ -11,6 +11,8 @@ mod follow_made_up;
 #[path = "../../../postgres/tests/all/layout.rs"]
 mod layout;
 mod made_up;
+#[path = "../../../postgres/tests/all/live/messages.rs"]
+mod messages;
 mod read_only;
 mod restore;
 #[path = "../../../postgres/tests/all/live/server.rs"]

@@ -12,7 +12,7 @@ use crate::captures;
 pub(crate) fn raw16(page: &[u8]) -> String {
     let mut page = page.to_vec();
     page[8..10].fill(0);
-    Sha256::digest(&page)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:.16x}", Sha256::digest(&page))
 }
 
 /// A list's `V` lines: `V end spc db rel fork blk raw16 pd_lsn`.
