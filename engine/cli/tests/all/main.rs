@@ -9,6 +9,7 @@ mod diff;
 mod follow;
 mod follow_made_up;
 #[path = "../../../postgres/tests/all/layout.rs"]
+#[allow(dead_code)]
 mod layout;
 mod made_up;
 #[path = "../../../postgres/tests/all/live/messages.rs"]

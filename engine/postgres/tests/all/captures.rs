@@ -30,7 +30,7 @@ pub(crate) struct Capture {
     env: HashMap<String, String>,
 }
 
-const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/sample");
+const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ingest/sample");
 const NAMES: [&str; 5] =
     ["pgbench/main", "pgbench/pglz", "pgbench/zstd", "pgbench/fpwoff", "consistency/off"];
 

@@ -4,7 +4,7 @@
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 work="$1"
-. "$here/../captures/cluster.sh"
+. "$here/../../captures/cluster.sh"
 init_cluster
 start data
 sql "create table account(id int primary key, branch int, balance int, filler char(60)) with (fillfactor = 80);
