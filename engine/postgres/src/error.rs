@@ -1,4 +1,4 @@
-//! What can go wrong while reading what PostgreSQL wrote, and where.
+//! Errors of reading logs and base backups, each with its place.
 
 use std::{
     fmt,

@@ -9,19 +9,21 @@
 //! image, deltas -> PageRedo -> the page as PostgreSQL's recovery leaves it
 //! ```
 //!
-//! Nothing here knows the engine: keys, Lsns, values, redo and the storage trait come from the
-//! ground floor, and the caller puts what is yielded wherever it wants. A delta is the whole
-//! record: [`PageRedo`] applies it, and [`decode_record`] reads it again for whoever wants to look.
+//! This crate does not know the engine: keys, Lsns, values, redo and the storage trait come from
+//! `pagestrata-layers`, and the caller decides where page versions go. A delta is the whole record:
+//! [`PageRedo`] applies it, and [`decode_record`] decodes it again, for inspection.
 //!
 //! **Invariants:** no byte of input can cause a panic, and no length is used before it is checked.
-//! What is not understood is an error that says where; the log is never silently shorter than what
-//! lies in the directory ([`WalEnd`] against [`Error`]).
+//! Input that is not understood is an error that names the place. A log is never cut short
+//! silently: reading it ends with a [`WalEnd`] that says why, or with an [`Error`].
 //!
 //! A record names pages by block references; [`PageVersions`] turns these into values. Redo also
-//! changes pages that no block reference names: visibility map bits ([`visibility_map`]), whole
-//! ranges of blocks ([`relation_events`]), and the free space map, which is not logged at all.
+//! changes pages that no block reference names: visibility map pages ([`visibility_map`]) and whole
+//! ranges of blocks ([`relation_events`]). Free space maps are not logged, so they are not kept.
 #![deny(unsafe_code)]
 
+// Rooms: replication, backup and redo import from wal and not from each other; all of them from the
+// ground floor, which is layout, manager, rel, keys, error and bytes.
 mod backup;
 mod bytes;
 mod error;

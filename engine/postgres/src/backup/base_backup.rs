@@ -47,7 +47,7 @@ pub struct BaseBackup {
 }
 
 impl BaseBackup {
-    /// Lists the relation files in `dir`, and reads its control file and its label, if it has one.
+    /// Opens the data directory `dir`: lists its relation files, reads control file and label.
     ///
     /// # Errors
     /// A directory of another version, a damaged control file or label, a tablespace that is not
@@ -57,11 +57,11 @@ impl BaseBackup {
         BaseBackup::of_parts(storage, dir, parts)
     }
 
-    /// As [`BaseBackup::open`], of the tar archive `base` and those of its tablespaces,
-    /// `<oid>.tar`, beside it.
+    /// Opens the tar archive `base`, with those of its tablespaces, `<oid>.tar`, beside it.
     ///
     /// # Errors
-    /// And an archive that is damaged or ends too early, and [`Error::ArchiveEntry`].
+    /// As [`BaseBackup::open`]; an archive that is damaged or ends too early;
+    /// [`Error::ArchiveEntry`].
     pub fn open_archive(storage: SharedStorage, base: &Path) -> Result<BaseBackup> {
         let parts = archive::in_archive(&storage, base)?;
         BaseBackup::of_parts(storage, base, parts)
@@ -103,20 +103,20 @@ impl BaseBackup {
         Ok(BaseBackup { storage, control, label, files })
     }
 
-    /// What its control file says: without a label, the pages are those of its checkpoint if the
-    /// server was shut down.
+    /// The control file. Without a label, and if the server was shut down, the pages are those of
+    /// its checkpoint.
     #[must_use]
     pub fn control(&self) -> &ControlFile {
         &self.control
     }
 
-    /// What its label says, if it has one: then the pages are those of no one Lsn.
+    /// The label, if there is one: then the pages were copied at different Lsns.
     #[must_use]
     pub fn label(&self) -> Option<&BackupLabel> {
         self.label.as_ref()
     }
 
-    /// Where the log goes on from: the label's start, or else the checkpoint.
+    /// Where the log must be read from: the label's start, or else the checkpoint.
     #[must_use]
     pub fn start_lsn(&self) -> Lsn {
         self.label.as_ref().map_or(self.control.checkpoint, |label| label.start)
@@ -164,7 +164,7 @@ pub struct BasePages<'b> {
 }
 
 impl BasePages<'_> {
-    /// The next page: its key and its 8192 bytes.
+    /// Returns the next page: its key and its 8192 bytes.
     ///
     /// # Errors
     /// A file that cannot be read, or has become shorter.
@@ -241,7 +241,7 @@ fn relation_file(part: &Part, rel: RelFork, segment: u32) -> Result<RelationFile
     Ok(RelationFile { rel, segment, blocks, path: path.clone(), offset: *offset })
 }
 
-/// Whether a file goes on where the one before it, of the same fork, ends.
+/// Whether a file continues the one before it, of the same fork.
 fn follows(before: Option<&RelationFile>, file: &RelationFile) -> bool {
     match before.filter(|before| before.rel == file.rel) {
         Some(before) => file.segment == before.segment + 1 && before.blocks == SEGMENT_BLOCKS,
@@ -249,8 +249,8 @@ fn follows(before: Option<&RelationFile>, file: &RelationFile) -> bool {
     }
 }
 
-/// A fork may grow and be cut while its files are copied. Then it is what its files are up to the
-/// first that is not full, as for PostgreSQL; the log has what is behind.
+/// Drops files behind the first one of a fork that is not full: a fork may grow and be truncated
+/// while it is copied. PostgreSQL ignores such files, too; the log has their changes.
 fn keep_active(files: &mut Vec<RelationFile>) {
     let mut before: Option<RelationFile> = None;
     files.retain(|file| {
@@ -262,8 +262,8 @@ fn keep_active(files: &mut Vec<RelationFile>) {
     });
 }
 
-/// Segments of a fork follow each other from 0, and only the last one that has blocks is not full
-/// (truncation leaves empty ones behind).
+/// Checks that the segments of a fork count from 0 and that all but the last one with blocks are
+/// full. A truncation leaves empty segments behind.
 fn check_segments(files: &[RelationFile]) -> Result<()> {
     for fork in files.chunk_by(|a, b| a.rel == b.rel) {
         for (index, file) in fork.iter().enumerate() {

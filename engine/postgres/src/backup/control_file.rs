@@ -94,7 +94,7 @@ impl fmt::Display for ClusterState {
     }
 }
 
-/// The facts of a control file that reading the log and the pages rests on.
+/// The fields of a control file that reading log and pages depends on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ControlFile {
     /// The cluster.
@@ -114,9 +114,9 @@ pub struct ControlFile {
     pub timeline: u32,
     /// Bytes of a log segment.
     pub wal_segment_size: u32,
-    /// How much of what it does the server has logged since it was started last.
+    /// `wal_level`, since the server was last started.
     pub wal_level: WalLevel,
-    /// First changes of a page by hints are logged although there are no checksums.
+    /// `wal_log_hints`: hint bits are logged even without checksums.
     pub wal_log_hints: bool,
     /// Pages have checksums.
     pub data_checksums: bool,
@@ -133,7 +133,7 @@ impl ControlFile {
         ControlFile::parse(&bytes, &path)
     }
 
-    /// From the file's bytes; `path` is for errors.
+    /// Parses the file's bytes; `path` is for errors.
     ///
     /// # Errors
     /// As [`ControlFile::read`].

@@ -1,4 +1,4 @@
-//! [`redo`]: one record on one page.
+//! [`redo`]: applies one record to one page.
 
 use pagestrata_layers::Lsn;
 
@@ -16,20 +16,20 @@ use crate::{
     wal::{block::BlockRef, image::ImageDecoder, record::Record},
 };
 
-/// What kept a record from being redone on a page.
+/// A record that could not be redone on a page.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
     "redo of {} 0x{:02X} at {end} on {page}: {what}: expected {expected}, found {found}",
     manager_name(*.manager), .info
 )]
 pub struct RedoError {
-    /// Whose record it is.
+    /// The record's resource manager.
     pub manager: ManagerId,
-    /// Which kind of it.
+    /// The kind of record, the upper 4 bits of its info.
     pub info: u8,
     /// The record's end.
     pub end: Lsn,
-    /// On which page.
+    /// The page.
     pub page: RelPage,
     /// What was looked at.
     pub what: &'static str,
@@ -43,11 +43,13 @@ fn manager_name(manager: ManagerId) -> String {
     manager.to_string()
 }
 
-/// Makes a record's change of one page. No two references of a record name one page
-/// (`XLogRegisterBuffer`); of a damaged one that has such, the first counts.
+/// Applies the change that a record makes to one page.
+///
+/// No two references of a record name the same page (`XLogRegisterBuffer`). In a damaged record
+/// that has such references, the first one counts.
 ///
 /// # Errors
-/// [`RedoError`]
+/// [`RedoError`]. The page's bytes are then unspecified.
 pub fn redo(
     settings: RedoSettings,
     record: &Record<'_>,
@@ -102,7 +104,7 @@ fn redo_block(
     }
 }
 
-/// The changes of a map page that no reference names. The page is stamped by none of them.
+/// Applies the changes of a map page that no reference names. None of them stamps the page.
 fn clear_map_bits(record: &Record<'_>, of: RelPage, page: &mut Page) -> Checked<()> {
     if of.rel.fork != Fork::Vm {
         return Ok(());

@@ -1,4 +1,4 @@
-//! [`Change`]: what a manager's redo is given, and [`RedoSettings`], all that it depends on beside.
+//! [`Change`]: the input of a manager's redo; [`RedoSettings`]: the settings that redo depends on.
 
 use crate::{
     redo::{
@@ -8,7 +8,7 @@ use crate::{
     wal::{block::BlockRef, record::Record},
 };
 
-/// What redo depends on beside page and record.
+/// Settings of the cluster that redo depends on, beside page and record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RedoSettings {
     /// Whether hint bits are logged: the cluster has data checksums, or `wal_log_hints` is on. Then
@@ -16,7 +16,7 @@ pub struct RedoSettings {
     pub logs_hints: bool,
 }
 
-/// A record's change of a page that one of its references names.
+/// A record, and the page of one of its references, which is to be changed.
 pub(super) struct Change<'r, 'p> {
     pub(super) record: &'r Record<'r>,
     pub(super) block: &'r BlockRef<'r>,

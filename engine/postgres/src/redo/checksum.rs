@@ -41,7 +41,7 @@ const STARTS: [u32; LANES] = [
     0x959B_D756,
 ];
 
-/// The checksum of a page, whatever it has as such now.
+/// Computes the checksum of a page; the one that it carries now does not count.
 #[must_use]
 pub fn page_checksum(page: &Page, block: u32) -> u16 {
     let mut page = *page;
@@ -64,7 +64,7 @@ pub fn page_checksum(page: &Page, block: u32) -> u16 {
     (sum % 65535 + 1) as u16
 }
 
-/// Writes its checksum into a page; one that was never initialized has none.
+/// Writes the checksum into a page, or zero if the page was never initialized.
 pub fn stamp_checksum(page: &mut Page, block: u32) {
     const _: () = assert!(PAGE_SIZE.is_multiple_of(4 * LANES));
     let is_new = page[PD_UPPER..PD_UPPER + 2] == [0, 0];

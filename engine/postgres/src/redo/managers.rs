@@ -18,7 +18,7 @@ use crate::{
     wal::{block::BlockRef, record::Record},
 };
 
-/// Whether records of a manager are understood: those of others change no page, or are refused.
+/// Whether this crate can redo records of a manager.
 #[must_use]
 pub fn is_known(manager: ManagerId) -> bool {
     redo_of(manager).is_some()
@@ -104,8 +104,7 @@ pub fn mask_page(manager: ManagerId, block: u32, page: &mut Page) {
     }
 }
 
-/// Whose page it seems to be, by its special space: each access method marks that in a way of its
-/// own.
+/// Returns the manager that a page seems to belong to, by the marks in its special space.
 #[must_use]
 pub fn manager_of(page: &Page) -> ManagerId {
     let bytes = |at: usize| u16::from_le_bytes([page[at], page[at + 1]]);

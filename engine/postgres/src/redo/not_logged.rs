@@ -11,7 +11,7 @@
 //! leaf and an SP-GiST metapage may differ in both ways at once. A sequence and a visibility map
 //! may not: PostgreSQL's rules would clear every bit of a map.
 //!
-//! **Invariant:** a byte that the table does not name stays a difference.
+//! **Invariant:** a difference in any other byte is reported as one.
 
 use crate::{
     bytes::{u16_at, u32_at},
@@ -42,11 +42,11 @@ const SEQUENCE_TUPLE_LEN: usize = 17;
 /// Where a heap tuple says where its columns start.
 const TUPLE_HOFF: usize = 22;
 
-/// What a server changes on disk and does not log.
+/// A kind of change that a server makes on disk and does not log.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum UnloggedChange {
-    /// How many of the logged values a sequence has given out.
+    /// `last_value` and `log_cnt` of a sequence: the log is ahead of them.
     SequenceState,
     /// The pages of an SP-GiST index to insert into next.
     SpGistLastUsedPages,
@@ -56,12 +56,12 @@ pub enum UnloggedChange {
     EmptyMap,
 }
 
-/// Tells which unlogged change is the whole difference between a page as redo makes it and as a
-/// server has it on disk.
+/// Returns the unlogged change that explains all differences between a page as redo makes it and
+/// as a server has it on disk.
 ///
-/// Returns `None` if the pages differ in anything else, and if they are equal by PostgreSQL's
-/// masking rules ([`mask_page`]): ask for that first. Both pages may have any bytes; checksums are
-/// not compared.
+/// Returns `None` if the pages differ in anything else, and also if they are equal by PostgreSQL's
+/// masking rules ([`mask_page`]): compare masked pages first. Both pages may have any bytes;
+/// checksums are not compared.
 ///
 /// ```
 /// # use pagestrata_postgres::{RelPage, UnloggedChange, unlogged_change};
@@ -104,13 +104,13 @@ pub fn is_map_without_bits(page: &Page) -> bool {
     is_never_written || is_initialized && page[PAGE_HEADER_LEN..].iter().all(|byte| *byte == 0)
 }
 
-/// Whether the whole difference is what `CREATE DATABASE` with the strategy `wal_log` leaves out of
+/// Whether all differences are entries that `CREATE DATABASE` with strategy `wal_log` left out of
 /// the log.
 ///
-/// It logs each page of the copy as a standard one. Visibility maps and the range maps of BRIN have
-/// their contents where a standard page has free space, so that PostgreSQL logs them as empty, and
-/// recovers them so. `logged` is that image. What later records add is on both sides: the disk has
-/// every entry that redo has.
+/// It logs each page of the copy as a standard page. Visibility maps and range maps of BRIN have
+/// their entries where a standard page has free space, so PostgreSQL logs these pages as empty, and
+/// recovers them so. `logged` must be that image. Entries of later records are on both sides: the
+/// disk must have every entry that redo has.
 #[must_use]
 pub fn is_lost_in_copy(of: RelPage, logged: &Page, redone: &Page, on_disk: &Page) -> bool {
     let special = usize::from(u16_at(logged, PD_SPECIAL).unwrap_or_default());

@@ -1,9 +1,9 @@
-//! [`PageMut`]: a page and what `storage/page/bufpage.c` does with it.
+//! [`PageMut`]: the operations of `storage/page/bufpage.c` on a page.
 //!
 //! The header is laid out in `layout.rs`.
 //!
-//! **Invariants:** nothing is read or written outside the page, whatever it says of itself. What
-//! makes no sense is a [`Problem`], and the page's bytes are then unspecified.
+//! **Invariants:** nothing outside the page is read or written, whatever offsets its bytes state. A
+//! page that makes no sense is a [`Problem`], and its bytes are then unspecified.
 
 use std::ops::Range;
 
@@ -99,8 +99,9 @@ pub(crate) const fn max_align(len: usize) -> usize {
     (len + 7) & !7
 }
 
-/// Writes a record's end into a page that it changed, as the upper and then the lower 32 bits; a
-/// page that was never initialized is left alone.
+/// Writes the end of a record as the Lsn of a page: the upper and then the lower 32 bits.
+///
+/// A page that was never initialized is left alone.
 pub fn stamp_lsn(page: &mut Page, end: Lsn) {
     if u16_at(page, PD_UPPER) != Some(0) {
         page[..4].copy_from_slice(&((end.0 >> 32) as u32).to_le_bytes());

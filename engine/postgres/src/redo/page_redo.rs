@@ -1,4 +1,4 @@
-//! [`PageRedo`]: a page from the versions that a store has of it.
+//! [`PageRedo`]: makes a page from the versions that a store has of it.
 
 use std::sync::Arc;
 
@@ -14,9 +14,9 @@ use crate::{
 
 /// Applies records to a page as PostgreSQL's recovery does, for `Guard::page` and its like.
 ///
-/// A base is an image of 8192 bytes; without one the page starts as zeros. A delta is a whole
-/// record, or nothing: then the page stays as it is. The records' checksums are not computed again:
-/// layers and log have their own.
+/// The base must be an image of 8192 bytes; without one the page starts as zeros. A delta is a
+/// whole record; an empty delta leaves the page as it is. Checksums of records are not verified
+/// again, because layers and log have their own.
 ///
 /// ```
 /// # use pagestrata_layers::{Kind, Lsn, PageVersion, Redo};
@@ -40,14 +40,16 @@ pub struct PageRedo {
 }
 
 impl PageRedo {
-    /// Makes the pages of a cluster whose settings are the same all along.
+    /// Redo for a cluster whose settings never change.
     #[must_use]
     pub fn new(settings: RedoSettings) -> PageRedo {
         PageRedo { settings, changes: Arc::new([]) }
     }
 
-    /// Makes the pages of a cluster whose settings change: each of `changes` holds for the records
-    /// that end behind its Lsn, up to the next one's. Their order does not matter.
+    /// Redo for a cluster whose settings change.
+    ///
+    /// Each of `changes` holds for the records that end behind its Lsn, up to the Lsn of the next
+    /// change. They may come in any order.
     ///
     /// ```
     /// # use pagestrata_layers::Lsn;
@@ -67,7 +69,7 @@ impl PageRedo {
         PageRedo { settings, changes: changes.into() }
     }
 
-    /// Returns the settings that a record is redone with that ends at `end`.
+    /// Returns the settings for a record that ends at `end`.
     #[must_use]
     #[inline]
     pub fn settings_at(&self, end: Lsn) -> RedoSettings {

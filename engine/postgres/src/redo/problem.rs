@@ -1,10 +1,10 @@
-//! [`Problem`]: what makes no sense to redo, before it is known whose record it is.
+//! [`Problem`]: an error of redo, before record and page are added to it (`RedoError`).
 
 use std::fmt;
 
 pub(crate) type Checked<T> = Result<T, Problem>;
 
-/// What makes no sense. The caller knows the record and the page.
+/// Bytes of a record or a page that make no sense. The caller adds record and page.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Problem(pub(super) Box<Wrong>);
 

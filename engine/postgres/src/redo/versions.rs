@@ -1,4 +1,4 @@
-//! [`PageVersions`]: what a record puts under which keys.
+//! [`PageVersions`]: turns a record into page versions, each with its key.
 //!
 //! | the record has for the page | the version is |
 //! |---|---|
@@ -20,7 +20,7 @@ use crate::{
     wal::{block::BlockRef, image::ImageDecoder, record::Record},
 };
 
-/// Turns records into page versions; what it needs for that is allocated once.
+/// Turns records into page versions, with buffers that are allocated once.
 #[derive(Debug)]
 pub struct PageVersions {
     images: ImageDecoder,
@@ -102,8 +102,7 @@ impl PageVersions {
         Ok(())
     }
 
-    /// The page of an image, stamped if redo restores it; for whoever handles references one by
-    /// one.
+    /// Restores the image of one reference, and stamps the page if redo would.
     ///
     /// # Errors
     /// As [`ImageDecoder::restore`].

@@ -59,7 +59,7 @@ impl MapChange {
         self.rel.key(self.heap_block / HEAP_BLOCKS_PER_MAP_PAGE)
     }
 
-    /// Makes the change on the map page.
+    /// Applies the change to the map page.
     pub fn apply(&self, page: &mut Page) {
         let bit = self.heap_block % HEAP_BLOCKS_PER_MAP_PAGE;
         let (byte, shift) = (BITS_START + bit as usize / 4, bit % 4 * 2);
@@ -72,7 +72,7 @@ impl MapChange {
     }
 }
 
-/// Sets bits of a heap page on its map page; whether that changed anything (`visibilitymap_set`).
+/// Sets bits of a heap page on its map page (`visibilitymap_set`). Returns whether they changed.
 pub(crate) fn set_bits(page: &mut Page, heap_block: u32, bits: u8) -> bool {
     let bit = heap_block % HEAP_BLOCKS_PER_MAP_PAGE;
     let (byte, shift) = (BITS_START + bit as usize / 4, bit % 4 * 2);

@@ -1,4 +1,4 @@
-//! [`Connection`]: a session of a replication client, in which one command follows the other.
+//! [`Connection`]: a session of a replication client before it streams.
 
 use std::{fmt, str::FromStr};
 
@@ -20,32 +20,32 @@ use crate::{
     wal::pages::LogIdentity,
 };
 
-/// A connection that is logged in and has not begun to stream. One thread's.
+/// A connection that is logged in and does not stream yet. For one thread at a time.
 #[derive(Debug)]
 pub struct Connection {
     wire: Wire,
     server_version: String,
 }
 
-/// What a server says about itself.
+/// Identity and log position of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Server {
-    /// Its log: cluster, timeline now, size of a segment.
+    /// Cluster, current timeline and segment size of its log.
     pub log: LogIdentity,
-    /// Up to here its log is flushed now; of a standby, replayed.
+    /// The end of its flushed log; on a standby, of its replayed log.
     pub flushed: Lsn,
 }
 
-/// A replication slot: what makes a server keep its log until it was read.
+/// A replication slot, which makes a server keep log until it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot {
-    /// The log is kept from here on; none if nothing is kept for the slot yet.
+    /// The start of the log that is kept; `None` if the slot keeps nothing yet.
     pub restart_lsn: Option<Lsn>,
     /// The timeline of that position.
     pub restart_timeline: Option<u32>,
 }
 
-/// How long a slot stays.
+/// Lifetime of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lifetime {
     /// Until it is dropped.
@@ -85,8 +85,9 @@ impl Connection {
         Connection::open_with(info, &Interrupt::default())
     }
 
-    /// Connects and logs in. The interrupt ends all waits of the connection, and of the
-    /// [`Replication`] that it becomes, early.
+    /// Connects and logs in. `interrupt` ends waits of the connection early.
+    ///
+    /// That holds for the [`Replication`] that the connection becomes, too.
     ///
     /// A server has the `connect_timeout` of the info for each of its addresses, and a minute to
     /// let the client in.
@@ -113,7 +114,7 @@ impl Connection {
         &self.server_version
     }
 
-    /// Which cluster and timeline it is, and how far its log goes (IDENTIFY_SYSTEM).
+    /// Asks for the server's identity and log position (IDENTIFY_SYSTEM).
     ///
     /// # Errors
     /// [`Error::OtherServer`] if its pages or segments have sizes that cannot be read here.
@@ -139,7 +140,7 @@ impl Connection {
         Ok(Server { log: LogIdentity { system_id, timeline, segment_size }, flushed })
     }
 
-    /// The value of a setting, as the server writes it (SHOW).
+    /// Asks for the value of a setting (SHOW).
     ///
     /// # Errors
     /// [`Error::Server`] if there is no such setting.
@@ -148,7 +149,7 @@ impl Connection {
         self.column(&row, 0, "setting")
     }
 
-    /// A physical slot; none if there is none of this name (READ_REPLICATION_SLOT).
+    /// Reads a physical slot; `None` if there is none of this name (READ_REPLICATION_SLOT).
     ///
     /// # Errors
     /// [`Error::Server`] for a logical slot.
@@ -166,8 +167,8 @@ impl Connection {
         Ok(Some(Slot { restart_lsn, restart_timeline }))
     }
 
-    /// Creates a physical slot that keeps the log from now on, from the last checkpoint's start
-    /// (CREATE_REPLICATION_SLOT).
+    /// Creates a physical slot (CREATE_REPLICATION_SLOT). It keeps log from the start of the last
+    /// checkpoint on.
     ///
     /// # Errors
     /// [`Error::Server`] with code 42710 if there is one of this name.
@@ -190,13 +191,13 @@ impl Connection {
         self.query("dropping a slot", &command).map(|_| ())
     }
 
-    /// Has the server stream its log from `from` on (START_REPLICATION):
-    /// [`crate::StreamDecoder::stream_from`].
+    /// Starts the stream at `from` (START_REPLICATION), which [`crate::StreamDecoder::stream_from`]
+    /// returns.
     ///
     /// # Errors
     /// [`Error::Server`] if the slot is in use (55006) or the timeline is not the server's;
-    /// [`Error::TimelineEnded`]. That it no longer has the log from there on (58P01), or not yet,
-    /// is said by the first [`Replication::next_event`].
+    /// [`Error::TimelineEnded`]. If the server does not have the log from there on (58P01), the
+    /// first [`Replication::next_event`] returns the error.
     pub fn start(
         mut self,
         slot: Option<&SlotName>,
@@ -257,7 +258,7 @@ impl Connection {
     }
 }
 
-/// A name in a command.
+/// Quotes a name for a command.
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

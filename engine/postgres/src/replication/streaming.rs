@@ -1,4 +1,4 @@
-//! [`Replication`]: a stream of the log in, and how far it is stored out.
+//! [`Replication`]: receives a stream of log and reports how far it is stored.
 //!
 //! | message | bytes | what |
 //! |---|---|---|
@@ -6,9 +6,9 @@
 //! | `k`, from the server | 1, 9, 17 | end of the server's log, time, 1 if it wants an answer |
 //! | `r`, to the server | 1, 9, 17, 25, 33 | written, flushed, applied, time, 1 if an answer is wanted |
 //!
-//! A server takes `flushed` for a promise: it lets go of the log before it, and of transactions
-//! that wait for a synchronous standby. It also waits for it when it shuts down, until all of its
-//! log is flushed on the other side.
+//! A server takes `flushed` for a promise: it may remove the log before it, and it completes
+//! transactions that wait for a synchronous standby. On shutdown it waits until all of its log is
+//! flushed on the other side.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -23,14 +23,14 @@ use crate::replication::{
     wire::{Deadline, Frame, Wire},
 };
 
-/// How often something is said.
+/// Intervals of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// At least this often the server is told how far the log is stored. It ends a stream after
-    /// `wal_sender_timeout`, a minute by default, without it.
+    /// Longest time between two reports. A server ends a stream that does not report for
+    /// `wal_sender_timeout`, a minute by default.
     pub status_interval: Duration,
-    /// A server that says nothing for so long is gone. It is asked to say something after half of
-    /// it.
+    /// A server that sends nothing for this long counts as gone. After half of it, it is asked to
+    /// answer.
     pub silence_max: Duration,
 }
 
@@ -40,18 +40,18 @@ impl Default for Timing {
     }
 }
 
-/// How far the log is stored. Zero: not known.
+/// How far the log is stored. Zero means unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Received.
     pub written: Lsn,
-    /// Durable: never ahead of what a crash of this side leaves.
+    /// Durable. It must not be ahead of what a crash of this side leaves.
     pub flushed: Lsn,
     /// Visible to readers.
     pub applied: Lsn,
 }
 
-/// What comes from a server.
+/// Event of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     /// A piece of the log, for [`crate::StreamDecoder::push`].
@@ -71,13 +71,12 @@ pub enum Event<'a> {
         server_end: Lsn,
         /// When, by the server's clock.
         sent_at: SystemTime,
-        /// The server wants to be told how far the log is stored: it may be waiting for that to
-        /// shut down. Make durable what there is, [`Replication::report`] it; the next call tells
-        /// it in any case.
+        /// The server wants a report; it may wait for one to shut down. Make the log durable and
+        /// [`Replication::report`] it; the next call sends the report.
         wants_answer: bool,
     },
-    /// Nothing of the log came in the time that was waited, or the [`Interrupt`](super::Interrupt)
-    /// was set: the stream can still be read, or finished.
+    /// No log arrived in time, or the [`Interrupt`](super::Interrupt) was set. The stream can still
+    /// be read or finished.
     Quiet,
     /// The server has sent all of the timeline; the stream is over.
     TimelineEnded {
@@ -88,8 +87,9 @@ pub enum Event<'a> {
     },
 }
 
-/// A connection on which a server streams its log. One thread's. To drop it is to hang up; what was
-/// reported stays.
+/// A connection on which a server streams its log. For one thread at a time.
+///
+/// Dropping it closes the connection. Reports that were sent stay valid.
 #[derive(Debug)]
 pub struct Replication {
     wire: Wire,
@@ -123,12 +123,12 @@ impl Replication {
         }
     }
 
-    /// What the server is told from now on, when it is told something.
+    /// Sets the progress that later reports state.
     pub fn report(&mut self, progress: Progress) {
         self.progress = progress;
     }
 
-    /// Tells the server now.
+    /// Sends a report now.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -136,13 +136,12 @@ impl Replication {
         self.send(false)
     }
 
-    /// What the server sends next, within `wait`. Tells it how far the log is stored whenever that
-    /// is due.
+    /// Returns the next event, waiting for at most `wait`. Sends reports when they are due.
     ///
     /// # Errors
     /// [`Error::Closed`] when the server shuts down, [`Error::Silent`], [`Error::Io`],
     /// [`Error::Server`], [`Error::Protocol`]; [`Error::Interrupted`] in the middle of a message to
-    /// the server. The connection is of no use then.
+    /// the server. The connection must not be used then.
     pub fn next_event(&mut self, wait: Duration) -> Result<Event<'_>> {
         if let Some((next, at)) = self.ended {
             return Ok(Event::TimelineEnded { next, at });
@@ -182,9 +181,10 @@ impl Replication {
         }
     }
 
-    /// Reports once more, ends the stream and the session in order; what still comes within `wait`
-    /// is dropped. Takes no longer than about twice `wait`, and no [`Interrupt`](super::Interrupt)
-    /// ends it.
+    /// Sends a last report and ends the stream and the session in order.
+    ///
+    /// Log that still arrives is dropped. It takes at most about twice `wait`, and an
+    /// [`Interrupt`](super::Interrupt) does not end it.
     ///
     /// # Errors
     /// As [`Replication::next_event`], and [`Error::TimedOut`].
@@ -235,7 +235,7 @@ impl Replication {
         }
     }
 
-    /// When something has to be sent, or the server is gone.
+    /// When the next report or question is due, or the server counts as gone.
     fn due_at(&self) -> Instant {
         let Timing { status_interval, silence_max } = self.timing;
         let limit = if self.has_asked { silence_max } else { silence_max / 2 };

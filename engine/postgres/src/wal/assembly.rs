@@ -1,16 +1,17 @@
-//! [`Assembly`]: pages in, records out, wherever the pages come from.
+//! [`Assembly`]: makes records out of log pages, whatever their source.
 //!
 //! ```text
 //! LogPages -> where the next record starts -> its bytes, gathered over pages -> checked -> Found
 //! ```
 //!
-//! The pages of a directory are all there or never will be; those of a stream arrive piece by
-//! piece. So a step that runs out of bytes says so ([`Fault::is_short`]) and keeps what it has
-//! gathered: the next one goes on at the page where it stopped.
+//! The pages of a directory are complete from the start; those of a stream arrive piece by piece. A
+//! step that runs out of bytes returns a fault with [`Fault::is_short`] and keeps the bytes that it
+//! has gathered: the next step continues at the page where this one stopped.
 //!
-//! **Invariants:** a record within a page stays where it is; one over several pages is gathered in
-//! a buffer that is used again. A record is found only after its link to the record before, its
-//! checksum and all of its headers were checked. Nothing moves on before [`Assembly::accept`].
+//! **Invariants:** a record within one page is not copied; a record that spans pages is gathered in
+//! a buffer that is reused. A record is returned only after its link to the previous record, its
+//! checksum and all of its headers were checked. The position does not change before
+//! [`Assembly::accept`].
 
 use std::path::PathBuf;
 
@@ -26,27 +27,27 @@ use crate::{
     },
 };
 
-/// A log, page by page. What was looked at last can be looked at again through `in_window`.
+/// Access to a log by pages. The page that was read last stays available through `in_window`.
 pub(crate) trait LogPages {
     fn log(&self) -> &LogIdentity;
 
-    /// What is where the page of address `page` should be.
+    /// Reads and classifies the page of address `page`.
     fn page(&mut self, page: u64) -> Result<PageState>;
 
-    /// The bytes from `lsn` to the end of its page; fewer where there are no more.
+    /// Returns the bytes from `lsn` to the end of its page, or to the end of the log.
     fn rest_of_page(&mut self, lsn: u64) -> Result<&[u8]>;
 
-    /// As [`LogPages::rest_of_page`], of a page that was looked at last.
+    /// As [`LogPages::rest_of_page`], without a read: the page must be the one that was read last.
     fn in_window(&self, lsn: u64) -> &[u8];
 
-    /// The segment that `lsn` is in, for errors.
+    /// Returns the path of the segment that contains `lsn`, for errors.
     fn path(&self, lsn: u64) -> PathBuf;
 
-    /// Where all of it is, for errors.
+    /// Returns the place of the whole log, for errors.
     fn place(&self) -> PathBuf;
 }
 
-/// A record that was found and is good.
+/// Place and layout of a record that passed all checks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Found {
     pub(crate) lsn: u64,
@@ -56,14 +57,14 @@ pub(crate) struct Found {
     layout: Layout,
 }
 
-/// Why there is no record here.
+/// Reason why no record can be read at a position.
 #[derive(Debug)]
 pub(crate) struct Fault {
     pub(crate) at: u64,
     pub(crate) torn: bool,
-    /// There are no more bytes; all that are there are good.
+    /// The bytes end here, and those that are present are valid.
     pub(crate) is_short: bool,
-    /// The first page that was not looked at as a part of the record.
+    /// The first page behind those that were read as part of the record.
     pub(crate) next_page: u64,
     pub(crate) corruption: Box<LogCorruption>,
 }
@@ -72,8 +73,8 @@ pub(crate) struct Fault {
 pub(crate) enum Step {
     Found(Found),
     Fault(Fault),
-    /// A record stops at a page's edge, and what is there now has replaced its rest: the next step
-    /// looks there.
+    /// A record ends at a page boundary because a crash cut it off; the server wrote on over its
+    /// rest. The next step continues there.
     GivenUp,
 }
 
@@ -102,10 +103,10 @@ pub(crate) const fn align(len: u64) -> u64 {
     (len + 7) & !7
 }
 
-/// Puts records together, one after the other.
+/// State of reading records one after the other.
 #[derive(Debug)]
 pub(crate) struct Assembly {
-    /// A record that lies on several pages.
+    /// Bytes of a record that spans pages.
     gathered: Vec<u8>,
     partial: Option<Partial>,
     /// The end of the last record.
@@ -115,7 +116,7 @@ pub(crate) struct Assembly {
     at: u64,
     /// The start of the last record; none before the first.
     last: Option<Lsn>,
-    /// A record that was given up after a crash: the next one has to say so.
+    /// A record that was given up after a crash: the next record must name it.
     given_up: Option<Lsn>,
 }
 
@@ -143,12 +144,12 @@ impl Assembly {
         self.last
     }
 
-    /// The record that ends at the position starts here.
+    /// Sets the start of the record that ends at the position.
     pub(crate) fn set_last(&mut self, last: Lsn) {
         self.last = Some(last);
     }
 
-    /// Goes on behind `found`.
+    /// Moves the position behind `found`.
     #[inline]
     pub(crate) fn accept(&mut self, found: &Found) {
         (self.position, self.at) = (found.end, found.end);
@@ -156,13 +157,13 @@ impl Assembly {
         self.given_up = None;
     }
 
-    /// Looks behind the last record again, as if it had not yet.
+    /// Forgets all that was read behind the last accepted record.
     #[cold]
     pub(crate) fn rewind(&mut self) {
         (self.at, self.partial, self.given_up) = (self.position, None, None);
     }
 
-    /// What was found last.
+    /// Returns the record that was found last.
     #[inline]
     pub(crate) fn lend<'a>(&'a self, pages: &'a impl LogPages, found: Found) -> Record<'a> {
         let Found { lsn, end, len, gathered, layout } = found;
@@ -173,8 +174,8 @@ impl Assembly {
     /// Looks for the next record.
     ///
     /// # Errors
-    /// Damage that no end of a log explains. What was gathered is forgotten, and the next step
-    /// looks at the start again.
+    /// Damage that no end of a log explains. Gathered bytes are dropped, and the next step starts
+    /// at the beginning of the record.
     #[inline]
     pub(crate) fn step<P: LogPages>(&mut self, pages: &mut P) -> Result<Step> {
         let (start, gathered) = match self.partial.take() {
@@ -277,7 +278,7 @@ impl Assembly {
     }
 }
 
-/// Where the record starts that is the next behind `at`.
+/// Returns where the next record at or behind `at` starts.
 #[inline]
 fn find_start<P: LogPages>(pages: &mut P, at: u64) -> Result<std::result::Result<u64, Fault>> {
     if !at.is_multiple_of(LOG_PAGE) {
@@ -298,7 +299,7 @@ fn find_start<P: LogPages>(pages: &mut P, at: u64) -> Result<std::result::Result
     }
 }
 
-/// The bytes end before the record does.
+/// Fault of a record whose bytes are not all there.
 #[cold]
 fn short(start: u64, next_page: u64, expected: impl std::fmt::Display) -> Gathered {
     let mut fault = fault(start, true, next_page, "record", expected, "the end of the file");
@@ -340,7 +341,7 @@ fn check(raw: &[u8], start: u64, last: Option<Lsn>) -> std::result::Result<(), B
     Ok(())
 }
 
-/// Checks that a record says that it stands for one that was given up after a crash.
+/// Checks that a record names the one that was given up after a crash.
 fn check_replacement(raw: &[u8], start: u64, given_up: Lsn) -> Result<()> {
     const OVERWRITE_CONTRECORD: u8 = 0xD0;
     // One short header in front of the main data, which starts with the Lsn.

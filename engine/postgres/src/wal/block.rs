@@ -10,10 +10,9 @@
 //! | 12 | unless same relation: tablespace, database, relation |
 //! | 4 | block |
 //!
-//! A record is read twice: `record.rs` checks every header once, in order; [`Blocks`] reads
-//! the same headers again with the payload beside them, so that no list of blocks has to be kept.
-//! Both call [`BlockHeader::read`]. Whoever wants the reference of one page has it from the first
-//! time on.
+//! Headers are read twice: `record.rs` checks each of them once, in order; [`Blocks`] reads them
+//! again together with the payload, so that no list of blocks is kept. Both call
+//! [`BlockHeader::read`]. Redo of one page takes its reference from the first pass.
 
 use pagestrata_layers::{Key, Lsn};
 
@@ -49,7 +48,7 @@ const IMAGE_COMPRESSED: u8 = IMAGE_PGLZ | IMAGE_LZ4 | IMAGE_ZSTD;
 /// A page that a record names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BlockRef<'a> {
-    /// Its number within the record; redo routines know pages by it.
+    /// Its number within the record, by which redo routines tell pages apart.
     pub id: u8,
     /// Which relation fork.
     pub rel: RelFork,
@@ -60,7 +59,7 @@ pub struct BlockRef<'a> {
     pub flags: u8,
     /// What the record carries for redo on this page.
     pub data: &'a [u8],
-    /// The page as it was after the change.
+    /// The full-page image, if the record has one.
     pub image: Option<BlockImage<'a>>,
 }
 
@@ -77,7 +76,8 @@ impl<'a> BlockRef<'a> {
         self.flags & WILL_INIT != 0
     }
 
-    /// The image, if redo restores the page from it; one that is only there for checking is none.
+    /// The image, if redo restores the page from it. Images for `wal_consistency_checking` are
+    /// not returned.
     #[must_use]
     pub fn applied_image(&self) -> Option<BlockImage<'a>> {
         self.image.filter(BlockImage::apply)
@@ -97,10 +97,10 @@ pub enum Compression {
     Zstd,
 }
 
-/// A page in a record: cut at a hole, perhaps compressed.
+/// A full-page image: the page without its hole, perhaps compressed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BlockImage<'a> {
-    /// The record's start, or its end where that is all there is; for errors.
+    /// The record's start, or its end if the record was decoded on its own; for errors.
     pub lsn: Lsn,
     /// Its bytes, without the hole.
     pub bytes: &'a [u8],
@@ -202,7 +202,7 @@ impl BlockHeader {
         Ok(BlockHeader { rel, block, flags, data_len, image })
     }
 
-    /// How much of the record's payload is its, in bytes.
+    /// Bytes of the record's payload that belong to this reference.
     #[inline]
     pub(crate) fn payload_len(&self) -> usize {
         usize::from(self.data_len) + self.image.map_or(0, |image| usize::from(image.len))
@@ -219,8 +219,7 @@ impl BlockHeader {
         self.block == page.block && self.rel == page.rel
     }
 
-    /// The reference, with what it has of the payload, which starts with it; none if that ends too
-    /// early.
+    /// Takes the reference's image and data off the front of `payload`; `None` if it is too short.
     #[inline]
     pub(crate) fn with_payload<'a>(
         &self,
@@ -301,7 +300,7 @@ pub struct Blocks<'a> {
 }
 
 impl<'a> Blocks<'a> {
-    /// Of a record whose headers have all been read once without an error.
+    /// The headers must have been read once without an error.
     pub(crate) fn new(headers: &'a [u8], payload: &'a [u8], count: u8, lsn: Lsn) -> Blocks<'a> {
         Blocks {
             headers: Cursor(headers),

@@ -8,8 +8,8 @@
 //! | Database CREATE_FILE_COPY | database, tablespace, source database, source tablespace |
 //! | Database DROP | database, count, tablespaces |
 //!
-//! The free space map is not logged, so its blocks are left alone when a relation is cut; they are
-//! of no use without the blocks that they describe, and PostgreSQL repairs them.
+//! The free space map is not logged, so a truncation leaves its blocks alone. PostgreSQL ignores
+//! and repairs entries for blocks that do not exist.
 
 use crate::{
     bytes::Cursor,
@@ -46,7 +46,7 @@ pub enum RelationEvent {
         /// The first block that is gone, and the fork's size.
         first_block: u32,
     },
-    /// The fork is gone. Every fork of a relation gets one, whether it had it or not.
+    /// The fork is gone. There is one event for each fork that a relation can have.
     Dropped {
         /// Which fork.
         rel: RelFork,
@@ -72,13 +72,14 @@ pub enum RelationEvent {
     },
 }
 
-/// Whether it cuts a relation.
+/// Whether `record` truncates a relation.
 pub(crate) fn is_truncate(record: &Record<'_>) -> bool {
     record.manager() == ManagerId::STORAGE && record.info() & 0xF0 == 0x20
 }
 
-/// Gives `sink` what `record` does to blocks as a whole. It is at [`Record::end`]; none of these
-/// records has block references.
+/// Calls `sink` with each event of `record`, which takes effect at [`Record::end`].
+///
+/// Records with events have no block references.
 ///
 /// # Errors
 /// [`Error::Corrupt`] if its main data is too short for what it announces, or what `sink` returned.
@@ -97,7 +98,7 @@ pub fn relation_events<E: From<Error>>(
     }
 }
 
-/// Numbers of the main data; running out of them is an error.
+/// Reads numbers off the main data; too few of them are an error.
 struct Main<'r>(Cursor<'r>, &'r Record<'r>);
 
 impl<'r> Main<'r> {

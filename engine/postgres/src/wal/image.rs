@@ -12,10 +12,10 @@ use crate::{
     },
 };
 
-/// Restores images; what it needs for that is allocated once, here.
+/// Restores full-page images, with buffers that are allocated once.
 #[derive(Default)]
 pub struct ImageDecoder {
-    /// Made when the first zstd image comes.
+    /// Made at the first zstd image.
     zstd: Option<zstd::bulk::Decompressor<'static>>,
 }
 

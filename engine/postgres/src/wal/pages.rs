@@ -1,4 +1,4 @@
-//! Headers of log pages: is this page what the log has at this address?
+//! Headers of log pages, and whether a page belongs at its address.
 //!
 //! | bytes | what |
 //! |---|---|
@@ -8,9 +8,9 @@
 //! | 16 | how much of the record that started before is still to come, in bytes; 4 bytes of padding |
 //! | 24, 32, 36 | first page of a segment only: system identifier, segment size, page size |
 //!
-//! Segments are recycled under new names before they are overwritten, so a page with another
-//! address is not damage by itself: [`PageState`] says what is there, and the reader what that
-//! means.
+//! A server recycles segments under new names before it overwrites them, so a page with another
+//! address is not damage by itself. [`PageState`] says what was found; the reader decides whether
+//! that is damage.
 
 use std::{fmt, path::Path};
 
@@ -50,7 +50,7 @@ const KNOWN: u16 = 0x0F;
 const SHORT_LEN: u64 = 24;
 const LONG_LEN: u64 = 40;
 
-/// What the header of a page says that belongs where it is.
+/// Header of a page that belongs at its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PageHeader {
     /// Its own length, in bytes.
@@ -63,10 +63,10 @@ pub(crate) struct PageHeader {
     pub(crate) remaining: u32,
 }
 
-/// What is where a page should be.
+/// What was found at the address of a page.
 #[derive(Clone, Debug)]
 pub(crate) enum PageState {
-    /// The page.
+    /// The page that belongs there.
     Valid(PageHeader),
     /// No file, or it ends before the page's header does.
     Absent,
@@ -92,7 +92,7 @@ impl fmt::Display for PageState {
     }
 }
 
-/// What all pages of a log have in common.
+/// Cluster, timeline and segment size, which all pages of a log share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogIdentity {
     /// The cluster that it is of.
@@ -110,17 +110,17 @@ impl LogIdentity {
         lsn & !(self.segment_size - 1)
     }
 
-    /// The segment behind that of `lsn`.
+    /// The end of the segment of `lsn`.
     #[inline]
     pub(crate) fn segment_end(&self, lsn: u64) -> u64 {
         self.segment_start(lsn).saturating_add(self.segment_size)
     }
 }
 
-/// The system identifier and segment size in the long header of a segment's first page.
+/// Reads system identifier and segment size from the long header of a segment's first page.
 ///
 /// # Errors
-/// [`Error::OtherVersion`], or [`Error::Corrupt`] for what is no such header.
+/// [`Error::OtherVersion`], or [`Error::Corrupt`] if this is no long header.
 pub(crate) fn read_long_header(bytes: &[u8], lsn: Lsn, path: &Path) -> Result<(u64, u64)> {
     let wrong = |what, expected: &str, found: String| {
         Err(Error::corrupt(lsn, what, expected, found).in_segment(path))
@@ -160,7 +160,7 @@ fn check_version(magic: u16, lsn: Lsn, path: &Path) -> Result<()> {
     }
 }
 
-/// Looks at the page of address `lsn`; `bytes` are as much of it as there is.
+/// Classifies the page of address `lsn`; `bytes` may end before the page does.
 ///
 /// # Errors
 /// [`Error::OtherVersion`], [`Error::OtherCluster`], [`Error::OtherTimeline`].

@@ -7,9 +7,9 @@
 //! **Invariants:** a record within a page is lent from the window without a copy. A steady read
 //! allocates nothing per record.
 //!
-//! What stops a reader is decided in one place, [`WalReader::finish`]: [`WalEnd`] if nothing is
-//! written behind it, an error if something is (`survey.rs`). What looks like damage is read
-//! once more before, from the file: a server may have written it meanwhile.
+//! [`WalReader::finish`] alone decides what stops a reader: a [`WalEnd`] if nothing is written
+//! behind it, an error if something is (`survey.rs`). A record that looks damaged is read once more
+//! from the file first, because a server may have written it in the meantime.
 
 use std::path::Path;
 
@@ -26,32 +26,34 @@ use crate::{
     },
 };
 
-/// Reads WAL records in order. One thread's; it holds one file open at a time.
+/// Reads the WAL records of a directory in order.
+///
+/// For one thread at a time. It holds one file open.
 #[derive(Debug)]
 pub struct WalReader {
     segments: Segments,
     assembly: Assembly,
     to: Option<Lsn>,
     ended: Option<WalEnd>,
-    /// What was wrong with the next record when it was looked at last, if it looked like damage.
+    /// The fault of the next record at the last attempt, if it looked like damage.
     looked_at: Option<Box<LogCorruption>>,
-    /// How often that was.
+    /// Number of such attempts.
     looks: u32,
 }
 
-/// A record that looks like damage is read again as long as it changes, but not more often than
-/// this.
+/// Upper bound on attempts to read a record that looks damaged and changes between attempts.
 const LOOKS_MAX: u32 = 16;
 
 impl WalReader {
-    /// Opens the log in `dir` at the record that starts at `from` (or at the end of the one before
-    /// it), to read the records that end at or before `to`, or all. Every segment must be of the
-    /// cluster `expect_system_id`, or else of that of the segment that `from` is in. The timeline
-    /// is that of this segment.
+    /// Opens the log in `dir` at `from`, the start of a record or the end of the one before it.
+    ///
+    /// Records that end behind `to` are not read. Every segment must be of the cluster
+    /// `expect_system_id`; without it, of the cluster that the segment of `from` names. The
+    /// timeline is the one of that segment.
     ///
     /// # Errors
-    /// [`Error::Start`] if no record starts at `from` or it is not in the log that is here; what is
-    /// wrong with its segment.
+    /// [`Error::Start`] if no record starts at `from` or the log here does not contain it, and
+    /// errors of its segment.
     pub fn open(
         storage: SharedStorage,
         dir: &Path,
@@ -72,11 +74,11 @@ impl WalReader {
         })
     }
 
-    /// The next record; `None` once the log has ended, and [`WalReader::end`] says how.
+    /// Returns the next record, or `None` at the end of the log; [`WalReader::end`] says which end.
     ///
     /// # Errors
-    /// Damage, a missing or a foreign segment, or an end before the Lsn that was to be reached. The
-    /// reader stays where it is: asked again, it tries again.
+    /// Damage, a missing or foreign segment, or an end before `to`. The position does not change,
+    /// and the next call tries again.
     #[inline]
     pub fn next_record(&mut self) -> Result<Option<Record<'_>>> {
         let Some(found) = self.advance()? else { return Ok(None) };
@@ -89,7 +91,7 @@ impl WalReader {
         self.ended
     }
 
-    /// The end of the last record that was read, or where reading started.
+    /// The end of the last record, or where reading started.
     #[must_use]
     pub fn position(&self) -> Lsn {
         Lsn(self.assembly.position())
@@ -144,8 +146,8 @@ impl WalReader {
         }
     }
 
-    /// Decides what a fault is: the end of the log, or damage. `None`: the file has changed since,
-    /// and the record has to be looked at again.
+    /// Decides whether a fault is the end of the log or damage. Returns `None` if the record must
+    /// be read again because the file may have changed.
     #[cold]
     fn finish(&mut self, fault: Fault) -> Result<Option<WalEnd>> {
         let Fault { at, torn, next_page, mut corruption, .. } = fault;
@@ -181,7 +183,7 @@ impl WalReader {
         }
     }
 
-    /// Whether what stopped the reader is a segment that is not there, before one that is.
+    /// Returns the error of a missing segment, if one stopped the reader and a later one exists.
     fn missing_before(&self, first: u64, last: u64, later: Lsn) -> Result<Option<Error>> {
         for page in [first, last] {
             if page < later.0 && !self.segments.is_there(page)? {

@@ -1,5 +1,4 @@
-//! Where reading can start: at a record, at the end of the last one, or at the first one that is
-//! whole.
+//! Where reading may start: at a record, at the end of the last one, or at the first complete one.
 //!
 //! A page says where its first record starts, and each record how long it is, so one page is enough
 //! to tell whether a record starts at a given place in it.
@@ -24,7 +23,7 @@ pub(crate) fn cannot_start(pages: &impl LogPages, from: Lsn, reason: impl Into<S
     Error::Start { dir: pages.place(), from, reason: reason.into() }
 }
 
-/// Settles timeline and cluster by the segment that `from` is in.
+/// Takes timeline and cluster from the segment that contains `from`.
 pub(crate) fn enter_segment(
     segments: &mut Segments,
     from: Lsn,
@@ -61,8 +60,7 @@ pub(crate) fn enter_segment(
     segments.page(start).map(|_| ())
 }
 
-/// Checks that a record starts, or would start, at `from`: records are counted from the first on
-/// its page.
+/// Checks that a record starts, or would start, at `from`, by walking the records of its page.
 pub(crate) fn check_start(segments: &mut Segments, from: Lsn) -> Result<()> {
     let page = page_of(from.0);
     match segments.page(page)? {
@@ -81,8 +79,8 @@ pub(crate) fn check_start(segments: &mut Segments, from: Lsn) -> Result<()> {
     }
 }
 
-/// As [`check_start`], with what is where `from`'s page should be. Returns the start of the record
-/// that ends at `from`, if it is on the page.
+/// As [`check_start`], with the state of the page of `from`. Returns the start of the record that
+/// ends at `from`, if it is on the page.
 pub(crate) fn check_page(
     pages: &impl LogPages,
     page: u64,
@@ -114,8 +112,8 @@ fn check_count(
     Err(cannot_start(pages, from, reason))
 }
 
-/// The first place at or behind `from` where a record starts or ends, as far as the page says, and
-/// the start of the record before it on the page.
+/// Returns the first place at or behind `from` where a record of this page starts or ends, and the
+/// start of the record before it on the page.
 fn count_records(
     pages: &impl LogPages,
     page: u64,
@@ -139,10 +137,10 @@ fn count_records(
     Ok((start, last))
 }
 
-/// Where the first record starts that is whole in the log in `dir`.
+/// Returns the start of the first complete record of the log in `dir`.
 ///
 /// # Errors
-/// [`Error::Start`] if none starts in the first segment; what is wrong with it.
+/// [`Error::Start`] if none starts in the first segment, and errors of that segment.
 pub fn first_record(storage: SharedStorage, dir: &Path) -> Result<Lsn> {
     let mut segments = Segments::find(storage, dir, None)?;
     let first = segments.list()?.first().copied();

@@ -1,16 +1,16 @@
-//! [`StreamDecoder`]: the records of a log that arrives as bytes, in pieces of any size.
+//! [`StreamDecoder`]: decodes a log that arrives in pieces of any size.
 //!
 //! ```text
 //! pieces -> Pending (pages, as far as they are there) -> Assembly -> a record, lent
 //! ```
 //!
-//! A page's header says what its bytes are, so the bytes have to start with the page that the
-//! position is in: [`StreamDecoder::stream_from`]. That the records before the position are sent
-//! once more is also a check: the position must be where a record of this very log ends.
+//! Bytes can be understood only from a page header on, so a stream must start with the page of the
+//! position: [`StreamDecoder::stream_from`]. The records before the position on that page are
+//! checked, too: the position must be where a record of this log ends.
 //!
-//! **Invariants:** memory is what has arrived and is no record yet, and at most [`DEAD_LEN_MAX`]
-//! more or twice as much. No byte is taken twice or left out: each piece has to start where the one
-//! before ended. What is not there yet is no error, and anything else that is not the log is: a
+//! **Invariants:** memory holds the bytes that are not decoded yet, and of decoded ones at most as
+//! many again or [`DEAD_LEN_MAX`], whichever is more. Each piece must start where the one before
+//! ended. Bytes that have not arrived are no error; bytes that are not log are one, because a
 //! server sends only what it has flushed.
 
 use std::{
@@ -32,12 +32,12 @@ use crate::{
     },
 };
 
-/// Bytes that were read and are kept until it is worth to move the others down.
+/// Decoded bytes that are kept before the rest is moved down.
 const DEAD_LEN_MAX: usize = 256 << 10;
 /// Positions from here on are refused, as in segment files, so that positions can be added to.
 const POSITION_MAX: u64 = 0xFFFF_FFFF << 32;
 
-/// Makes records out of pieces of a log. One thread's.
+/// Decodes records from pieces of a log. For one thread at a time.
 #[derive(Debug)]
 pub struct StreamDecoder {
     pending: Pending,

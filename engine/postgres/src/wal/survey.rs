@@ -1,25 +1,24 @@
-//! Torn tail or damage? Looks for log behind a place where reading stopped.
+//! Tells a torn tail from damage: searches for log behind the place where reading stopped.
 //!
 //! A record that cannot be read is the torn end of the log if nothing was written behind it, and
-//! damage otherwise. Written behind it is, until the end of the segment after it:
+//! damage otherwise. These show that something was, up to the end of the next segment:
 //! - a page whose header belongs there (address, timeline, cluster), or
 //! - a record, on any page that is there, that follows what was lost: its link to the record before
 //!   points to the place of the loss or behind it. Records from before a segment was recycled point
 //!   to far before it.
 //!
-//! and in every later segment the first page's header. A server that crashed can leave such a
-//! picture of its own accord, when the operating system wrote a later page and not an earlier one.
-//! It is reported as damage all the same: a user who knows better can read up to the place that the
-//! error names, and a silent end would tell nobody.
+//! and in every later segment the header of its first page. A crash of the machine can leave the
+//! same picture, if the operating system wrote a later page and not an earlier one. It is reported
+//! as damage all the same: the error names the place, and a user who knows better can read up to
+//! it, while a silent end would go unnoticed.
 //!
-//! **A log that is being written** ends with such a picture, too. A server writes whole pages. All
-//! records of all pages but the last one that it has written are complete, for it waits for them;
-//! on the last page a backend may not have copied its record yet, or half of it, while the records
-//! of others behind it are there. So a loss is the end, and no damage, if what follows it is on the
-//! same page only ([`Later::is_on_page`]) and somebody is writing: a server runs in the data
-//! directory (`postmaster.pid` beside `pg_wal`), or the record was another one when it was read
-//! again. Damage that is taken for an end by that is found as soon as the server has written the
-//! next page.
+//! **A log that is being written** ends like that, too. A server writes whole pages, and waits for
+//! all records on a page before it writes the next one. On the last page, though, one backend may
+//! have copied half of its record or none of it, while later records of other backends are
+//! complete. So an unreadable record is the end if what follows is on the same page only
+//! ([`Later::is_on_page`]) and the log is being written: a server runs in the data directory
+//! (`postmaster.pid` beside `pg_wal`), or the record changed between two reads. Damage that this
+//! rule takes for an end is found as soon as the server has written the next page.
 
 use pagestrata_layers::Lsn;
 
@@ -35,11 +34,10 @@ use crate::{
     },
 };
 
-/// How the log ended, with the Lsn behind the last record that was read: reading can go on from
-/// there.
+/// How the log ended, and the Lsn behind the last record, where reading can continue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WalEnd {
-    /// The Lsn up to which it was to be read. A record that ends behind it was not read.
+    /// At the Lsn that the caller named. Records that end behind it were not read.
     Reached {
         /// Behind the last record.
         at: Lsn,
@@ -49,8 +47,7 @@ pub enum WalEnd {
         /// Behind the last record.
         at: Lsn,
     },
-    /// An incomplete record: the last thing that was written before a crash, or is just being
-    /// written.
+    /// With an incomplete record: cut off by a crash, or still being written.
     Torn {
         /// Behind the last record, where the incomplete one starts (on a page's edge: behind the
         /// page's header).
@@ -68,14 +65,14 @@ impl WalEnd {
     }
 }
 
-/// What was lost, and from where on.
+/// An unreadable part of the log.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Loss {
-    /// Where the record starts, or would start, that cannot be read.
+    /// Where the record that cannot be read starts, or should start.
     pub(crate) at: u64,
-    /// The start of the last record that could be.
+    /// The start of the last readable record.
     pub(crate) last: Option<Lsn>,
-    /// The first page that is not part of the loss: a good header from here on is log behind it.
+    /// The first page behind the loss: a valid header from here on is log that follows it.
     pub(crate) next_page: u64,
 }
 
@@ -85,19 +82,19 @@ impl Loss {
     }
 }
 
-/// A place where the log goes on.
+/// A place where the log continues behind a loss.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Later {
     pub(crate) lsn: Lsn,
-    /// It is on the page of the loss, behind it, and so is all that goes on. The page's header is
-    /// good.
+    /// All of the log that continues is on the page of the loss, whose header is valid.
     pub(crate) is_on_page: bool,
 }
 
-/// A place behind `loss` where the log goes on, if there is one.
+/// Returns a place behind `loss` where the log continues, if there is one.
 ///
 /// # Errors
-/// [`Error::OtherTimeline`] if it goes on in another one, and what [`Segments::page`] returns.
+/// [`Error::OtherTimeline`] if it continues on another timeline, and errors of
+/// [`Segments::page`].
 pub(crate) fn later(segments: &mut Segments, loss: &Loss) -> Result<Option<Later>> {
     let first = loss.at & !(LOG_PAGE - 1);
     let is_valid = matches!(segments.page(first)?, PageState::Valid(_));
@@ -113,7 +110,7 @@ pub(crate) fn later(segments: &mut Segments, loss: &Loss) -> Result<Option<Later
     Ok(Some(Later { lsn: on_page, is_on_page: is_valid && is_last }))
 }
 
-/// As [`later`], from a page on that is behind that of the loss.
+/// As [`later`], from `page` on, which is behind the page of the loss.
 fn behind_page(segments: &mut Segments, loss: &Loss, page: u64) -> Result<Option<Lsn>> {
     let behind = segments.segment_end(loss.at);
     if let Some(lsn) = in_pages(segments, loss, page, behind)? {
@@ -162,7 +159,7 @@ fn in_pages(segments: &mut Segments, loss: &Loss, from: u64, to: u64) -> Result<
     Ok(None)
 }
 
-/// A record on a page that follows what was lost.
+/// Returns the place of a record on this page that follows the loss.
 fn record_in_page(bytes: &[u8], page: u64, loss: &Loss) -> Option<Lsn> {
     let offsets = (0..bytes.len().saturating_sub(HEADER_LEN - 1)).step_by(8);
     offsets.map(|offset| (offset, page + offset as u64)).find_map(|(offset, lsn)| {
