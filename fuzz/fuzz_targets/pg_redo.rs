@@ -4,9 +4,9 @@
 //! version of a store, and a page that has its Lsn is not changed by it again; a real record
 //! without a change is redone.
 //!
-//! Real ones are of `engine/postgres/ingest/sample`, and of the captures in `PAGESTRATA_MADE_CAPTURES`
-//! where that is set (see `engine/postgres/captures/make.sh`): only these have indexes other than
-//! B-trees.
+//! Real ones are of `engine/postgres/ingest/sample`, and of the captures in
+//! `PAGESTRATA_MADE_CAPTURES` where that is set (see `engine/postgres/captures/make.sh`): only
+//! these have indexes other than B-trees.
 #![no_main]
 
 #[path = "../../engine/postgres/tests/all/layout.rs"]

@@ -4,7 +4,8 @@ use std::{io::Read, path::PathBuf};
 
 /// The sample's files, with their paths within its archive.
 pub(crate) fn files() -> Vec<(PathBuf, Vec<u8>)> {
-    let packed = concat!(env!("CARGO_MANIFEST_DIR"), "/../engine/postgres/ingest/sample/sample.tar.zst");
+    let packed =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../engine/postgres/ingest/sample/sample.tar.zst");
     let mut decoder = zstd::Decoder::new(std::fs::File::open(packed).unwrap()).unwrap();
     decoder.window_log_max(27).unwrap();
     let (mut archive, mut files) = (tar::Archive::new(decoder), Vec::new());

@@ -26,6 +26,7 @@ pub(super) struct Change<'r, 'p> {
 
 impl<'r> Change<'r, '_> {
     /// The reference with this number, if the record has it.
+    #[inline]
     pub(super) fn find(&self, id: u8) -> Option<BlockRef<'r>> {
         self.record.blocks().find(|block| block.id == id)
     }
@@ -35,6 +36,7 @@ impl<'r> Change<'r, '_> {
         self.find(id).ok_or_else(|| Problem::new("block reference", id, "none"))
     }
 
+    #[inline]
     pub(super) fn stamp(&mut self) {
         let end = match cfg!(planted_bug = "redo_start_lsn") {
             true => self.record.lsn(),

@@ -26,6 +26,7 @@ pub fn is_known(manager: ManagerId) -> bool {
 
 pub(super) type RedoFn = fn(&mut Change<'_, '_>) -> Checked<()>;
 
+#[inline]
 pub(super) fn redo_of(manager: ManagerId) -> Option<RedoFn> {
     Some(match manager {
         ManagerId::XLOG => image_only,
@@ -54,6 +55,7 @@ fn image_only(change: &mut Change<'_, '_>) -> Checked<()> {
 
 /// Whether a record also makes its own change of a page that it has restored from its image,
 /// because the image is from before that.
+#[inline]
 pub(crate) fn changes_restored(record: &Record<'_>, block: &BlockRef<'_>) -> bool {
     match record.manager() {
         ManagerId::GIST => gist::is_left_child(record.info() & 0xF0, block.id),

@@ -224,6 +224,7 @@ impl PageMut<'_> {
     }
 
     /// Where the special space is, if the page says of it what its access method writes.
+    #[inline]
     pub(crate) fn special_at(&self, len: usize) -> Checked<usize> {
         let special = self.special();
         if special < PAGE_HEADER_LEN || special != PAGE_SIZE - max_align(len) {
