@@ -73,8 +73,8 @@ impl<'l> ImageImport<'l> {
     /// Adds one image; they come in ascending order of their keys.
     ///
     /// # Errors
-    /// [`Error::OutOfOrder`] and [`Error::ValueTooLong`], which leave the import as it was. After any
-    /// other error images may be missing, and every further call fails.
+    /// [`Error::OutOfOrder`] and [`Error::ValueTooLong`], which leave the import as it was. After
+    /// any other error images may be missing, and every further call fails.
     pub fn put(&mut self, key: Key, image: &[u8]) -> Result<()> {
         self.check()?;
         if let Some(last) = self.last.filter(|&last| key <= last) {
