@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use pagestrata_layers::{MemLayer, Redo, manifest::edit::LayerRecord};
+use pagestrata_layers::{MemLayer, manifest::edit::LayerRecord};
 
 use crate::error::Error;
 
@@ -40,9 +40,6 @@ pub(crate) struct Durable {
     /// Its edit was tried: whether the manifest names it is not known.
     pub(crate) in_doubt: bool,
 }
-
-/// What flushes make pages with.
-pub(crate) type SharedRedo = Arc<dyn Redo + Send + Sync>;
 
 /// How many pages flushes have made, and how often they failed.
 #[derive(Clone, Copy, Default, Debug)]

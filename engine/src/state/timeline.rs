@@ -26,11 +26,11 @@ use crate::{
         index::{LayerIndex, LayerSlot},
         published::{Held, Published, never_current},
     },
-    options::Clock,
+    options::{Clock, FlushRedo},
     reports::PinKind,
     state::{
         compaction_state::CompactionState,
-        flush_state::{FlushState, SharedRedo},
+        flush_state::FlushState,
         pacer::Pacer,
         pins::{PinHandle, PinRegistry, RetiredBytes},
         retired_files::{remove_marked, take_unheld},
@@ -59,7 +59,7 @@ pub(crate) struct TimelineShared {
     pub(crate) edits: Mutex<Edits>,
     pub(crate) flush: Mutex<FlushState>,
     /// What makes pages of long chains when they are flushed.
-    pub(crate) flush_redo: Mutex<Option<SharedRedo>>,
+    pub(crate) flush_redo: Mutex<Option<FlushRedo>>,
     /// Held by whoever flushes a layer: one at a time.
     pub(crate) flushing: Mutex<()>,
     /// Held by the thread that merges layer files: one at a time.
@@ -151,7 +151,7 @@ pub(crate) struct TimelineParts {
 
 impl TimelineShared {
     pub(crate) fn new(store: Arc<StoreShared>, opening: TimelineParts) -> Arc<TimelineShared> {
-        let flush_redo = store.options.flush_redo.clone().map(|redo| redo.0);
+        let flush_redo = store.options.flush_redo.clone();
         let TimelineParts { number, name, start, disk_consistent_lsn, dir, layers } = opening;
         assert!(disk_consistent_lsn < Lsn::MAX, "there are Lsns above");
         let open = OpenLayer::new(disk_consistent_lsn.next(), &store.pool);
