@@ -149,6 +149,13 @@ pub(crate) enum Command {
         #[arg(long)]
         skip_unknown: bool,
     },
+    /// Merge layer files until no merge is worth its bytes any more; a store that is open for
+    /// writing does so after each flush
+    Compact {
+        /// Which timeline of which store
+        #[command(flatten)]
+        target: Target,
+    },
     /// List the layer files
     Layers {
         /// Which timeline of which store

@@ -13,7 +13,7 @@ use pagestrata_postgres_ingest::{
     follow::{Follow, FollowEvent, follow},
     import::{Spool, import, open_base},
     ingest::{Log, ingest},
-    open_existing, open_to_ingest,
+    open_existing, open_to_ingest, open_to_write,
     pages::SkippedPage,
     restore::{Restore, restore},
 };
@@ -64,6 +64,10 @@ pub(crate) fn run<W: Write>(command: Command, output: &mut Output<W>) -> Result<
             let (allows_running, skips_unknown) = (running, skip_unknown);
             let how = Diff { lsn, base: &base, allows_running, skips_unknown };
             return run_diff(&target, &how, output);
+        }
+        Command::Compact { target } => {
+            let (_store, timeline) = open_to_write(&target.store, &target.timeline)?;
+            layers::compact(&timeline, output)?;
         }
         Command::Layers { target } => {
             let (_store, timeline) = open_existing(&target.store, &target.timeline)?;

@@ -8,7 +8,7 @@ use pagestrata_postgres::RelFork;
 use pagestrata_postgres_ingest::{
     pages::key_name,
     storage,
-    text::{as_text, as_text_or_null},
+    text::{as_text, as_text_or_null, size},
 };
 use serde::Serialize;
 
@@ -61,6 +61,50 @@ fn layer_kind(kind: LayerKind) -> &'static str {
 fn ends(key_range: KeyRange, lsn_range: &Range<Lsn>) -> (String, Option<String>, Lsn, Lsn) {
     let KeyRange { start, end } = key_range;
     (key_name(start), end.map(key_name), lsn_range.start, lsn_range.end)
+}
+
+/// What merging has come to.
+#[derive(Debug, Serialize)]
+struct CompactReport {
+    merges: u64,
+    read_files: u64,
+    read_bytes: u64,
+    written_files: u64,
+    written_bytes: u64,
+    layer_files: u64,
+    layer_file_bytes: u64,
+}
+
+impl fmt::Display for CompactReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let CompactReport { merges, read_files, read_bytes, written_files, .. } = self;
+        write!(
+            f,
+            "{merges} merges: {read_files} layer files ({}) became {written_files} ({}); {} layer files, {}",
+            size(*read_bytes),
+            size(self.written_bytes),
+            self.layer_files,
+            size(self.layer_file_bytes),
+        )
+    }
+}
+
+/// `compact`.
+pub(crate) fn compact<W: Write>(timeline: &Timeline, output: &mut Output<W>) -> Result<()> {
+    timeline.compact()?;
+    // The store merges too, since it was opened.
+    let stats = timeline.stats();
+    let done = stats.compaction;
+    output.result(&CompactReport {
+        merges: done.merges,
+        read_files: done.read_files,
+        read_bytes: done.read_bytes,
+        written_files: done.written_files,
+        written_bytes: done.written_bytes,
+        layer_files: stats.layer_files,
+        layer_file_bytes: stats.layer_file_bytes,
+    })?;
+    Ok(())
 }
 
 /// `layers`: by their Lsns and then their keys.

@@ -104,6 +104,8 @@ fn an_ingest_goes_on_where_the_last_one_ended() {
     }
     let layers = run(dir.path(), "layers --store {}/store --json").good().json();
     assert_eq!(layers.len(), 4, "the base and one of each piece that had records");
+    let merged = run(dir.path(), "compact --store {}/store --json").good().json();
+    assert_eq!((&merged[0]["merges"], &merged[0]["layer_files"]), (&0.into(), &4.into()));
 }
 
 #[test]

@@ -50,7 +50,7 @@ pub use error::{Error, Inconsistency, Result};
 pub use identity::ChecksumSwitch;
 pub use pages::page_at;
 pub use progress::{Phase, Progress};
-pub use stores::{open_existing, open_to_ingest, storage};
+pub use stores::{open_existing, open_to_ingest, open_to_write, storage};
 
 /// The program in the README, compiled.
 #[cfg(doctest)]

@@ -36,8 +36,19 @@ pub fn open_to_ingest(
     timeline: &str,
     deltas_per_page_max: u32,
 ) -> Result<(Store, Timeline)> {
-    let options = Options { create: false, deltas_per_page_max, ..options() };
-    let (store, _) = Store::open(dir, options)?;
+    open_with(dir, timeline, Options { deltas_per_page_max, ..options() })
+}
+
+/// Opens a store that exists to write to it, and one of its timelines.
+///
+/// # Errors
+/// As [`open_existing`].
+pub fn open_to_write(dir: &Path, timeline: &str) -> Result<(Store, Timeline)> {
+    open_with(dir, timeline, options())
+}
+
+fn open_with(dir: &Path, timeline: &str, options: Options) -> Result<(Store, Timeline)> {
+    let (store, _) = Store::open(dir, Options { create: false, ..options })?;
     let timeline = store.timeline(timeline)?;
     Ok((store, timeline))
 }
