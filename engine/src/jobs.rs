@@ -1,4 +1,4 @@
-//! Jobs: what turns layers into other layers, on the store's threads or on a caller's.
+//! Jobs: turn layers into other layers, on the store's threads or on a caller's.
 
 mod cut_chains;
 pub(crate) mod flush;

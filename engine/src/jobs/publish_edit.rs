@@ -1,11 +1,11 @@
-//! Publishing an edit: the one way in which the set of a timeline's layer files changes.
+//! Publishing an edit: the only way to change the set of a timeline's layer files.
 //!
-//! Order: the files are opened, the edit is appended to the manifest and synced, markers are
-//! removed, the next layer map is published, the layer in memory that it replaces is retired. The
-//! caller then frees the log below the edit ([`StoreShared::free_log`]).
+//! Order: open the files; append the edit to the manifest and sync; remove markers; publish the
+//! next layer map; retire the in-memory layer that it replaces. The caller then frees the log below
+//! the edit ([`StoreShared::free_log`]).
 //!
-//! **Invariant:** a file that cannot be read back is never named by the manifest, and a map never
-//! names a file that the manifest does not.
+//! **Invariant:** the manifest never names a file that cannot be read back, and a map never names a
+//! file that the manifest does not.
 //!
 //! [`StoreShared::free_log`]: crate::state::store::StoreShared::free_log
 
@@ -27,20 +27,20 @@ use crate::{
 pub(crate) struct LayerEdit<'e> {
     /// The layer files that it adds, durable under their names.
     pub(crate) added: &'e [LayerRecord],
-    /// Everything up to here is in layer files once the edit is durable.
+    /// Once the edit is durable, everything up to here is in layer files.
     pub(crate) lsn: Lsn,
-    /// The segment at which the log begins from then on, if that is known.
+    /// The first segment of the log that is still needed then, if known.
     pub(crate) log_start: Option<u32>,
 }
 
 impl TimelineShared {
-    /// Makes an edit durable and publishes it. `append` gives the edits to the manifest. `replace`
-    /// is called after that: it changes the next map, whose number it is given, and returns the
-    /// layer in memory that the map no longer holds.
+    /// Makes an edit durable and publishes it. `append` appends it to the manifest. `replace` is
+    /// called after that, with the number of the next map: it changes that map and returns the
+    /// in-memory layer that the map no longer holds.
     ///
     /// # Errors
-    /// Those of opening the files, and those of `append`: whether the edit is durable is not known
-    /// then, and nothing is published.
+    /// Those of opening the files, and those of `append`. After an error of `append`, whether the
+    /// edit is durable is unknown. Nothing is published in either case.
     pub(crate) fn publish_edit(
         &self,
         edit: &LayerEdit<'_>,
