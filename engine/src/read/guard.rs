@@ -27,7 +27,7 @@ use crate::{
     state::{pins::PinHandle, timeline::TimelineShared},
 };
 
-/// Reads a timeline; use one per thread or connection.
+/// A reader of a timeline; use one per thread or connection.
 ///
 /// Holds the version of the layer map that it pinned last, even while there is no guard;
 /// [`Reader::unpin`] releases it.
