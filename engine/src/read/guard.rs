@@ -310,7 +310,7 @@ impl<'g> Guard<'g> {
     ///         match guard.try_page(key, lsn, redo, scratch)? {
     ///             Ready::Hit(page) => return Ok(page),
     ///             Ready::Cold(fetch, again) => {
-    ///                 fetch.run_blocking()?; // or await it, or have somebody else run it
+    ///                 fetch.run_blocking()?; // or await it, or run it on another thread
     ///                 scratch = again;
     ///             }
     ///         }

@@ -193,7 +193,7 @@ pub enum Ending {
     Drop,
     /// Closed: everything that was committed is flushed.
     Close,
-    /// Closed while somebody has the write lease: the open layer is gone.
+    /// Closed while the write lease is held: the open layer is lost.
     CloseLeased,
 }
 
