@@ -31,6 +31,7 @@
 //! - A commit that races with [`Store::close`](crate::Store::close) is flushed, listed in the
 //!   report as not flushed, or refused:
 //!   `stalls::a_commit_that_passes_just_before_close_is_reported_or_refused`.
+//!
 //! # `Synced`
 //!
 //! - An acknowledged commit survives a crash of the process at any moment: the test `kill` of this

@@ -27,11 +27,13 @@ use crate::{
 /// them. Once they are fetched, try the read again. It may miss again, at most once for each level
 /// of an index and each layer of the page.
 ///
-/// There are four ways to fetch them: call [`Fetch::run_blocking`] on a thread that may wait; await
-/// the fetch, on any executor, while a thread of the store waits (with [`Background::Callers`], and
-/// once the store is closed, the first poll fetches, and blocks); call [`Fetch::start`], which does
-/// not wait; or, for mapped files, read [`Fetch::extents`] by other means.
-/// reading [`Fetch::extents`] by other means, where the files are mapped.
+/// There are four ways to fetch them:
+///
+/// - call [`Fetch::run_blocking`] on a thread that may wait;
+/// - await the fetch, on any executor, while a thread of the store waits (with
+///   [`Background::Callers`], and once the store is closed, the first poll fetches, and blocks);
+/// - call [`Fetch::start`], which does not wait;
+/// - for mapped files, read [`Fetch::extents`] by other means.
 #[must_use = "nothing is fetched unless it is run or awaited"]
 pub struct Fetch(State);
 

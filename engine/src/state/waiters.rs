@@ -13,7 +13,6 @@ use parking_lot::Mutex;
 /// A waiter enters the list and then checks the timeline's Lsn. A commit stores the timeline's Lsn
 /// and then checks for waiters. Each puts a fence between the two, so at least one of them sees the
 /// other.
-/// of them sees the other.
 pub(crate) struct Waiters {
     /// The lowest Lsn that a task waits for; `Lsn::MAX` if there is none. A commit reads only this.
     lowest: AtomicU64,

@@ -19,7 +19,6 @@
 //!
 //! **Invariant:** no clock and no randomness of its own: a sequence or a seed always does the same.
 //! The caller decides how long to explore.
-//! on is its user's.
 
 mod exhaustive;
 mod explore;

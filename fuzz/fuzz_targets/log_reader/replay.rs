@@ -78,7 +78,6 @@ pub fn check_error(error: &LayersError) {
 
 /// Decodes a payload as a part of a commit: its entries must lie within it, and an error must come
 /// last.
-/// say.
 fn use_payload(payload: &[u8]) {
     let Ok(part) = CommitPart::decode(payload) else { return };
     let (mut entries, mut failed) = (0, false);

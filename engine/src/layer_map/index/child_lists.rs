@@ -13,7 +13,6 @@
 //!
 //! Complexity: a look-up is O(log columns); a change is one pass over all arrays. A column costs at
 //! most 8 bytes and a quarter byte per list, whatever its lists hold.
-//! most 8 bytes and a quarter byte a list, whatever its lists have in it.
 
 use std::{hint::select_unpredictable, ops::Range};
 

@@ -4,8 +4,6 @@
 //! A binary search that ends where the table is exhausted mispredicts its last branches, and a
 //! search of the map ranks four times. Here a number is compared with the last number of each
 //! block, and then with all numbers of one block, without branches.
-//! search of the map ranks four times. Here a number is compared with the last one of each block
-//! and then with all of one block: no turns.
 
 use std::ops::Range;
 
