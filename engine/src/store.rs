@@ -46,7 +46,7 @@ use crate::{
     },
     state::{
         page_cache::PageCache,
-        timeline::{Opening, TimelineShared},
+        timeline::{TimelineParts, TimelineShared},
     },
     store::timeline::Timeline,
 };
@@ -182,7 +182,8 @@ impl Store {
         }
         let disk_consistent_lsn = start.previous();
         let name = name.to_owned();
-        let opening = Opening { number, name, start, disk_consistent_lsn, dir, layers: Vec::new() };
+        let opening =
+            TimelineParts { number, name, start, disk_consistent_lsn, dir, layers: Vec::new() };
         let timeline = TimelineShared::new(shared.clone(), opening);
         timelines.push(timeline.clone());
         if shared.flusher_panicked.load(Ordering::Relaxed) {

@@ -4,18 +4,19 @@
 //! version of a store, and a page that has its Lsn is not changed by it again; a real record
 //! without a change is redone.
 //!
-//! Real ones are of `engine/postgres/sample`, and of the captures in `PAGESTRATA_MADE_CAPTURES`
-//! where that is set (see `engine/postgres/captures/make.sh`): only these have indexes other than
-//! B-trees.
+//! Real ones are of `engine/postgres/ingest/sample`, and of the captures in
+//! `PAGESTRATA_MADE_CAPTURES` where that is set (see `engine/postgres/captures/make.sh`): only
+//! these have indexes other than B-trees.
 #![no_main]
 
 #[path = "../../engine/postgres/tests/all/layout.rs"]
 #[allow(dead_code)]
 mod layout;
+#[path = "shared/sample.rs"]
+mod sample;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    io::Read,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
@@ -127,7 +128,11 @@ fn known() -> &'static [Vec<Known>] {
     static KNOWN: OnceLock<Vec<Vec<Known>>> = OnceLock::new();
     KNOWN.get_or_init(|| {
         let mut kinds = BTreeMap::new();
-        read_capture(sample(), Path::new(""), &mut kinds);
+        read_capture(
+            SimulatedStorage::of_files(sample::files()).shared(),
+            Path::new(""),
+            &mut kinds,
+        );
         match std::env::var_os("PAGESTRATA_MADE_CAPTURES") {
             Some(dir) => {
                 let dirs = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
@@ -141,23 +146,6 @@ fn known() -> &'static [Vec<Known>] {
         eprintln!("{} kinds of real records and blocks", kinds.len());
         kinds.into_values().collect()
     })
-}
-
-fn sample() -> SharedStorage {
-    let packed = concat!(env!("CARGO_MANIFEST_DIR"), "/../engine/postgres/sample/sample.tar.zst");
-    let mut decoder = zstd::Decoder::new(std::fs::File::open(packed).unwrap()).unwrap();
-    decoder.window_log_max(27).unwrap();
-    let (mut archive, mut files) = (tar::Archive::new(decoder), Vec::new());
-    for entry in archive.entries().unwrap() {
-        let mut entry = entry.unwrap();
-        let path = entry.path().unwrap().into_owned();
-        if entry.header().entry_type().is_file() {
-            let mut bytes = Vec::new();
-            entry.read_to_end(&mut bytes).unwrap();
-            files.push((path, bytes));
-        }
-    }
-    SimulatedStorage::of_files(files).shared()
 }
 
 /// Replays a capture, and keeps some records of each kind with the pages as they are before.

@@ -5,15 +5,16 @@
 
 #[path = "../../engine/postgres/tests/all/layout.rs"]
 mod layout;
+#[path = "shared/sample.rs"]
+mod sample;
 
 use std::{
-    io::Read,
     path::{Path, PathBuf},
     sync::OnceLock,
 };
 
 use arbitrary::Arbitrary;
-use layout::{Log, PAGE, Sink, checksum, seal};
+use layout::{Log, PAGE, SYSTEM_ID, checksum, seal, segment_name};
 use libfuzzer_sys::fuzz_target;
 use pagestrata::testing::SimulatedStorage;
 use pagestrata_layers::Lsn;
@@ -54,26 +55,13 @@ fn dir() -> &'static Path {
 }
 
 fn segment(number: u64) -> PathBuf {
-    dir().join(format!("00000001{:08X}{:08X}", number / 4096, number % 4096))
+    dir().join(segment_name(1, number, SEGMENT))
 }
 
-fn sample() -> &'static Sample {
+fn known() -> &'static Sample {
     static SAMPLE: OnceLock<Sample> = OnceLock::new();
     SAMPLE.get_or_init(|| {
-        let packed =
-            concat!(env!("CARGO_MANIFEST_DIR"), "/../engine/postgres/sample/sample.tar.zst");
-        let mut decoder = zstd::Decoder::new(std::fs::File::open(packed).unwrap()).unwrap();
-        decoder.window_log_max(27).unwrap();
-        let (mut archive, mut files) = (tar::Archive::new(decoder), Vec::new());
-        for entry in archive.entries().unwrap() {
-            let mut entry = entry.unwrap();
-            let path = entry.path().unwrap().into_owned();
-            if path.starts_with("wal") && entry.header().entry_type().is_file() {
-                let mut bytes = Vec::new();
-                entry.read_to_end(&mut bytes).unwrap();
-                files.push((path, bytes));
-            }
-        }
+        let files = sample::files().into_iter().filter(|(path, _)| path.starts_with("wal"));
         let storage = SimulatedStorage::of_files(files);
         let from = first_record(storage.shared(), dir()).unwrap();
         let mut reader = WalReader::open(storage.shared(), dir(), from, None, None).unwrap();
@@ -123,7 +111,7 @@ fn read_segment(bytes: Vec<u8>) {
 }
 
 fn read_damaged(record: u16, changes: &[(u16, u8)], cut: Option<u16>) {
-    let Sample { storage, records } = sample();
+    let Sample { storage, records } = known();
     let first = usize::from(record) % records.len();
     let known = &records[first..records.len().min(first + RECORDS_READ)];
     let from = known[0].lsn;
@@ -170,7 +158,7 @@ fn read_damaged(record: u16, changes: &[(u16, u8)], cut: Option<u16>) {
 }
 
 fn decode_resealed(record: u16, changes: &[(u16, u8)], insert: &[u8], cut: Option<u16>) {
-    let records = &sample().records;
+    let records = &known().records;
     let mut raw = records[usize::from(record) % records.len()].raw.clone();
     let at = 24 + raw.len().saturating_sub(24) / 2;
     raw.splice(at..at, insert.iter().copied());
@@ -187,24 +175,9 @@ fn decode_resealed(record: u16, changes: &[(u16, u8)], insert: &[u8], cut: Optio
     }
 }
 
-/// A log in memory, from the Lsn it begins at.
-struct Laid {
-    start: u64,
-    bytes: Vec<u8>,
-}
-
-impl Sink for Laid {
-    fn write(&mut self, lsn: u64, bytes: &[u8]) {
-        let at = (lsn - self.start) as usize;
-        let len = self.bytes.len().max(at + bytes.len());
-        self.bytes.resize(len, 0);
-        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
-    }
-}
-
 fn read_written(records: &[(u8, u8, u16, u8)], long: Option<u8>, stop: Option<u16>) {
     let start = 10 * SEGMENT;
-    let mut log = Log::new(Laid { start, bytes: Vec::new() }, SEGMENT, start);
+    let mut log = Log::in_memory(SEGMENT, start);
     let mut expected = Vec::new();
     for (number, &(manager, info, len, fill)) in records.iter().take(200).enumerate() {
         // Neither a switch of segments (of manager 0) nor a sign of a given-up record.
@@ -228,7 +201,7 @@ fn read_written(records: &[(u8, u8, u16, u8)], long: Option<u8>, stop: Option<u1
         segments.map(|(number, bytes)| (segment(10 + number as u64), bytes.to_vec())),
     );
     let whole = expected.iter().take_while(|(_, record_end, _)| record_end.0 <= end).count();
-    let opened = WalReader::open(storage.shared(), dir(), from, None, Some(77));
+    let opened = WalReader::open(storage.shared(), dir(), from, None, Some(SYSTEM_ID));
     let mut reader = match opened {
         Ok(reader) => reader,
         Err(_) => return assert_eq!(whole, 0),

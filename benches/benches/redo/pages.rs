@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use hdrhistogram::Histogram;
 use pagestrata::{Key, Kind, Lsn, Scratch};
 use pagestrata_benches::{random::Random, report::Wanted};
 use pagestrata_postgres_ingest::{import, ingest};
@@ -46,7 +47,7 @@ pub(crate) fn measure(context: &mut Context) {
         if asked.is_empty() {
             continue;
         }
-        let (mut versions_us, mut page_us) = (Vec::new(), Vec::new());
+        let (mut versions_ns, mut page_ns) = (histogram(), histogram());
         for round in 0..context.run.size(6, 1) {
             for &(key, lsn) in &asked {
                 let began = Instant::now();
@@ -57,15 +58,15 @@ pub(crate) fn measure(context: &mut Context) {
                 let page = guard.page(key, lsn, &redo, &mut scratch).expect("redo");
                 assert_eq!(page.len(), 8192);
                 if round > 0 || !context.run.full {
-                    page_us.push(began.elapsed().as_nanos() as f64 / 1e3);
-                    versions_us.push(versions_took.as_nanos() as f64 / 1e3);
+                    page_ns += began.elapsed().as_nanos() as u64;
+                    versions_ns += versions_took.as_nanos() as u64;
                 }
             }
             random.shuffle(&mut asked);
         }
-        let mean = page_us.iter().sum::<f64>() / page_us.len() as f64;
-        let (p50, p99) = percentiles(&mut page_us);
-        let (versions_p50, versions_p99) = percentiles(&mut versions_us);
+        let mean = page_ns.mean() / 1e3;
+        let (p50, p99) = percentiles(&page_ns);
+        let (versions_p50, versions_p99) = percentiles(&versions_ns);
         context.report.line(format_args!(
             "  {deltas:8} {:8} {:>26} {:>34}",
             asked.len(),
@@ -79,7 +80,13 @@ pub(crate) fn measure(context: &mut Context) {
     }
 }
 
-fn percentiles(times: &mut [f64]) -> (f64, f64) {
-    times.sort_unstable_by(f64::total_cmp);
-    (times[times.len() / 2], times[times.len() * 99 / 100])
+/// Of times, to three digits.
+fn histogram() -> Histogram<u64> {
+    Histogram::new(3).expect("digits that it can have")
+}
+
+/// 50th and 99th percentile, in microseconds.
+fn percentiles(nanos: &Histogram<u64>) -> (f64, f64) {
+    let us = |of| nanos.value_at_quantile(of) as f64 / 1e3;
+    (us(0.5), us(0.99))
 }

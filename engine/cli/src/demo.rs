@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hdrhistogram::Histogram;
 use pagestrata::{Kind, Scratch, Timeline};
 use pagestrata_postgres::BaseBackup;
 use pagestrata_postgres_ingest::{
@@ -30,6 +31,8 @@ use crate::{
 const TIMELINE: &str = "main";
 /// How often each page of the latency measurement is read.
 const READ_ROUNDS: usize = 20;
+/// A read that takes longer counts as this: a minute.
+const READ_NS_MAX: u64 = 60_000_000_000;
 
 /// What the demo found.
 #[derive(Debug, Serialize)]
@@ -56,8 +59,8 @@ struct Latency {
     reads: u64,
     /// How many records were redone, a read.
     records_per_read: f64,
-    p50_ns: u128,
-    p99_ns: u128,
+    p50_ns: u64,
+    p99_ns: u64,
 }
 
 impl fmt::Display for DemoReport {
@@ -179,7 +182,9 @@ fn measure(timeline: &Timeline) -> Result<Latency> {
         pages = oracle::manifest(&manifest, lsn)?;
     }
     let (mut reader, mut scratch) = (timeline.reader(), Scratch::new());
-    let (mut nanos, mut records) = (Vec::with_capacity(pages.len() * READ_ROUNDS), 0);
+    // To three digits.
+    let mut nanos = Histogram::<u64>::new_with_max(READ_NS_MAX, 3).expect("valid bounds");
+    let mut records = 0;
     for _ in 0..READ_ROUNDS {
         for Hashed { key, lsn, .. } in &pages {
             let guard = reader.pin();
@@ -190,13 +195,11 @@ fn measure(timeline: &Timeline) -> Result<Latency> {
             records += versions.newest_first().filter(|found| found.kind != Kind::Image).count();
             let started = Instant::now();
             std::hint::black_box(&guard.page(*key, *lsn, &redo, &mut scratch)?[..]);
-            nanos.push(started.elapsed().as_nanos());
+            nanos.saturating_record(started.elapsed().as_nanos() as u64);
         }
     }
-    nanos.sort_unstable();
-    let at =
-        |hundredths: usize| nanos.get(nanos.len() * hundredths / 100).copied().unwrap_or_default();
-    let reads = nanos.len() as u64;
+    let reads = nanos.len();
     let records_per_read = records as f64 / reads.max(1) as f64;
-    Ok(Latency { reads, records_per_read, p50_ns: at(50), p99_ns: at(99) })
+    let [p50_ns, p99_ns] = [0.5, 0.99].map(|of| nanos.value_at_quantile(of));
+    Ok(Latency { reads, records_per_read, p50_ns, p99_ns })
 }

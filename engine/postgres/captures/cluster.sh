@@ -1,7 +1,7 @@
-# A cluster of PostgreSQL 15 whose log is captured, and its recovery by PostgreSQL itself: functions for sample/make.sh and captures/make.sh, which source
+# A cluster of PostgreSQL 15 whose log is captured, and its recovery by PostgreSQL itself: functions for ingest/sample/make.sh and captures/make.sh, which source
 # this. They are run as root; the server runs as `postgres`. `work` is the directory where everything is.
 bin="$(pg_config --bindir)"
-oracle="$(dirname "${BASH_SOURCE[0]}")/../sample/oracle.py"
+oracle="$(dirname "${BASH_SOURCE[0]}")/../ingest/sample/oracle.py"
 as() { su postgres -c "PATH=$bin:\$PATH; export PGHOST=$work; cd $work; $*"; }
 psql_stdin() { as "psql -qAtX -v ON_ERROR_STOP=1 postgres"; }
 sql() { printf '%s\n' "$1" | psql_stdin; }

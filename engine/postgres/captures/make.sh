@@ -6,7 +6,7 @@
 # It leaves there:
 #   capture.env                 A_checkpoint: where decoding starts; B_shutdown_checkpoint: where the last record starts
 #   base/, wal/                 what decoding reads
-#   capture@X.manifest.tsv      PostgreSQL recovered to X: as sample/README.md says of the sample's; N of them (5), spread over the log, the last at its end
+#   capture@X.manifest.tsv      PostgreSQL recovered to X: as ingest/sample/README.md says of the sample's; N of them (5), spread over the log, the last at its end
 #   records.txt                 how many records of each kind there are
 # The tests read all captures in the directory PAGESTRATA_MADE_CAPTURES.
 set -euo pipefail

@@ -1,4 +1,4 @@
-//! What can go wrong while reading what PostgreSQL wrote, and where.
+//! Errors of reading logs and base backups, each with its place.
 
 use std::{
     fmt,
@@ -7,7 +7,7 @@ use std::{
 
 use pagestrata_layers::Lsn;
 
-use crate::{ManagerId, RelPage};
+use crate::{manager::ManagerId, rel::RelPage};
 
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -9,65 +9,98 @@
 //! image, deltas -> PageRedo -> the page as PostgreSQL's recovery leaves it
 //! ```
 //!
-//! Nothing here knows the engine: keys, Lsns, values, redo and the storage trait come from the
-//! ground floor, and the caller puts what is yielded wherever it wants. A delta is the whole
-//! record: [`PageRedo`] applies it, and [`decode_record`] reads it again for whoever wants to look.
+//! This crate does not know the engine: keys, Lsns, values, redo and the storage trait come from
+//! `pagestrata-layers`, and the caller decides where page versions go. A delta is the whole record:
+//! [`PageRedo`] applies it, and [`decode_record`] decodes it again, for inspection.
 //!
 //! **Invariants:** no byte of input can cause a panic, and no length is used before it is checked.
-//! What is not understood is an error that says where; the log is never silently shorter than what
-//! lies in the directory ([`WalEnd`] against [`Error`]).
+//! Input that is not understood is an error that names the place. A log is never cut short
+//! silently: reading it ends with a [`WalEnd`] that says why, or with an [`Error`].
 //!
 //! A record names pages by block references; [`PageVersions`] turns these into values. Redo also
-//! changes pages that no block reference names: visibility map bits ([`visibility_map`]), whole
-//! ranges of blocks ([`relation_events`]), and the free space map, which is not logged at all.
+//! changes pages that no block reference names: visibility map pages ([`visibility_map`]) and whole
+//! ranges of blocks ([`relation_events`]). Free space maps are not logged, so they are not kept.
 #![deny(unsafe_code)]
 
+// Rooms: replication, backup and redo import from wal and not from each other; all of them from the
+// ground floor, which is layout, manager, rel, keys, error and bytes.
 mod backup;
-mod block;
 mod bytes;
-mod checksum;
-mod control;
 mod error;
-mod events;
-mod image;
-#[cfg(feature = "live")]
-pub mod live;
-mod not_logged;
-mod pages;
-mod pglz;
-mod reader;
-mod record;
-mod record_name;
-mod records;
+mod keys;
+mod layout;
+mod manager;
 mod redo;
 mod rel;
-mod segments;
-mod settings;
-mod start;
-mod stream;
-mod survey;
-mod versions;
-pub mod visibility_map;
+#[cfg(feature = "live")]
+mod replication;
+mod wal;
 
-pub use backup::{BackupLabel, BaseBackup, BasePages, RelationFile, backup_ended_by};
-pub use block::{BlockImage, BlockRef, Blocks, Compression};
-pub use checksum::{page_checksum, stamp_checksum};
-pub use control::{ClusterState, ControlFile};
-pub use error::{Error, LogCorruption, Result};
-pub use events::{RelationEvent, relation_events};
-pub use image::{ImageDecoder, PAGE_SIZE, Page, restore_image, stamp_lsn};
-pub use not_logged::{UnloggedChange, is_lost_in_copy, is_map_without_bits, unlogged_change};
-pub use pages::LogIdentity;
-pub use pglz::decompress as pglz_decompress;
-pub use reader::WalReader;
-pub use record::{ManagerId, Record, decode_record};
-pub use record_name::record_name;
-pub use redo::{PageRedo, RedoError, RedoSettings, is_known, manager_of, mask_page, redo};
-pub use rel::{Fork, ParseRelPageError, RelFork, RelPage, page_key};
-pub use settings::{
-    ParameterChange, WalLevel, is_shutdown_checkpoint, parameter_change, shows_logged_hints,
+pub use backup::{
+    BackupLabel, BaseBackup, BasePages, ClusterState, ControlFile, RelationFile, backup_ended_by,
 };
-pub use start::first_record;
-pub use stream::StreamDecoder;
-pub use survey::WalEnd;
-pub use versions::PageVersions;
+pub use error::{Error, LogCorruption, Result};
+pub use keys::page_key;
+pub use layout::{PAGE_SIZE, Page};
+pub use manager::ManagerId;
+pub use redo::{
+    PageRedo, PageVersions, RedoError, RedoSettings, UnloggedChange, is_known, is_lost_in_copy,
+    is_map_without_bits, manager_of, mask_page, page_checksum, redo, stamp_checksum, stamp_lsn,
+    unlogged_change, visibility_map,
+};
+pub use rel::{Fork, ParseRelPageError, RelFork, RelPage};
+pub use wal::{
+    BlockImage, BlockRef, Blocks, Compression, ImageDecoder, LogIdentity, ParameterChange, Record,
+    RelationEvent, StreamDecoder, WalEnd, WalLevel, WalReader, decode_record, first_record,
+    is_shutdown_checkpoint, parameter_change, pglz_decompress, record_name, relation_events,
+    restore_image, shows_logged_hints,
+};
+
+#[cfg(feature = "live")]
+pub mod live {
+    //! The log of a running server: PostgreSQL's streaming replication protocol, the physical kind,
+    //! from the standby's side.
+    //!
+    //! ```text
+    //! ConnectionInfo -> Connection (log in, identify, slots)
+    //!     -> Replication (pieces of the log in, status out) -> StreamDecoder
+    //! ```
+    //!
+    //! Calls block, each for a bounded time; an [`Interrupt`] ends them early. There is no runtime
+    //! here, and no thread but a short-lived one that connects.
+    //!
+    //! ```no_run
+    //! # use std::time::Duration;
+    //! # use pagestrata_layers::Lsn;
+    //! use pagestrata_postgres::{
+    //!     StreamDecoder,
+    //!     live::{Connection, ConnectionInfo, Event, Progress, Timing},
+    //! };
+    //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    //! # let durable = Lsn(16);
+    //! let info: ConnectionInfo = "host=/var/run/postgresql user=replicator".parse()?;
+    //! let mut connection = Connection::open(&info)?;
+    //! let server = connection.identify()?;
+    //! let mut decoder = StreamDecoder::new(server.log, durable)?;
+    //! let (timeline, from) = (server.log.timeline, decoder.stream_from());
+    //! let mut replication = connection.start(None, timeline, from, Timing::default())?;
+    //! loop {
+    //!     match replication.next_event(Duration::from_secs(1))? {
+    //!         Event::Wal { start, bytes, .. } => decoder.push(start, bytes)?,
+    //!         // The answer decides whether a server can shut down: make all of it durable first.
+    //!         Event::KeepAlive { .. } | Event::Quiet => {}
+    //!         Event::TimelineEnded { .. } => break,
+    //!     }
+    //!     while let Some(record) = decoder.next_record()? { /* apply it */ }
+    //!     let written = decoder.received();
+    //!     replication.report(Progress { written, flushed: durable, applied: decoder.position() });
+    //! }
+    //! # Ok(())
+    //! # }
+    //! ```
+
+    pub use crate::replication::{
+        Connection, ConnectionInfo, Error, Event, Interrupt, Lifetime, Progress, Replication,
+        Result, Server, ServerError, Slot, SlotName, Timing,
+    };
+}

@@ -1,20 +1,7 @@
-//! [`RelFork`]: which file of which relation; its mapping to the engine's keys, and its text form.
-//!
-//! | bits of the object | what |
-//! |---|---|
-//! | 72..104 | tablespace |
-//! | 40..72 | database (0: shared by all) |
-//! | 8..40 | relation (its file number) |
-//! | 0..8 | fork |
-//!
-//! **Invariant:** lossless, and object order is (tablespace, database, relation, fork) order: pages
-//! of a fork are adjacent, forks of a relation are, and so on.
+//! [`RelFork`] and [`RelPage`]: which file of which relation, which block of it, and their text
+//! form. Their keys in the engine are in `keys.rs`.
 
 use std::{fmt, str::FromStr};
-
-use pagestrata_layers::Key;
-
-use crate::{Error, Result};
 
 /// A file of a relation.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -84,42 +71,10 @@ pub struct RelFork {
 }
 
 impl RelFork {
-    /// The object under which the engine has it.
-    #[must_use]
-    pub const fn object(self) -> u128 {
-        (self.tablespace as u128) << 72
-            | (self.database as u128) << 40
-            | (self.relation as u128) << 8
-            | self.fork as u128
-    }
-
-    /// From the object under which the engine has it.
-    ///
-    /// # Errors
-    /// [`Error::NotARelation`] for any other object.
-    pub fn from_object(object: u128) -> Result<RelFork> {
-        let fork = Fork::from_number(object as u8);
-        match fork {
-            Some(fork) if object >> 104 == 0 => Ok(RelFork {
-                tablespace: (object >> 72) as u32,
-                database: (object >> 40) as u32,
-                relation: (object >> 8) as u32,
-                fork,
-            }),
-            _ => Err(Error::NotARelation { object }),
-        }
-    }
-
     /// Another fork of the same relation.
     #[must_use]
     pub const fn with_fork(self, fork: Fork) -> RelFork {
         RelFork { fork, ..self }
-    }
-
-    /// The key of a block of it.
-    #[must_use]
-    pub const fn key(self, block: u32) -> Key {
-        Key::new(self.object(), block)
     }
 }
 
@@ -128,12 +83,6 @@ impl fmt::Display for RelFork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}/{}/{}", self.tablespace, self.database, self.relation, self.fork)
     }
-}
-
-/// The key of a block of a relation fork.
-#[must_use]
-pub const fn page_key(rel: RelFork, block: u32) -> Key {
-    rel.key(block)
 }
 
 /// A block of a relation fork: a key in PostgreSQL's words.
@@ -149,22 +98,6 @@ pub struct RelPage {
     pub rel: RelFork,
     /// Which block of it.
     pub block: u32,
-}
-
-impl RelPage {
-    /// Its key.
-    #[must_use]
-    pub const fn key(self) -> Key {
-        self.rel.key(self.block)
-    }
-
-    /// From its key.
-    ///
-    /// # Errors
-    /// [`Error::NotARelation`] for a key of anything else.
-    pub fn from_key(key: Key) -> Result<RelPage> {
-        Ok(RelPage { rel: RelFork::from_object(key.object)?, block: key.block })
-    }
 }
 
 /// `tablespace/database/relation/fork/block`.
@@ -230,41 +163,6 @@ impl FromStr for RelPage {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn rel(tablespace: u32, database: u32, relation: u32, fork: Fork) -> RelFork {
-        RelFork { tablespace, database, relation, fork }
-    }
-
-    #[test]
-    fn objects_keep_everything_and_the_order() {
-        let numbers = [0, 1, 255, 256, 0x8000_0000, u32::MAX];
-        let mut rels = Vec::new();
-        for tablespace in numbers {
-            for database in numbers {
-                for relation in numbers {
-                    rels.extend(Fork::ALL.map(|fork| rel(tablespace, database, relation, fork)));
-                }
-            }
-        }
-        assert!(rels.is_sorted() && rels.is_sorted_by_key(|rel| rel.object()));
-        for rel in rels {
-            assert_eq!(RelFork::from_object(rel.object()).unwrap(), rel);
-            assert_eq!(rel.to_string().parse(), Ok(rel));
-            let page = RelPage { rel, block: u32::MAX };
-            assert_eq!(page.to_string().parse(), Ok(page));
-            assert_eq!(RelPage::from_key(page_key(rel, u32::MAX)).unwrap(), page);
-        }
-    }
-
-    #[test]
-    fn other_objects_are_refused() {
-        for object in [4, 0xFF, 1 << 104, u128::MAX] {
-            assert!(matches!(
-                RelFork::from_object(object),
-                Err(Error::NotARelation { object: found }) if found == object
-            ));
-        }
-    }
 
     #[test]
     fn other_texts_are_refused() {

@@ -20,7 +20,7 @@ use crate::{
     error::Result,
     jobs::new_layer::unmark,
     layer_map::{LayerMap, MemSlot, file_layers::FileLayer},
-    state::timeline::{Retired, TimelineShared},
+    state::timeline::{RetiredLayer, TimelineShared},
 };
 
 /// An edit of a timeline's layers.
@@ -76,7 +76,7 @@ impl TimelineShared {
             verify!(next.is_sound(), "layers in memory are above each other and above all files");
             next
         });
-        edits.retired.extend(retired.map(|slot| Retired { slot, last_number }));
+        edits.retired.extend(retired.map(|slot| RetiredLayer { slot, last_number }));
         Ok(())
     }
 }

@@ -103,7 +103,7 @@ use self::{
     build::build,
     child_lists::Cover,
     lsn_bands::{Band, Span},
-    node::{Edit, Edited, Node, covers},
+    node::{Edit, EditOutcome, Node, covers},
     slots::Slots,
 };
 
@@ -369,8 +369,8 @@ impl Version {
             return;
         }
         self.root = match edit.apply(&self.root, None) {
-            Edited::Two(halves) => Arc::new(Node::above(*halves)),
-            Edited::One(node) => match &*node.children {
+            EditOutcome::Two(halves) => Arc::new(Node::above(*halves)),
+            EditOutcome::One(node) => match &*node.children {
                 [only] => only.clone(),
                 _ => Arc::new(node),
             },

@@ -1,7 +1,7 @@
 //! Publishing, pinning and reclaiming: replaces a value by the next one while readers may hold it.
 //!
 //! [`Published`] holds the current value, and the replaced ones that may still be held. A
-//! [`Cached`] keeps one of them for a reader: as long as nothing was published since, pinning is
+//! [`CachedVersion`] keeps one of them for a reader: as long as nothing was published since, pinning is
 //! one load of [`Published::number`] and a comparison, with no read-modify-write and no lock.
 //!
 //! Protocol, checked by `loom` in `tests` (the same code on loom's types):
@@ -92,12 +92,12 @@ use primitives::{Arc, AtomicU64, Mutex, Ordering, Pointer, fence};
 
 /// A value with its number in the order of publications.
 #[derive(Debug)]
-pub(crate) struct Numbered<T> {
+pub(crate) struct NumberedVersion<T> {
     number: u64,
     value: T,
 }
 
-impl<T> Numbered<T> {
+impl<T> NumberedVersion<T> {
     /// Returns the value's number; the first published one has zero.
     pub(crate) fn number(&self) -> u64 {
         self.number
@@ -112,8 +112,8 @@ impl<T> Numbered<T> {
 pub(crate) struct Published<T> {
     /// On a cache line that only publications write.
     number: Line,
-    pointer: Pointer<Numbered<T>>,
-    retired: Mutex<Vec<Arc<Numbered<T>>>>,
+    pointer: Pointer<NumberedVersion<T>>,
+    retired: Mutex<Vec<Arc<NumberedVersion<T>>>>,
 }
 
 #[repr(align(128))]
@@ -123,7 +123,7 @@ impl<T> Published<T> {
     pub(crate) fn new(value: T) -> Published<T> {
         Published {
             number: Line(AtomicU64::new(0)),
-            pointer: Pointer::new(Arc::new(Numbered { number: 0, value })),
+            pointer: Pointer::new(Arc::new(NumberedVersion { number: 0, value })),
             retired: Mutex::new(Vec::new()),
         }
     }
@@ -158,7 +158,7 @@ impl<T> Published<T> {
         let number = current.number + 1;
         let value = next(&current.value);
         drop(current);
-        let old = self.pointer.swap(Arc::new(Numbered { number, value }));
+        let old = self.pointer.swap(Arc::new(NumberedVersion { number, value }));
         debug_assert!(old.number + 1 == number, "one publishes at a time");
         self.number.0.store(number, Ordering::Release);
         // Pairs with the fence of `is_replaced`.
@@ -195,25 +195,25 @@ impl<T> Published<T> {
 }
 
 /// A counted hold on a published value.
-pub(crate) type Held<T> = Arc<Numbered<T>>;
+pub(crate) type Held<T> = Arc<NumberedVersion<T>>;
 
-/// Placeholder that a [`Cached`] holds in place of a published value: its number is never current,
+/// Placeholder that a [`CachedVersion`] holds in place of a published value: its number is never current,
 /// so the next pin refreshes.
 pub(crate) fn never_current<T>(value: T) -> Held<T> {
-    Arc::new(Numbered { number: u64::MAX, value })
+    Arc::new(NumberedVersion { number: u64::MAX, value })
 }
 
 /// A reader's own hold on a published value.
-pub(crate) struct Cached<T>(Held<T>);
+pub(crate) struct CachedVersion<T>(Held<T>);
 
-impl<T> Cached<T> {
-    pub(crate) fn new(published: &Published<T>) -> Cached<T> {
-        Cached(published.load())
+impl<T> CachedVersion<T> {
+    pub(crate) fn new(published: &Published<T>) -> CachedVersion<T> {
+        CachedVersion(published.load())
     }
 
     /// Holds `other`, a placeholder.
-    pub(crate) fn of(other: &Held<T>) -> Cached<T> {
-        Cached(other.clone())
+    pub(crate) fn of(other: &Held<T>) -> CachedVersion<T> {
+        CachedVersion(other.clone())
     }
 
     /// Whether another value was published since.

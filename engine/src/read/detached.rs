@@ -31,7 +31,7 @@ enum Owner {
 }
 
 /// A version and the memory that its bytes lie in.
-pub(crate) struct Pinned<'a> {
+pub(crate) struct PinnedVersion<'a> {
     pub(crate) version: PageVersion<'a>,
     pub(crate) source: LayerRef<'a>,
     /// The cached block that holds the bytes, if any.
@@ -64,12 +64,12 @@ unsafe impl Sync for Kept {}
 
 impl DetachedVersion {
     pub(crate) fn new(
-        pinned: Pinned<'_>,
+        pinned: PinnedVersion<'_>,
         max_waste: u64,
         timeline: &Arc<TimelineShared>,
         caller: &'static Location<'static>,
     ) -> DetachedVersion {
-        let Pinned { version: PageVersion { lsn, kind, bytes }, source, block } = pinned;
+        let PinnedVersion { version: PageVersion { lsn, kind, bytes }, source, block } = pinned;
         let copy = || DetachedVersion { lsn, kind, owner: Owner::Copy(bytes.into()) };
         let requested_bytes = bytes.len() as u64;
         let (what, pinned_bytes, layer, layer_start) = match (source, block) {

@@ -56,7 +56,7 @@ pub struct Extent {
 }
 
 /// The blocks that must be in memory.
-pub(crate) struct Missing {
+pub(crate) struct MissingBytes {
     pub(crate) file: Arc<FileLayer>,
     pub(crate) offset: u64,
     pub(crate) len: usize,
@@ -69,7 +69,7 @@ struct Job {
 
 enum Work {
     /// The blocks that a read is missing, and where the fetched blocks are put for the next try.
-    Missing(Missing, Arc<FetchedBlocks>),
+    MissingBytes(MissingBytes, Arc<FetchedBlocks>),
     /// Everything that some pages need.
     Pages(Snapshot, Vec<Key>, Lsn),
 }
@@ -80,7 +80,7 @@ impl Job {
             return Err(Error::Closed);
         }
         match &self.work {
-            Work::Missing(Missing { file, offset, len }, into) => {
+            Work::MissingBytes(MissingBytes { file, offset, len }, into) => {
                 Ok(file.noted(file.fetch(*offset, *len, into))?)
             }
             Work::Pages(snapshot, keys, lsn) => snapshot.guard().touch(keys, *lsn),
@@ -144,10 +144,13 @@ impl Running {
 impl Fetch {
     pub(crate) fn of_missing(
         store: &Arc<StoreShared>,
-        missing: Missing,
+        missing: MissingBytes,
         into: &Arc<FetchedBlocks>,
     ) -> Fetch {
-        Fetch(State::New(Job { store: store.clone(), work: Work::Missing(missing, into.clone()) }))
+        Fetch(State::New(Job {
+            store: store.clone(),
+            work: Work::MissingBytes(missing, into.clone()),
+        }))
     }
 
     pub(crate) fn of_pages(
@@ -164,7 +167,10 @@ impl Fetch {
     #[must_use]
     pub fn extents(&self) -> Vec<Extent> {
         match &self.0 {
-            State::New(Job { work: Work::Missing(Missing { file, offset, len }, _), .. }) => {
+            State::New(Job {
+                work: Work::MissingBytes(MissingBytes { file, offset, len }, _),
+                ..
+            }) => {
                 vec![Extent { path: file.path().to_owned(), offset: *offset, len: *len }]
             }
             _ => Vec::new(),

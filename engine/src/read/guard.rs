@@ -15,9 +15,9 @@ use pagestrata_layers::{KeptBlocks, Key, Kind, Lsn, PageVersion, Redo, WalkEnd};
 
 use crate::{
     error::{Error, Result},
-    layer_map::{LayerMap, published::Cached},
+    layer_map::{LayerMap, published::CachedVersion},
     read::{
-        detached::{DetachedVersion, Pinned},
+        detached::{DetachedVersion, PinnedVersion},
         fetch::Fetch,
         newest::newest_in_map,
         scratch::{Parts, Scratch, stats_of, with_thread_scratch},
@@ -33,15 +33,15 @@ use crate::{
 /// [`Reader::unpin`] releases it.
 pub struct Reader {
     timeline: Arc<TimelineShared>,
-    cached: Cached<LayerMap>,
+    cached: CachedVersion<LayerMap>,
     pin: PinHandle,
 }
 
 impl Reader {
     pub(crate) fn new(timeline: Arc<TimelineShared>, caller: &'static Location<'static>) -> Reader {
         let cached = match timeline.store.is_inherited() {
-            true => Cached::of(&timeline.unpinned),
-            false => Cached::new(&timeline.published),
+            true => CachedVersion::of(&timeline.unpinned),
+            false => CachedVersion::new(&timeline.published),
         };
         let pin = timeline.pin(PinKind::Reader, caller, cached.number());
         Reader { timeline, cached, pin }
@@ -601,7 +601,7 @@ impl<'s> Versions<'s> {
     pub fn detach_or_copy(&self, index: usize, max_waste: u64) -> DetachedVersion {
         let version = self.found.versions[index];
         let source = self.found.source(index).expect("every version has a layer");
-        let pinned = Pinned { version, source, block: self.kept.block_of(version.bytes) };
+        let pinned = PinnedVersion { version, source, block: self.kept.block_of(version.bytes) };
         DetachedVersion::new(pinned, max_waste, self.timeline, Location::caller())
     }
 }

@@ -213,7 +213,7 @@ impl<'g> Guard<'g> {
         let mut versions = Vec::new();
         let mut chains = Vec::with_capacity(batch.ended.len());
         for ended in batch.ended.drain(..) {
-            let Ended { key, walk, oldest } = ended;
+            let EndedWalk { key, walk, oldest } = ended;
             let start = versions.len();
             let walk = walk.and_then(|walk| {
                 for version in batch.entries.oldest_first(oldest) {
@@ -275,7 +275,7 @@ enum Way<'p> {
 }
 
 /// A key whose walk is not finished.
-struct Pending<'a> {
+struct PendingKey<'a> {
     key: Key,
     /// The layer files that it visits, below the layers in memory.
     visits: Option<Visits<'a, LISTS>>,
@@ -285,7 +285,7 @@ struct Pending<'a> {
     oldest: Option<u32>,
 }
 
-impl Pending<'_> {
+impl PendingKey<'_> {
     fn queued(&self) -> Visit {
         self.visit.expect("it was queued for this layer")
     }
@@ -303,7 +303,7 @@ const VERSIONS: &str = "the versions of several pages";
 
 impl<'a> Entries<'a> {
     /// Adds the next older version of a key.
-    fn push(&mut self, pending: &mut Pending<'_>, version: PageVersion<'a>) {
+    fn push(&mut self, pending: &mut PendingKey<'_>, version: PageVersion<'a>) {
         if reserve(&mut self.list, 1, VERSIONS).is_err() {
             self.is_out_of_memory = true;
             return;
@@ -332,7 +332,7 @@ impl<'a> Entries<'a> {
 }
 
 /// A key whose walk has ended.
-struct Ended {
+struct EndedWalk {
     key: Key,
     walk: Result<WalkEnd>,
     oldest: Option<u32>,
@@ -373,7 +373,7 @@ impl<'a> Chains<'a> {
 
 /// Keys whose walks have ended in the same layer.
 struct Batch<'b, 'a> {
-    ended: &'b mut Vec<Ended>,
+    ended: &'b mut Vec<EndedWalk>,
     entries: &'b Entries<'a>,
 }
 
@@ -382,11 +382,11 @@ struct Many<'a> {
     map: &'a LayerMap,
     arena: &'a ScratchArena,
     /// In the order of their keys.
-    pending: Vec<Pending<'a>>,
+    pending: Vec<PendingKey<'a>>,
     /// All keys are read at this Lsn.
     lsn: Lsn,
     entries: Entries<'a>,
-    ended: Vec<Ended>,
+    ended: Vec<EndedWalk>,
     layers: u64,
 }
 
@@ -395,8 +395,8 @@ type Next = (Lsn, LayerSlot, Reverse<u32>);
 
 impl<'a> Many<'a> {
     fn new(map: &'a LayerMap, keys: &[Key], lsn: Lsn, arena: &'a ScratchArena) -> Many<'a> {
-        let pending = |&key| Pending { key, visits: None, visit: None, oldest: None };
-        let mut pending: Vec<Pending<'a>> = keys.iter().map(pending).collect();
+        let pending = |&key| PendingKey { key, visits: None, visit: None, oldest: None };
+        let mut pending: Vec<PendingKey<'a>> = keys.iter().map(pending).collect();
         pending.sort_unstable_by_key(|pending| pending.key);
         debug_assert!(pending.is_sorted_by_key(|pending| pending.key));
         debug_assert!(pending.len() <= KEYS_AT_ONCE);
@@ -509,9 +509,9 @@ impl<'a> Many<'a> {
 
     fn end(&mut self, index: u32, walk: Result<WalkEnd>) {
         debug_assert!(self.ended.len() < self.pending.len(), "a key ends once");
-        let Pending { key, oldest, .. } = self.pending[index as usize];
+        let PendingKey { key, oldest, .. } = self.pending[index as usize];
         let walk = self.entries.checked(walk);
-        self.ended.push(Ended { key, walk, oldest });
+        self.ended.push(EndedWalk { key, walk, oldest });
     }
 
     /// Looks up the remaining keys in a layer in memory, and keeps those that need more. Returns
@@ -531,7 +531,7 @@ impl<'a> Many<'a> {
                 return true;
             }
             let walk = entries.checked(Ok(walk));
-            ended.push(Ended { key, walk, oldest: pending.oldest });
+            ended.push(EndedWalk { key, walk, oldest: pending.oldest });
             false
         });
         self.layers += u64::from(asked > 0);
@@ -541,7 +541,7 @@ impl<'a> Many<'a> {
     /// Queues a key at its next layer file, or ends its walk.
     fn enqueue(&mut self, index: u32, queue: &mut BinaryHeap<Next>) {
         let Many { map, lsn, .. } = *self;
-        let Pending { key, visits, visit, .. } = &mut self.pending[index as usize];
+        let PendingKey { key, visits, visit, .. } = &mut self.pending[index as usize];
         *visit = visits.get_or_insert_with(|| map.index.visits_in(*key, lsn)).next();
         match visit {
             Some(Visit { upper, hit }) => {

@@ -12,7 +12,7 @@ use pagestrata_layers::{BlockCounts, PageVersion, ScratchArena, layer_file::Fetc
 use crate::{
     error::Result,
     read::{
-        fetch::Missing,
+        fetch::MissingBytes,
         walk::{Found, LayerRef},
     },
     reports::read_stats::ReadStats,
@@ -121,7 +121,7 @@ impl Scratch {
     pub(crate) unsafe fn lend_or_miss<'s, T>(
         &'s mut self,
         read: impl FnOnce(Parts<'s>) -> Result<T>,
-    ) -> Result<std::result::Result<T, (Missing, &'s mut Scratch)>> {
+    ) -> Result<std::result::Result<T, (MissingBytes, &'s mut Scratch)>> {
         // A repeated read finds what was fetched for it; no other read does.
         if !std::mem::take(&mut self.is_retried) {
             self.begin();

@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Result},
     layer_map::{LayerMap, MemSlot, file_layers::FileLayer, index::Visit},
     read::{
-        fetch::Missing,
+        fetch::MissingBytes,
         window::{Next, Window},
     },
 };
@@ -41,7 +41,7 @@ pub(crate) struct Found<'a> {
     /// Each layer that gave versions, with the index of its first.
     pub(crate) sources: Vec<(usize, LayerRef<'a>)>,
     /// What stopped a read that must not wait.
-    pub(crate) missing: Option<Missing>,
+    pub(crate) missing: Option<MissingBytes>,
     /// Layers that were visited.
     pub(crate) layers: u64,
     /// The lengths of all values.
@@ -79,7 +79,7 @@ impl<'a> Found<'a> {
     fn given<T>(&mut self, file: &Arc<FileLayer>, given: LayersResult<T>) -> Result<T> {
         file.noted(given).map_err(|error| {
             if let LayersError::NotResident { offset, len } = error {
-                self.missing = Some(Missing { file: file.clone(), offset, len });
+                self.missing = Some(MissingBytes { file: file.clone(), offset, len });
             }
             error.into()
         })

@@ -102,10 +102,10 @@ pub(crate) struct Edits {
     /// Which slots of the map hold a layer file.
     slots: Slots<()>,
     /// In-memory layers that are out of the map but still held.
-    pub(crate) retired: Vec<Retired>,
+    pub(crate) retired: Vec<RetiredLayer>,
 }
 
-pub(crate) struct Retired {
+pub(crate) struct RetiredLayer {
     pub(crate) slot: MemSlot,
     /// The last map version that contained it.
     pub(crate) last_number: u64,
@@ -118,7 +118,7 @@ impl Edits {
 }
 
 /// Initial state of a timeline that is opened.
-pub(crate) struct Opening {
+pub(crate) struct TimelineParts {
     pub(crate) number: u64,
     pub(crate) name: String,
     pub(crate) start: Lsn,
@@ -128,9 +128,9 @@ pub(crate) struct Opening {
 }
 
 impl TimelineShared {
-    pub(crate) fn new(store: Arc<StoreShared>, opening: Opening) -> Arc<TimelineShared> {
+    pub(crate) fn new(store: Arc<StoreShared>, opening: TimelineParts) -> Arc<TimelineShared> {
         let flush_redo = store.options.flush_redo.clone().map(|redo| redo.0);
-        let Opening { number, name, start, disk_consistent_lsn, dir, layers } = opening;
+        let TimelineParts { number, name, start, disk_consistent_lsn, dir, layers } = opening;
         assert!(disk_consistent_lsn < Lsn::MAX, "there are Lsns above");
         let open = OpenLayer::new(disk_consistent_lsn.next(), &store.pool);
         let empty = OpenLayer::new(Lsn(1), &store.pool).freeze();
@@ -214,7 +214,7 @@ impl TimelineShared {
         {
             let mut edits = self.edits.lock();
             for retired in std::mem::take(&mut edits.retired) {
-                let Retired { slot: MemSlot { mut layer, since }, last_number } = retired;
+                let RetiredLayer { slot: MemSlot { mut layer, since }, last_number } = retired;
                 debug_assert!(since <= last_number, "a map had it");
                 // A load before the fence of `try_unwrap`, as in `Published::reclaim`.
                 let _ = Arc::get_mut(&mut layer);
@@ -223,7 +223,9 @@ impl TimelineShared {
                     Err(layer) => {
                         #[cfg(planted_bug = "early_reclaim")]
                         layer.reclaim_early();
-                        edits.retired.push(Retired { slot: MemSlot { layer, since }, last_number })
+                        edits
+                            .retired
+                            .push(RetiredLayer { slot: MemSlot { layer, since }, last_number })
                     }
                 }
             }
@@ -234,7 +236,7 @@ impl TimelineShared {
 
     /// Returns the in-memory layers that are out of the map but still held.
     pub(crate) fn retired(&self) -> Vec<RetiredBytes> {
-        let describe = |retired: &Retired| RetiredBytes {
+        let describe = |retired: &RetiredLayer| RetiredBytes {
             start: retired.slot.layer.start_lsn().0,
             first_number: retired.slot.since,
             last_number: retired.last_number,

@@ -45,15 +45,15 @@ enum State {
     /// The next poll takes the store and closes it.
     Here(Option<Box<Store>>, Duration),
     /// Taken by the poll that finds the thread ended.
-    Thread(Arc<Ending>, Option<JoinHandle<Option<Result<CloseReport>>>>),
+    Thread(Arc<EndSignal>, Option<JoinHandle<Option<Result<CloseReport>>>>),
 }
 
 /// Whether the thread has ended, and the task to wake when it has.
 #[derive(Default)]
-struct Ending(Mutex<(bool, Option<Waker>)>);
+struct EndSignal(Mutex<(bool, Option<Waker>)>);
 
 /// Held by the thread and dropped when it ends, even by a panic.
-struct TellEnd(Arc<Ending>);
+struct TellEnd(Arc<EndSignal>);
 
 impl Drop for TellEnd {
     fn drop(&mut self) {
@@ -80,7 +80,7 @@ impl CloseFuture {
         }
         // Shared with the closure, so that the store is not lost if the thread cannot be started.
         let slot = Arc::new(Mutex::new(Some(Box::new(store))));
-        let ending = Arc::new(Ending::default());
+        let ending = Arc::new(EndSignal::default());
         let spawned = Builder::new().name("pagestrata-close".to_owned()).spawn({
             let (slot, tell) = (slot.clone(), TellEnd(ending.clone()));
             move || {
@@ -165,7 +165,7 @@ impl Store {
         let mut report = CloseReport::default();
         let mut failed = Ok(());
         // From here on no commit is accepted that would be neither flushed nor reported. A commit
-        // that has found the store open is waited for, see `Committing`.
+        // that has found the store open is waited for, see `CommitUnderWay`.
         self.shared.closed.store(true, Ordering::Release);
         fence(Ordering::SeqCst);
         for timeline in self.timelines() {

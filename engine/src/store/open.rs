@@ -19,7 +19,7 @@ use crate::{
     reports::{OpenProgress, OpenReport, stats::TimelineStats},
     state::{
         store::{StoreShared, TIMELINES_NAME, timeline_dir},
-        timeline::{Opening, TimelineShared},
+        timeline::{TimelineParts, TimelineShared},
     },
     store::{
         Store,
@@ -81,7 +81,7 @@ impl Store {
         if state.log_start.is_some() {
             let _ = shared.log_begun.set(());
         }
-        debug_assert!(shared.log.get().is_some() && report.log_commits <= report.log_records);
+        debug_assert!(shared.log.get().is_some(), "from here on there is a log");
         report.read_only = shared.read_only_cause();
         spawn_threads(&store.shared, &mut store.threads)?;
         report.elapsed = store.shared.options.clock.now().saturating_sub(began);
@@ -90,7 +90,7 @@ impl Store {
 }
 
 /// An existing store, locked, with its manifest read.
-pub(crate) struct Existing {
+pub(crate) struct ClosedStore {
     /// Storage of its directory.
     pub(crate) storage: SharedStorage,
     pub(crate) id: u128,
@@ -99,28 +99,28 @@ pub(crate) struct Existing {
 }
 
 /// Takes the lock of an existing store and reads its manifest.
-pub(crate) fn lock_and_read(storage: &SharedStorage, dir: &Path) -> Result<Existing> {
+pub(crate) fn lock_and_read(storage: &SharedStorage, dir: &Path) -> Result<ClosedStore> {
     let options = Options { create: false, ..Options::default() };
     let outside = storage;
     let (storage, lock) = lock_to_read(&**outside, dir)?;
     let (manifest, _) = open_manifest(&storage, &**outside, dir, &options)?;
     let (id, state) = (manifest.store(), manifest.state().clone());
     Leftovers::find(&*storage, dir, &NamedFiles::of(&state), state.next_sequence)?;
-    Ok(Existing { storage, id, state, _lock: lock })
+    Ok(ClosedStore { storage, id, state, _lock: lock })
 }
 
 /// As [`lock_dir`], for an existing store, and without creating the lock file: if it is missing, as
 /// in a copy of a store, no process has the store open.
 fn lock_to_read(storage: &dyn Storage, dir: &Path) -> Result<(SharedStorage, Box<dyn Lock>)> {
     #[derive(Debug)]
-    struct Unlocked;
-    impl Lock for Unlocked {}
+    struct NoLock;
+    impl Lock for NoLock {}
 
     // A dangling link is a name too.
     if storage.exists(&dir.join(CURRENT_NAME))?
         && storage.list(dir)?.iter().all(|name| name != LOCK_NAME)
     {
-        return Ok((storage.anchored(dir)?, Box::new(Unlocked)));
+        return Ok((storage.anchored(dir)?, Box::new(NoLock)));
     }
     lock_dir(storage, dir, &Options { create: false, ..Options::default() })
 }
@@ -226,7 +226,7 @@ impl StoreShared {
         let open = |record| FileLayer::open(&self.access, &dir, record);
         let layers = state.layers.into_values().map(open).collect::<Result<Vec<_>>>()?;
         let TimelineState { name, start, disk_consistent_lsn, .. } = state;
-        let opening = Opening { number, name, start, disk_consistent_lsn, dir, layers };
+        let opening = TimelineParts { number, name, start, disk_consistent_lsn, dir, layers };
         Ok(TimelineShared::new(self.clone(), opening))
     }
 

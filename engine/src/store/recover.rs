@@ -39,7 +39,7 @@ const STOCKED_CHUNKS: usize = 3;
 const STOCK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// A timeline that is being recovered.
-struct Recovering<'t> {
+struct TimelineReplay<'t> {
     timeline: &'t Arc<TimelineShared>,
     writer: MappedMutexGuard<'t, OpenLayer>,
     /// The disk-consistent Lsn when the store was opened.
@@ -58,8 +58,8 @@ pub(crate) fn replay_log(
     report: &mut OpenReport,
 ) -> Result<(ReplayOutcome, Option<String>)> {
     let open = || Replay::open(shared.storage.clone(), &shared.log_dir(), shared.id, start);
-    let mut recovering: BTreeMap<u64, Recovering<'_>> =
-        timelines.iter().map(|timeline| (timeline.number, Recovering::of(timeline))).collect();
+    let mut recovering: BTreeMap<u64, TimelineReplay<'_>> =
+        timelines.iter().map(|timeline| (timeline.number, TimelineReplay::of(timeline))).collect();
     let replayed = open().map_err(Error::from).and_then(|replay| {
         let mut told = OpenProgress { replayed_bytes: 0, log_bytes: replay.bytes()? };
         let mut bytes = 0;
@@ -142,13 +142,13 @@ impl Drop for SetOnDrop<'_> {
     }
 }
 
-impl<'t> Recovering<'t> {
-    fn of(timeline: &'t Arc<TimelineShared>) -> Recovering<'t> {
+impl<'t> TimelineReplay<'t> {
+    fn of(timeline: &'t Arc<TimelineShared>) -> TimelineReplay<'t> {
         let writer = MutexGuard::map(timeline.writer.lock(), |writer| {
             writer.as_deref_mut().expect("no lease is out before the store is open")
         });
         let disk_consistent_lsn = timeline.disk_consistent_lsn();
-        Recovering { timeline, writer, disk_consistent_lsn, partial: None }
+        TimelineReplay { timeline, writer, disk_consistent_lsn, partial: None }
     }
 
     /// Applies a record. Returns whether it completed a commit.

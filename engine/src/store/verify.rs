@@ -18,19 +18,19 @@ use crate::{
     state::{log::LOG_NAME, store::timeline_dir},
     store::{
         Store, no_timeline,
-        open::{Existing, lock_and_read},
+        open::{ClosedStore, lock_and_read},
         timeline::Timeline,
     },
 };
 
 /// A running verification: it continues after damage.
 #[derive(Default)]
-struct Verifying {
+struct Verifier {
     report: VerifyReport,
     damaged: Vec<DamagedFile>,
 }
 
-impl Verifying {
+impl Verifier {
     /// Adds the result of one file: its length and what is in it.
     fn add(&mut self, path: &Path, verified: LayersResult<(u64, LayerVerifyReport)>) {
         self.report.layer_files += 1;
@@ -83,7 +83,7 @@ impl Verifying {
     }
 
     fn finish(self) -> Result<VerifyReport> {
-        let Verifying { report, damaged } = self;
+        let Verifier { report, damaged } = self;
         if damaged.is_empty() { Ok(report) } else { Err(Error::Damaged { report, damaged }) }
     }
 }
@@ -97,7 +97,7 @@ pub fn verify_files(
     files: impl IntoIterator<Item = impl AsRef<Path>>,
     progress: &mut dyn FnMut(&VerifyReport),
 ) -> Result<VerifyReport> {
-    let mut verifying = Verifying::default();
+    let mut verifying = Verifier::default();
     for path in files {
         verifying.open_and_add(&**storage, path.as_ref(), None);
         progress(&verifying.report);
@@ -121,7 +121,7 @@ impl Store {
     ) -> Result<VerifyReport> {
         let dir = path.as_ref();
         let existing = lock_and_read(storage, dir)?;
-        let Existing { storage, id, state, .. } = &existing;
+        let ClosedStore { storage, id, state, .. } = &existing;
         if let Some(name) = timeline
             && !state.timelines.values().any(|timeline| timeline.name == name)
         {
@@ -130,7 +130,7 @@ impl Store {
                 state.timelines.values().map(|timeline| &*timeline.name),
             ));
         }
-        let mut verifying = Verifying::default();
+        let mut verifying = Verifier::default();
         for (number, of) in &state.timelines {
             if timeline.is_some_and(|name| of.name != name) {
                 continue;
@@ -191,7 +191,7 @@ impl Timeline {
     /// still be read: only reads of damaged blocks fail.
     pub fn verify(&self) -> Result<VerifyReport> {
         let map = self.0.look();
-        let mut verifying = Verifying::default();
+        let mut verifying = Verifier::default();
         for file in map.files.iter() {
             let verified = file.noted(file.verify());
             verifying.add(file.path(), verified.map(|found| (file.summary().file_len, found)));

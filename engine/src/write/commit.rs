@@ -45,10 +45,10 @@ pub struct CommitTicket {
     /// The process that committed.
     owner: ProcessMark,
     /// `None`: there is nothing to wait for.
-    log: Option<Waiting>,
+    log: Option<LogWait>,
 }
 
-struct Waiting {
+struct LogWait {
     log: Arc<Log>,
     end: Position,
     /// Whether to wait for a sync; if not, only a failure is reported.
@@ -66,7 +66,7 @@ impl CommitTicket {
         let is_external = options.durability == Durability::External;
         debug_assert!(lsn.is_valid() && (end.is_some() || is_external), "a log has every commit");
         debug_assert!(!(is_external && durability == CommitDurability::Synced), "refused before");
-        let waiting = |end| Waiting {
+        let waiting = |end| LogWait {
             log: log.clone(),
             end,
             synced: options.durability == Durability::Synced
@@ -94,8 +94,8 @@ impl CommitTicket {
             return Err(Error::Closed);
         }
         match &self.log {
-            Some(Waiting { log, end, synced: true, .. }) => Ok(log.sync_to(*end)?),
-            Some(Waiting { log, synced: false, .. }) => not_failed(log),
+            Some(LogWait { log, end, synced: true, .. }) => Ok(log.sync_to(*end)?),
+            Some(LogWait { log, synced: false, .. }) => not_failed(log),
             None => Ok(()),
         }
     }
@@ -111,7 +111,7 @@ impl IntoFuture for CommitTicket {
 
     fn into_future(self) -> CommitFuture {
         CommitFuture(match self.log {
-            Some(Waiting { log, end, synced: true, background: Background::Threads }) => {
+            Some(LogWait { log, end, synced: true, background: Background::Threads }) => {
                 State::Synced(log.durable(end))
             }
             _ => State::Blocking(Some(self)),

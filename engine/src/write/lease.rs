@@ -107,11 +107,11 @@ pub type OwnedWriteLease = WriteLease<'static>;
 /// marks the store as closed and then waits for this mark to go; a commit first sets this mark and
 /// then checks whether the store is closed. Each has a fence between the two, so a commit is either
 /// refused or waited for.
-struct Committing<'t>(&'t TimelineShared);
+struct CommitUnderWay<'t>(&'t TimelineShared);
 
-impl<'t> Committing<'t> {
-    fn begin(timeline: &'t TimelineShared) -> Result<Committing<'t>> {
-        let committing = Committing(timeline);
+impl<'t> CommitUnderWay<'t> {
+    fn begin(timeline: &'t TimelineShared) -> Result<CommitUnderWay<'t>> {
+        let committing = CommitUnderWay(timeline);
         timeline.committing.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         timeline.store.check_open()?;
@@ -119,7 +119,7 @@ impl<'t> Committing<'t> {
     }
 }
 
-impl Drop for Committing<'_> {
+impl Drop for CommitUnderWay<'_> {
     fn drop(&mut self) {
         self.0.committing.store(false, Ordering::Release);
     }
@@ -395,7 +395,7 @@ fn log_and_publish(
     lsn: Lsn,
 ) -> Result<Option<Position>> {
     let store = &timeline.store;
-    let _committing = Committing::begin(timeline)?;
+    let _committing = CommitUnderWay::begin(timeline)?;
     writer.prepare_commit(lsn)?;
     if store.options.durability != Durability::External {
         store.wait_for_log_room(timeline.number)?;

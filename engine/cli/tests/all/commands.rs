@@ -26,7 +26,7 @@ const COPY: Lsn = Lsn(0xD0F800);
 const COPIED: Lsn = Lsn(0xD0F830);
 
 fn hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:x}", Sha256::digest(bytes))
 }
 
 #[test]

@@ -8,12 +8,11 @@ use std::{
     time::Duration,
 };
 
-use pagestrata_postgres::{BaseBackup, Fork, RelPage, mask_page};
-use pagestrata_postgres_ingest::identity::Identity;
+use pagestrata_postgres::{ManagerId, mask_page};
 
 use crate::{
     server::PostgresServer,
-    support::{command, copy_dir, run},
+    support::{command, copy_dir, run, same_pages},
 };
 
 const SETTINGS: &str = "autovacuum = off\nfsync = off\nwal_keep_size = 1GB\nmax_wal_size = 1GB";
@@ -143,33 +142,14 @@ fn a_slot_keeps_little_of_a_log_that_changes_no_page() {
 /// How many of the server's pages are in the store, but for what may differ between a server and
 /// its standby.
 fn compare(dir: &Path, data: &Path) -> (u64, u64) {
-    let (_store, timeline) =
-        pagestrata_postgres_ingest::open_existing(&dir.join("store"), "main").unwrap();
-    let redo = Identity::at(&timeline, timeline.last_record_lsn()).unwrap().redo();
-    let files = BaseBackup::open(pagestrata_postgres_ingest::storage(), data).unwrap();
-    let (mut reader, mut scratch) = (timeline.reader(), pagestrata::Scratch::new());
-    let (guard, lsn) = (reader.pin(), timeline.last_record_lsn());
-    let (mut pages, mut same, mut all) = (files.pages(), 0, 0);
-    while let Some((key, bytes)) = pages.next_page().unwrap() {
-        let of = RelPage::from_key(key).unwrap();
-        if of.rel.fork == Fork::Fsm {
-            continue;
-        }
-        all += 1;
-        let (found, _) =
-            pagestrata_postgres_ingest::page_at(guard, of, lsn, &redo, &mut scratch).unwrap();
-        let (mut found, mut expected) = (*found, bytes.try_into().unwrap());
+    same_pages(dir, data, None, |of, found, on_disk| {
         let is_btree = found[16..18] == 8176_u16.to_le_bytes();
-        let manager = match is_btree {
-            true => pagestrata_postgres::ManagerId::BTREE,
-            false => pagestrata_postgres::ManagerId::HEAP,
-        };
-        mask_page(manager, of.block, &mut found);
-        mask_page(manager, of.block, &mut expected);
-        match found == expected {
-            true => same += 1,
-            false => println!("{of} is different"),
-        }
-    }
-    (same, all)
+        let manager = if is_btree { ManagerId::BTREE } else { ManagerId::HEAP };
+        let [found, on_disk] = [found, on_disk].map(|page| {
+            let mut page = *page;
+            mask_page(manager, of.block, &mut page);
+            page
+        });
+        found == on_disk
+    })
 }

@@ -12,11 +12,12 @@ use std::{
 use pagestrata::Lsn;
 
 use crate::{
-    layout::Log,
+    layout::{Bytes, Log},
     made_up::{
-        Bytes, Ears, Session, WATCHDOG, append_messages, append_switch, keep_alive,
-        keep_alive_with, message, notice, sample_log, serve,
+        Ears, Session, WATCHDOG, append_messages, append_switch, keep_alive, keep_alive_with,
+        notice, sample_log, serve,
     },
+    messages::message,
     support::{END, command, imported, ingested},
 };
 

@@ -15,7 +15,8 @@ use pagestrata::Lsn;
 use pagestrata_postgres::WalReader;
 
 use crate::{
-    layout::{Log, PAGE, Sink},
+    layout::{Bytes, Log, PAGE},
+    messages::{message, row},
     support::{BEGIN, END, SYSTEM},
 };
 
@@ -24,25 +25,6 @@ pub(crate) const WATCHDOG: Duration = Duration::from_secs(30);
 pub(crate) const SEGMENT: u64 = 1 << 20;
 /// A walsender's pieces are no longer.
 const PIECE_LEN: usize = 128 << 10;
-
-/// The bytes of a log from a segment's start on.
-pub(crate) struct Bytes {
-    start: u64,
-    bytes: Vec<u8>,
-}
-
-impl Sink for Bytes {
-    fn write(&mut self, lsn: u64, bytes: &[u8]) {
-        let at = (lsn - self.start) as usize;
-        self.bytes.resize(self.bytes.len().max(at + bytes.len()), 0);
-        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
-        // The header of a segment's first page names the cluster: behind 24 bytes that all pages
-        // have.
-        if lsn.is_multiple_of(SEGMENT) && bytes.len() == 40 {
-            self.bytes[at + 24..at + 32].copy_from_slice(&SYSTEM.to_le_bytes());
-        }
-    }
-}
 
 /// The sample's log, cut off at its last record, to append to.
 pub(crate) fn sample_log(dir: &Path) -> Log<Bytes> {
@@ -61,7 +43,7 @@ pub(crate) fn sample_log(dir: &Path) -> Log<Bytes> {
         last = record.lsn().0;
     }
     let mut log = Log::new(Bytes { start, bytes }, SEGMENT, start);
-    (log.next, log.prev) = (END.0, last);
+    (log.system_id, log.next, log.prev) = (SYSTEM, END.0, last);
     log
 }
 
@@ -256,21 +238,6 @@ pub(crate) fn serve(
         }
     });
     (format!("host=127.0.0.1 port={port} user=me"), ears)
-}
-
-pub(crate) fn message(tag: u8, body: &[u8]) -> Vec<u8> {
-    let len = body.len() as u32 + 4;
-    [&[tag], &len.to_be_bytes()[..], body].concat()
-}
-
-pub(crate) fn row(columns: &[&str]) -> Vec<u8> {
-    let mut body = (columns.len() as u16).to_be_bytes().to_vec();
-    for column in columns {
-        body.extend((column.len() as u32).to_be_bytes());
-        body.extend(column.as_bytes());
-    }
-    let description = message(b'T', &0_u16.to_be_bytes());
-    [description, message(b'D', &body), message(b'C', b"SHOW\0"), message(b'Z', b"I")].concat()
 }
 
 /// A keep-alive that wants no answer.

@@ -9,8 +9,11 @@ mod diff;
 mod follow;
 mod follow_made_up;
 #[path = "../../../postgres/tests/all/layout.rs"]
+#[allow(dead_code)]
 mod layout;
 mod made_up;
+#[path = "../../../postgres/tests/all/live/messages.rs"]
+mod messages;
 mod read_only;
 mod restore;
 #[path = "../../../postgres/tests/all/live/server.rs"]

@@ -11,11 +11,11 @@ use std::{
 };
 
 use pagestrata::Lsn;
-use pagestrata_postgres::{BaseBackup, Fork, RelPage, page_checksum};
+use pagestrata_postgres::page_checksum;
 
 use crate::{
     server::PostgresServer,
-    support::{copy_dir, edit, run},
+    support::{copy_dir, edit, run, same_pages},
 };
 
 const SETTINGS: &str = "autovacuum = off\nbgwriter_lru_maxpages = 0";
@@ -81,35 +81,10 @@ fn import(dir: &Path) -> Lsn {
     lsn_at(&report, "lsn")
 }
 
-/// Of how many pages of `data` the Lsn is the same in the store at `lsn`; those that differ are
-/// printed.
-fn same_lsns(dir: &Path, data: &Path, lsn: Lsn) -> (u64, u64) {
-    let (_store, timeline) =
-        pagestrata_postgres_ingest::open_existing(&dir.join("store"), "main").unwrap();
-    let redo = pagestrata_postgres_ingest::identity::Identity::at(&timeline, lsn).unwrap().redo();
-    let files = BaseBackup::open(pagestrata_postgres_ingest::storage(), data).unwrap();
-    let (mut reader, mut scratch) = (timeline.reader(), pagestrata::Scratch::new());
-    let guard = reader.pin();
-    let (mut pages, mut same, mut all) = (files.pages(), 0, 0);
-    while let Some((key, bytes)) = pages.next_page().unwrap() {
-        let of = RelPage::from_key(key).unwrap();
-        if of.rel.fork == Fork::Fsm {
-            continue;
-        }
-        all += 1;
-        let (found, _) =
-            pagestrata_postgres_ingest::page_at(guard, of, lsn, &redo, &mut scratch).unwrap();
-        match found[..8] == bytes[..8] {
-            true => same += 1,
-            false => println!("{of} at {lsn}: {:?} instead of {:?}", &found[..8], &bytes[..8]),
-        }
-    }
-    (same, all)
-}
-
 #[track_caller]
 fn assert_same_lsns(dir: &Path, data: &Path, lsn: Lsn) {
-    let (same, all) = same_lsns(dir, data, lsn);
+    let (same, all) =
+        same_pages(dir, data, Some(lsn), |_, found, on_disk| found[..8] == on_disk[..8]);
     println!("at {lsn} {same} of {all} pages have the server's Lsn");
     assert!(same == all && all > 900, "{same} of {all}");
 }

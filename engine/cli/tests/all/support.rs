@@ -7,8 +7,9 @@ use std::{
     time::Duration,
 };
 
-use pagestrata::{Key, Lsn, Value};
-use pagestrata_postgres::{RelFork, RelPage};
+use pagestrata::{Key, Lsn, Scratch, Value};
+use pagestrata_postgres::{BaseBackup, Fork, Page, RelFork, RelPage};
+use pagestrata_postgres_ingest::identity::Identity;
 
 /// Where the sample's base ends: the checkpoint in its control file.
 pub(crate) const BEGIN: Lsn = Lsn(0xAAF2A0);
@@ -122,6 +123,41 @@ pub(crate) fn ingested() -> tempfile::TempDir {
     let dir = imported();
     run(dir.path(), "ingest --store {}/store --wal {}/wal").good();
     dir
+}
+
+/// Compares each page of `data`, but those of free space maps, with the store in `dir`, as of `lsn`
+/// or of the last record. Prints those that are not the `same`. Returns how many are, of how many.
+pub(crate) fn same_pages(
+    dir: &Path,
+    data: &Path,
+    lsn: Option<Lsn>,
+    mut same: impl FnMut(RelPage, &Page, &Page) -> bool,
+) -> (u64, u64) {
+    let (_store, timeline) =
+        pagestrata_postgres_ingest::open_existing(&dir.join("store"), "main").unwrap();
+    let lsn = lsn.unwrap_or_else(|| timeline.last_record_lsn());
+    let redo = Identity::at(&timeline, lsn).unwrap().redo();
+    let files = BaseBackup::open(pagestrata_postgres_ingest::storage(), data).unwrap();
+    let (mut reader, mut scratch) = (timeline.reader(), Scratch::new());
+    let guard = reader.pin();
+    let (mut pages, mut good, mut all) = (files.pages(), 0, 0);
+    while let Some((key, on_disk)) = pages.next_page().unwrap() {
+        let of = RelPage::from_key(key).unwrap();
+        if of.rel.fork == Fork::Fsm {
+            continue;
+        }
+        all += 1;
+        let (found, _) =
+            pagestrata_postgres_ingest::page_at(guard, of, lsn, &redo, &mut scratch).unwrap();
+        let on_disk: &Page = on_disk.try_into().unwrap();
+        match same(of, &found, on_disk) {
+            true => good += 1,
+            false => {
+                println!("{of} at {lsn}: {:?}.., on disk {:?}..", &found[..8], &on_disk[..8]);
+            }
+        }
+    }
+    (good, all)
 }
 
 pub(crate) fn copy_dir(from: &Path, to: &Path) {

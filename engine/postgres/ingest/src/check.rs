@@ -7,7 +7,7 @@ use std::fmt;
 
 use pagestrata::{Guard, Key, Kind, Lsn, PageVersion, Redo, Scratch, Versions};
 use pagestrata_postgres::{
-    BaseBackup, PAGE_SIZE, Page, PageRedo, RelPage, decode_record, restore_image,
+    BaseBackup, PAGE_SIZE, Page, PageRedo, RelPage, decode_record, restore_image, stamp_lsn,
 };
 
 use crate::{
@@ -104,8 +104,7 @@ pub fn references(guard: Guard<'_>, references: &[Reference]) -> Result<Referenc
 /// The hash of a page whose Lsn is put back to what it was before redo stamped it.
 fn unstamped_sha256(page: &[u8], pd_lsn: u64) -> Option<String> {
     let mut page: Page = page.try_into().ok()?;
-    page[..4].copy_from_slice(&((pd_lsn >> 32) as u32).to_le_bytes());
-    page[4..8].copy_from_slice(&(pd_lsn as u32).to_le_bytes());
+    stamp_lsn(&mut page, Lsn(pd_lsn));
     Some(sha256_hex(&page))
 }
 

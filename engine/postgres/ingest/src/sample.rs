@@ -6,20 +6,20 @@ use pagestrata::Lsn;
 
 use crate::{Error, Result};
 
-const ARCHIVE: &[u8] = include_bytes!("../../sample/sample.tar.zst");
-const ORACLE: &[u8] = include_bytes!("../../sample/sample.oracle.jsonl.zst");
-const VERSIONS: &[u8] = include_bytes!("../../sample/sample.versions.txt.zst");
+const ARCHIVE: &[u8] = include_bytes!("../sample/sample.tar.zst");
+const ORACLE: &[u8] = include_bytes!("../sample/sample.oracle.jsonl.zst");
+const VERSIONS: &[u8] = include_bytes!("../sample/sample.versions.txt.zst");
 const MANIFESTS: [(&str, &[u8]); 10] = [
-    ("0/B6E198", include_bytes!("../../sample/sample@0_B6E198.manifest.tsv.zst")),
-    ("0/BA5DB0", include_bytes!("../../sample/sample@0_BA5DB0.manifest.tsv.zst")),
-    ("0/BD1FF0", include_bytes!("../../sample/sample@0_BD1FF0.manifest.tsv.zst")),
-    ("0/C05748", include_bytes!("../../sample/sample@0_C05748.manifest.tsv.zst")),
-    ("0/C2EF30", include_bytes!("../../sample/sample@0_C2EF30.manifest.tsv.zst")),
-    ("0/C522E8", include_bytes!("../../sample/sample@0_C522E8.manifest.tsv.zst")),
-    ("0/C7C348", include_bytes!("../../sample/sample@0_C7C348.manifest.tsv.zst")),
-    ("0/D197E0", include_bytes!("../../sample/sample@0_D197E0.manifest.tsv.zst")),
-    ("0/D81940", include_bytes!("../../sample/sample@0_D81940.manifest.tsv.zst")),
-    ("0/DC2F60", include_bytes!("../../sample/sample@0_DC2F60.manifest.tsv.zst")),
+    ("0/B6E198", include_bytes!("../sample/sample@0_B6E198.manifest.tsv.zst")),
+    ("0/BA5DB0", include_bytes!("../sample/sample@0_BA5DB0.manifest.tsv.zst")),
+    ("0/BD1FF0", include_bytes!("../sample/sample@0_BD1FF0.manifest.tsv.zst")),
+    ("0/C05748", include_bytes!("../sample/sample@0_C05748.manifest.tsv.zst")),
+    ("0/C2EF30", include_bytes!("../sample/sample@0_C2EF30.manifest.tsv.zst")),
+    ("0/C522E8", include_bytes!("../sample/sample@0_C522E8.manifest.tsv.zst")),
+    ("0/C7C348", include_bytes!("../sample/sample@0_C7C348.manifest.tsv.zst")),
+    ("0/D197E0", include_bytes!("../sample/sample@0_D197E0.manifest.tsv.zst")),
+    ("0/D81940", include_bytes!("../sample/sample@0_D81940.manifest.tsv.zst")),
+    ("0/DC2F60", include_bytes!("../sample/sample@0_DC2F60.manifest.tsv.zst")),
 ];
 /// Captures are packed with windows of up to 128 MiB.
 const WINDOW_LOG_MAX: u32 = 27;

@@ -1,5 +1,5 @@
-//! A tar of `pg_basebackup`, read where it lies: nothing is unpacked, and so no name in it leads
-//! anywhere.
+//! Archives of `pg_basebackup -Ft`, read in place. Nothing is unpacked, so that no name in an
+//! archive can lead out of a directory.
 //!
 //! ```text
 //! base.tar     names within the data directory; instead of tablespaces, tablespace_map or links
@@ -22,15 +22,17 @@ use pagestrata_layers::{
 };
 use tar::{Archive, Entry, EntryType};
 
-use super::files::{Part, Role, mapped_tablespaces, oid};
-use crate::{Error, Result};
+use crate::{
+    backup::files::{Part, Role, mapped_tablespaces, oid},
+    error::{Error, Result},
+};
 
-/// What stands before an entry and says more of it.
+/// Longest extension header of an entry, in bytes.
 const EXTENSION_LEN_MAX: u64 = 1 << 20;
 const SPARSE: &str = "expected a whole file, found a sparse one";
 const LONG: &str = "expected an extension of at most 1 MiB, found a longer one";
 
-/// What there is in an archive, and in those of its tablespaces beside it.
+/// Lists the files in an archive and in those of its tablespaces beside it.
 pub(super) fn in_archive(storage: &SharedStorage, path: &Path) -> Result<Vec<Part>> {
     let mut base = Contents::read(storage, path, "")?;
     let mut tablespaces = mapped_tablespaces(storage, &base.parts)?;
@@ -48,7 +50,7 @@ pub(super) fn in_archive(storage: &SharedStorage, path: &Path) -> Result<Vec<Par
     Ok(base.parts)
 }
 
-/// What was found in an archive.
+/// The files that matter in an archive.
 struct Contents<'a> {
     path: &'a Path,
     /// The archive's length.

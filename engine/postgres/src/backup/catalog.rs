@@ -24,10 +24,12 @@ use pagestrata_layers::{
     storage::{SharedStorage, read_file},
 };
 
-use super::{BaseBackup, RelationFile};
 use crate::{
-    Fork, PAGE_SIZE, Page, Result,
+    backup::base_backup::{BaseBackup, RelationFile},
     bytes::{u16_at, u32_at},
+    error::Result,
+    layout::{PAGE_SIZE, PD_LOWER, Page},
+    rel::Fork,
 };
 
 const MAP_NAME: &str = "pg_filenode.map";
@@ -64,7 +66,7 @@ impl BaseBackup {
     /// A file that cannot be read; a relation map that is damaged.
     pub fn named_files(&self, dir: &Path, database: u32) -> Result<Option<BTreeSet<u32>>> {
         let of_database = |file: &&RelationFile| file.rel.database == database;
-        let parents = self.files.iter().filter(of_database).filter_map(|file| file.path.parent());
+        let parents = self.files().iter().filter(of_database).filter_map(|file| file.path.parent());
         let dirs: BTreeSet<&Path> = parents.collect();
         let mut map = None;
         for dir in dirs {
@@ -86,7 +88,7 @@ impl BaseBackup {
             |file: &&RelationFile| file.rel.relation == *pg_class && file.rel.fork == Fork::Main;
         let mut transactions = Transactions::open(&self.storage, dir)?;
         let mut is_found = false;
-        for file in self.files.iter().filter(of_database).filter(is_catalog) {
+        for file in self.files().iter().filter(of_database).filter(is_catalog) {
             is_found = true;
             let open = self.storage.open(&file.path)?;
             let mut page = [0; PAGE_SIZE];
@@ -150,7 +152,7 @@ struct Rows<'p> {
 
 impl<'p> Rows<'p> {
     fn of(page: &'p Page) -> Rows<'p> {
-        let lower = usize::from(u16_at(page, 12).unwrap_or_default());
+        let lower = usize::from(u16_at(page, PD_LOWER).unwrap_or_default());
         Rows { page, next: 24, end: lower.min(PAGE_SIZE) }
     }
 

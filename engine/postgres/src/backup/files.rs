@@ -1,5 +1,5 @@
-//! What of a backup's files matters here, and where its bytes are: in a file of their own, or
-//! within an archive.
+//! The files of a backup that matter here, and where their bytes are: in a file, or within an
+//! archive.
 //!
 //! | path within the data directory | is |
 //! |---|---|
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use pagestrata_layers::{Error as StorageError, storage::SharedStorage};
 
 use crate::{
-    Error, Result,
+    error::{Error, Result},
     rel::{Fork, RelFork},
 };
 
@@ -26,7 +26,7 @@ const GLOBAL_TABLESPACE: u32 = 1664;
 const VERSION_DIR: &str = "PG_15_";
 const MAP_LEN_MAX: u64 = 1 << 20;
 
-/// What a file is.
+/// Role of a file in a data directory.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Role {
     Version,
@@ -72,7 +72,7 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// All of a small file.
+    /// Reads all of a small file.
     pub(super) fn read(&self, storage: &SharedStorage, len_max: u64) -> Result<Vec<u8>> {
         let Part { path, offset, len, .. } = self;
         let fits = usize::try_from(*len).ok().filter(|_| *len <= len_max);
@@ -123,7 +123,7 @@ fn parse_map(bytes: &[u8]) -> std::result::Result<Vec<u32>, String> {
     Ok(tablespaces)
 }
 
-/// What there is in a data directory.
+/// Lists the files that matter in a data directory.
 pub(super) fn in_directory(storage: &SharedStorage, dir: &Path) -> Result<Vec<Part>> {
     let mut found = Directory { storage, dir, parts: Vec::new() };
     found.add("PG_VERSION")?;

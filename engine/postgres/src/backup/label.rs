@@ -1,5 +1,5 @@
-//! [`BackupLabel`]: what `backup_label` says of pages that were copied while the server ran, and
-//! the record that ends it.
+//! [`BackupLabel`]: `backup_label`, the range of log that makes pages consistent which were copied
+//! while the server ran.
 //!
 //! ```text
 //! START WAL LOCATION: 0/2000028 (file 000000010000000000000002)
@@ -22,12 +22,12 @@ use std::path::Path;
 use pagestrata_layers::{Error as StorageError, Lsn};
 
 use crate::{
-    Error, Result,
+    backup::control_file::ControlFile,
     bytes::u64_at,
-    control::ControlFile,
-    pages::is_segment_size,
-    record::{ManagerId, Record},
-    segments::name_of,
+    error::{Error, Result},
+    layout::is_segment_size,
+    manager::ManagerId,
+    wal::{record::Record, segments::name_of},
 };
 
 /// PostgreSQL's are below 2 KiB: all but the label's own text, of at most 1 KiB, is of fixed
@@ -35,7 +35,7 @@ use crate::{
 pub(super) const LABEL_LEN_MAX: u64 = 1 << 16;
 const BACKUP_END: u8 = 0x50;
 
-/// Where the log has to be read from for pages that were copied while the server ran.
+/// Where the log must be read from for pages that were copied while the server ran.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BackupLabel {
     /// Where redo starts.
@@ -49,7 +49,7 @@ pub struct BackupLabel {
 }
 
 impl BackupLabel {
-    /// From the file's bytes; `path` is for errors.
+    /// Parses the file's bytes; `path` is for errors.
     ///
     /// # Errors
     /// What is not as PostgreSQL 15 writes it; [`Error::StandbyBackup`].
@@ -154,7 +154,7 @@ impl Lines<'_> {
     }
 }
 
-/// Where the backup started that a record ends; none for every other record.
+/// Returns the start of the backup that `record` ends; `None` for all other records.
 ///
 /// # Errors
 /// [`Error::Corrupt`] if its main data is too short for that.
@@ -172,7 +172,7 @@ pub fn backup_ended_by(record: &Record<'_>) -> Result<Option<Lsn>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::ClusterState;
+    use crate::backup::control_file::ClusterState;
 
     const LABEL: &str = "START WAL LOCATION: 1/2000028 (file 000000030000000100000002)\n\
         CHECKPOINT LOCATION: 1/2000060\nBACKUP METHOD: streamed\nBACKUP FROM: primary\n\

@@ -15,11 +15,15 @@
 //! version u32, heap pages in a range u32, last map page u32. A map page, from byte 24 on: of each
 //! of 1360 ranges where its tuple is, block as upper and lower u16, number u16.
 
-use super::{
-    Change, Problem, mask,
-    page::{Checked, HEADER_LEN, PageMut, short, u16_of},
+use crate::{
+    layout::{PAGE_HEADER_LEN, PAGE_SIZE},
+    redo::{
+        change::Change,
+        mask,
+        page::PageMut,
+        problem::{Checked, Problem},
+    },
 };
-use crate::{PAGE_SIZE, bytes::u32_at};
 
 const SPECIAL: usize = 8;
 const FLAGS: usize = PAGE_SIZE - 4;
@@ -29,7 +33,7 @@ const MAP: u16 = 0xF092;
 const REGULAR: u16 = 0xF093;
 
 /// A page's first data starts here.
-const CONTENTS: usize = HEADER_LEN;
+const CONTENTS: usize = PAGE_HEADER_LEN;
 const MAGIC: u32 = 0xA810_9CFA;
 const PAGES_IN_RANGE: usize = CONTENTS + 8;
 const LAST_MAP: usize = CONTENTS + 12;
@@ -57,21 +61,12 @@ pub(super) fn brin(change: &mut Change<'_, '_>) -> Checked<()> {
             Ok(())
         }
         (0x50, 0) => {
-            let (pages, heap_block) = (main_u32(change, 0)?, main_u32(change, 4)?);
+            let (pages, heap_block) = (change.main_u32(0)?, change.main_u32(4)?);
             set_tid(change, heap_block, pages, (u32::MAX, 0))
         }
         (0x50, 1) => delete(change, 8),
         _ => Err(change.unknown()),
     }
-}
-
-fn main_u16(change: &Change<'_, '_>, at: usize) -> Checked<u16> {
-    u16_of(change.record.main_data(), at)
-}
-
-fn main_u32(change: &Change<'_, '_>, at: usize) -> Checked<u32> {
-    let main = change.record.main_data();
-    u32_at(main, at).ok_or_else(|| short(main))
 }
 
 /// An empty page of this type (`brin_page_init`).
@@ -82,7 +77,7 @@ fn init(page: &mut PageMut<'_>, page_type: u16) {
 
 /// `brin_xlog_createidx` (`brin_metapage_init`).
 fn new_metapage(change: &mut Change<'_, '_>) -> Checked<()> {
-    let (pages, version) = (main_u32(change, 0)?, main_u16(change, 4)?);
+    let (pages, version) = (change.main_u32(0)?, change.main_u16(4)?);
     let page = &mut change.page;
     init(page, META);
     page.set_u32(CONTENTS, MAGIC);
@@ -95,7 +90,7 @@ fn new_metapage(change: &mut Change<'_, '_>) -> Checked<()> {
 
 /// `brin_xlog_insert_update`, the page. What an insertion has is at `at` of the main data.
 fn insert(change: &mut Change<'_, '_>, at: usize) -> Checked<()> {
-    let number = main_u16(change, at + 8)?;
+    let number = change.main_u16(at + 8)?;
     if change.record.info() & INIT != 0 {
         init(&mut change.page, REGULAR);
     }
@@ -108,8 +103,8 @@ fn insert(change: &mut Change<'_, '_>, at: usize) -> Checked<()> {
 
 /// `brin_xlog_insert_update`, the map.
 fn point(change: &mut Change<'_, '_>, at: usize) -> Checked<()> {
-    let (heap_block, pages) = (main_u32(change, at)?, main_u32(change, at + 4)?);
-    let tid = (change.other(0)?.block, main_u16(change, at + 8)?);
+    let (heap_block, pages) = (change.main_u32(at)?, change.main_u32(at + 4)?);
+    let tid = (change.other(0)?.block, change.main_u16(at + 8)?);
     set_tid(change, heap_block, pages, tid)
 }
 
@@ -133,21 +128,21 @@ fn set_tid(
 /// A tuple that goes, whose number is at `at` of the main data: `brin_xlog_update`, the old page,
 /// and `brin_xlog_desummarize_page`.
 fn delete(change: &mut Change<'_, '_>, at: usize) -> Checked<()> {
-    change.page.delete_item_in_place(main_u16(change, at)?)?;
+    change.page.delete_item_in_place(change.main_u16(at)?)?;
     change.stamp();
     Ok(())
 }
 
 /// `brin_xlog_samepage_update`.
 fn overwrite(change: &mut Change<'_, '_>) -> Checked<()> {
-    change.page.overwrite_item(main_u16(change, 0)?, change.block.data)?;
+    change.page.overwrite_item(change.main_u16(0)?, change.block.data)?;
     change.stamp();
     Ok(())
 }
 
 /// `brin_xlog_revmap_extend`, the metapage.
 fn new_map_in_metapage(change: &mut Change<'_, '_>) -> Checked<()> {
-    change.page.set_u32(LAST_MAP, main_u32(change, 0)?);
+    change.page.set_u32(LAST_MAP, change.main_u32(0)?);
     change.page.set_lower(META_END);
     change.stamp();
     Ok(())

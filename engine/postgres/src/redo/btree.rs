@@ -18,13 +18,14 @@
 //! else), key. A posting tuple, number 0x2000 and count: its list of tuple ids, 6 bytes each, is
 //! where block says.
 
-use super::{
-    Change, Problem, mask,
-    page::{Checked, PageMut, max_align, short, u16_of},
-};
 use crate::{
-    PAGE_SIZE,
-    bytes::{u32_at, u64_at},
+    layout::PAGE_SIZE,
+    redo::{
+        change::Change,
+        mask,
+        page::{PageMut, max_align, short, u16_of},
+        problem::{Checked, Problem},
+    },
 };
 
 const OPAQUE: usize = 16;
@@ -73,15 +74,15 @@ pub(super) fn btree(change: &mut Change<'_, '_>) -> Checked<()> {
         (0x70, 0) => delete(change, 4),
         (0xC0, 0) => delete(change, 0),
         (0x80 | 0x90, 0) => unlinked(change),
-        (0x80 | 0x90, 1) => relink(change, NEXT, main_u32(change, 4)?),
-        (0x80 | 0x90, 2) => relink(change, PREV, main_u32(change, 0)?),
+        (0x80 | 0x90, 1) => relink(change, NEXT, change.main_u32(4)?),
+        (0x80 | 0x90, 2) => relink(change, PREV, change.main_u32(0)?),
         (0x80 | 0x90, 3) => {
-            let links = [main_u32(change, 24)?, main_u32(change, 28)?, main_u32(change, 32)?];
+            let links = [change.main_u32(24)?, change.main_u32(28)?, change.main_u32(32)?];
             half_dead(change, links)
         }
         (0xA0, 0) => new_root(change),
         (0xB0, 0) => {
-            let links = [main_u32(change, 8)?, main_u32(change, 12)?, main_u32(change, 16)?];
+            let links = [change.main_u32(8)?, change.main_u32(12)?, change.main_u32(16)?];
             half_dead(change, links)
         }
         (0xB0, 1) => unlink_child(change),
@@ -89,23 +90,8 @@ pub(super) fn btree(change: &mut Change<'_, '_>) -> Checked<()> {
     }
 }
 
-fn main_u32(change: &Change<'_, '_>, at: usize) -> Checked<u32> {
-    let main = change.record.main_data();
-    u32_at(main, at).ok_or_else(|| short(main))
-}
-
-fn main_u16(change: &Change<'_, '_>, at: usize) -> Checked<u16> {
-    u16_of(change.record.main_data(), at)
-}
-
-/// The special space of a page of a B-tree: the offset of a field of it.
-fn opaque(page: &mut PageMut<'_>) -> Checked<usize> {
-    page.special_space(OPAQUE)?;
-    Ok(page.special())
-}
-
 fn clear_flag(page: &mut PageMut<'_>, flag: u16) -> Checked<()> {
-    let flags = opaque(page)? + FLAGS;
+    let flags = page.special_at(OPAQUE)? + FLAGS;
     page.set_u16(flags, page.u16(flags) & !flag);
     Ok(())
 }
@@ -122,7 +108,7 @@ fn init(page: &mut PageMut<'_>, [prev, next]: [u32; 2], level: u32, flags: u16) 
 
 /// The first number that is not a high key (`P_FIRSTDATAKEY`).
 fn first_data(page: &mut PageMut<'_>) -> Checked<u16> {
-    let at = opaque(page)?;
+    let at = page.special_at(OPAQUE)?;
     Ok(if page.u32(at + NEXT) == 0 { HIGH_KEY } else { HIGH_KEY + 1 })
 }
 
@@ -243,7 +229,7 @@ fn swap_posting(new: &mut [u8], list: &mut [u8], split: usize) -> Checked<()> {
 
 /// `btree_xlog_insert`, on the page itself.
 fn insert(change: &mut Change<'_, '_>, splits_posting: bool) -> Checked<()> {
-    let number = main_u16(change, 0)?;
+    let number = change.main_u16(0)?;
     let mut data = change.block.data;
     if splits_posting {
         let split = usize::from(u16_of(data, 0)?);
@@ -287,7 +273,7 @@ fn metapage(change: &mut Change<'_, '_>) -> Checked<()> {
 
 /// A left or right link that leads elsewhere now.
 fn relink(change: &mut Change<'_, '_>, link: usize, to: u32) -> Checked<()> {
-    let at = opaque(&mut change.page)? + link;
+    let at = change.page.special_at(OPAQUE)? + link;
     change.page.set_u32(at, to);
     change.stamp();
     Ok(())
@@ -312,7 +298,7 @@ fn restore_items(page: &mut PageMut<'_>, data: &[u8]) -> Checked<()> {
 
 /// `btree_xlog_split`, the right page.
 fn right_half(change: &mut Change<'_, '_>) -> Checked<()> {
-    let level = main_u32(change, 0)?;
+    let level = change.main_u32(0)?;
     let next = change.find(2).map_or(0, |next| next.block);
     let links = [change.other(0)?.block, next];
     init(&mut change.page, links, level, if level == 0 { LEAF } else { 0 });
@@ -323,8 +309,8 @@ fn right_half(change: &mut Change<'_, '_>) -> Checked<()> {
 
 /// `btree_xlog_split`, the page that was split.
 fn left_half(change: &mut Change<'_, '_>, is_new_on_left: bool) -> Checked<()> {
-    let (level, first_right) = (main_u32(change, 0)?, main_u16(change, 4)?);
-    let (new_number, split) = (main_u16(change, 6)?, usize::from(main_u16(change, 8)?));
+    let (level, first_right) = (change.main_u32(0)?, change.main_u16(4)?);
+    let (new_number, split) = (change.main_u16(6)?, usize::from(change.main_u16(8)?));
     let right = change.other(1)?.block;
     let mut data = change.block.data;
     let mut old = *change.page.0;
@@ -347,7 +333,7 @@ fn left_half(change: &mut Change<'_, '_>, is_new_on_left: bool) -> Checked<()> {
         return Err(Problem::new("data behind the high key", "none", data.len()));
     }
     let page = &mut change.page;
-    let special = opaque(page)?;
+    let special = page.special_at(OPAQUE)?;
     page.init(OPAQUE);
     page.0[special..].copy_from_slice(&old.0[special..]);
     page.push_item(high_key)?;
@@ -371,7 +357,7 @@ fn left_half(change: &mut Change<'_, '_>, is_new_on_left: bool) -> Checked<()> {
 
 /// `btree_xlog_dedup`. An interval: first number u16, items u16.
 fn deduplicate(change: &mut Change<'_, '_>) -> Checked<()> {
-    let count = usize::from(main_u16(change, 0)?);
+    let count = usize::from(change.main_u16(0)?);
     let intervals = change.block.data.as_chunks::<4>().0;
     let intervals = intervals.get(..count).ok_or_else(|| short(change.block.data))?;
     let mut intervals = intervals
@@ -381,7 +367,7 @@ fn deduplicate(change: &mut Change<'_, '_>) -> Checked<()> {
     let mut old = PageMut(&mut old);
     let first = first_data(&mut old)?;
     let page = &mut change.page;
-    let special = opaque(page)?;
+    let special = page.special_at(OPAQUE)?;
     page.init(OPAQUE);
     page.0[special..].copy_from_slice(&old.0[special..]);
     if first > HIGH_KEY {
@@ -421,8 +407,8 @@ fn deduplicate(change: &mut Change<'_, '_>) -> Checked<()> {
 /// block's data: deleted numbers, updated numbers, then for each of these how many tuple ids of its
 /// list go u16, and which u16.
 fn delete(change: &mut Change<'_, '_>, at: usize) -> Checked<()> {
-    let deleted = usize::from(main_u16(change, at)?);
-    let updated = usize::from(main_u16(change, at + 2)?);
+    let deleted = usize::from(change.main_u16(at)?);
+    let updated = usize::from(change.main_u16(at + 2)?);
     let data = change.block.data;
     let numbers = data.as_chunks::<2>().0;
     let deleted_numbers = numbers.get(..deleted).ok_or_else(|| short(data))?;
@@ -475,7 +461,7 @@ fn half_dead(change: &mut Change<'_, '_>, [prev, next, top]: [u32; 3]) -> Checke
 /// `btree_xlog_mark_page_halfdead`, the parent: the child's tuple leads to its right sibling, whose
 /// own goes.
 fn unlink_child(change: &mut Change<'_, '_>) -> Checked<()> {
-    let number = main_u16(change, 0)?;
+    let number = change.main_u16(0)?;
     let next = number.wrapping_add(1);
     let mut link = [0; 4];
     link.copy_from_slice(&change.page.item(next, TUPLE_HEADER)?[..4]);
@@ -487,9 +473,8 @@ fn unlink_child(change: &mut Change<'_, '_>) -> Checked<()> {
 
 /// `btree_xlog_unlink_page`, the page itself (`BTPageSetDeleted`).
 fn unlinked(change: &mut Change<'_, '_>) -> Checked<()> {
-    let (prev, next, level) = (main_u32(change, 0)?, main_u32(change, 4)?, main_u32(change, 8)?);
-    let main = change.record.main_data();
-    let safe_xid = u64_at(main, 16).ok_or_else(|| short(main))?;
+    let (prev, next, level) = (change.main_u32(0)?, change.main_u32(4)?, change.main_u32(8)?);
+    let safe_xid = change.main_u64(16)?;
     let leaf = if level == 0 { LEAF } else { 0 };
     let page = &mut change.page;
     init(page, [prev, next], level, DELETED | HAS_FULL_XID | leaf);
@@ -501,7 +486,7 @@ fn unlinked(change: &mut Change<'_, '_>) -> Checked<()> {
 
 /// `btree_xlog_newroot`, the root.
 fn new_root(change: &mut Change<'_, '_>) -> Checked<()> {
-    let level = main_u32(change, 4)?;
+    let level = change.main_u32(4)?;
     let leaf = if level == 0 { LEAF } else { 0 };
     init(&mut change.page, [0, 0], level, ROOT | leaf);
     if level > 0 {
@@ -515,7 +500,7 @@ fn new_root(change: &mut Change<'_, '_>) -> Checked<()> {
 /// cycle.
 pub(super) fn mask(page: &mut PageMut<'_>) {
     const SPLIT_END: u16 = 0x20;
-    let Ok(at) = opaque(page) else { return };
+    let Ok(at) = page.special_at(OPAQUE) else { return };
     let flags = page.u16(at + FLAGS);
     if flags & LEAF != 0 {
         mask::item_states(page);

@@ -1,11 +1,15 @@
 //! Redo of generic records: `generic_redo` of `access/transam/generic_xlog.c`. A page's data is
 //! pieces of it: where u16, length u16, bytes.
 
-use super::{
-    Change, Problem,
-    page::{Checked, short},
+use crate::{
+    bytes::Cursor,
+    layout::PAGE_SIZE,
+    redo::{
+        change::Change,
+        page::short,
+        problem::{Checked, Problem},
+    },
 };
-use crate::{PAGE_SIZE, bytes::Cursor};
 
 pub(super) fn generic(change: &mut Change<'_, '_>) -> Checked<()> {
     let mut data = Cursor(change.block.data);

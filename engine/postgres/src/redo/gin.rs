@@ -23,13 +23,15 @@
 //! ids, 7 bits in each byte, lowest first, 0x80: more follow; then zero to an even length. A block
 //! or tuple id has the block's upper half first.
 
-use super::{
-    Change, Problem, mask,
-    page::{Checked, PageMut, short, u16_of},
-};
 use crate::{
-    PAGE_SIZE,
-    bytes::{Cursor, u32_at},
+    bytes::Cursor,
+    layout::{PAGE_SIZE, PD_PRUNE_XID},
+    redo::{
+        change::Change,
+        mask,
+        page::{PageMut, short, u16_of},
+        problem::{Checked, Problem},
+    },
 };
 
 const OPAQUE: usize = 8;
@@ -50,7 +52,6 @@ const NO_BLOCK: u32 = u32::MAX;
 /// The metapage's data starts here.
 const CONTENTS: usize = 24;
 const META_LEN: usize = 56;
-const PRUNE_XID: usize = 20;
 /// A posting tree's items or segments start here.
 const POSTINGS: usize = 32;
 const POSTING_ITEM: usize = 10;
@@ -73,7 +74,7 @@ pub(super) fn gin(change: &mut Change<'_, '_>) -> Checked<()> {
         (0x30, 0..=2) | (0x40, 0) => Err(Problem::new("page image", "one", "none")),
         (0x50, 0) => delete_page(change),
         (0x50, 1) => unlink_child(change),
-        (0x50, 2) => relink(change, main_u32(change, 4)?),
+        (0x50, 2) => relink(change, change.main_u32(4)?),
         (0x60, 0) => metapage(change, 16),
         (0x60, 1) => tail(change),
         (0x70, 0) => list_page(change),
@@ -82,21 +83,6 @@ pub(super) fn gin(change: &mut Change<'_, '_>) -> Checked<()> {
         (0x90, 0) => recompress_leaf(change),
         _ => Err(change.unknown()),
     }
-}
-
-fn main_u32(change: &Change<'_, '_>, at: usize) -> Checked<u32> {
-    let main = change.record.main_data();
-    u32_at(main, at).ok_or_else(|| short(main))
-}
-
-fn main_u16(change: &Change<'_, '_>, at: usize) -> Checked<u16> {
-    u16_of(change.record.main_data(), at)
-}
-
-/// The special space of a page of such an index: the offset of a field of it.
-fn opaque(page: &mut PageMut<'_>) -> Checked<usize> {
-    page.special_space(OPAQUE)?;
-    Ok(page.special())
 }
 
 /// An empty page (`GinInitPage`) with these flags.
@@ -108,7 +94,7 @@ fn init(page: &mut PageMut<'_>, flags: u16) {
 
 /// Offset of the special space, of a page with all of these flags and none of the others.
 fn opaque_of(page: &mut PageMut<'_>, has: u16, has_not: u16) -> Checked<usize> {
-    let at = opaque(page)?;
+    let at = page.special_at(OPAQUE)?;
     let flags = page.u16(at + FLAGS);
     if flags & has != has || flags & has_not != 0 {
         let expected = format_args!("{has:#X} and not {has_not:#X}");
@@ -137,7 +123,7 @@ fn block_id(block: u32) -> [u8; 4] {
 
 /// `ginRedoCreatePTree`.
 fn create_posting_tree(change: &mut Change<'_, '_>) -> Checked<()> {
-    let len = main_u32(change, 0)? as usize;
+    let len = change.main_u32(0)? as usize;
     let main = change.record.main_data();
     let segments = main.get(4..).and_then(|rest| rest.get(..len)).ok_or_else(|| short(main))?;
     let page = &mut change.page;
@@ -152,7 +138,7 @@ fn create_posting_tree(change: &mut Change<'_, '_>) -> Checked<()> {
 
 /// `ginRedoClearIncompleteSplit`.
 fn split_is_complete(change: &mut Change<'_, '_>) -> Checked<()> {
-    let flags = opaque(&mut change.page)? + FLAGS;
+    let flags = change.page.special_at(OPAQUE)? + FLAGS;
     change.page.set_u16(flags, change.page.u16(flags) & !INCOMPLETE_SPLIT);
     change.stamp();
     Ok(())
@@ -162,9 +148,9 @@ fn split_is_complete(change: &mut Change<'_, '_>) -> Checked<()> {
 fn insert(change: &mut Change<'_, '_>) -> Checked<()> {
     const IS_DATA: u16 = 1;
     const IS_LEAF: u16 = 2;
-    let flags = main_u16(change, 0)?;
+    let flags = change.main_u16(0)?;
     let right_child = match flags & IS_LEAF {
-        0 => Some(u32::from(main_u16(change, 6)?) << 16 | u32::from(main_u16(change, 8)?)),
+        0 => Some(u32::from(change.main_u16(6)?) << 16 | u32::from(change.main_u16(8)?)),
         _ => None,
     };
     let (page, data) = (&mut change.page, change.block.data);
@@ -234,7 +220,7 @@ fn insert_posting_item(page: &mut PageMut<'_>, right_child: u32, data: &[u8]) ->
 
 /// `ginRedoDeletePage`, the parent (`GinPageDeletePostingItem`).
 fn unlink_child(change: &mut Change<'_, '_>) -> Checked<()> {
-    let number = main_u16(change, 0)?;
+    let number = change.main_u16(0)?;
     let page = &mut change.page;
     let (at, items, special) = posting_item(page, number)?;
     let end = POSTINGS + usize::from(items) * POSTING_ITEM;
@@ -246,17 +232,17 @@ fn unlink_child(change: &mut Change<'_, '_>) -> Checked<()> {
 
 /// `ginRedoDeletePage`, the page itself.
 fn delete_page(change: &mut Change<'_, '_>) -> Checked<()> {
-    let xid = main_u32(change, 8)?;
+    let xid = change.main_u32(8)?;
     let flags = opaque_of(&mut change.page, DATA, 0)? + FLAGS;
     change.page.set_u16(flags, change.page.u16(flags) | DELETED);
-    change.page.set_u32(PRUNE_XID, xid);
+    change.page.set_u32(PD_PRUNE_XID, xid);
     change.stamp();
     Ok(())
 }
 
 /// A right link that leads elsewhere now.
 fn relink(change: &mut Change<'_, '_>, to: u32) -> Checked<()> {
-    let at = opaque(&mut change.page)? + RIGHT;
+    let at = change.page.special_at(OPAQUE)? + RIGHT;
     change.page.set_u32(at, to);
     change.stamp();
     Ok(())
@@ -278,12 +264,12 @@ fn metapage(change: &mut Change<'_, '_>, at: usize) -> Checked<()> {
 /// `ginRedoUpdateMetapage`, the tail of the list: tuples are added to it, or others are behind it
 /// now.
 fn tail(change: &mut Change<'_, '_>) -> Checked<()> {
-    let tuples = main_u32(change, 80)? as i32;
+    let tuples = change.main_u32(80)? as i32;
     if tuples <= 0 {
-        let right = main_u32(change, 76)?;
+        let right = change.main_u32(76)?;
         return relink(change, right);
     }
-    let items = opaque(&mut change.page)? + ITEMS;
+    let items = change.page.special_at(OPAQUE)? + ITEMS;
     push_tuples(&mut change.page, change.block.data, tuples)?;
     // Of rows, not of tuples.
     change.page.set_u16(items, change.page.u16(items).wrapping_add(1));
@@ -298,7 +284,7 @@ fn push_tuples(page: &mut PageMut<'_>, mut data: &[u8], tuples: i32) -> Checked<
 
 /// `ginRedoInsertListPage`.
 fn list_page(change: &mut Change<'_, '_>) -> Checked<()> {
-    let (right, tuples) = (main_u32(change, 0)?, main_u32(change, 4)? as i32);
+    let (right, tuples) = (change.main_u32(0)?, change.main_u32(4)? as i32);
     let page = &mut change.page;
     let is_last = right == NO_BLOCK;
     init(page, if is_last { LIST | LIST_FULL_ROW } else { LIST });
@@ -535,7 +521,8 @@ fn recompress(page: &mut PageMut<'_>, data: &[u8]) -> Checked<()> {
 
 /// `gin_mask`: of a deleted page everything.
 pub(super) fn mask(page: &mut PageMut<'_>) {
-    let is_deleted = opaque(page).is_ok_and(|special| page.u16(special + FLAGS) & DELETED != 0);
+    let is_deleted =
+        page.special_at(OPAQUE).is_ok_and(|special| page.u16(special + FLAGS) & DELETED != 0);
     if is_deleted {
         mask::content(page);
     } else {

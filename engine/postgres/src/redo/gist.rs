@@ -13,13 +13,14 @@
 
 use pagestrata_layers::Lsn;
 
-use super::{
-    Change, Problem, mask,
-    page::{Checked, PageMut, short, u16_of},
-};
 use crate::{
-    PAGE_SIZE,
-    bytes::{u32_at, u64_at},
+    layout::PAGE_SIZE,
+    redo::{
+        change::Change,
+        mask,
+        page::{PageMut, short, u16_of},
+        problem::{Checked, Problem},
+    },
 };
 
 const OPAQUE: usize = 16;
@@ -63,31 +64,21 @@ pub(super) const fn is_left_child(info: u8, id: u8) -> bool {
     matches!((info, id), (0x00, 1) | (0x30, 0))
 }
 
-fn main_u16(change: &Change<'_, '_>, at: usize) -> Checked<u16> {
-    u16_of(change.record.main_data(), at)
-}
-
-/// The special space of a page of such an index.
-fn opaque(page: &mut PageMut<'_>) -> Checked<usize> {
-    page.special_space(OPAQUE)?;
-    Ok(page.special())
-}
-
 fn set_flag(page: &mut PageMut<'_>, flag: u16, is_set: bool) -> Checked<()> {
-    let at = opaque(page)? + FLAGS;
+    let at = page.special_at(OPAQUE)? + FLAGS;
     let flags = page.u16(at);
     page.set_u16(at, if is_set { flags | flag } else { flags & !flag });
     Ok(())
 }
 
 fn is_leaf(page: &mut PageMut<'_>) -> Checked<bool> {
-    let at = opaque(page)? + FLAGS;
+    let at = page.special_at(OPAQUE)? + FLAGS;
     Ok(page.u16(at) & LEAF != 0)
 }
 
 /// `GistPageSetNSN`.
 fn set_nsn(page: &mut PageMut<'_>, lsn: Lsn) -> Checked<()> {
-    let at = opaque(page)? + NSN;
+    let at = page.special_at(OPAQUE)? + NSN;
     page.set_u32(at, (lsn.0 >> 32) as u32);
     page.set_u32(at + 4, lsn.0 as u32);
     Ok(())
@@ -119,12 +110,12 @@ fn check_count(found: usize, expected: usize) -> Checked<()> {
 
 /// `gistRedoPageUpdateRecord`.
 fn update(change: &mut Change<'_, '_>) -> Checked<()> {
-    let (deleted, inserted) = (main_u16(change, 0)?, usize::from(main_u16(change, 2)?));
+    let (deleted, inserted) = (change.main_u16(0)?, usize::from(change.main_u16(2)?));
     let data = change.block.data;
     let (numbers, tuples) =
         data.split_at_checked(usize::from(deleted) * 2).ok_or_else(|| short(data))?;
     let page = &mut change.page;
-    opaque(page)?;
+    page.special_at(OPAQUE)?;
     if (deleted, inserted) == (1, 1) {
         // In its place, as when it was done: another order of the items otherwise.
         let len = usize::from(u16_of(tuples, 6)? & SIZE_MASK);
@@ -157,7 +148,7 @@ fn split_is_complete(change: &mut Change<'_, '_>) -> Checked<()> {
 fn delete(change: &mut Change<'_, '_>) -> Checked<()> {
     const NUMBERS: usize = 6;
     let main = change.record.main_data();
-    let deleted = usize::from(main_u16(change, 4)?);
+    let deleted = usize::from(change.main_u16(4)?);
     let numbers = main.get(NUMBERS..).unwrap_or_default().as_chunks().0;
     let numbers = numbers.get(..deleted).ok_or_else(|| short(main))?;
     change.page.delete_items(numbers)?;
@@ -170,12 +161,11 @@ fn delete(change: &mut Change<'_, '_>) -> Checked<()> {
 /// `gistRedoPageSplitRecord`, one of the pages.
 fn part_of_split(change: &mut Change<'_, '_>) -> Checked<()> {
     let main = change.record.main_data();
-    let link_behind = u32_at(main, 0).ok_or_else(|| short(main))?;
-    let nsn = u64_at(main, 8).ok_or_else(|| short(main))?;
+    let (link_behind, nsn) = (change.main_u32(0)?, change.main_u64(8)?);
     let [was_leaf, _, _, _, follows_right] = *main.get(16..21).ok_or_else(|| short(main))? else {
         return Err(short(main));
     };
-    let pages = main_u16(change, 18)?;
+    let pages = change.main_u16(18)?;
     let id = change.block.id;
     let is_root = change.block.block == ROOT;
     let is_last = u16::from(id) >= pages;
@@ -217,14 +207,14 @@ fn delete_page(change: &mut Change<'_, '_>) -> Checked<()> {
 
 /// `gistRedoPageDelete`, the parent.
 fn unlink_child(change: &mut Change<'_, '_>) -> Checked<()> {
-    change.page.delete_item(main_u16(change, 8)?)?;
+    change.page.delete_item(change.main_u16(8)?)?;
     change.stamp();
     Ok(())
 }
 
 /// `gist_mask`, what is its own: NSN, whether to follow right, dead items of leaves, garbage.
 pub(super) fn mask(page: &mut PageMut<'_>) {
-    let Ok(at) = opaque(page) else { return };
+    let Ok(at) = page.special_at(OPAQUE) else { return };
     page.0[at + NSN..at + NSN + 8].fill(0);
     let flags = page.u16(at + FLAGS);
     page.set_u16(at + FLAGS, (flags | FOLLOW_RIGHT) & !HAS_GARBAGE);
@@ -237,8 +227,14 @@ pub(super) fn mask(page: &mut PageMut<'_>) {
 mod tests {
     use pagestrata_layers::Value;
 
-    use super::{super::RedoSettings, *};
-    use crate::{Error, Page, PageVersions, RelFork, RelPage, record::read_record, redo};
+    use super::*;
+    use crate::{
+        error::Error,
+        layout::Page,
+        redo::{apply::redo, change::RedoSettings, versions::PageVersions},
+        rel::{RelFork, RelPage},
+        wal::record::read_record,
+    };
 
     const CHILD: u32 = 7;
 

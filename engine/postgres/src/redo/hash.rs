@@ -22,13 +22,14 @@
 //! mask u32, low mask u32, splitpoint u32, first free bit u32, bitmaps u32, procedure u32, spare
 //! pages at 98 splitpoints u32, places of 1024 bitmaps u32.
 
-use super::{
-    Change, Problem, mask,
-    page::{Checked, HEADER_LEN, PageMut, max_align, short, u16_of},
-};
 use crate::{
-    PAGE_SIZE,
-    bytes::{u32_at, u64_at},
+    layout::{PAGE_HEADER_LEN, PAGE_SIZE},
+    redo::{
+        change::Change,
+        mask,
+        page::{PageMut, max_align, short, u16_of, u32_of},
+        problem::{Checked, Problem},
+    },
 };
 
 const OPAQUE: usize = 16;
@@ -51,7 +52,7 @@ const NEEDS_SPLIT_CLEANUP: u16 = 0x40;
 const HAS_DEAD: u16 = 0x80;
 
 /// A page's first data starts here.
-const CONTENTS: usize = HEADER_LEN;
+const CONTENTS: usize = PAGE_HEADER_LEN;
 const MAGIC: u32 = 0x0644_0640;
 const VERSION: u32 = 4;
 const TUPLES: usize = CONTENTS + 8;
@@ -92,68 +93,40 @@ pub(super) fn hash(change: &mut Change<'_, '_>) -> Checked<()> {
         (0x40, 1) => new_bucket(change),
         (0x40, 2) => bucket_in_metapage(change),
         (0x50, 0) => Err(Problem::new("full-page image", "one", "none")),
-        (0x60, 0) => set_flags(change, main_u16(change, 0)?),
-        (0x60, 1) => set_flags(change, main_u16(change, 2)?),
+        (0x60, 0) => set_flags(change, change.main_u16(0)?),
+        (0x60, 1) => set_flags(change, change.main_u16(2)?),
         // These are locked, and not changed.
         (0x70 | 0x80 | 0x90, 0) => Ok(()),
-        (0x70, 1) => add_moved(change, main_u16(change, 0)?, None),
+        (0x70, 1) => add_moved(change, change.main_u16(0)?, None),
         (0x70, 2) => delete(change, false),
         (0x80, 1) => {
-            let is_before = main_u8(change, 11)? != 0;
-            let next = main_u32(change, 4)?;
-            add_moved(change, main_u16(change, 8)?, is_before.then_some(next))
+            let is_before = change.main_u8(11)? != 0;
+            let next = change.main_u32(4)?;
+            add_moved(change, change.main_u16(8)?, is_before.then_some(next))
         }
         (0x80, 2) => free_page(change),
-        (0x80, 3) => relink(change, NEXT, main_u32(change, 4)?),
-        (0x80, 4) => relink(change, PREV, main_u32(change, 0)?),
+        (0x80, 3) => relink(change, NEXT, change.main_u32(4)?),
+        (0x80, 4) => relink(change, PREV, change.main_u32(0)?),
         (0x80, 5) => set_bit(change, false),
         (0x80, 6) => set_first_free(change),
-        (0x90, 1) => delete(change, main_u8(change, 0)? != 0),
+        (0x90, 1) => delete(change, change.main_u8(0)? != 0),
         (0xA0, 0) => {
             clear_flag(&mut change.page, NEEDS_SPLIT_CLEANUP)?;
             change.stamp();
             Ok(())
         }
         (0xB0, 0) => {
-            let tuples = main_f64(change, 0)?;
+            let tuples = f64::from_bits(change.main_u64(0)?);
             set_tuples(change, |_| tuples)
         }
         (0xC0, 0) => delete_dead(change),
-        (0xC0, 1) => count(change, -f64::from(main_u32(change, 4)? as i32)),
+        (0xC0, 1) => count(change, -f64::from(change.main_u32(4)? as i32)),
         _ => Err(change.unknown()),
     }
 }
 
-fn main_u8(change: &Change<'_, '_>, at: usize) -> Checked<u8> {
-    let main = change.record.main_data();
-    main.get(at).copied().ok_or_else(|| short(main))
-}
-
-fn main_u16(change: &Change<'_, '_>, at: usize) -> Checked<u16> {
-    u16_of(change.record.main_data(), at)
-}
-
-fn u32_of(data: &[u8], at: usize) -> Checked<u32> {
-    u32_at(data, at).ok_or_else(|| short(data))
-}
-
-fn main_u32(change: &Change<'_, '_>, at: usize) -> Checked<u32> {
-    u32_of(change.record.main_data(), at)
-}
-
-fn main_f64(change: &Change<'_, '_>, at: usize) -> Checked<f64> {
-    let main = change.record.main_data();
-    u64_at(main, at).map(f64::from_bits).ok_or_else(|| short(main))
-}
-
-/// The special space of a page of a hash index: where it is.
-fn opaque(page: &mut PageMut<'_>) -> Checked<usize> {
-    page.special_space(OPAQUE)?;
-    Ok(page.special())
-}
-
 fn clear_flag(page: &mut PageMut<'_>, flag: u16) -> Checked<()> {
-    let flags = opaque(page)? + FLAGS;
+    let flags = page.special_at(OPAQUE)? + FLAGS;
     page.set_u16(flags, page.u16(flags) & !flag);
     Ok(())
 }
@@ -172,8 +145,8 @@ fn init(page: &mut PageMut<'_>, [prev, next]: [u32; 2], bucket: u32, flags: u16)
 /// `hash_xlog_init_meta_page` (`_hash_init_metabuffer`).
 fn new_metapage(change: &mut Change<'_, '_>) -> Checked<()> {
     const BITMAP_BYTES_SHIFT: u16 = (PAGE_SIZE - CONTENTS - OPAQUE).ilog2() as u16;
-    let (tuples, procedure) = (main_f64(change, 0)?, main_u32(change, 8)?);
-    let tuples_in_bucket = main_u16(change, 12)?;
+    let (tuples, procedure) = (f64::from_bits(change.main_u64(0)?), change.main_u32(8)?);
+    let tuples_in_bucket = change.main_u16(12)?;
     let buckets = first_buckets(tuples / f64::from(tuples_in_bucket));
     let splitpoint = splitpoint_of(buckets);
     let high_mask = (buckets + 1).next_power_of_two() - 1;
@@ -240,7 +213,7 @@ fn spares_of(splitpoint: u32) -> Checked<usize> {
 /// A bitmap in which all pages are in use: `hash_xlog_init_bitmap_page` and
 /// `hash_xlog_add_ovfl_page` (`_hash_initbitmapbuffer`).
 fn new_bitmap(change: &mut Change<'_, '_>) -> Checked<()> {
-    let len = usize::from(main_u16(change, 0)?);
+    let len = usize::from(change.main_u16(0)?);
     let end = CONTENTS + len;
     if end > PAGE_SIZE - OPAQUE {
         return Err(Problem::new("bytes of a bitmap", PAGE_SIZE - OPAQUE - CONTENTS, len));
@@ -300,7 +273,7 @@ fn count(change: &mut Change<'_, '_>, by: f64) -> Checked<()> {
 
 /// `hash_xlog_insert`, the page.
 fn insert(change: &mut Change<'_, '_>) -> Checked<()> {
-    change.page.insert_item(main_u16(change, 0)?, change.block.data)?;
+    change.page.insert_item(change.main_u16(0)?, change.block.data)?;
     change.stamp();
     Ok(())
 }
@@ -316,7 +289,7 @@ fn new_overflow(change: &mut Change<'_, '_>) -> Checked<()> {
 
 /// A link that leads elsewhere now.
 fn relink(change: &mut Change<'_, '_>, link: usize, to: u32) -> Checked<()> {
-    let at = opaque(&mut change.page)? + link;
+    let at = change.page.special_at(OPAQUE)? + link;
     change.page.set_u32(at, to);
     change.stamp();
     Ok(())
@@ -325,7 +298,7 @@ fn relink(change: &mut Change<'_, '_>, link: usize, to: u32) -> Checked<()> {
 /// `hash_xlog_add_ovfl_page`, the metapage.
 fn overflow_in_metapage(change: &mut Change<'_, '_>) -> Checked<()> {
     let first_free = u32_of(change.block.data, 0)?;
-    let is_free_page = main_u8(change, 2)? != 0;
+    let is_free_page = change.main_u8(2)? != 0;
     let bitmap = change.find(3);
     let page = &mut change.page;
     page.set_u32(FIRST_FREE, first_free);
@@ -350,7 +323,7 @@ fn set_first_free(change: &mut Change<'_, '_>) -> Checked<()> {
 }
 
 fn set_flags(change: &mut Change<'_, '_>, flags: u16) -> Checked<()> {
-    let at = opaque(&mut change.page)? + FLAGS;
+    let at = change.page.special_at(OPAQUE)? + FLAGS;
     change.page.set_u16(at, flags);
     change.stamp();
     Ok(())
@@ -359,14 +332,14 @@ fn set_flags(change: &mut Change<'_, '_>, flags: u16) -> Checked<()> {
 /// `hash_xlog_split_allocate_page`, the old bucket: its link back has the last bucket of when it
 /// was split.
 fn split_bucket(change: &mut Change<'_, '_>) -> Checked<()> {
-    let (bucket, flags) = (main_u32(change, 0)?, main_u16(change, 4)?);
+    let (bucket, flags) = (change.main_u32(0)?, change.main_u16(4)?);
     relink(change, PREV, bucket)?;
     set_flags(change, flags)
 }
 
 /// `hash_xlog_split_allocate_page`, the new bucket (`_hash_initbuf`).
 fn new_bucket(change: &mut Change<'_, '_>) -> Checked<()> {
-    let (bucket, flags) = (main_u32(change, 0)?, main_u16(change, 6)?);
+    let (bucket, flags) = (change.main_u32(0)?, change.main_u16(6)?);
     init(&mut change.page, [bucket, NO_BLOCK], bucket, flags);
     change.stamp();
     Ok(())
@@ -376,7 +349,7 @@ fn new_bucket(change: &mut Change<'_, '_>) -> Checked<()> {
 fn bucket_in_metapage(change: &mut Change<'_, '_>) -> Checked<()> {
     const HAS_MASKS: u8 = 1;
     const HAS_SPLITPOINT: u8 = 2;
-    let (bucket, has) = (main_u32(change, 0)?, main_u8(change, 8)?);
+    let (bucket, has) = (change.main_u32(0)?, change.main_u8(8)?);
     let mut data = change.block.data;
     let page = &mut change.page;
     page.set_u32(LAST_BUCKET, bucket);
@@ -439,7 +412,7 @@ fn delete(change: &mut Change<'_, '_>, clears_dead: bool) -> Checked<()> {
 /// `hash_xlog_vacuum_one_page`, the page.
 fn delete_dead(change: &mut Change<'_, '_>) -> Checked<()> {
     const NUMBERS: usize = 8;
-    let tuples = main_u32(change, 4)? as usize;
+    let tuples = change.main_u32(4)? as usize;
     let main = change.record.main_data();
     let numbers = main.get(NUMBERS..).unwrap_or_default().as_chunks().0;
     change.page.delete_items(numbers.get(..tuples).ok_or_else(|| short(main))?)?;
@@ -450,10 +423,10 @@ fn delete_dead(change: &mut Change<'_, '_>) -> Checked<()> {
 
 /// `hash_mask`, what is its own: all of free pages, dead items.
 pub(super) fn mask(page: &mut PageMut<'_>) {
-    let Ok(at) = opaque(page) else { return };
+    let Ok(at) = page.special_at(OPAQUE) else { return };
     let flags = page.u16(at + FLAGS);
     match flags & PAGE_TYPE {
-        UNUSED => mask::contents(page),
+        UNUSED => mask::content(page),
         BUCKET_PAGE | OVERFLOW => {
             mask::item_states(page);
             page.set_u16(at + FLAGS, flags & !HAS_DEAD);

@@ -21,11 +21,17 @@
 
 use std::ops::Range;
 
-use super::{
-    Change, Problem, mask,
-    page::{ALL_VISIBLE, Checked, ItemId, PageMut, short, u16_of},
+use crate::{
+    bytes::Cursor,
+    redo::{
+        change::Change,
+        mask,
+        page::{ALL_VISIBLE, ItemId, PageMut, short, u16_of},
+        problem::{Checked, Problem},
+        visibility_map,
+    },
+    rel::Fork,
 };
-use crate::{bytes::Cursor, rel::Fork, visibility_map};
 
 /// Bytes of a tuple's fixed header.
 const TUPLE_HEADER: usize = 23;
@@ -145,7 +151,17 @@ struct NewTuple<'r> {
     short_header: &'r [u8; SHORT_HEADER],
 }
 
-impl NewTuple<'_> {
+impl<'r> NewTuple<'r> {
+    /// A tuple that the record's transaction inserts on the page that is changed.
+    fn inserted(
+        change: &Change<'_, '_>,
+        number: u16,
+        short_header: &'r [u8; SHORT_HEADER],
+    ) -> NewTuple<'r> {
+        let (block, xmin) = (change.block.block, change.record.xid());
+        NewTuple { number, block, xmin, xmax: 0, short_header }
+    }
+
     /// Adds it with so many bytes more, which the caller fills: where these are.
     #[inline]
     fn add(&self, page: &mut PageMut<'_>, len: usize) -> Checked<usize> {
@@ -249,13 +265,7 @@ fn insert(change: &mut Change<'_, '_>) -> Checked<()> {
     init_if_new(change);
     let mut data = Cursor(change.block.data);
     let short_header = take_header(&mut data)?;
-    let new = NewTuple {
-        number,
-        block: change.block.block,
-        xmin: change.record.xid(),
-        xmax: 0,
-        short_header,
-    };
+    let new = NewTuple::inserted(change, number, short_header);
     new.add_with(&mut change.page, data.0)?;
     set_all_visible(&mut change.page, flags & ALL_VISIBLE_CLEARED != 0, flags);
     change.stamp();
@@ -568,13 +578,7 @@ fn multi_insert(change: &mut Change<'_, '_>) -> Checked<()> {
         let len = rest.u16().map(usize::from).ok_or_else(|| short(data))?;
         let short_header = take_header(&mut rest)?;
         let body = rest.take(len).ok_or_else(|| short(data))?;
-        let new = NewTuple {
-            number,
-            block: change.block.block,
-            xmin: change.record.xid(),
-            xmax: 0,
-            short_header,
-        };
+        let new = NewTuple::inserted(change, number, short_header);
         new.add_with(&mut change.page, body)?;
         at += 2 + SHORT_HEADER + len;
     }

@@ -1,42 +1,30 @@
-//! [`PageMut`]: a page and what `storage/page/bufpage.c` does with it.
+//! [`PageMut`]: the operations of `storage/page/bufpage.c` on a page.
 //!
-//! | bytes | what |
-//! |---|---|
-//! | 0..8 | `pd_lsn`, upper half first |
-//! | 8..10 | `pd_checksum`, which redo leaves alone |
-//! | 10..12 | `pd_flags`: 1 has free line pointers, 2 full, 4 all visible |
-//! | 12..18 | `pd_lower`, `pd_upper`, `pd_special` |
-//! | 18..20 | page size and version of the layout |
-//! | 20..24 | `pd_prune_xid` |
-//! | 24.. | line pointers, 4 bytes each: 15 bits offset, 2 bits state, 15 bits length |
+//! The header is laid out in `layout.rs`.
 //!
-//! **Invariants:** nothing is read or written outside the page, whatever it says of itself. What
-//! makes no sense is a [`Problem`], and the page's bytes are then unspecified.
+//! **Invariants:** nothing outside the page is read or written, whatever offsets its bytes state. A
+//! page that makes no sense is a [`Problem`], and its bytes are then unspecified.
 
 use std::ops::Range;
 
 use pagestrata_layers::Lsn;
 
-use super::Problem;
-use crate::{PAGE_SIZE, Page, bytes::u16_at, stamp_lsn};
+use crate::{
+    bytes::{u16_at, u32_at, u64_at},
+    layout::{
+        PAGE_HEADER_LEN, PAGE_SIZE, PD_FLAGS, PD_LOWER, PD_PAGESIZE_VERSION, PD_PRUNE_XID,
+        PD_SPECIAL, PD_UPPER, Page,
+    },
+    redo::problem::{Checked, Problem},
+};
 
-/// Bytes of a page's header.
-pub(crate) const HEADER_LEN: usize = 24;
 /// Bytes of a line pointer.
 pub(crate) const ITEM_ID_LEN: usize = 4;
-const FLAGS: usize = 10;
-const LOWER: usize = 12;
-const UPPER: usize = 14;
-const SPECIAL: usize = 16;
-const VERSION: usize = 18;
-const PRUNE_XID: usize = 20;
 /// Page size and layout version 4.
 const SIZE_AND_VERSION: u16 = PAGE_SIZE as u16 | 4;
 
 pub(crate) const HAS_FREE_LINES: u16 = 1;
 pub(crate) const ALL_VISIBLE: u16 = 4;
-
-pub(crate) type Checked<T> = Result<T, Problem>;
 
 /// The state of a line pointer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -111,6 +99,16 @@ pub(crate) const fn max_align(len: usize) -> usize {
     (len + 7) & !7
 }
 
+/// Writes the end of a record as the Lsn of a page: the upper and then the lower 32 bits.
+///
+/// A page that was never initialized is left alone.
+pub fn stamp_lsn(page: &mut Page, end: Lsn) {
+    if u16_at(page, PD_UPPER) != Some(0) {
+        page[..4].copy_from_slice(&((end.0 >> 32) as u32).to_le_bytes());
+        page[4..8].copy_from_slice(&(end.0 as u32).to_le_bytes());
+    }
+}
+
 /// A page that is changed.
 #[derive(Debug)]
 pub(crate) struct PageMut<'p>(pub(crate) &'p mut Page);
@@ -156,12 +154,12 @@ impl PageMut<'_> {
         self.set_u32(4, end.0 as u32);
     }
 
-    /// Stamps it unless it was never initialised, as images are.
+    /// Stamps it unless it was never initialized, as images are.
     pub(crate) fn stamp(&mut self, end: Lsn) {
         stamp_lsn(self.0, end);
     }
 
-    /// Whether it was never initialised (`PageIsNew`).
+    /// Whether it was never initialized (`PageIsNew`).
     #[inline]
     pub(crate) fn is_new(&self) -> bool {
         self.upper() == 0
@@ -169,38 +167,38 @@ impl PageMut<'_> {
 
     #[inline]
     pub(crate) fn lower(&self) -> usize {
-        self.field(LOWER)
+        self.field(PD_LOWER)
     }
 
     #[inline]
     pub(crate) fn set_lower(&mut self, lower: usize) {
-        self.set_u16(LOWER, lower as u16);
+        self.set_u16(PD_LOWER, lower as u16);
     }
 
     #[inline]
     pub(crate) fn upper(&self) -> usize {
-        self.field(UPPER)
+        self.field(PD_UPPER)
     }
 
     #[inline]
     pub(crate) fn set_upper(&mut self, upper: usize) {
-        self.set_u16(UPPER, upper as u16);
+        self.set_u16(PD_UPPER, upper as u16);
     }
 
     #[inline]
     pub(crate) fn special(&self) -> usize {
-        self.field(SPECIAL)
+        self.field(PD_SPECIAL)
     }
 
     #[inline]
     pub(crate) fn flags(&self) -> u16 {
-        self.u16(FLAGS)
+        self.u16(PD_FLAGS)
     }
 
     #[inline]
     pub(crate) fn set_flag(&mut self, flag: u16, is_set: bool) {
         let flags = if is_set { self.flags() | flag } else { self.flags() & !flag };
-        self.set_u16(FLAGS, flags);
+        self.set_u16(PD_FLAGS, flags);
     }
 
     /// Keeps the oldest transaction that left something to prune (`PageSetPrunable`).
@@ -209,9 +207,9 @@ impl PageMut<'_> {
         if cfg!(planted_bug = "redo_no_prune_xid") {
             return;
         }
-        let old = self.u32(PRUNE_XID);
+        let old = self.u32(PD_PRUNE_XID);
         if old == 0 || precedes(xid, old) {
-            self.set_u32(PRUNE_XID, xid);
+            self.set_u32(PD_PRUNE_XID, xid);
         }
     }
 
@@ -219,33 +217,34 @@ impl PageMut<'_> {
     pub(crate) fn init(&mut self, special_len: usize) {
         let special = PAGE_SIZE - max_align(special_len);
         self.0.fill(0);
-        self.set_lower(HEADER_LEN);
+        self.set_lower(PAGE_HEADER_LEN);
         self.set_upper(special);
-        self.set_u16(SPECIAL, special as u16);
-        self.set_u16(VERSION, SIZE_AND_VERSION);
+        self.set_u16(PD_SPECIAL, special as u16);
+        self.set_u16(PD_PAGESIZE_VERSION, SIZE_AND_VERSION);
     }
 
-    /// The special space, if the page says of it what its access method writes.
-    pub(crate) fn special_space(&mut self, len: usize) -> Checked<&mut [u8]> {
+    /// Where the special space is, if the page says of it what its access method writes.
+    #[inline]
+    pub(crate) fn special_at(&self, len: usize) -> Checked<usize> {
         let special = self.special();
-        if special < HEADER_LEN || special != PAGE_SIZE - max_align(len) {
+        if special < PAGE_HEADER_LEN || special != PAGE_SIZE - max_align(len) {
             return Err(Problem::new("pd_special", PAGE_SIZE - max_align(len), special));
         }
-        Ok(&mut self.0[special..special + len])
+        Ok(special)
     }
 
     /// Number of line pointers (`PageGetMaxOffsetNumber`).
     #[inline]
     pub(crate) fn items(&self) -> u16 {
-        let len = self.lower().min(PAGE_SIZE).saturating_sub(HEADER_LEN);
+        let len = self.lower().min(PAGE_SIZE).saturating_sub(PAGE_HEADER_LEN);
         (len / ITEM_ID_LEN) as u16
     }
 
     /// All line pointers.
     #[inline]
     fn item_ids(&self) -> impl Iterator<Item = ItemId> + '_ {
-        let end = HEADER_LEN + usize::from(self.items()) * ITEM_ID_LEN;
-        let (ids, _) = self.0[HEADER_LEN..end].as_chunks();
+        let end = PAGE_HEADER_LEN + usize::from(self.items()) * ITEM_ID_LEN;
+        let (ids, _) = self.0[PAGE_HEADER_LEN..end].as_chunks();
         ids.iter().map(|id| ItemId(u32::from_le_bytes(*id)))
     }
 
@@ -264,12 +263,12 @@ impl PageMut<'_> {
 
     #[inline]
     fn item_id_at(&self, index: usize) -> ItemId {
-        ItemId(self.u32(HEADER_LEN + index * ITEM_ID_LEN))
+        ItemId(self.u32(PAGE_HEADER_LEN + index * ITEM_ID_LEN))
     }
 
     #[inline]
     fn set_item_id_at(&mut self, index: usize, id: ItemId) {
-        self.set_u32(HEADER_LEN + index * ITEM_ID_LEN, id.0);
+        self.set_u32(PAGE_HEADER_LEN + index * ITEM_ID_LEN, id.0);
     }
 
     #[inline]
@@ -283,7 +282,7 @@ impl PageMut<'_> {
     #[inline]
     fn range_of(&self, id: ItemId) -> Checked<Range<usize>> {
         let range = id.offset()..id.offset() + id.len();
-        if range.start < self.lower().max(HEADER_LEN) || range.end > PAGE_SIZE {
+        if range.start < self.lower().max(PAGE_HEADER_LEN) || range.end > PAGE_SIZE {
             let expected = format_args!("between {} and {PAGE_SIZE}", self.lower());
             return Err(Problem::new("place of an item", expected, format_args!("{range:?}")));
         }
@@ -329,7 +328,7 @@ impl PageMut<'_> {
     #[inline]
     pub(crate) fn check_header(&self) -> Checked<[usize; 3]> {
         let (lower, upper, special) = (self.lower(), self.upper(), self.special());
-        if HEADER_LEN <= lower && lower <= upper && upper <= special && special <= PAGE_SIZE {
+        if PAGE_HEADER_LEN <= lower && lower <= upper && upper <= special && special <= PAGE_SIZE {
             return Ok([lower, upper, special]);
         }
         let found = format_args!("{lower}, {upper}, {special}");
@@ -343,7 +342,7 @@ impl PageMut<'_> {
     pub(crate) fn add_item(&mut self, number: u16, len: usize) -> Checked<usize> {
         let [mut lower, upper, _] = self.check_header()?;
         let (index, items) =
-            (usize::from(number).wrapping_sub(1), (lower - HEADER_LEN) / ITEM_ID_LEN);
+            (usize::from(number).wrapping_sub(1), (lower - PAGE_HEADER_LEN) / ITEM_ID_LEN);
         if index == items {
             lower += ITEM_ID_LEN;
         } else if index > items {
@@ -371,7 +370,7 @@ impl PageMut<'_> {
             return Err(self.no_room(len));
         }
         let index = usize::from(number) - 1;
-        let start = HEADER_LEN + index * ITEM_ID_LEN;
+        let start = PAGE_HEADER_LEN + index * ITEM_ID_LEN;
         self.0.copy_within(start..lower, start + ITEM_ID_LEN);
         let at = self.add_at(index, len, lower + ITEM_ID_LEN, upper)?;
         self.0[at..at + len].copy_from_slice(item);
@@ -405,7 +404,7 @@ impl PageMut<'_> {
         self.check_header()?;
         let id = self.index_item(number)?;
         let (offset, len, upper) = (id.offset(), max_align(id.len()), self.upper());
-        let start = HEADER_LEN + (usize::from(number) - 1) * ITEM_ID_LEN;
+        let start = PAGE_HEADER_LEN + (usize::from(number) - 1) * ITEM_ID_LEN;
         let lower = self.lower();
         self.0.copy_within(start + ITEM_ID_LEN..lower, start);
         self.set_lower(lower - ITEM_ID_LEN);
@@ -476,7 +475,7 @@ impl PageMut<'_> {
             let expected = format_args!("at most {}, ascending", self.items());
             return Err(Problem::new("number of a deleted item", expected, number));
         }
-        self.set_lower(HEADER_LEN + kept * ITEM_ID_LEN);
+        self.set_lower(PAGE_HEADER_LEN + kept * ITEM_ID_LEN);
         self.compact()
     }
 
@@ -508,7 +507,8 @@ impl PageMut<'_> {
     pub(crate) fn repair_fragmentation(&mut self) -> Checked<()> {
         self.check_header()?;
         let items = usize::from(self.items());
-        let (ids, _) = self.0[HEADER_LEN..HEADER_LEN + items * ITEM_ID_LEN].as_chunks_mut();
+        let (ids, _) =
+            self.0[PAGE_HEADER_LEN..PAGE_HEADER_LEN + items * ITEM_ID_LEN].as_chunks_mut();
         let is_unused = |id: &[u8; 4]| ItemId(u32::from_le_bytes(*id)).state() == ItemState::Unused;
         // Apart, these loops take many line pointers at once.
         for id in &mut *ids {
@@ -564,8 +564,8 @@ impl PageMut<'_> {
             self.check_places()?;
         }
         let copy = if is_in_order { None } else { Some(*self.0) };
-        let (head, body) = self.0.split_at_mut(HEADER_LEN + items * ITEM_ID_LEN);
-        let (start, (ids, _)) = (head.len(), head[HEADER_LEN..].as_chunks_mut());
+        let (head, body) = self.0.split_at_mut(PAGE_HEADER_LEN + items * ITEM_ID_LEN);
+        let (start, (ids, _)) = (head.len(), head[PAGE_HEADER_LEN..].as_chunks_mut());
         // To where it ends at `end`; from the copy where it may have been overwritten.
         let mut move_run = |run: Range<usize>, end: usize| {
             let to = end - run.len();
@@ -607,7 +607,7 @@ impl PageMut<'_> {
         while items > 1 && is_unused(self.item_id_at(items - 1)) {
             items -= 1;
         }
-        self.set_lower(HEADER_LEN + items * ITEM_ID_LEN);
+        self.set_lower(PAGE_HEADER_LEN + items * ITEM_ID_LEN);
         let has_free = self.item_ids().any(is_unused);
         self.set_flag(HAS_FREE_LINES, has_free);
         Ok(())
@@ -653,6 +653,16 @@ pub(crate) fn precedes(xid: u32, other: u32) -> bool {
 #[inline]
 pub(crate) fn u16_of(data: &[u8], at: usize) -> Checked<u16> {
     u16_at(data, at).ok_or_else(|| short(data))
+}
+
+/// The number at `at` of a record's data.
+pub(crate) fn u32_of(data: &[u8], at: usize) -> Checked<u32> {
+    u32_at(data, at).ok_or_else(|| short(data))
+}
+
+/// The number at `at` of a record's data.
+pub(crate) fn u64_of(data: &[u8], at: usize) -> Checked<u64> {
+    u64_at(data, at).ok_or_else(|| short(data))
 }
 
 /// Data that ends too early.

@@ -1,11 +1,10 @@
 //! Redo of sequence records: `seq_redo` of `commands/sequence.c`. The page is written anew: one
 //! tuple, behind the 12 bytes of the main data that name the relation.
 
-use super::{
-    Change,
-    page::{Checked, short},
+use crate::{
+    layout::PAGE_SIZE,
+    redo::{change::Change, page::short, problem::Checked},
 };
-use crate::PAGE_SIZE;
 
 const MAGIC: u32 = 0x1717;
 /// Where the special space is.

@@ -20,11 +20,15 @@
 //! bit, 13 bits nodes, 16 bits length of the prefix, length u16, padding; prefix; nodes: block and
 //! number 6 bytes, info u16 (13 bits length), label.
 
-use super::{
-    Change, Problem,
-    page::{Checked, HEADER_LEN, ITEM_ID_LEN, PageMut, short, u16_of},
+use crate::{
+    bytes::u32_at,
+    layout::{PAGE_HEADER_LEN, PAGE_SIZE},
+    redo::{
+        change::Change,
+        page::{ITEM_ID_LEN, PageMut, short, u16_of},
+        problem::{Checked, Problem},
+    },
 };
-use crate::{PAGE_SIZE, bytes::u32_at};
 
 const OPAQUE: usize = 8;
 const FLAGS: usize = 0;
@@ -50,7 +54,7 @@ const XID: usize = 12;
 /// Where nothing points to.
 const NOWHERE: (u32, u16) = (u32::MAX, 0);
 /// Line pointers that there can be.
-const ITEMS_MAX: usize = (PAGE_SIZE - HEADER_LEN) / ITEM_ID_LEN;
+const ITEMS_MAX: usize = (PAGE_SIZE - PAGE_HEADER_LEN) / ITEM_ID_LEN;
 
 /// What a tuple is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -194,12 +198,6 @@ fn take_tuple<'r>(data: &mut &'r [u8], len: usize, len_min: usize) -> Checked<&'
     take(data, len)
 }
 
-/// The special space of a page of such an index.
-fn opaque(page: &mut PageMut<'_>) -> Checked<usize> {
-    page.special_space(OPAQUE)?;
-    Ok(page.special())
-}
-
 /// An empty page (`SpGistInitPage`).
 fn init(page: &mut PageMut<'_>, flags: u16) {
     page.init(OPAQUE);
@@ -214,7 +212,7 @@ const fn leaf_flags(has_nulls: bool) -> u16 {
 
 /// Adds to one of the counts of the special space.
 fn count(page: &mut PageMut<'_>, field: usize, more: u16) -> Checked<()> {
-    let at = opaque(page)? + field;
+    let at = page.special_at(OPAQUE)? + field;
     page.set_u16(at, page.u16(at).wrapping_add(more));
     Ok(())
 }
@@ -231,7 +229,7 @@ fn set_state(tuple: &mut [u8], state: State) {
 
 /// A new tuple, in place of a placeholder if there is one with that number (`addOrReplaceTuple`).
 fn add(page: &mut PageMut<'_>, number: u16, tuple: &[u8]) -> Checked<()> {
-    opaque(page)?;
+    page.special_at(OPAQUE)?;
     if number <= page.items() {
         let old = page.item(number, INNER_HEADER)?[0] & 3;
         if old != State::Placeholder as u8 {
@@ -249,7 +247,7 @@ fn add(page: &mut PageMut<'_>, number: u16, tuple: &[u8]) -> Checked<()> {
 
 /// A tuple in place of whatever has that number.
 fn replace(page: &mut PageMut<'_>, number: u16, tuple: &[u8]) -> Checked<()> {
-    opaque(page)?;
+    page.special_at(OPAQUE)?;
     page.delete_item(number)?;
     page.insert_item(number, tuple)
 }
@@ -294,7 +292,7 @@ fn set_next(page: &mut PageMut<'_>, number: u16, next: u16) -> Checked<()> {
 /// Lets the node that the main data names at `link` lead elsewhere (`spgUpdateNodeLink`).
 fn update_link(page: &mut PageMut<'_>, main: Main<'_>, link: usize, to: (u32, u16)) -> Checked<()> {
     let (number, node) = (main.u16(link)?, main.u16(link + 2)?);
-    opaque(page)?;
+    page.special_at(OPAQUE)?;
     let tuple = page.item_mut(number, INNER_HEADER)?;
     let nodes = u16_of(tuple, 0)? >> 3;
     if node >= nodes {
@@ -495,7 +493,7 @@ fn vacuum_leaf(change: &mut Change<'_, '_>, main: Main<'_>) -> Checked<()> {
     let (from, to) = (numbers(moved)?, numbers(moved)?);
     let (chained, next) = (numbers(chained)?, numbers(chained)?);
     let page = &mut change.page;
-    opaque(page)?;
+    page.special_at(OPAQUE)?;
     kill(page, dead, maker, [State::Dead; 2], NOWHERE)?;
     kill(page, placeholders, maker, [State::Placeholder; 2], NOWHERE)?;
     // A tuple moves as its line pointer and that of what is in its way change places.
@@ -517,7 +515,7 @@ fn vacuum_redirect(change: &mut Change<'_, '_>, main: Main<'_>) -> Checked<()> {
     let (redirects, first) = (main.u16(0)?, main.u16(2)?);
     let numbers = take_numbers(&mut main.behind(8)?, redirects)?;
     let page = &mut change.page;
-    opaque(page)?;
+    page.special_at(OPAQUE)?;
     for number in numbers {
         let tuple = page.item_mut(u16::from_le_bytes(*number), DEAD_LEN)?;
         set_state(tuple, State::Placeholder);

@@ -15,7 +15,7 @@ use pagestrata_layers::{
 };
 use pagestrata_postgres::{Error, WalEnd, WalReader};
 
-use crate::layout::{self, PAGE, Sink};
+use crate::layout::{Bytes, Log, PAGE};
 
 const SEGMENT: u64 = 1 << 20;
 
@@ -23,18 +23,9 @@ const SEGMENT: u64 = 1 << 20;
 const START: u64 = 9 * SEGMENT;
 const OLD: u64 = 2 * SEGMENT;
 
-/// A segment in memory, whatever its number.
-struct Bytes(Vec<u8>);
-
-impl Sink for Bytes {
-    fn write(&mut self, lsn: u64, bytes: &[u8]) {
-        let start = (lsn % SEGMENT) as usize;
-        self.0[start..start + bytes.len()].copy_from_slice(bytes);
-    }
-}
-
-fn empty_log(start: u64) -> layout::Log<Bytes> {
-    layout::Log::new(Bytes(vec![0; SEGMENT as usize]), SEGMENT, start)
+/// A log of one segment, which is there as a whole.
+fn empty_log(start: u64) -> Log<Bytes> {
+    Log::new(Bytes { start, bytes: vec![0; SEGMENT as usize] }, SEGMENT, start)
 }
 
 /// A log whose last page has some records, the one that is being written, and three behind it.
@@ -62,7 +53,7 @@ impl Written {
             starts.push(log.append(21, 0, &[5; 70]));
         }
         assert_eq!(starts[torn] / PAGE, log.next / PAGE, "all in one page");
-        Written { bytes: log.sink.0, first: starts[0], starts, torn }
+        Written { bytes: log.sink.bytes, first: starts[0], starts, torn }
     }
 
     fn torn_at(&self) -> u64 {
@@ -128,7 +119,7 @@ fn shapes(written: &Written) -> Vec<(String, Vec<u8>)> {
     while old.next < OLD + 8 * PAGE {
         old.append(21, 0, &[8; 61]);
     }
-    let recycled = old.sink.0;
+    let recycled = old.sink.bytes;
     let mut shapes = Vec::new();
     for (before, name) in [(&zeros, "zeros"), (&recycled, "recycled")] {
         for new in [0, 4, 8, 20, 23, 24, 30, 200, range.len() - 1] {
@@ -192,7 +183,7 @@ fn damage_before_the_end_is_refused_beside_a_running_server() {
         let page = written.torn_at().next_multiple_of(PAGE);
         log.page(page, 0, 0);
         let header = (page - START) as usize..(page - START) as usize + 24;
-        bytes[header.clone()].copy_from_slice(&log.sink.0[header]);
+        bytes[header.clone()].copy_from_slice(&log.sink.bytes[header]);
         let (count, end) = Data::new(&bytes, true).read(written.first);
         assert_eq!(count, written.torn, "{shape}");
         assert!(matches!(end, Err(Error::Corrupt(_))), "{shape}: {end:?}");
@@ -201,7 +192,7 @@ fn damage_before_the_end_is_refused_beside_a_running_server() {
         edit(&data.segment(), written.torn_range().start as u64 + 100, &[0; 50]);
         let mut later = empty_log(START + 2 * SEGMENT);
         later.page(START + 2 * SEGMENT, 0, 0);
-        fs::write(data.wal().join("00000001000000000000000B"), later.sink.0).unwrap();
+        fs::write(data.wal().join("00000001000000000000000B"), later.sink.bytes).unwrap();
         let (_, end) = data.read(written.first);
         assert!(end.is_err(), "{end:?}");
     }
@@ -302,9 +293,9 @@ fn a_file_that_changes_while_it_is_read_ends_there() {
     for is_gone_on in [false, true] {
         let mut bytes = written.bytes.clone();
         if is_gone_on {
-            let mut log = layout::Log::new(Bytes(bytes), SEGMENT, START);
+            let mut log = Log::new(Bytes { start: START, bytes }, SEGMENT, START);
             log.page(written.torn_at().next_multiple_of(PAGE), 0, 0);
-            bytes = log.sink.0;
+            bytes = log.sink.bytes;
         }
         let data = Data::new(&bytes, false);
         let opened = Arc::new(Mutex::new(0));

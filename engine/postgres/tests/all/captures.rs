@@ -12,7 +12,7 @@ use pagestrata_layers::{
     Lsn,
     storage::{RealStorage, SharedStorage},
 };
-use pagestrata_postgres::{ControlFile, WalReader};
+use pagestrata_postgres::{ControlFile, Fork, RelFork, WalReader};
 
 /// The real file system.
 pub(crate) fn storage() -> SharedStorage {
@@ -30,7 +30,7 @@ pub(crate) struct Capture {
     env: HashMap<String, String>,
 }
 
-const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/sample");
+const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ingest/sample");
 const NAMES: [&str; 5] =
     ["pgbench/main", "pgbench/pglz", "pgbench/zstd", "pgbench/fpwoff", "consistency/off"];
 
@@ -75,6 +75,14 @@ fn open_zstd(path: &Path) -> impl Read + use<> {
     let mut decoder = zstd::Decoder::new(file).unwrap();
     decoder.window_log_max(27).unwrap();
     decoder
+}
+
+/// A relation fork by its four numbers in a list.
+pub(crate) fn rel_of(numbers: [&str; 4]) -> RelFork {
+    let [tablespace, database, relation, fork] =
+        numbers.map(|number| number.parse::<u32>().unwrap());
+    let fork = Fork::from_number(u8::try_from(fork).unwrap()).unwrap();
+    RelFork { tablespace, database, relation, fork }
 }
 
 impl Capture {

@@ -352,12 +352,12 @@ fn ten_thousand_flips_never_shorten_the_log() {
     let copy = Copy::tail(900);
     let seed = 0x9E37_79B9_7F4A_7C15_u64;
     println!("seed {seed:#X}");
-    let mut random = crate::fuzzed::Random(seed);
+    let mut random = fastrand::Rng::with_seed(seed);
     let first_page = copy.start().0 & !8191;
     let (mut errors, mut torn, mut unseen) = (0, 0, 0);
     for round in 0..10_000 {
-        let lsn = first_page + random.below(copy.last().1.0 + 64 - first_page);
-        let bit = random.below(8) as u8;
+        let lsn = first_page + random.u64(..copy.last().1.0 + 64 - first_page);
+        let bit = random.u64(..8) as u8;
         copy.flip(lsn, bit);
         let (records, end) = copy.read();
         copy.flip(lsn, bit);

@@ -89,12 +89,7 @@ fn wanted(lines: impl Iterator<Item = String>) -> BTreeSet<Change> {
         let ["N", lsn, tablespace, database, relation, fork, blocks] = words[..] else {
             return None;
         };
-        let rel = RelFork {
-            tablespace: tablespace.parse().unwrap(),
-            database: database.parse().unwrap(),
-            relation: relation.parse().unwrap(),
-            fork: Fork::from_number(fork.parse().unwrap()).unwrap(),
-        };
+        let rel = captures::rel_of([tablespace, database, relation, fork]);
         let change = (lsn.parse().unwrap(), rel, blocks.parse().ok());
         (rel.fork != Fork::Fsm).then_some(change)
     };

@@ -1,26 +1,11 @@
 //! Records with random damage and a checksum that was made right again: read or refused, never a
 //! panic.
 
+use fastrand::Rng;
 use pagestrata_layers::Lsn;
 use pagestrata_postgres::{Error, PageVersions, decode_record, relation_events};
 
 use crate::{captures, layout::seal};
-
-/// A small generator of its own (xorshift64*), so that a failure can be repeated from its seed.
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-}
 
 #[test]
 fn damaged_records_are_read_or_refused() {
@@ -30,19 +15,18 @@ fn damaged_records_are_read_or_refused() {
     }
     let seed = 0xD1B5_4A32_D192_ED03;
     println!("seed {seed:#X}");
-    let (mut random, mut versions) = (Random(seed), PageVersions::new());
+    let (mut random, mut versions) = (Rng::with_seed(seed), PageVersions::new());
     let (mut read, mut refused) = (0, 0);
     for _ in 0..60_000 {
-        let mut record = records[random.below(records.len() as u64) as usize].clone();
-        for _ in 0..=random.below(3) {
+        let mut record = records[random.u64(..records.len() as u64) as usize].clone();
+        for _ in 0..=random.u64(..3) {
             let len = record.len() as u64;
             // Mostly in the headers, which come first.
-            let at =
-                if random.below(2) == 0 { random.below(len.min(90)) } else { random.below(len) };
-            record[at as usize] = random.next() as u8;
+            let at = if random.bool() { random.u64(..len.min(90)) } else { random.u64(..len) };
+            record[at as usize] = random.u8(..);
         }
-        if random.below(4) == 0 {
-            record.truncate(24 + random.below(record.len() as u64 - 23) as usize);
+        if random.u64(..4) == 0 {
+            record.truncate(24 + random.u64(..record.len() as u64 - 23) as usize);
         }
         seal(&mut record);
         let run = |versions: &mut PageVersions| -> Result<(), Error> {

@@ -2,20 +2,43 @@
 //! segments, each with the header it has there. Where the bytes go is the caller's.
 
 pub(crate) const PAGE: u64 = 8192;
+/// The cluster that a new log says it is of.
+pub(crate) const SYSTEM_ID: u64 = 77;
 
 /// Where the bytes of a log go, by their Lsn. What is between them is zero.
 pub(crate) trait Sink {
     fn write(&mut self, lsn: u64, bytes: &[u8]);
 }
 
+/// The bytes of a log in memory, from an Lsn on.
+pub(crate) struct Bytes {
+    pub(crate) start: u64,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Sink for Bytes {
+    fn write(&mut self, lsn: u64, bytes: &[u8]) {
+        let at = (lsn - self.start) as usize;
+        self.bytes.resize(self.bytes.len().max(at + bytes.len()), 0);
+        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+}
+
 /// Writes records one behind the other.
 pub(crate) struct Log<S> {
     pub(crate) sink: S,
+    pub(crate) system_id: u64,
     segment_size: u64,
     /// Where the next record goes; behind a page's header, if a page begins there.
     pub(crate) next: u64,
     /// Where the last one began.
     pub(crate) prev: u64,
+}
+
+/// The name of a segment's file.
+pub(crate) fn segment_name(timeline: u32, number: u64, segment_size: u64) -> String {
+    let per_upper = (1 << 32) / segment_size;
+    format!("{timeline:08X}{:08X}{:08X}", number / per_upper, number % per_upper)
 }
 
 /// The checksum of a record.
@@ -31,10 +54,17 @@ pub(crate) fn seal(record: &mut [u8]) {
     record[20..24].copy_from_slice(&crc.to_le_bytes());
 }
 
+impl Log<Bytes> {
+    /// An empty log in memory that begins at `start`, the first byte of a segment.
+    pub(crate) fn in_memory(segment_size: u64, start: u64) -> Log<Bytes> {
+        Log::new(Bytes { start, bytes: Vec::new() }, segment_size, start)
+    }
+}
+
 impl<S: Sink> Log<S> {
     /// An empty log that begins at `start`, the first byte of a segment.
     pub(crate) fn new(sink: S, segment_size: u64, start: u64) -> Log<S> {
-        Log { sink, segment_size, next: start, prev: 8 }
+        Log { sink, system_id: SYSTEM_ID, segment_size, next: start, prev: 8 }
     }
 
     /// Starts the page of address `lsn`; returns where its contents start.
@@ -47,7 +77,7 @@ impl<S: Sink> Log<S> {
         header.extend(lsn.to_le_bytes());
         header.extend(u64::from(remaining).to_le_bytes());
         if first {
-            header.extend(77_u64.to_le_bytes());
+            header.extend(self.system_id.to_le_bytes());
             header.extend((self.segment_size as u32).to_le_bytes());
             header.extend((PAGE as u32).to_le_bytes());
         }

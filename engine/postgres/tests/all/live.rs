@@ -2,5 +2,6 @@
 //! itself.
 
 mod made_up;
+mod messages;
 mod server;
 mod streaming;

@@ -26,10 +26,6 @@ fn number(json: &Json) -> u64 {
     json.as_u64().unwrap()
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn check_block(block: &BlockRef<'_>, want: &Json, images: &mut ImageDecoder, counts: &mut Counts) {
     let rel: Vec<u64> = want["rel"].as_array().unwrap().iter().map(number).collect();
     let found = [block.rel.tablespace, block.rel.database, block.rel.relation].map(u64::from);
@@ -59,7 +55,7 @@ fn check_block(block: &BlockRef<'_>, want: &Json, images: &mut ImageDecoder, cou
     assert_eq!(image.apply(), want["apply"].as_bool().unwrap());
     let mut page = [0xAA; PAGE_SIZE];
     images.restore(image, &mut page).unwrap();
-    assert_eq!(hex(&Sha256::digest(page)), want["sha"].as_str().unwrap());
+    assert_eq!(format!("{:x}", Sha256::digest(page)), want["sha"].as_str().unwrap());
     let half = |at: usize| u64::from(u32::from_le_bytes(page[at..at + 4].try_into().unwrap()));
     assert_eq!(Lsn(half(0) << 32 | half(4)), lsn(&want["img_pd_lsn"]));
     counts.images += 1;

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, panic::AssertUnwindSafe};
 
+use fastrand::Rng;
 use pagestrata_layers::{Kind, PageVersion, Redo};
 use pagestrata_postgres::{PAGE_SIZE, Page, PageRedo, Record, RelPage};
 
@@ -14,37 +15,25 @@ use crate::{
 const RECORDS: u32 = 40;
 const DAMAGES: u32 = 60;
 
-/// Xorshift.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) as usize % end
-    }
-}
-
 /// Changes a few bytes: of the header, but for the Lsn, of line pointers, of the special space, or
 /// anywhere.
-fn damage_page(page: &mut Page, random: &mut Random) {
-    for _ in 0..=random.below(5) {
-        let at = match random.below(4) {
-            0 => 8 + random.below(16),
-            1 => 24 + random.below(100),
-            2 => PAGE_SIZE - 1 - random.below(16),
-            _ => 8 + random.below(PAGE_SIZE - 8),
+fn damage_page(page: &mut Page, random: &mut Rng) {
+    for _ in 0..=random.usize(..5) {
+        let at = match random.usize(..4) {
+            0 => 8 + random.usize(..16),
+            1 => 24 + random.usize(..100),
+            2 => PAGE_SIZE - 1 - random.usize(..16),
+            _ => 8 + random.usize(..PAGE_SIZE - 8),
         };
         page[at] = damaged(page[at], random);
     }
 }
 
-fn damaged(byte: u8, random: &mut Random) -> u8 {
-    match random.below(3) {
-        0 => byte ^ 1 << random.below(8),
-        1 => [0, 0xFF][random.below(2)],
-        _ => random.below(256) as u8,
+fn damaged(byte: u8, random: &mut Rng) -> u8 {
+    match random.usize(..3) {
+        0 => byte ^ 1 << random.usize(..8),
+        1 => [0, 0xFF][random.usize(..2)],
+        _ => random.usize(..256) as u8,
     }
 }
 
@@ -54,7 +43,7 @@ fn damage(
     record: &Record<'_>,
     of: RelPage,
     page: &Page,
-    random: &mut Random,
+    random: &mut Rng,
 ) -> u32 {
     let redo = PageRedo::new(cluster.settings);
     let mut errors = 0;
@@ -64,8 +53,8 @@ fn damage(
             damage_page(&mut page, random);
         }
         if round % 3 != 1 {
-            for _ in 0..=random.below(3) {
-                let at = 24 + random.below(bytes.len() - 24);
+            for _ in 0..=random.usize(..3) {
+                let at = 24 + random.usize(..bytes.len() - 24);
                 bytes[at] = damaged(bytes[at], random);
             }
         }
@@ -88,7 +77,7 @@ fn damage(
 
 fn damage_records(capture: &Capture) {
     let mut cluster = Cluster::of(capture);
-    let mut random = Random(15);
+    let mut random = Rng::with_seed(15);
     let mut damaged_of_kind = HashMap::<_, u32>::new();
     let (mut damaged, mut errors) = (0, 0);
     let mut reader = capture.reader();

@@ -3,13 +3,13 @@
 
 use std::{fs::File, os::unix::fs::FileExt, path::Path};
 
+use fastrand::Rng;
 use pagestrata_layers::Lsn;
 use pagestrata_postgres::{Error, LogIdentity, Record, StreamDecoder, WalReader};
 
 use crate::{
     captures::{self, Capture},
-    fuzzed::Random,
-    layout::{self, PAGE, Sink},
+    layout::{Bytes, Log, PAGE, SYSTEM_ID, segment_name},
 };
 
 /// A record, as far as it is compared: start, end, checksum, length.
@@ -56,9 +56,7 @@ impl Sent<'_> {
         let LogIdentity { timeline, segment_size, .. } = self.log;
         let number = from / segment_size;
         if self.open.as_ref().is_none_or(|(open, _)| *open != number) {
-            let per_upper = (1 << 32) / segment_size;
-            let (upper, lower) = (number / per_upper, number % per_upper);
-            let path = self.dir.join(format!("{timeline:08X}{upper:08X}{lower:08X}"));
+            let path = self.dir.join(segment_name(timeline, number, segment_size));
             self.open = Some((number, File::open(path).unwrap()));
         }
         let mut bytes = vec![0; len.min(segment_size - from % segment_size) as usize];
@@ -67,7 +65,7 @@ impl Sent<'_> {
     }
 }
 
-fn compare(capture: &Capture, random: &mut Random) {
+fn compare(capture: &Capture, random: &mut Rng) {
     let mut reader = capture.reader();
     let log = identity(&reader);
     let expected = all_of(&mut reader);
@@ -80,7 +78,7 @@ fn compare(capture: &Capture, random: &mut Random) {
         assert_eq!(decoder.received(), decoder.stream_from());
         while decoder.received().0 < end {
             let from = decoder.received();
-            let len = (1 + random.below(len_max)).min(end - from.0);
+            let len = (1 + random.u64(..len_max)).min(end - from.0);
             decoder.push(from, &sent.bytes(from.0, len)).unwrap();
             drain(&mut decoder, &mut records).unwrap();
             if restarts.is_due(decoder.position(), random) {
@@ -115,13 +113,13 @@ impl Restarts {
         Restarts { start: last.0, end, len_max, count: 0, last }
     }
 
-    fn is_due(&mut self, position: Lsn, random: &mut Random) -> bool {
+    fn is_due(&mut self, position: Lsn, random: &mut Rng) -> bool {
         if position <= self.last {
             return false;
         }
         let log_len = self.end - self.start;
         let pieces = (2 * log_len / self.len_max).max(1);
-        let by_chance = random.below(pieces.max(20 * 4)) < 20;
+        let by_chance = random.u64(..pieces.max(20 * 4)) < 20;
         let thirds = 3 * (position.0 - self.start) / log_len;
         let is_late = position.0 < self.end && self.count < thirds;
         if by_chance || is_late {
@@ -133,7 +131,7 @@ impl Restarts {
 
 #[test]
 fn captures_are_read_as_from_files() {
-    let mut random = Random(0x9E37_79B9_7F4A_7C15);
+    let mut random = Rng::with_seed(0x9E37_79B9_7F4A_7C15);
     for capture in captures::all() {
         compare(capture, &mut random);
     }
@@ -167,24 +165,13 @@ fn reading_starts_between_records_only() {
     }
 }
 
-#[derive(Default)]
-struct Bytes(Vec<u8>);
-
 const SEGMENT: u64 = 1 << 20;
 
-impl Sink for Bytes {
-    fn write(&mut self, lsn: u64, bytes: &[u8]) {
-        let start = (lsn - SEGMENT) as usize;
-        self.0.resize(self.0.len().max(start + bytes.len()), 0);
-        self.0[start..start + bytes.len()].copy_from_slice(bytes);
-    }
+fn empty_log() -> Log<Bytes> {
+    Log::in_memory(SEGMENT, SEGMENT)
 }
 
-fn empty_log() -> layout::Log<Bytes> {
-    layout::Log::new(Bytes::default(), SEGMENT, SEGMENT)
-}
-
-const LOG: LogIdentity = LogIdentity { system_id: 77, timeline: 1, segment_size: SEGMENT };
+const LOG: LogIdentity = LogIdentity { system_id: SYSTEM_ID, timeline: 1, segment_size: SEGMENT };
 
 /// What is read from `bytes`, sent in pieces of `len`.
 fn read(bytes: &[u8], from: u64, len: usize) -> (Vec<Seen>, Result<Lsn, Error>) {
@@ -214,13 +201,13 @@ fn switches_long_records_and_edges_arrive_byte_by_byte() {
     starts.push(log.append(21, 0, &vec![2; 1 << 20]));
     starts.push(log.append(21, 0, b"last"));
     for len in [1, 7, 8191, 8192, 8193, 4 << 20] {
-        let (records, end) = read(&log.sink.0, starts[0], len);
+        let (records, end) = read(&log.sink.bytes, starts[0], len);
         assert_eq!(records.iter().map(|record| record.0).collect::<Vec<_>>(), starts);
         assert_eq!(end.unwrap(), Lsn(log.next));
         let switch = records[records.len() - 3];
         assert_eq!(switch.1, 2 * SEGMENT);
         for record in records {
-            let (rest, end) = read(&log.sink.0, record.1, len.max(7));
+            let (rest, end) = read(&log.sink.bytes, record.1, len.max(7));
             assert_eq!(end.unwrap(), Lsn(log.next), "from {}", Lsn(record.1));
             assert_eq!(rest.len(), starts.iter().filter(|start| **start >= record.1).count());
         }
@@ -235,7 +222,7 @@ fn a_record_given_up_after_a_crash_is_passed_over() {
         let (prev, torn) = (log.prev, log.next);
         log.append(21, 0, &vec![9; 20_000]);
         let page = torn.next_multiple_of(PAGE) + PAGE;
-        log.sink.0.truncate((page - SEGMENT) as usize);
+        log.sink.bytes.truncate((page - SEGMENT) as usize);
         (log.prev, log.next) = (prev, log.page(page, 8, 0));
         let mut body = vec![255, 16];
         body.extend((torn + if is_honest { 0 } else { 8 }).to_le_bytes());
@@ -243,7 +230,7 @@ fn a_record_given_up_after_a_crash_is_passed_over() {
         let replaced = log.append_body(0, 0xD0, &body);
         log.append(21, 0, b"on");
         for len in [1, 100, 1 << 20] {
-            let (records, end) = read(&log.sink.0, first, len);
+            let (records, end) = read(&log.sink.bytes, first, len);
             if is_honest {
                 assert_eq!((records.len(), records[1].0), (3, replaced));
                 assert_eq!(end.unwrap(), Lsn(log.next));
@@ -262,7 +249,7 @@ fn what_is_not_this_log_is_refused() {
     for _ in 0..500 {
         log.append(21, 0, &[3; 100]);
     }
-    let good = &log.sink.0;
+    let good = &log.sink.bytes;
     let error_of = |bytes: &[u8], from| read(bytes, from, 999).1.unwrap_err();
     let damaged = |at: usize| {
         let mut bytes = good.clone();
@@ -295,7 +282,7 @@ fn what_is_not_this_log_is_refused() {
 /// After a restart the next record has to follow the last one, although that one is not sent again.
 #[test]
 fn another_log_of_the_same_cluster_is_refused_after_a_restart() {
-    let mut random = Random(0xD1B5_4A32_D192_ED03);
+    let mut random = Rng::with_seed(0xD1B5_4A32_D192_ED03);
     let (mut log, mut other) = (empty_log(), empty_log());
     let first = log.append(21, 0, b"first");
     log.append(21, 0, &[1; 64]);
@@ -309,21 +296,21 @@ fn another_log_of_the_same_cluster_is_refused_after_a_restart() {
     let mut decoder = StreamDecoder::new(LOG, Lsn(first)).unwrap();
     let mut records = Vec::new();
     let len = (from - SEGMENT) as usize;
-    decoder.push(decoder.received(), &log.sink.0[..len]).unwrap();
+    decoder.push(decoder.received(), &log.sink.bytes[..len]).unwrap();
     drain(&mut decoder, &mut records).unwrap();
     assert_eq!(decoder.position(), Lsn(from));
     decoder.restart();
-    decoder.push(decoder.received(), &other.sink.0).unwrap();
+    decoder.push(decoder.received(), &other.sink.bytes).unwrap();
     assert!(matches!(decoder.next_record(), Err(Error::Corrupt(_))));
-    decoder.push(decoder.received(), &log.sink.0).unwrap();
+    decoder.push(decoder.received(), &log.sink.bytes).unwrap();
     assert!(decoder.next_record().unwrap().is_some());
 
     for _ in 0..2_000 {
-        let mut bytes = log.sink.0.clone();
-        for _ in 0..=random.below(4) {
-            let at = random.below(bytes.len() as u64) as usize;
-            bytes[at] = random.next() as u8;
+        let mut bytes = log.sink.bytes.clone();
+        for _ in 0..=random.u64(..4) {
+            let at = random.u64(..bytes.len() as u64) as usize;
+            bytes[at] = random.u8(..);
         }
-        let _ = read(&bytes, first, 1 + random.below(300) as usize);
+        let _ = read(&bytes, first, 1 + random.u64(..300) as usize);
     }
 }

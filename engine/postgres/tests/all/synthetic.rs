@@ -8,7 +8,7 @@ use pagestrata_postgres::{Error, WalEnd, WalReader, first_record};
 
 use crate::{
     captures,
-    layout::{self, PAGE, Sink},
+    layout::{self, PAGE, SYSTEM_ID, Sink, segment_name},
 };
 
 /// Start, end and length of the main data of a record.
@@ -24,10 +24,7 @@ struct Segments {
 
 impl Sink for Segments {
     fn write(&mut self, lsn: u64, bytes: &[u8]) {
-        let number = lsn / self.size;
-        let per_upper = (1 << 32) / self.size;
-        let name = format!("00000001{:08X}{:08X}", number / per_upper, number % per_upper);
-        let path = self.dir.path().join(name);
+        let path = self.dir.path().join(segment_name(1, lsn / self.size, self.size));
         let file = File::options().create(true).truncate(false).write(true).open(path).unwrap();
         file.set_len(self.size).unwrap();
         file.write_all_at(bytes, lsn % self.size).unwrap();
@@ -55,7 +52,7 @@ impl layout::Log<Segments> {
                 self.sink.dir.path(),
                 Lsn(from),
                 None,
-                Some(77),
+                Some(SYSTEM_ID),
             )?;
             while let Some(record) = reader.next_record()? {
                 records.push((record.lsn().0, record.end().0, record.main_data().len()));
@@ -210,21 +207,21 @@ fn impossible_segment_sizes_are_refused() {
 /// Bytes that mean nothing, under a segment's name, with and without a good header in front.
 #[test]
 fn arbitrary_segments_are_read_or_refused() {
-    let mut random = crate::fuzzed::Random(0xA076_1D64_78BD_642F);
+    let mut random = fastrand::Rng::with_seed(0xA076_1D64_78BD_642F);
     for round in 0..300 {
         let mut log = empty_log(1 << 20);
-        let bytes: Vec<u8> = (0..4 * PAGE / 8).flat_map(|_| random.next().to_le_bytes()).collect();
+        let bytes: Vec<u8> = (0..4 * PAGE / 8).flat_map(|_| random.u64(..).to_le_bytes()).collect();
         log.sink.write(1 << 20, &bytes);
         let mut start = (1 << 20) + 40;
         if round % 3 > 0 {
             start = log.page(1 << 20, 0, 0);
             for page in 1..4 {
-                let remaining = random.below(3) as u32 * 8000;
+                let remaining = random.u64(..3) as u32 * 8000;
                 log.page((1 << 20) + page * PAGE, u16::from(remaining > 0), remaining);
             }
         }
         if round % 3 > 1 {
-            log.sink.write(start, &(random.below(20_000) as u32).to_le_bytes());
+            log.sink.write(start, &(random.u64(..20_000) as u32).to_le_bytes());
         }
         let (records, _) = log.read_from(start);
         assert!(records.is_empty());

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pagestrata_layers::{Key, Lsn, Value};
-use pagestrata_postgres::{Error, Fork, PageVersions, RelFork};
+use pagestrata_postgres::{Error, Fork, PageVersions};
 use sha2::{Digest, Sha256};
 
 use crate::captures;
@@ -12,7 +12,7 @@ use crate::captures;
 pub(crate) fn raw16(page: &[u8]) -> String {
     let mut page = page.to_vec();
     page[8..10].fill(0);
-    Sha256::digest(&page)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:.16x}", Sha256::digest(&page))
 }
 
 /// A list's `V` lines: `V end spc db rel fork blk raw16 pd_lsn`.
@@ -22,12 +22,7 @@ fn listed(lines: impl Iterator<Item = String>) -> BTreeMap<(Lsn, Key), String> {
         let ["V", lsn, tablespace, database, relation, fork, block, hash, _] = words[..] else {
             return None;
         };
-        let rel = RelFork {
-            tablespace: tablespace.parse().unwrap(),
-            database: database.parse().unwrap(),
-            relation: relation.parse().unwrap(),
-            fork: Fork::from_number(fork.parse().unwrap()).unwrap(),
-        };
+        let rel = captures::rel_of([tablespace, database, relation, fork]);
         Some(((lsn.parse().unwrap(), rel.key(block.parse().unwrap())), hash.to_owned()))
     };
     lines.filter_map(parse).collect()

@@ -19,7 +19,7 @@ use std::{hint::select_unpredictable, ops::Range};
 use super::{
     lsn_bands::{Band, Mark, Tag, are_sound},
     patch::Patch,
-    rank_table::{Indices, Moved, Part, Table},
+    rank_table::{Indices, MovedRun, Part, Table},
 };
 
 /// Columns of a word.
@@ -256,7 +256,7 @@ impl Cover {
         let width = columns.lsns.len().div_ceil(WORD);
         let mut words = vec![0; rows.len() * width + 1];
         // The number may be the same although some columns are gone and as many are new.
-        let all = Moved { old: 0..self.columns(), new: 0 };
+        let all = MovedRun { old: 0..self.columns(), new: 0 };
         let same = *columns.moved == [all] && columns.lsns.len() == self.columns();
         let mut marks = 0_u64;
         for (at, row) in rows.iter().enumerate() {
@@ -362,7 +362,7 @@ impl Cover {
         patches: &[Patch],
         marks: &[[Range<usize>; 2]],
         lost: &[Range<usize>],
-    ) -> (Vec<Tag>, Vec<Moved>) {
+    ) -> (Vec<Tag>, Vec<MovedRun>) {
         let note = |runs: &mut dyn Iterator<Item = &Range<usize>>| {
             let mut noted = vec![false; self.tags.len()];
             runs.for_each(|run| self.places.note(run.clone(), &mut noted));
@@ -422,9 +422,9 @@ fn low_bits(column: usize, word: usize) -> u64 {
 
 /// Merges the `old` items that are `used` with the `fresh` ones, in order. Returns also where the
 /// used ones move. A fresh item comes after its equals.
-fn merged<T: Copy + Ord>(old: &[T], used: &[bool], fresh: &[T]) -> (Vec<T>, Vec<Moved>) {
+fn merged<T: Copy + Ord>(old: &[T], used: &[bool], fresh: &[T]) -> (Vec<T>, Vec<MovedRun>) {
     let mut items = Vec::with_capacity(old.len() + fresh.len());
-    let mut moved: Vec<Moved> = Vec::new();
+    let mut moved: Vec<MovedRun> = Vec::new();
     let next_unused = |from: usize| {
         used[from..].iter().position(|used| !used).map_or(old.len(), |more| from + more)
     };
@@ -437,7 +437,7 @@ fn merged<T: Copy + Ord>(old: &[T], used: &[bool], fresh: &[T]) -> (Vec<T>, Vec<
             Some(last) if last.old.end == at && last.new + last.old.len() == items.len() => {
                 last.old.end = end;
             }
-            _ => moved.push(Moved { old: at..end, new: items.len() }),
+            _ => moved.push(MovedRun { old: at..end, new: items.len() }),
         }
         items.extend_from_slice(&old[at..end]);
         at = end;
@@ -458,7 +458,7 @@ struct Columns {
     /// Their Lsns.
     lsns: Vec<u64>,
     /// Where the old ones move.
-    moved: Vec<Moved>,
+    moved: Vec<MovedRun>,
 }
 
 impl Columns {
@@ -476,7 +476,7 @@ impl Columns {
 
     /// Sets the bits that an old row, which is before `row`, has in a range of columns.
     fn copy(&self, row: &[u64], range: Range<usize>, bits: &mut [u64]) {
-        for Moved { old, new } in &self.moved {
+        for MovedRun { old, new } in &self.moved {
             let mut from = old.start.max(range.start);
             let end = old.end.min(range.end);
             while from < end {

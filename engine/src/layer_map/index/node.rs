@@ -47,7 +47,7 @@ pub(super) struct Node {
 }
 
 /// Result of changing a node.
-pub(super) enum Edited {
+pub(super) enum EditOutcome {
     /// One node.
     One(Node),
     /// Two nodes, each with the layers that cover all of it and were listed inside.
@@ -272,7 +272,7 @@ impl Edit<'_> {
     }
 
     /// Changes a node that ends at `end` and that the layer does not cover in full.
-    pub(super) fn apply(&self, node: &Node, end: Option<Key>) -> Edited {
+    pub(super) fn apply(&self, node: &Node, end: Option<Key>) -> EditOutcome {
         let mut draft = Draft {
             keys: node.keys.to_vec(),
             end,
@@ -303,9 +303,9 @@ impl Edit<'_> {
             draft.join_at(bounds());
         }
         if draft.keys.len() > CHILDREN_MAX {
-            return Edited::Two(Box::new(self.halves(draft)));
+            return EditOutcome::Two(Box::new(self.halves(draft)));
         }
-        Edited::One(draft.finish())
+        EditOutcome::One(draft.finish())
     }
 
     /// Changes the children that the layer covers in part; there are at most two.
@@ -318,10 +318,10 @@ impl Edit<'_> {
             .collect();
         for &child in in_part.iter().rev() {
             match self.apply(&draft.children[child], draft.child_end(child)) {
-                Edited::One(node) => {
+                EditOutcome::One(node) => {
                     draft.children[child] = Arc::new(node);
                 }
-                Edited::Two(halves) => {
+                EditOutcome::Two(halves) => {
                     let [(left, left_spans), (right, right_spans)] = *halves;
                     let list = || draft.cover.list(child);
                     let lists = vec![

@@ -114,7 +114,7 @@ const PASSES_MAX: usize = 8;
 
 /// A run of a table's positions that stay together when the table changes.
 #[derive(Debug, PartialEq)]
-pub(super) struct Moved {
+pub(super) struct MovedRun {
     /// Where they were.
     pub(super) old: Range<usize>,
     /// Where the first of them is now.
@@ -175,7 +175,7 @@ macro_rules! places {
 places!(u8 u16 u32);
 
 /// Concatenates the parts; all positions must be below `limit` afterwards.
-fn assembled<P: Place>(old: &[P], parts: &[Part<'_>], moved: &[Moved], limit: usize) -> Vec<P> {
+fn assembled<P: Place>(old: &[P], parts: &[Part<'_>], moved: &[MovedRun], limit: usize) -> Vec<P> {
     let len = |part: &Part<'_>| match part {
         Part::Old(run) => run.len(),
         Part::New(places) => places.len(),
@@ -201,12 +201,12 @@ fn assembled<P: Place>(old: &[P], parts: &[Part<'_>], moved: &[Moved], limit: us
 /// be in a table of which only the end was changed, so it can be higher than before and after, by
 /// as many as were removed before it. With 256 positions of one byte that may exceed a byte, and
 /// then positions are looked up instead.
-fn rename<P: Place>(places: &mut [P], moved: &[Moved], limit: usize) {
+fn rename<P: Place>(places: &mut [P], moved: &[MovedRun], limit: usize) {
     let lost = moved.iter().map(|moved| moved.old.start.saturating_sub(moved.new)).max();
     let fits = limit + lost.unwrap_or(0) <= P::COUNT;
     if moved.len() > PASSES_MAX || !fits {
         let mut names: Vec<P> = Vec::new();
-        for Moved { old, new } in moved {
+        for MovedRun { old, new } in moved {
             names.resize(old.start, P::new(0));
             names.extend((0..old.len()).map(|at| P::new(new + at)));
         }
@@ -214,8 +214,8 @@ fn rename<P: Place>(places: &mut [P], moved: &[Moved], limit: usize) {
         return;
     }
     // From the last one down, so that a moved position is not moved again.
-    for (at, Moved { old, new }) in moved.iter().enumerate().rev() {
-        let shift = |moved: &Moved| moved.new.wrapping_sub(moved.old.start);
+    for (at, MovedRun { old, new }) in moved.iter().enumerate().rev() {
+        let shift = |moved: &MovedRun| moved.new.wrapping_sub(moved.old.start);
         let before = moved[..at].last().map_or(0, shift);
         let more = new.wrapping_sub(old.start).wrapping_sub(before);
         if more != 0 {
@@ -312,7 +312,7 @@ impl Indices {
     }
 
     /// Concatenates old positions, renamed by `moved`, and new ones, all below `limit`.
-    pub(super) fn assemble(&self, parts: &[Part<'_>], moved: &[Moved], limit: usize) -> Indices {
+    pub(super) fn assemble(&self, parts: &[Part<'_>], moved: &[MovedRun], limit: usize) -> Indices {
         match self {
             Indices::Bytes(old) if limit <= BYTES_MAX => {
                 Indices::Bytes(assembled(old, parts, moved, limit).into())
@@ -358,12 +358,12 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(9);
         for round in 0..4000 {
             let size = if round % 20 == 0 { SHORT_MAX } else { BYTES_MAX };
-            let (old_len, mut moved) = (size - random.usize(..3), Vec::<Moved>::new());
+            let (old_len, mut moved) = (size - random.usize(..3), Vec::<MovedRun>::new());
             // Runs that stay, some positions lost between them, some new ones.
             let (mut at, mut new) = (random.usize(..2), random.usize(..2));
             while at < old_len {
                 let end = (at + random.usize(1..=size / 3)).min(old_len);
-                moved.push(Moved { old: at..end, new });
+                moved.push(MovedRun { old: at..end, new });
                 new += end - at;
                 at = end + random.usize(..3);
                 new += random.usize(..3);

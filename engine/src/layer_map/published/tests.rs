@@ -9,7 +9,7 @@ mod on_threads {
     #[test]
     fn a_pin_is_stale_only_after_a_publication() {
         let published = Published::new(1);
-        let mut cached = Cached::new(&published);
+        let mut cached = CachedVersion::new(&published);
         assert!(!cached.is_stale(&published));
         published.publish(|old| old + 1);
         assert!(cached.is_stale(&published));
@@ -107,7 +107,7 @@ mod in_every_interleaving {
                 .map(|_| {
                     let (published, told) = (published.clone(), told.clone());
                     thread::spawn(move || {
-                        let mut cached = Cached::new(&published);
+                        let mut cached = CachedVersion::new(&published);
                         for _ in 0..2 {
                             let at_least = told.load(Ordering::Acquire) as u64;
                             if cached.is_stale(&published) {

@@ -225,7 +225,7 @@ impl Explore {
             self.counts.add("flips");
             let found = guarded(|| match look(&image) {
                 Ok(recovered) => Ok(Some(recovered)),
-                Err(Looked::Open(Error::Layers(
+                Err(LookError::Open(Error::Layers(
                     LayersError::Corrupt { .. } | LayersError::UnsupportedVersion { .. },
                 ))) => Ok(None),
                 Err(error) => Err(Violation::new(error.to_string())),
@@ -243,26 +243,26 @@ impl Explore {
 }
 
 /// Why an image could not be checked.
-enum Looked {
+enum LookError {
     Open(Error),
     Other(String),
 }
 
-impl std::fmt::Display for Looked {
+impl std::fmt::Display for LookError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Looked::Open(error) => write!(f, "it does not open: {error}"),
-            Looked::Other(what) => f.write_str(what),
+            LookError::Open(error) => write!(f, "it does not open: {error}"),
+            LookError::Other(what) => f.write_str(what),
         }
     }
 }
 
 /// Opens an image, reads everything, verifies its files.
-fn look(image: &SimulatedStorage) -> Result<Recovered, Looked> {
-    let store = open(image.shared(), Durability::Synced).map_err(Looked::Open)?;
-    let recovered = Recovered::of(&store).map_err(Looked::Other)?;
+fn look(image: &SimulatedStorage) -> Result<Recovered, LookError> {
+    let store = open(image.shared(), Durability::Synced).map_err(LookError::Open)?;
+    let recovered = Recovered::of(&store).map_err(LookError::Other)?;
     for timeline in store.timelines() {
-        timeline.verify().map_err(|error| Looked::Other(error.to_string()))?;
+        timeline.verify().map_err(|error| LookError::Other(error.to_string()))?;
     }
     Ok(recovered)
 }

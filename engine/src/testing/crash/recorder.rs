@@ -21,11 +21,11 @@ pub(super) struct Point {
 #[derive(Clone, Debug)]
 pub(super) struct Recorder {
     storage: SimulatedStorage,
-    recording: Arc<Mutex<Recording>>,
+    recording: Arc<Mutex<CrashPoints>>,
 }
 
 #[derive(Debug)]
-struct Recording {
+struct CrashPoints {
     points: Vec<Point>,
     /// One call in so many is kept; 0: none.
     one_in: u64,
@@ -41,7 +41,7 @@ struct RecordedFile {
 impl Recorder {
     pub(super) fn new(storage: SimulatedStorage, one_in: u64, seed: u64) -> Recorder {
         let random = fastrand::Rng::with_seed(seed);
-        let recording = Recording { points: Vec::new(), one_in, random };
+        let recording = CrashPoints { points: Vec::new(), one_in, random };
         Recorder { storage, recording: Arc::new(Mutex::new(recording)) }
     }
 

@@ -23,7 +23,7 @@ use pagestrata_postgres_ingest::{
     sample,
 };
 
-const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../sample");
+const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/sample");
 const NAMES: [&str; 5] =
     ["pgbench/main", "pgbench/fpwoff", "pgbench/pglz", "pgbench/zstd", "consistency/off"];
 const THREADS: usize = 2;

@@ -7,12 +7,13 @@ use std::{
     time::Duration,
 };
 
+use fastrand::Rng;
 use pagestrata_layers::Lsn;
 use pagestrata_postgres::live::{
     Connection, ConnectionInfo, Error, Event, Progress, Result, Server, Timing,
 };
 
-use crate::fuzzed::Random;
+use super::messages::{message, row};
 
 const WAIT: Duration = Duration::from_secs(20);
 
@@ -36,21 +37,6 @@ fn say(bytes: Vec<u8>) -> (ConnectionInfo, JoinHandle<()>) {
     serve(move |socket| {
         let _ = socket.write_all(&bytes);
     })
-}
-
-fn message(tag: u8, body: &[u8]) -> Vec<u8> {
-    let len = body.len() as u32 + 4;
-    [&[tag], &len.to_be_bytes()[..], body].concat()
-}
-
-fn row(columns: &[&str]) -> Vec<u8> {
-    let mut body = (columns.len() as u16).to_be_bytes().to_vec();
-    for column in columns {
-        body.extend((column.len() as u32).to_be_bytes());
-        body.extend(column.as_bytes());
-    }
-    let description = message(b'T', &0_u16.to_be_bytes());
-    [description, message(b'D', &body), message(b'C', b"SHOW\0"), message(b'Z', b"I")].concat()
 }
 
 fn request(code: u32, rest: &[u8]) -> Vec<u8> {
@@ -128,18 +114,18 @@ fn a_session_is_followed_to_the_end_of_its_timeline() {
 
 #[test]
 fn damaged_sessions_are_followed_or_refused() {
-    let mut random = Random(0xA076_1D64_78BD_642F);
+    let mut random = Rng::with_seed(0xA076_1D64_78BD_642F);
     let (mut followed, mut refused) = (0, 0);
     for _ in 0..1_000 {
         let mut bytes = session();
-        for _ in 0..=random.below(3) {
-            let at = random.below(bytes.len() as u64) as usize;
-            match random.below(4) {
+        for _ in 0..=random.u64(..3) {
+            let at = random.u64(..bytes.len() as u64) as usize;
+            match random.u64(..4) {
                 0 => bytes.truncate(at + 1),
                 1 => {
                     bytes.remove(at);
                 }
-                _ => bytes[at] = random.next() as u8,
+                _ => bytes[at] = random.u8(..),
             }
         }
         let (info, server) = say(bytes);
