@@ -11,18 +11,18 @@ use pagestrata_postgres_ingest::Error as IngestError;
 /// Returns one line: what was found, and what to do now.
 pub(crate) fn described(error: &IngestError) -> String {
     match error {
-        IngestError::Engine(source) => format!("{source}{}", engine_advice(source)),
-        IngestError::Postgres(source) => format!("{source}{}", postgres_advice(source)),
-        IngestError::Wal { source, good_until } => {
-            let advice = postgres_advice(source);
-            format!("{source}{advice}; nothing was ingested{}", up_to(*good_until))
+        IngestError::Engine(cause) => format!("{cause}{}", engine_advice(cause)),
+        IngestError::Postgres(cause) => format!("{cause}{}", postgres_advice(cause)),
+        IngestError::Wal { cause, good_until } => {
+            let advice = postgres_advice(cause);
+            format!("{cause}{advice}; nothing was ingested{}", up_to(*good_until))
         }
-        IngestError::NotIngested { source, good_until } => {
-            format!("{}; nothing was ingested{}", described(source), up_to(*good_until))
+        IngestError::NotIngested { cause, good_until } => {
+            format!("{}; nothing was ingested{}", described(cause), up_to(*good_until))
         }
-        IngestError::Interrupted { source } => format!(
+        IngestError::Interrupted { cause } => format!(
             "{}; the timeline is good up to its last flush: mend the cause and ingest again",
-            described(source)
+            described(cause)
         ),
         IngestError::NoBase { timeline } => format!(
             "timeline {timeline:?} has no base of this command; \

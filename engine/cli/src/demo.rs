@@ -90,10 +90,10 @@ impl fmt::Display for DemoReport {
 
 /// Runs the demo in `store`, or in a temporary directory that is removed.
 pub(crate) fn demo<W: Write>(store: Option<&Path>, output: &mut Output<W>) -> Result<()> {
-    let capture = tempfile::tempdir().map_err(|source| Error::File {
+    let capture = tempfile::tempdir().map_err(|cause| Error::File {
         operation: "create a temporary directory",
         path: std::env::temp_dir(),
-        source,
+        cause,
     })?;
     let dir = match store {
         Some(dir) if dir.join("CURRENT").exists() => {

@@ -43,7 +43,7 @@ impl From<ExitStatus> for ExitCode {
 pub(crate) enum Error {
     /// The library, the engine below it, or a file of a store.
     #[error("{}", described(.0))]
-    Ingest(#[source] IngestError),
+    Ingest(IngestError),
     /// A layer file that was named.
     #[error("{0}{advice}", advice = file_advice(.0))]
     LayerFile(#[from] LayersError),
@@ -55,16 +55,16 @@ pub(crate) enum Error {
     },
     /// Stdout cannot be written to.
     #[error("cannot write to stdout: {0}")]
-    Stdout(#[source] io::Error),
+    Stdout(io::Error),
     /// A file outside of a store.
-    #[error("{}: cannot {operation}: {source}", .path.display())]
+    #[error("{}: cannot {operation}: {cause}", .path.display())]
     File {
         /// What was tried.
         operation: &'static str,
         /// On which file.
         path: PathBuf,
         /// What the operating system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// Layer files are not what was written.
     #[error(
@@ -90,7 +90,7 @@ pub(crate) enum Error {
 impl From<IngestError> for Error {
     fn from(error: IngestError) -> Error {
         match error {
-            IngestError::Report(source) => Error::Stdout(source),
+            IngestError::Report(cause) => Error::Stdout(cause),
             error => Error::Ingest(error),
         }
     }
@@ -119,7 +119,7 @@ impl Error {
         match self {
             Error::Ingest(error) => of_ingest(error),
             Error::LayerFile(error) => of_layers(error),
-            Error::File { source, .. } => of_io(source),
+            Error::File { cause, .. } => of_io(cause),
             _ => ExitStatus::Failed,
         }
     }
@@ -141,11 +141,11 @@ fn of_ingest(error: &IngestError) -> ExitStatus {
         IngestError::Engine(E::Layers(error)) if is_missing_part(error) => ExitStatus::Failed,
         IngestError::Engine(E::Layers(error))
         | IngestError::Postgres(PostgresError::Storage(error)) => of_layers(error),
-        IngestError::Wal { source, .. } if let PostgresError::Storage(error) = &**source => {
+        IngestError::Wal { cause, .. } if let PostgresError::Storage(error) = &**cause => {
             of_layers(error)
         }
-        IngestError::File { source, .. } => of_io(source),
-        IngestError::Interrupted { source } => of_ingest(source),
+        IngestError::File { cause, .. } => of_io(cause),
+        IngestError::Interrupted { cause } => of_ingest(cause),
         _ => ExitStatus::Failed,
     }
 }

@@ -112,7 +112,7 @@ pub(crate) fn get<W: Write>(
     let (mut reader, mut scratch) = (timeline.reader(), Scratch::new());
     let (bytes, version_lsn) = page_at(reader.pin(), page, lsn, &redo, &mut scratch)?;
     if let Some(path) = file {
-        let write = |source| Error::File { operation: "write", path: path.to_owned(), source };
+        let write = |cause| Error::File { operation: "write", path: path.to_owned(), cause };
         std::fs::write(path, &bytes[..]).map_err(write)?;
     } else if !output.is_json() {
         return output.bytes(&bytes[..]);

@@ -17,11 +17,9 @@ use pagestrata_layers::{
 
 use crate::{
     error::Result,
+    options::FlushRedo,
     read::{multi_get::Chains, scratch::Scratch},
-    state::{
-        flush_state::{PageCounts, SharedRedo},
-        timeline::TimelineShared,
-    },
+    state::{flush_state::PageCounts, timeline::TimelineShared},
 };
 
 /// Number of keys whose older deltas are in memory at once. It is small because a chain that was
@@ -35,7 +33,7 @@ type Put<'m, 'p> = dyn FnMut(Key, PageVersion<'m>, Option<&[u8]>) -> Result<()> 
 pub(super) struct ChainCutter<'m> {
     timeline: &'m TimelineShared,
     layer: &'m MemLayer,
-    redo: SharedRedo,
+    redo: FlushRedo,
     max: usize,
     drops: Drops<'m>,
     key: Option<Key>,
@@ -202,14 +200,14 @@ impl<'m> ChainCutter<'m> {
         let ChainCutter { redo, deltas, page, next_page, .. } = self;
         let deltas = deltas.iter().copied();
         let done = catch_unwind(AssertUnwindSafe(|| match self.base {
-            Base::Fresh => redo.apply(key, None, &mut { deltas }, next_page),
-            Base::Image(image) => redo.apply(key, Some(image), &mut { deltas }, next_page),
-            Base::Made => redo.apply(key, Some(page), &mut { deltas }, next_page),
+            Base::Fresh => redo.0.apply(key, None, &mut { deltas }, next_page),
+            Base::Image(image) => redo.0.apply(key, Some(image), &mut { deltas }, next_page),
+            Base::Made => redo.0.apply(key, Some(page), &mut { deltas }, next_page),
             Base::Older { .. } => {
                 let mut chain = older.of(key).into_iter().flatten().peekable();
                 let image = chain.next_if(|oldest| oldest.kind == Kind::Image);
                 let image = image.map(|image| image.bytes);
-                redo.apply(key, image, &mut chain.chain(deltas), next_page)
+                redo.0.apply(key, image, &mut chain.chain(deltas), next_page)
             }
             Base::Unknown | Base::Missing => Err("nothing to start from".into()),
         }));

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use pagestrata_layers::{MemLayer, Redo, manifest::edit::LayerRecord};
+use pagestrata_layers::{MemLayer, manifest::edit::LayerRecord};
 
 use crate::error::Error;
 
@@ -40,9 +40,6 @@ pub(crate) struct Durable {
     /// Its edit was tried: the manifest may name it or not.
     pub(crate) in_doubt: bool,
 }
-
-/// The redo that flushes materialize pages with.
-pub(crate) type SharedRedo = Arc<dyn Redo + Send + Sync>;
 
 /// Counts of pages that flushes materialized.
 #[derive(Clone, Copy, Default, Debug)]

@@ -25,10 +25,10 @@ use crate::{
         index::{LayerIndex, LayerSlot},
         published::{Held, Published, never_current},
     },
-    options::Clock,
+    options::{Clock, FlushRedo},
     reports::PinKind,
     state::{
-        flush_state::{FlushState, SharedRedo},
+        flush_state::FlushState,
         pacer::Pacer,
         pins::{PinHandle, PinRegistry, RetiredBytes},
         slots::Slots,
@@ -56,7 +56,7 @@ pub(crate) struct TimelineShared {
     pub(crate) edits: Mutex<Edits>,
     pub(crate) flush: Mutex<FlushState>,
     /// The redo that materializes pages of long chains in flushes.
-    pub(crate) flush_redo: Mutex<Option<SharedRedo>>,
+    pub(crate) flush_redo: Mutex<Option<FlushRedo>>,
     /// Locked while a layer is flushed: one at a time.
     pub(crate) flushing: Mutex<()>,
     /// Signalled when a flush has ended, successfully or not.
@@ -129,7 +129,7 @@ pub(crate) struct TimelineParts {
 
 impl TimelineShared {
     pub(crate) fn new(store: Arc<StoreShared>, opening: TimelineParts) -> Arc<TimelineShared> {
-        let flush_redo = store.options.flush_redo.clone().map(|redo| redo.0);
+        let flush_redo = store.options.flush_redo.clone();
         let TimelineParts { number, name, start, disk_consistent_lsn, dir, layers } = opening;
         assert!(disk_consistent_lsn < Lsn::MAX, "there are Lsns above");
         let open = OpenLayer::new(disk_consistent_lsn.next(), &store.pool);

@@ -217,7 +217,7 @@ impl Timeline {
         if self.0.store.is_inherited() {
             return;
         }
-        let before = self.0.flush_redo.lock().replace(redo.0);
+        let before = self.0.flush_redo.lock().replace(redo);
         drop(before);
     }
 

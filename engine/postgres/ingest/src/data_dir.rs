@@ -35,7 +35,7 @@ const PID_FILE_LEN_MAX: u64 = 1 << 16;
 
 fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
     let path = path.to_owned();
-    move |source| Error::File { operation, path, source }
+    move |cause| Error::File { operation, path, cause }
 }
 
 /// Refuses a directory that a server works in.

@@ -22,28 +22,28 @@ pub enum Error {
     #[error(transparent)]
     Postgres(#[from] PostgresError),
     /// The log cannot be read to its end. Nothing of it was ingested.
-    #[error("{source}; nothing was ingested")]
+    #[error("{cause}; nothing was ingested")]
     Wal {
         /// What is wrong with it.
-        source: Box<PostgresError>,
+        cause: Box<PostgresError>,
         /// The end of the last good record; none if there is none to ingest.
         good_until: Option<Lsn>,
     },
     /// The ingest stopped on its way. The store holds everything up to its last flush.
-    #[error("{source}; the timeline is good up to its last flush: mend the cause and ingest again")]
+    #[error("{cause}; the timeline is good up to its last flush: mend the cause and ingest again")]
     Interrupted {
         /// What went wrong.
-        source: Box<Error>,
+        cause: Box<Error>,
     },
     /// A file outside of a store.
-    #[error("{}: cannot {operation}: {source}", .path.display())]
+    #[error("{}: cannot {operation}: {cause}", .path.display())]
     File {
         /// What was tried.
         operation: &'static str,
         /// On which file.
         path: PathBuf,
         /// What the operating system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The pages of a running server, or of one that crashed, are not those of its checkpoint.
     #[error("{}: its pages are not those of one Lsn, for the server was not shut down when this was copied; stop it cleanly and copy it again, or import what pg_basebackup makes", .dir.display())]
@@ -188,10 +188,10 @@ pub enum Error {
     },
     /// The log can be read, and is refused for the settings it was written with. Nothing of it was
     /// ingested.
-    #[error("{source}; nothing was ingested")]
+    #[error("{cause}; nothing was ingested")]
     NotIngested {
         /// Why.
-        source: Box<Error>,
+        cause: Box<Error>,
         /// The end of the last good record; none if there is none to ingest.
         good_until: Option<Lsn>,
     },
@@ -283,7 +283,7 @@ pub enum Error {
     },
     /// A callback failed: what was found cannot be passed on.
     #[error("cannot pass on what was found: {0}")]
-    Report(#[source] io::Error),
+    Report(io::Error),
     /// An oracle, or an archive of a capture, cannot be read.
     #[error("{what}: {reason}")]
     Capture {

@@ -178,7 +178,7 @@ impl Spool {
             _ => Path::new("."),
         };
         let failed =
-            |operation| move |source| Error::File { operation, path: dir.to_owned(), source };
+            |operation| move |cause| Error::File { operation, path: dir.to_owned(), cause };
         let mut file = tempfile::tempfile_in(dir).map_err(failed("create a file"))?;
         io::copy(&mut stream, &mut file).map_err(failed("keep the stream"))?;
         Ok(Spool { file })

@@ -138,8 +138,7 @@ impl fmt::Display for IngestReport {
 
 fn open(identity: &Identity, dir: &Path, from: Lsn, to: Option<Lsn>) -> Result<WalReader> {
     let opened = WalReader::open(storage(), dir, from, to, Some(identity.system_id));
-    let reader =
-        opened.map_err(|error| Error::Wal { source: Box::new(error), good_until: None })?;
+    let reader = opened.map_err(|error| Error::Wal { cause: Box::new(error), good_until: None })?;
     if reader.timeline() != identity.wal_timeline {
         let (expected, found) = (identity.wal_timeline, reader.timeline());
         return Err(Error::WalTimeline { dir: dir.to_owned(), expected, found });
@@ -150,9 +149,9 @@ fn open(identity: &Identity, dir: &Path, from: Lsn, to: Option<Lsn>) -> Result<W
 /// A log that can be read is refused. What is before a switch of data checksums is good, too, but
 /// where that is is not known.
 fn refused(good_until: Option<Lsn>) -> impl FnOnce(Error) -> Error {
-    move |source| {
-        let good_until = good_until.filter(|_| matches!(source, Error::MinimalWal { .. }));
-        Error::NotIngested { source: Box::new(source), good_until }
+    move |cause| {
+        let good_until = good_until.filter(|_| matches!(cause, Error::MinimalWal { .. }));
+        Error::NotIngested { cause: Box::new(cause), good_until }
     }
 }
 
@@ -192,7 +191,7 @@ pub fn check(
     let mut versions = PageVersions::new();
     loop {
         let good_until = Some(reader.position()).filter(|lsn| *lsn > last_record_lsn);
-        let wrong = |error| Error::Wal { source: Box::new(error), good_until };
+        let wrong = |error| Error::Wal { cause: Box::new(error), good_until };
         let Some(record) = reader.next_record().map_err(wrong)? else { break };
         dry_run(&mut versions, &record, log.allows_unknown_redo).map_err(wrong)?;
         if record.end() > last_record_lsn {
@@ -226,7 +225,7 @@ pub fn apply(
         return Ok(Applied::default());
     }
     let applied = apply_records(timeline, checked, progress);
-    applied.map_err(|source| Error::Interrupted { source: Box::new(source) })
+    applied.map_err(|cause| Error::Interrupted { cause: Box::new(cause) })
 }
 
 fn apply_records(
@@ -268,7 +267,7 @@ pub fn ingest(
     let applied = apply(timeline, &checked, progress)?;
     if applied.records > 0 {
         let flushed = timeline.flush();
-        flushed.map_err(|error| Error::Interrupted { source: Box::new(error.into()) })?;
+        flushed.map_err(|error| Error::Interrupted { cause: Box::new(error.into()) })?;
     }
     Ok(report(timeline, &checked, applied, started.elapsed()))
 }

@@ -256,7 +256,7 @@ impl<'o> ForkFiles<'o> {
         for rel in self.rels {
             let (file, path) = self.out.create_file(&path_of(*rel, segment))?;
             let extended = file.set_len(u64::from(blocks) * PAGE_SIZE as u64);
-            extended.map_err(|source| failed("extend", &path, source))?;
+            extended.map_err(|cause| failed("extend", &path, cause))?;
             self.open.push((file, path));
         }
         (self.next_segment, self.start) = (segment + 1, 0);
@@ -266,7 +266,7 @@ impl<'o> ForkFiles<'o> {
     fn write_buffer(&mut self) -> Result<()> {
         for (file, path) in &self.open {
             let written = file.write_all_at(&self.buffer, self.start);
-            written.map_err(|source| failed("write", path, source))?;
+            written.map_err(|cause| failed("write", path, cause))?;
         }
         self.buffer.clear();
         Ok(())
@@ -276,13 +276,13 @@ impl<'o> ForkFiles<'o> {
         self.write_buffer()?;
         let mut open = self.open.drain(..);
         open.try_for_each(|(file, path)| {
-            file.sync_all().map_err(|source| failed("sync", &path, source))
+            file.sync_all().map_err(|cause| failed("sync", &path, cause))
         })
     }
 }
 
-fn failed(operation: &'static str, path: &Path, source: io::Error) -> Error {
-    Error::File { operation, path: path.to_owned(), source }
+fn failed(operation: &'static str, path: &Path, cause: io::Error) -> Error {
+    Error::File { operation, path: path.to_owned(), cause }
 }
 
 /// Writes the relation files as they were at an Lsn. Each page that is skipped goes to

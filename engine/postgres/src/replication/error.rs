@@ -29,22 +29,22 @@ pub enum Error {
         found: String,
     },
     /// The server cannot be reached.
-    #[error("cannot connect to {to}: {source}")]
+    #[error("cannot connect to {to}: {cause}")]
     Connect {
         /// Where it should be.
         to: String,
         /// Why not.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The connection broke.
-    #[error("{to}: {source} while {doing}")]
+    #[error("{to}: {cause} while {doing}")]
     Io {
         /// The server.
         to: String,
         /// What for.
         doing: &'static str,
         /// How.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The server closed the connection, as it does when it shuts down.
     #[error("{to}: the server closed the connection while {doing}")]

@@ -43,7 +43,7 @@ pub(super) fn is_timeout(error: &io::Error) -> bool {
 impl Socket {
     /// Connects, unless it is interrupted before.
     pub(super) fn connect(info: &ConnectionInfo, interrupt: &Interrupt) -> Result<Socket> {
-        let failed = |source| Error::Connect { to: info.to_string(), source };
+        let failed = |cause| Error::Connect { to: info.to_string(), cause };
         let (sender, connected) = mpsc::sync_channel(1);
         let server = info.clone();
         let connect = move || {
@@ -148,7 +148,7 @@ mod tests {
         let text = format!("host={} port=1 user=me connect_timeout=1", dir.path().display());
         let info: ConnectionInfo = text.parse().unwrap();
         let error = Socket::connect(&info, &Interrupt::default()).unwrap_err();
-        let is_timeout = |source: &io::Error| source.kind() == io::ErrorKind::TimedOut;
-        assert!(matches!(&error, Error::Connect { source, .. } if is_timeout(source)), "{error}");
+        let is_timeout = |cause: &io::Error| cause.kind() == io::ErrorKind::TimedOut;
+        assert!(matches!(&error, Error::Connect { cause, .. } if is_timeout(cause)), "{error}");
     }
 }

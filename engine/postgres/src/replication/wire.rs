@@ -126,7 +126,7 @@ impl Wire {
         write: impl FnOnce(&mut BytesMut) -> io::Result<()>,
     ) -> Result<()> {
         let mut outbound = BytesMut::new();
-        write(&mut outbound).map_err(|source| self.broken(source))?;
+        write(&mut outbound).map_err(|cause| self.broken(cause))?;
         let deadline = Deadline::after(self.write_timeout);
         let mut rest = &outbound[..];
         while !rest.is_empty() {
@@ -239,8 +239,8 @@ impl Wire {
         })
     }
 
-    fn broken(&self, source: io::Error) -> Error {
-        Error::Io { to: self.to.clone(), doing: self.doing, source }
+    fn broken(&self, cause: io::Error) -> Error {
+        Error::Io { to: self.to.clone(), doing: self.doing, cause }
     }
 
     /// Whether so many bytes can be a body's, by the length that a message states; none if that is
