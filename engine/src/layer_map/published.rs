@@ -1,8 +1,9 @@
 //! Publishing, pinning and reclaiming: replaces a value by the next one while readers may hold it.
 //!
 //! [`Published`] holds the current value, and the replaced ones that may still be held. A
-//! [`CachedVersion`] keeps one of them for a reader: as long as nothing was published since, pinning is
-//! one load of [`Published::number`] and a comparison, with no read-modify-write and no lock.
+//! [`CachedVersion`] keeps one of them for a reader: as long as nothing was published since,
+//! pinning is one load of [`Published::number`] and a comparison, with no read-modify-write and no
+//! lock.
 //!
 //! Protocol, checked by `loom` in `tests` (the same code on loom's types):
 //!
@@ -197,8 +198,8 @@ impl<T> Published<T> {
 /// A counted hold on a published value.
 pub(crate) type Held<T> = Arc<NumberedVersion<T>>;
 
-/// Placeholder that a [`CachedVersion`] holds in place of a published value: its number is never current,
-/// so the next pin refreshes.
+/// Placeholder that a [`CachedVersion`] holds in place of a published value: its number is never
+/// current, so the next pin refreshes.
 pub(crate) fn never_current<T>(value: T) -> Held<T> {
     Arc::new(NumberedVersion { number: u64::MAX, value })
 }
