@@ -1,4 +1,4 @@
-//! The engine that anybody would write first, with the same semantics: what ratios refer to.
+//! The simplest engine with the same semantics: the reference of the ratios.
 //!
 //! It is given every advantage that does not change the answers: nothing is logged or flushed,
 //! values are lent under the lock and not copied out, and a commit takes the lock once for its

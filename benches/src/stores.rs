@@ -100,7 +100,7 @@ impl TempStore {
     }
 
     /// Flushes a timeline that is not needed any more, waits until its memory is in the pool again,
-    /// and gives the room of its files back by emptying them: nobody reads them from here on.
+    /// and frees the space of its files by emptying them: they must not be read afterwards.
     ///
     /// # Panics
     /// When the flush fails, or the memory is not back within a minute.
@@ -109,9 +109,9 @@ impl TempStore {
         let began = Instant::now();
         while timeline.stats().retired_layers > 0 {
             assert!(began.elapsed() < Duration::from_secs(60), "a layer is not reclaimed");
-            // Whoever looks (`stats` here, a flush that ends) holds the map for a moment, and when
-            // the reclaimer comes just then it gives up until it is woken again: which a reader
-            // does that goes.
+            // Every look at the map (`stats` here, a flush that ends) holds it briefly. If the
+            // reclaimer runs just then, it gives up until it is woken again, as by a reader that is
+            // dropped.
             drop(timeline.reader());
             std::thread::sleep(Duration::from_millis(1));
         }

@@ -61,7 +61,7 @@ enum Command {
         #[arg(long)]
         pages: u32,
     },
-    /// Has the operating system forget what it has in memory of a store that nobody has open.
+    /// Evicts a store's files from the page cache. No process may have the store open.
     Evict {
         /// The store's directory.
         #[arg(long)]
@@ -327,8 +327,8 @@ impl Ask {
         Ok(Taken { without_cold, ..answers.await?? })
     }
 
-    /// A page that nobody has asked for; none if there is none left. An odd multiplier visits each
-    /// once, in an order that is none.
+    /// Returns a page that was not requested yet; `None` if there is none left. An odd multiplier
+    /// visits each page once, in scattered order.
     fn next_cold(&self, next: &AtomicU32) -> Option<u32> {
         let cold = self.pages - self.hot;
         let taken = next.fetch_update(Relaxed, Relaxed, |n| (n < cold).then_some(n + 1));

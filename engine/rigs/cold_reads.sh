@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# How long warm reads of a page server take while others are cold: without cold reads, with some, and with some while the server does not look what
-# is in memory. Run on an idle machine; DIR has to be on a disk and have room for PAGES x 9 KB.
+# Latency of a page server's warm reads beside cold ones: without cold reads, with some, and with
+# some while the server does not check what is resident. Run it on an idle machine; DIR must be on a
+# disk and have room for PAGES x 9 KB.
 #
 #   engine/rigs/cold_reads.sh [DIR] [PAGES] [RATE] [ROUNDS] [ACCESS...]
 set -euo pipefail

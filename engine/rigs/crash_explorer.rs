@@ -1,4 +1,4 @@
-//! Explores crashes until the time is over, or something is found that must not be.
+//! Explores crashes until the time is over or a guarantee is violated.
 //!
 //! ```text
 //! EXPLORE="cargo run --release -p pagestrata --example crash_explorer --features testing --"
@@ -7,9 +7,9 @@
 //! $EXPLORE --only-sequence 815
 //! ```
 //!
-//! Short sequences of operations, up to `--len-max`, all of one length before the longer ones, and
-//! long workloads by turns. See [`pagestrata::testing::CrashExplorer`] for what is held against
-//! what, and `fuzz/README.md` for the bugs that it has to find.
+//! Alternates between short sequences of operations, up to `--len-max` and shorter ones first, and
+//! long workloads. [`pagestrata::testing::CrashExplorer`] says what is checked, and
+//! `fuzz/README.md` lists the planted bugs that it must find.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program")]
 
 use std::{
@@ -27,7 +27,7 @@ use pagestrata::testing::{CrashCounts, CrashExplorer, CrashViolation};
 
 /// Sequences that a thread takes at once; they share images.
 const CHUNK: u64 = 64;
-/// Long workloads that a thread takes in its next turn.
+/// Long workloads that a thread runs in its next turn.
 const SEEDS: u64 = 32;
 
 struct Arguments {
@@ -36,11 +36,11 @@ struct Arguments {
     threads: usize,
     only_seed: Option<u64>,
     only_sequence: Option<u64>,
-    /// Longer sequences are not explored; 0: long workloads alone.
+    /// Longest sequences to explore; 0: only long workloads.
     len_max: u32,
 }
 
-/// What the threads share.
+/// Work that the threads share.
 struct Work {
     next_sequence: AtomicU64,
     next_seed: AtomicU64,

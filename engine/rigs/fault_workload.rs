@@ -1,14 +1,14 @@
-//! A small life of a store, the same each time, to be run with one system call that fails
-//! (`inject_faults.sh`), and a look at what is left.
+//! A small, deterministic workload on a store, to be run while one system call fails
+//! (`inject_faults.sh`), and a check of what it left.
 //!
 //! ```text
-//! fault_workload DIR > SAID        writes; says of each commit and flush when it was acknowledged
-//! fault_workload --check DIR SAID      whether all of that is there
+//! fault_workload DIR > SAID          writes; prints each commit and flush once acknowledged
+//! fault_workload --check DIR SAID    checks that all of them are there
 //! ```
 //!
-//! A call of the engine that fails is not the end: it is told, and what comes next is tried. Ends
-//! with 0, or with 2 if the store could not be opened or written any more; a panic is 101, and what
-//! the check finds missing is 1.
+//! A failed call of the engine does not end the program: it prints the error and continues. Exit
+//! codes: 0; 2 if the store could not be opened or written any more; 1 if the check finds something
+//! missing; 101 for a panic.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program")]
 
 use std::{env, fs, io::Write, path::Path, process::ExitCode, time::Duration};
@@ -19,10 +19,10 @@ use pagestrata::{
 
 const COMMITS: u64 = 24;
 const IMPORT: u64 = 15;
-/// A refused commit or flush is tried so often.
+/// How often a refused commit or flush is tried.
 const TRIES: usize = 3;
 
-/// No threads, so that the calls have the same numbers each time.
+/// No threads, so that the system calls have the same numbers each time.
 fn options() -> Options {
     Options {
         background: Background::Callers,
@@ -41,14 +41,14 @@ fn key(n: u64) -> Key {
 }
 
 fn value(n: u64) -> Vec<u8> {
-    // Two are longer than a segment of the log and get one of their own length, which is not used
-    // again.
+    // Two are longer than a segment of the log: each gets a segment of its own length, which is not
+    // reused.
     let len = if n % 10 == 2 && n > 10 { 40_000 } else { 600 + n * 31 % 500 };
     (0..len).map(|at| (n * 7 + at) as u8).collect()
 }
 
 fn say(what: &str, n: u64) {
-    // A write that fails here is one that was not heard of.
+    // If this write fails, the acknowledgement was not received.
     let _ = std::io::stdout().lock().write_all(format!("{what} {n}\n").as_bytes());
 }
 
@@ -87,7 +87,7 @@ fn import(lease: &mut WriteLease<'_>, n: u64) -> Result<()> {
 }
 
 fn live(dir: &Path) -> Result<()> {
-    // Opened twice: the first time it is made, the second time its log is replayed.
+    // Opened twice: the first time it is created, the second time its log is replayed.
     for half in 0..2 {
         let store = retry("open", || Store::open(dir, options()))?.0;
         let main = match store.timeline("main") {
@@ -109,7 +109,7 @@ fn live(dir: &Path) -> Result<()> {
             }
         }
         drop(lease);
-        // A read may be what fails, but only once.
+        // The injected fault may be in a read, but only once.
         let mut tries = (0..TRIES).map(|_| check(&main, end));
         assert!(tries.any(|checked| checked.is_ok()), "{:?}", check(&main, end));
         if half == 1 {
@@ -120,7 +120,8 @@ fn live(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether a timeline holds these commits and no half of another one.
+/// Returns the last commit of a timeline. Fails if an acknowledged commit is missing or a commit is
+/// there in part.
 fn check(main: &Timeline, acknowledged: u64) -> std::result::Result<u64, String> {
     let found = main.last_record_lsn().0 / 10;
     if found < acknowledged {
@@ -141,7 +142,7 @@ fn check(main: &Timeline, acknowledged: u64) -> std::result::Result<u64, String>
     Ok(found)
 }
 
-/// What was acknowledged is there; and the store can be gone on with.
+/// Checks that what was acknowledged is there, and that the store is still usable.
 fn check_what_was_said(dir: &Path, said: &str) -> std::result::Result<(), String> {
     let highest = |what: &str| {
         let numbers = said.lines().filter_map(|line| line.strip_prefix(what));

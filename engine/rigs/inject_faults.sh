@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Fails every system call that a small workload does on its store, one run for each, with strace; then kills it at every call that
-# changes something. Afterwards the store has to hold all that was acknowledged, and go on. Some five minutes.
+# Fails every system call that a small workload makes on its store, in a run of its own, with strace;
+# then kills the workload at every call that changes something. Afterwards the store must hold
+# everything acknowledged, and must be usable. Takes about five minutes.
 #
 #   engine/rigs/inject_faults.sh [CALL...]        only these calls
 #
-# A run may end well or say that it cannot go on (2), and nothing else: no panic, no signal, no hang.
+# A run may succeed, or end with 2 because the store takes no writes. A panic, a signal or a hang
+# fails.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 command -v strace >/dev/null || { echo "skipped: strace is not installed"; exit 0; }
@@ -19,7 +21,8 @@ if ! strace -qq -o /dev/null -e trace=none true 2>/dev/null; then
 fi
 store=$work/store
 
-# The numbers, among all calls of this name, of those on the store: the loader's and the program's own are left alone.
+# Prints the numbers of the calls on the store, counted among all calls of this name: those of the
+# loader and of the program itself are not failed.
 numbers() {
     rm -rf "$store"
     strace -f -qq -y -s 4096 -o "$work/trace" -e trace="$1" "$program" "$store" >/dev/null
@@ -33,11 +36,11 @@ fail() {
     failures=$((failures + 1))
 }
 
-# One run with an injection, and the check.
+# Makes one run with an injection, and checks the store.
 run() {
     local call=$1 what=$2 code=0
     rm -rf "$store"
-    # In a subshell that is not heard: it would tell of each process that was killed.
+    # In a subshell without error output: it would report each killed process.
     (timeout --signal=KILL 60 strace -f -qq -o /dev/null -e trace="$call" -e inject="$call:$what" \
         "$program" "$store" >"$work/said" 2>"$work/errors"; exit $?) 2>/dev/null || code=$?
     case "$what:$code" in
@@ -50,7 +53,7 @@ run() {
     [ "$code" = 0 ] || fail "$call $what" "the check ended with $code"
 }
 
-# All injections into one call.
+# Makes all injections into one call.
 each() {
     local call=$1 count=0 all fault n
     shift

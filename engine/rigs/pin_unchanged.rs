@@ -1,13 +1,13 @@
-//! A pin of an unchanged map as one function, for a look at its machine code.
+//! A pin of an unchanged map as one function, to inspect its machine code.
 //!
-//! `engine/rigs/pin_unchanged.sh` builds it, disassembles [`pin_unchanged`] and fails if there
-//! is any instruction with a `lock` prefix or an `xchg` with memory in it: so there is no atomic
+//! `engine/rigs/pin_unchanged.sh` builds it, disassembles [`pin_unchanged`] and fails if there is
+//! an instruction with a `lock` prefix or an `xchg` with memory, that is, an atomic
 //! read-modify-write.
 #![allow(clippy::print_stdout, reason = "it is a program")]
 
 use pagestrata::{Guard, Lsn, Options, Reader, Store};
 
-/// The pin. Its cold path, for a map that has changed, is a call out of it.
+/// The pin. The cold path, for a map that has changed, is a call out of this function.
 #[inline(never)]
 fn pin_unchanged(reader: &mut Reader) -> Guard<'_> {
     reader.pin()

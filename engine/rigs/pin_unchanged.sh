@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Shows that pinning an unchanged layer map does no atomic read-modify-write: its machine code has no such instruction.
+# Checks that pinning an unchanged layer map does no atomic read-modify-write: its machine code must
+# have no such instruction.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 cargo build --quiet --release --locked -p pagestrata --example pin_unchanged

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Puts in each planted bug (fuzz/README.md lists them) and fails unless the check that is named for it finds it.
+# Plants each bug that fuzz/README.md lists, and fails unless the check that is named for it finds it.
 #
-#   engine/rigs/planted.sh [BUG...]      from anywhere; all of them take an hour on two cores
+#   engine/rigs/planted.sh [BUG...]      all of them take an hour on two cores
 #
-# Needs PAGESTRATA_CAPTURES for those of redo, and the nightly toolchain for `relaxed_publish` and `skip_record_checksum`.
-# Builds in $PLANTED_TARGET, or in target/planted. What each check printed stays there.
+# The bugs of redo need PAGESTRATA_CAPTURES; `relaxed_publish` and `skip_record_checksum` need the
+# nightly toolchain. Builds in $PLANTED_TARGET, or in target/planted, and leaves the output of each
+# check there.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 target="${PLANTED_TARGET:-$PWD/target/planted}"
@@ -15,7 +16,7 @@ loom=(cargo test --release --target-dir "$target/loom")
 explorer=(cargo run --release --target-dir "$target" -p pagestrata --example crash_explorer --features testing)
 host="$(rustc -vV | sed -n 's/^host: //p')"
 
-# check BUG "BUILD" "RUN": the build has to succeed, the run has to fail.
+# check BUG FLAGS BUILD RUN: the build must succeed, the run must fail.
 failed=()
 check() {
     local bug="$1" flags="$2" build="$3" run="$4"

@@ -1,13 +1,14 @@
-//! One writer at full speed, readers that hold what they read and look at every byte again.
+//! One writer at full speed, and readers that hold what they read and check every byte again.
 //!
 //! ```text
 //! cargo run --release -p pagestrata --example stress -- [SECONDS [READERS [COMPRESSION [ACCESS]]]]
 //! # 5, 4, none (or zstd), mmap (or pread, direct)
 //! ```
 //!
-//! Small layers, rolled every 2 MiB, flushed and retired behind the readers' backs. Every value can
-//! be checked from its key, its Lsn and its own bytes. A plain `main`, so that the sanitizers see
-//! nothing but the engine (60 s each; compressed runs too, and one for each kind of access):
+//! Layers are small: rolled every 2 MiB, flushed and retired while readers hold them. Every value
+//! can be checked from its key, its Lsn and its own bytes. The program is a plain `main`, so that
+//! the sanitizers see only the engine (60 s each; also compressed, and once for each kind of
+//! access):
 //!
 //! ```text
 //! export TARGET=x86_64-unknown-linux-gnu
@@ -18,10 +19,10 @@
 //!     cargo +nightly run --target $TARGET -p pagestrata --example stress 60
 //! ```
 //!
-//! Each has to find its planted bug. `early_reclaim`: layers give up their memory while they are
-//! held; the address sanitizer reports a use after free, and without it the readers find other
-//! bytes than were put. `relaxed_publish`: what the writer publishes is stored with too weak an
-//! order; the thread sanitizer reports a race.
+//! Each must find its planted bug. `early_reclaim`: layers free their memory while they are held;
+//! the address sanitizer reports a use after free, and without it the readers find bytes that were
+//! not put. `relaxed_publish`: the writer publishes with too weak a memory order; the thread
+//! sanitizer reports a race.
 //!
 //! ```text
 //! RUSTFLAGS='-Zsanitizer=address --cfg planted_bug="early_reclaim"' \
@@ -47,13 +48,13 @@ use pagestrata::{
 
 const BLOCKS: u16 = 400;
 const OBJECTS: u8 = 5;
-/// Every so many values of a key, one is an image.
+/// One value of a key in so many is an image.
 const IMAGE_EVERY: u64 = 12;
-/// Then a new store is begun, so that a long run does not fill the disk.
+/// At this size a new store is started, so that a long run does not fill the disk.
 const FILE_BYTES_MAX: u64 = 1 << 30;
 const HEADER_LEN: usize = 32;
 
-/// What the readers did.
+/// Counts of the readers.
 #[derive(Default)]
 struct Done {
     reads: AtomicU64,
@@ -91,7 +92,7 @@ fn check(key: Key, version: &PageVersion<'_>) {
     assert_eq!(crc, crc32c::crc32c(&bytes[HEADER_LEN..]), "other bytes of {key} at {lsn}");
 }
 
-/// Every version, in order, down to an image; nothing above the Lsn.
+/// Checks every version, in order, down to an image; none may be above the Lsn.
 fn check_all(key: Key, lsn: Lsn, versions: &Versions<'_>, done: &Done) {
     let mut above = lsn.next();
     for version in versions.newest_first() {
@@ -107,7 +108,7 @@ fn check_all(key: Key, lsn: Lsn, versions: &Versions<'_>, done: &Done) {
 }
 
 fn key(random: &mut fastrand::Rng) -> Key {
-    // A few keys are read and written much more than others.
+    // A few keys are read and written much more often than others.
     let block = random.u16(..BLOCKS);
     let block = if random.bool() { block % 20 } else { block };
     KeyChoice { object: random.u8(..OBJECTS), block }.key()
@@ -136,7 +137,7 @@ fn write(store: &Store, timeline: &Timeline, stop: &AtomicBool, until: Instant) 
                 (values, bytes) = (values + 1, bytes + content.len() as u64);
             }
             if random.u8(..50) == 0 {
-                // Taken back, and put again at other Lsns: the pages' next values are images.
+                // Aborted, and put again at other Lsns: the pages' next values are images.
                 lease.abort();
                 written.fill(0);
             }
@@ -153,7 +154,7 @@ fn write(store: &Store, timeline: &Timeline, stop: &AtomicBool, until: Instant) 
     (values, bytes)
 }
 
-/// A page version that is held, and of which key it is.
+/// A held page version and its key.
 type Kept = (Key, DetachedVersion);
 
 /// Reads without waiting, and fetches what was not in memory.
@@ -197,7 +198,7 @@ fn read(timeline: &Timeline, seed: u64, stop: &AtomicBool, done: &Done) {
     let (mut reader, mut scratch, mut second) = (timeline.reader(), Scratch::new(), Scratch::new());
     let (mut snapshots, mut kept) = (VecDeque::<Snapshot>::new(), VecDeque::<Kept>::new());
     while !stop.load(Ordering::Relaxed) {
-        // One guard for a while; what was read first under it is looked at again at the end.
+        // One guard for some time; what was read first under it is checked again at the end.
         let guard = reader.pin();
         add(&done.guards, 1);
         let (page, lsn) = (key(&mut random), guard.last_record_lsn());
@@ -240,7 +241,7 @@ fn read(timeline: &Timeline, seed: u64, stop: &AtomicBool, done: &Done) {
     }
 }
 
-/// What the writers did.
+/// Counts of the writers.
 #[derive(Default)]
 struct Wrote {
     values: u64,
@@ -250,7 +251,7 @@ struct Wrote {
     verified: u64,
 }
 
-/// Until the time is over, or its files take as much as they may.
+/// Runs until the time is over, or the files have reached their maximum size.
 fn one_store(
     readers: u64,
     (compression, access): (Compression, Access),
@@ -264,7 +265,7 @@ fn one_store(
         pool_retained_max_bytes: 4 << 20,
         compression,
         access,
-        // Less than there is to read.
+        // Smaller than what is read.
         block_cache_max_bytes: 8 << 20,
         ..Options::default()
     };
@@ -272,7 +273,7 @@ fn one_store(
         Store::open_with(UnsyncedStorage::shared(), dir.path(), options).expect("a new store");
     let timeline = store.create_timeline("main", Lsn(100)).expect("a new timeline");
     let stop = AtomicBool::new(false);
-    /// Lets the others end also when one of them has found something.
+    /// Stops the other threads even if one of them has failed.
     struct Stop<'s>(&'s AtomicBool);
     impl Drop for Stop<'_> {
         fn drop(&mut self) {

@@ -1,8 +1,8 @@
-//! What the engine's calls fail with. The variants say what a caller can do.
+//! [`Error`]: what the engine's calls return on failure.
 //!
-//! One line of text says all of an error, its cause included. A cause that is in the text is a
-//! field of its variant, and is not returned by [`std::error::Error::source`] as well, so that
-//! nothing is printed twice where a whole chain is printed.
+//! The text of an error fits on one line and includes its cause. The cause is a field of the
+//! variant and is not returned by [`std::error::Error::source`], so a printed error chain repeats
+//! nothing. [`Error::kind`] says what the caller should do.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -10,17 +10,17 @@ use pagestrata_layers::{Key, Lsn};
 
 use crate::reports::{DamagedFile, VerifyReport};
 
-/// A result of this crate.
+/// The result type of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why a call failed. Unless a method says otherwise, a failed call has changed nothing.
+/// Error of a call. Unless a method says otherwise, a failed call has changed nothing.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// Storage, layer files, the log, the manifest, or memory: see [`pagestrata_layers::Error`].
     #[error(transparent)]
     Layers(pagestrata_layers::Error),
-    /// A put, drop or commit goes back in Lsn.
+    /// The Lsn of a put, drop or commit is below an earlier one.
     #[error(
         "{found} is out of order: expected an Lsn not below the last append, {last}, and above the \
          last commit, {committed}"
@@ -41,7 +41,7 @@ pub enum Error {
         /// The Lsn.
         lsn: Lsn,
     },
-    /// Blocks are to be dropped at an Lsn at which one of them was just put.
+    /// A call drops blocks at an Lsn at which one of them was put already.
     #[error(
         "cannot drop {key} at {lsn}: it was put at this Lsn; drop before putting, or at a later Lsn"
     )]
@@ -57,12 +57,12 @@ pub enum Error {
         /// Its length, in bytes.
         len: usize,
     },
-    /// The keys of an import do not ascend.
+    /// Keys of an import are not in ascending order.
     #[error("out of order: expected what comes after {previous}, found {found}")]
     OutOfOrder {
-        /// What came before.
+        /// The previous key.
         previous: String,
-        /// What came now.
+        /// The key that was refused.
         found: String,
     },
     /// An option is outside its range; nothing was opened.
@@ -70,9 +70,9 @@ pub enum Error {
     InvalidOption {
         /// Its name.
         option: &'static str,
-        /// The documented range.
+        /// The permitted range.
         expected: String,
-        /// What was given.
+        /// The value that was refused.
         found: String,
     },
     /// Another process, or another `Store` of this one, has the directory open. Close it first.
@@ -81,13 +81,13 @@ pub enum Error {
         /// The store's directory.
         path: PathBuf,
     },
-    /// There is no store in this directory, and the options say not to create one.
+    /// The directory holds no store, and the options say not to create one.
     #[error("{}: no store here; check the path, or create one", .path.display())]
     NoStore {
         /// The directory.
         path: PathBuf,
     },
-    /// No store is here, but something where a new one would put its timelines.
+    /// The directory holds no store, but other files lie where a new store would put its timelines.
     #[error("{}: {found} is here but no store; use another directory", .path.display())]
     NotAStore {
         /// The directory.
@@ -95,8 +95,8 @@ pub enum Error {
         /// What is in it.
         found: String,
     },
-    /// The manifest does not name layer files that were finished, so CURRENT or the manifest is
-    /// older than they are, as after a partial restore of a backup. Nothing was changed.
+    /// The manifest does not name all finished layer files: CURRENT or the manifest is older than
+    /// they are, as after a partial restore of a backup. Nothing was changed.
     #[error(
         "{}: cannot open the store: expected layer files that its manifest names, found {} that it does not ({}); \
          CURRENT or the manifest is older than these files: put back the newest CURRENT and MANIFEST of this \
@@ -112,9 +112,9 @@ pub enum Error {
     /// The store has no timeline of this name.
     #[error("no timeline {name:?}; the store has: {existing}")]
     NoTimeline {
-        /// The name that was asked for.
+        /// The requested name.
         name: String,
-        /// Those that exist.
+        /// The names of the existing timelines.
         existing: String,
     },
     /// A timeline of this name exists already.
@@ -123,7 +123,7 @@ pub enum Error {
         /// The name.
         name: String,
     },
-    /// A name that no timeline can have.
+    /// The name is not valid for a timeline.
     #[error(
         "{name:?} cannot name a timeline: expected 1 to 255 bytes without control characters, of direction too"
     )]
@@ -131,31 +131,31 @@ pub enum Error {
         /// The name.
         name: String,
     },
-    /// Zero, or the highest Lsn: no position in a log.
+    /// The Lsn is zero or the maximum, neither of which is a position in a log.
     #[error("{lsn} is no valid {what}: expected an Lsn above zero and below the maximum")]
     InvalidLsn {
-        /// What it was meant for.
+        /// What the Lsn was passed as.
         what: &'static str,
-        /// What was given.
+        /// The Lsn.
         lsn: Lsn,
     },
-    /// Somebody holds the timeline's write lease. Wait until it is dropped.
+    /// The timeline's write lease is held elsewhere. Wait until it is dropped.
     #[error("timeline {timeline:?}: the write lease is taken")]
     LeaseHeld {
         /// Which timeline.
         timeline: String,
     },
-    /// The store was closed; what is in memory can still be read.
+    /// The store is closed. Layers in memory can still be read.
     #[error("the store is closed")]
     Closed,
-    /// Values are waiting for their commit; commit or abort them first.
+    /// The lease has uncommitted values; commit or abort them first.
     #[error("timeline {timeline:?}: there are uncommitted values; commit or abort them first")]
     Uncommitted {
         /// Which timeline.
         timeline: String,
     },
-    /// Memory is full because layers cannot be written. Nothing is lost; make room or mend the
-    /// storage, and go on.
+    /// Memory is full because flushing fails. Nothing is lost: make room or repair the storage, and
+    /// continue.
     #[error("timeline {timeline:?}: memory is full and flushing fails: {cause}")]
     FlushStalled {
         /// Which timeline.
@@ -168,7 +168,7 @@ pub enum Error {
     FlushFailed {
         /// Which timeline.
         timeline: String,
-        /// Why.
+        /// Why the flush failed.
         cause: Arc<Error>,
     },
     /// Merging layer files failed. They stay as they were; in the background it is tried again
@@ -180,16 +180,16 @@ pub enum Error {
         /// Why.
         cause: Arc<Error>,
     },
-    /// A write or sync of the log has failed, or the store was opened to be read only: nothing is
-    /// written any more, and reads go on. What was acknowledged is safe. Close the store, mend the
-    /// storage, and open it again.
+    /// The store takes no writes, because a write or sync of the log failed or because it was
+    /// opened read-only. Reads continue, and acknowledged commits are safe. Close the store, repair
+    /// the storage, and open it again.
     #[error("the store is read-only: {cause}")]
     ReadOnly {
-        /// What has failed.
+        /// What failed.
         cause: String,
     },
-    /// A commit was to be synced in a store that writes no log. Nothing was committed, and what was
-    /// put still waits for its commit: commit it without, and flush; or open the store with another
+    /// A commit asked to be synced in a store without a log. Nothing was committed, and the values
+    /// still wait for their commit: commit without a sync and flush, or open the store with another
     /// [`Durability`](crate::Durability).
     #[error(
         "timeline {timeline:?}: cannot sync a commit: expected a store with a log, found durability \
@@ -199,39 +199,39 @@ pub enum Error {
         /// Which timeline.
         timeline: String,
     },
-    /// There is no room for the log. Nothing was committed, and what was put still waits for its
+    /// There is no space for the log. Nothing was committed, and the values still wait for their
     /// commit: make room, and commit again.
     #[error("no room to commit: {0}")]
     NoSpace(pagestrata_layers::Error),
-    /// The log is as long as it may be, and cannot be freed while somebody holds the write lease of
-    /// a timeline that keeps it. Nothing was committed, and what was put still waits for its
+    /// The log has reached its maximum length, and cannot be freed while the write lease of the
+    /// timeline that needs it is held. Nothing was committed, and the values still wait for their
     /// commit.
     #[error(
         "the log has {bytes} bytes, and the leased timeline {timeline:?} keeps it from being freed"
     )]
     LogFull {
-        /// Its length.
+        /// Length of the log, in bytes.
         bytes: u64,
-        /// The timeline whose open layer has to be flushed first.
+        /// The timeline whose open layer must be flushed first.
         timeline: String,
     },
     /// The Lsn is above the last record that this pin sees. Wait, or pin again.
     #[error("{lsn} is above the last record, {last_record_lsn}")]
     NotYet {
-        /// The Lsn that was asked for.
+        /// The requested Lsn.
         lsn: Lsn,
-        /// The last one.
+        /// The Lsn of the last record.
         last_record_lsn: Lsn,
     },
     /// History below the cutoff is not kept.
     #[error("{lsn} is below the cutoff, {cutoff}")]
     BelowCutoff {
-        /// The Lsn that was asked for.
+        /// The requested Lsn.
         lsn: Lsn,
-        /// The lowest that can be read.
+        /// The lowest readable Lsn.
         cutoff: Lsn,
     },
-    /// There is no such page at this Lsn: it was never written, or dropped.
+    /// The page does not exist at this Lsn: it was never written, or it was dropped.
     #[error("no page {key} at {lsn}")]
     NoPage {
         /// The key.
@@ -239,16 +239,16 @@ pub enum Error {
         /// The Lsn.
         lsn: Lsn,
     },
-    /// The deltas of a page lead back to no base. They can be had from `Guard::history`.
+    /// The page's deltas have no base. `Guard::history` returns them.
     #[error("{key} at {lsn}: {deltas} deltas and no base below them; visited: {visited}")]
     MissingBase {
         /// The key.
         key: Key,
         /// The Lsn.
         lsn: Lsn,
-        /// How many deltas there are.
+        /// Number of deltas.
         deltas: usize,
-        /// The layers that were asked, newest first.
+        /// The visited layers, newest first.
         visited: String,
     },
     /// The embedder's redo failed.
@@ -258,28 +258,27 @@ pub enum Error {
         key: Key,
         /// The Lsn.
         lsn: Lsn,
-        /// What it said.
+        /// The error of the redo.
         cause: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// Images can only be imported above everything that the timeline holds.
+    /// An import must lie above everything that the timeline holds.
     #[error("cannot import images at {lsn}: the timeline is at {last_record_lsn}")]
     ImportBehind {
-        /// Where they should go.
+        /// The Lsn of the import.
         lsn: Lsn,
-        /// Where the timeline is.
+        /// The last record of the timeline.
         last_record_lsn: Lsn,
     },
-    /// A verification has found layer files that are damaged. Restore them from a copy of the
-    /// store.
+    /// Verification found damaged layer files. Restore them from a copy of the store.
     #[error("{} of {} layer files damaged{}", .damaged.len(), .report.layer_files, first_of(.damaged))]
     Damaged {
-        /// What was read all the same.
+        /// What verification read.
         report: VerifyReport,
         /// Each damaged file and the first damage in it.
         damaged: Vec<DamagedFile>,
     },
-    /// The operating system gave no random bytes for the id of a new store; choose one in the
-    /// options.
+    /// The operating system gave no random bytes for the id of a new store. Set
+    /// [`Options::store_id`](crate::Options::store_id).
     #[error("no random bytes for the store's id: {0}")]
     Entropy(String),
     /// A thread of the store could not be started.
@@ -316,7 +315,7 @@ impl From<pagestrata_wal::Error> for Error {
     }
 }
 
-/// The first few files, for people.
+/// Lists the first few files, for people.
 fn listed(files: &[PathBuf]) -> String {
     const LISTED: usize = 3;
     let mut text: Vec<_> =

@@ -23,19 +23,19 @@ use crate::error::Error;
 pub enum ErrorKind {
     /// The call cannot succeed as it was made: correct the caller.
     InvalidArgument,
-    /// What was asked for does not exist: a store, a timeline, a page.
+    /// The store, timeline or page does not exist.
     NotFound,
     /// The Lsn is below the history that is kept: ask for a newer one.
     BelowCutoff,
     /// The Lsn is above the last record: wait for it, or pin again.
     NotYet,
-    /// Another holder has what is needed, or a limit is reached for now: try again later.
+    /// The resource is in use, or a limit is reached for now: try again later.
     Busy,
-    /// Memory or storage is full: make room, and go on.
+    /// Memory or storage is full: make room, and continue.
     OutOfSpace,
-    /// The store takes no writes: close it, mend the storage, and open it again.
+    /// The store takes no writes: close it, repair the storage, and open it again.
     ReadOnly,
-    /// Bytes on storage are not what was written: restore them from another copy.
+    /// Stored bytes differ from what was written: restore them from another copy.
     Corrupt,
     /// The store is closed: open it again.
     Closed,
@@ -61,7 +61,7 @@ impl fmt::Display for ErrorKind {
 }
 
 impl Error {
-    /// Returns what the caller should do about it.
+    /// Returns what the caller should do about the error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -88,7 +88,7 @@ impl Error {
             Error::Locked { .. } | Error::LeaseHeld { .. } | Error::LogFull { .. } => {
                 ErrorKind::Busy
             }
-            // A flush that failed is tried again: what it lacks is what its cause says.
+            // A failed flush is retried; its cause says what to do.
             Error::FlushStalled { cause, .. }
             | Error::FlushFailed { cause, .. }
             | Error::CompactionFailed { cause, .. } => cause.kind(),

@@ -1,4 +1,4 @@
-//! Jobs: what turns layers into other layers, on the store's threads or on a caller's.
+//! Jobs: turn layers into other layers, on the store's threads or on a caller's.
 
 pub(crate) mod compact;
 mod cut_chains;

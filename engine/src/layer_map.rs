@@ -1,9 +1,9 @@
-//! One version of a timeline's layer map: which layers there are, and in which order a read visits
+//! One version of a timeline's layer map: which layers exist, and the order in which a read visits
 //! them.
 //!
-//! A [`LayerMap`] never changes; an edit makes the next one beside it and shares what stays.
+//! A [`LayerMap`] never changes; an edit makes the next one and shares what stays the same.
 //! **Invariant:** every Lsn of the layers in memory is above every Lsn of the layer files, and each
-//! layer in memory is above the next older one, so a read goes through them in that order and meets
+//! layer in memory is above the next older one. A read that visits them in this order meets
 //! versions newest first.
 
 use crate::layer_map::file_layers::{FileLayer, Files};
@@ -27,7 +27,7 @@ use pagestrata_layers::{
 
 use crate::layer_map::index::{Change, LayerIndex, LayerShape, LayerSlot};
 
-/// A layer in memory and the number of the first map version that had it.
+/// A layer in memory, and the number of the first map version that contained it.
 #[derive(Clone, Debug)]
 pub(crate) struct MemSlot {
     pub(crate) layer: Arc<MemLayer>,
@@ -45,13 +45,13 @@ pub(crate) struct LayerMap {
 }
 
 impl LayerMap {
-    /// The layers in memory, newest first.
+    /// Returns the layers in memory, newest first.
     #[inline]
     pub(crate) fn in_memory(&self) -> impl Iterator<Item = &MemSlot> + Clone {
         std::iter::once(&self.open).chain(&self.frozen)
     }
 
-    /// With an empty open layer, from number `since` on.
+    /// Returns a map with an empty open layer, from number `since` on.
     pub(crate) fn rolled(&self, open: Arc<MemLayer>, since: u64) -> LayerMap {
         assert!(open.start_lsn() >= self.open.layer.start_lsn(), "the open layer is the highest");
         let mut frozen = Vec::with_capacity(self.frozen.len() + 1);
@@ -61,7 +61,7 @@ impl LayerMap {
         LayerMap { open, frozen, index: self.index.clone(), files: self.files.clone() }
     }
 
-    /// With more layer files, and without some.
+    /// Returns a map with more layer files, and without some.
     pub(crate) fn with_edit(
         &self,
         added: impl Iterator<Item = (LayerSlot, Arc<FileLayer>)>,
@@ -84,7 +84,7 @@ impl LayerMap {
     }
 
     /// Whether no layer in memory is below an older one, all of them are above every layer file,
-    /// and the index knows the files. O(layers), for the feature `verify`.
+    /// and the index contains the files. O(layers), for the feature `verify`.
     pub(crate) fn is_sound(&self) -> bool {
         let starts = self.in_memory().map(|slot| slot.layer.start_lsn());
         let lowest = starts.clone().last().unwrap_or(Lsn::MAX);
@@ -98,13 +98,13 @@ impl LayerMap {
             && self.files.iter().count() == self.index.layer_count()
     }
 
-    /// Up to here its layers are visible.
+    /// Returns the Lsn up to which its layers are visible.
     #[inline]
     pub(crate) fn last_record_lsn(&self) -> Lsn {
         self.open.layer.committed_lsn()
     }
 
-    /// The layers that a read of `key` at `lsn` asks, newest first, for people.
+    /// Lists the layers that a read of `key` at `lsn` visits, newest first, for people.
     pub(crate) fn visited(&self, key: Key, lsn: Lsn) -> String {
         let mut names = Vec::new();
         for (n, slot) in self.in_memory().enumerate() {
@@ -121,7 +121,7 @@ impl LayerMap {
         names.join(", ")
     }
 
-    /// Memory of this version's own structures, in bytes, shared ones included.
+    /// Returns the memory of this version's own structures, in bytes, including shared ones.
     pub(crate) fn memory_bytes(&self) -> usize {
         let slots = self.frozen.capacity() * size_of::<MemSlot>();
         size_of::<LayerMap>() + slots + self.index.memory_bytes() + self.files.memory_bytes()

@@ -31,10 +31,11 @@
 //! - A [`Store`] is a directory of *timelines*; one process has it open.
 //! - A [`Timeline`] is one line of history. Its writes carry an [`Lsn`], a position in your own
 //!   log, which only grows.
-//! - A *page* is named by a [`Key`]: an object (128 bits) and a block of it. Its *versions* are
-//!   images and deltas ([`Value`]); what a delta means is known to your [`Redo`] alone.
+//! - A [`Key`] names a *page*: an object (128 bits) and a block of it. Its *versions* are images
+//!   and deltas ([`Value`]); only your [`Redo`] knows what a delta means.
 //! - A [`WriteLease`] is the exclusive right to append to a timeline. A commit makes a batch
-//!   visible; its [`CommitTicket`] says when it is durable ([`durability`] says against what).
+//!   visible; its [`CommitTicket`] completes when the batch is durable ([`durability`] says against
+//!   what).
 //! - A [`Reader`] pins the layers that exist and lends them through a [`Guard`]; a [`Snapshot`]
 //!   does so at one Lsn, owned and cloneable, for use across threads and `.await`.
 //!
@@ -45,17 +46,17 @@
 //! | one page | [`Guard::page`], [`Guard::with_page`] | [`Guard::page_async`], [`Guard::try_page`] |
 //! | one page's versions, without redo | [`Guard::versions`] | [`Guard::try_versions`] |
 //! | deltas that have no base, too | [`Guard::history`] | |
-//! | many pages | [`Guard::pages`], [`Guard::pages_in`] | [`Timeline::prefetch`], then the same |
+//! | many pages | [`Guard::pages`], [`Guard::pages_in`] | [`Timeline::prefetch`], then as on the left |
 //! | which pages exist | [`Guard::exists`], [`Guard::scan`] | |
 //! | the newest version, while writing | [`WriteLease::newest`], [`WriteLease::exists`] | |
-//! | to wait until an Lsn is there | | [`Timeline::wait_for`] |
+//! | to wait for an Lsn | | [`Timeline::wait_for`] |
 //! | a value that outlives the guard | [`DetachedVersion`] | |
 //!
-//! A call that may wait for a device blocks its thread; `try_` calls never do, they say what has to
-//! be fetched ([`Fetch`]); `async` ones have a thread of the store fetch it and need no particular
-//! executor.
+//! A call of the left column may block its thread on a device. `try_` calls never do; they return
+//! what must be fetched ([`Fetch`]). `async` calls let a thread of the store fetch it, and need no
+//! particular executor.
 //!
-//! # The way of a value
+//! # The path of a value
 //!
 //! ```text
 //! WriteLease::put -> open layer (the one copy) -> commit: to the log, visible
@@ -68,16 +69,16 @@
 //! # Threads
 //!
 //! [`Store`], [`Timeline`] and [`Snapshot`] are `Send + Sync`; clone the handles. A [`Reader`] and
-//! a [`Scratch`] belong to one thread or task at a time, a [`WriteLease`] is `Send`. The store has
-//! threads of its own that flush, sync, prepare the log and fetch, unless [`Options::background`]
-//! says that callers do that work ([`Background::Callers`]). After `fork` a child's copy of a store
-//! does nothing.
+//! a [`Scratch`] belong to one thread or task at a time; a [`WriteLease`] is `Send`. The store has
+//! threads that flush, sync, prepare the log and fetch, unless [`Options::background`] makes
+//! callers do that work ([`Background::Callers`]). After `fork`, a child's copy of a store does
+//! nothing.
 //!
 //! # Features
 //!
-//! - `tracing` (default): events of flushes that fail and of background threads.
+//! - `tracing` (default): events of failed flushes and of background threads.
 //! - `metrics`: [`ReadStats`] and [`StoreStats`] go to the `metrics` crate.
-//! - `serde`: options and statistics can be written and read; durations are text like `100ms`.
+//! - `serde`: options can be read and written, statistics written; durations are text like `100ms`.
 //! - `bytes`: a [`DetachedVersion`] becomes a `bytes::Bytes` without a copy.
 //! - `testing`: simulated storage, the model and the crash explorer, for tests of embedders too.
 //!
@@ -87,19 +88,19 @@
 //! |---|---|
 //! | a value, image or delta | 16 MiB |
 //! | a key | an object of 128 bits and a block of 32 bits |
-//! | an Lsn | 64 bits; zero and the highest are none |
-//! | versions | one of a key at an Lsn; a timeline's Lsns are appended in order, by one writer |
-//! | a commit | any number of values; its records in the log have 256 KiB and a value |
-//! | processes | one has a store open at a time; a child that it forks has none |
+//! | an Lsn | 64 bits; zero and the maximum are not valid |
+//! | versions | one per key and Lsn; one writer appends a timeline's Lsns in order |
+//! | a commit | any number of values; a log record holds up to 256 KiB and one value more |
+//! | processes | one at a time has a store open; a forked child cannot use it |
 //! | a timeline's name | 255 bytes, no control characters, bidirectional ones included |
 //! | platform | Linux, 64 bits, little-endian |
 //!
 //! # Errors
 //!
-//! [`Error::kind`] says what to do: correct the call, wait, make room, reopen, restore.
+//! [`Error::kind`] says what to do: correct the call, wait, make room, reopen, or restore.
 #![deny(unsafe_code)]
 
-/// A check that costs more than a constant: with the feature `verify` alone.
+/// A check that takes more than constant time: only with the feature `verify`.
 macro_rules! verify {
     ($($check:tt)*) => {
         if cfg!(feature = "verify") {
@@ -163,7 +164,7 @@ pub use write::{
     lease::{OwnedWriteLease, WriteLease},
 };
 
-/// The program in the README, compiled and run.
+/// The program in the README, compiled and run as a doc test.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;

@@ -1,14 +1,14 @@
 //! Statistics for the recorder of the `metrics` crate that the embedder has installed (feature
-//! `metrics`). Nothing is recorded by itself: the embedder says when, so that no read pays for it.
+//! `metrics`). The embedder calls `record`; the engine never does, so no read pays for it.
 
 use metrics::{counter, gauge};
 
 use crate::reports::{read_stats::ReadStats, stats::StoreStats};
 
 impl ReadStats {
-    /// Adds them to the counters `pagestrata_reads_total`, `pagestrata_read_layers_total` and so
-    /// on. Give it each read once: a scratch's [`all_reads`](crate::Scratch::all_reads) has them
-    /// all.
+    /// Adds the values to the counters `pagestrata_reads_total`, `pagestrata_read_layers_total` and
+    /// so on. Record each read once: a scratch's [`all_reads`](crate::Scratch::all_reads) is the
+    /// sum of all its reads.
     pub fn record(&self) {
         counter!("pagestrata_reads_total").increment(self.reads);
         counter!("pagestrata_read_layers_total").increment(self.layers);
@@ -56,7 +56,7 @@ mod tests {
 
     use super::*;
 
-    /// Writes down which counter got what.
+    /// Records what each counter was incremented by.
     #[derive(Clone, Default)]
     struct Written(Arc<Mutex<Vec<(String, u64)>>>);
 

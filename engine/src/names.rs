@@ -1,9 +1,9 @@
-//! What a timeline can be called.
+//! Valid timeline names.
 
 use pagestrata_layers::manifest::edit::TIMELINE_NAME_LEN_MAX;
 
-/// Whether a timeline can have this name: 1 to 255 bytes, without control characters, and without
-/// those that change the direction of text, for names are printed.
+/// Whether a name is valid for a timeline: 1 to 255 bytes, without control characters and without
+/// characters that change the direction of text, because names are printed.
 ///
 /// ```
 /// assert!(pagestrata::is_timeline_name("main"));
@@ -16,7 +16,7 @@ pub fn is_timeline_name(name: &str) -> bool {
         && !name.chars().any(|c| c.is_control() || is_bidirectional_control(c))
 }
 
-/// Whether a character only changes the direction of the text around it (Unicode's property
+/// Whether a character only changes the direction of the text around it (Unicode property
 /// `Bidi_Control`).
 ///
 /// ```

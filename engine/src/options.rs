@@ -1,4 +1,4 @@
-//! [`Options`]: everything that can be chosen when a store is opened, checked once.
+//! [`Options`]: the settings of a store, checked when it is opened.
 
 use std::{
     fmt::{self, Display},
@@ -19,7 +19,7 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
-/// What can be chosen when a store is opened. Each may differ from one opening to the next.
+/// Settings of a store. Each may change from one open to the next.
 ///
 /// ```
 /// # use pagestrata::{Compression, Options};
@@ -28,9 +28,9 @@ const GIB: u64 = 1 << 30;
 /// assert!(Options { frozen_layers_max: 0, ..options }.validate().is_err());
 /// ```
 ///
-/// With the feature `serde` all names are written in snake_case (`"access": "mmap"`) and durations
-/// as text (`"100ms"`, `"1m 30s"`); nothing else is read. A field that is left out has its default,
-/// an unknown one is an error. `flush_redo` and `clock` are code and have no text.
+/// With the feature `serde`, names are in snake_case (`"access": "pread"`) and durations are text
+/// (`"100ms"`, `"1m 30s"`); no other form is read. A missing field has its default, an unknown one
+/// is an error. `flush_redo` and `clock` are code and are not serialized.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(
     feature = "serde",
@@ -38,8 +38,8 @@ const GIB: u64 = 1 << 30;
     serde(default, deny_unknown_fields)
 )]
 pub struct Options {
-    /// Create the store if the directory holds none; the directory itself is created too, its
-    /// parent is not. Default: true.
+    /// Create the store if the directory holds none. The directory is created too, its parent is
+    /// not. Default: true.
     pub create: bool,
     /// A commit rolls the open layer when its values and index take this much memory, in bytes.
     /// 64 KiB to 4 GiB; default 128 MiB.
@@ -47,25 +47,25 @@ pub struct Options {
     /// How many frozen layers may wait for their flush before a commit waits for one. 1 to 64;
     /// default 4.
     pub frozen_layers_max: usize,
-    /// How long a commit is delayed at most while flushing is behind. When more than half of the
-    /// open and frozen layers that are allowed are filled, commits are delayed little by little, so
-    /// that a writer goes at the speed of flushing and no commit waits for a whole flush. Zero:
-    /// they are not, and a commit that finds [`Options::frozen_layers_max`] layers frozen waits for
-    /// one. Without effect with [`Background::Callers`]. Zero to 1 s; default 10 ms.
+    /// The longest delay of a commit while flushing is behind. When more than half of the permitted
+    /// open and frozen layers is filled, commits are delayed gradually, so that the writer slows to
+    /// the speed of flushing and no commit waits for a whole flush. Zero: no delay; a commit that
+    /// finds [`Options::frozen_layers_max`] layers frozen waits for a flush. Has no effect with
+    /// [`Background::Callers`]. Zero to 1 s; default 10 ms.
     #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
     pub write_delay_max: Duration,
-    /// How much memory of reclaimed layers, of all timelines together, is kept for the next ones,
-    /// in bytes. Memory that is used again is much cheaper than fresh memory. 0 to 64 GiB; default
-    /// 256 MiB.
+    /// How much memory of reclaimed layers is kept for reuse, in bytes, for all timelines together.
+    /// Reused memory is much cheaper than fresh memory. 0 to 64 GiB; default 256 MiB.
     pub pool_retained_max_bytes: u64,
-    /// A data block of a layer file is closed when it holds this much, in bytes before compression.
-    /// 1 KiB to 1 MiB; default 16 KiB.
+    /// Target size of a data block of a layer file, in bytes before compression. 1 KiB to 1 MiB;
+    /// default 16 KiB.
     pub block_size_target_bytes: u32,
-    /// How data blocks of new layer files are compressed, each only if it gets smaller. What is not
-    /// compressed is borrowed straight from the file by readers. Default: not.
+    /// Compression of data blocks of new layer files; a block is stored uncompressed if compression
+    /// does not make it smaller. Readers borrow uncompressed values from the file without a copy.
+    /// Default: none.
     #[cfg_attr(feature = "serde", serde(with = "compression_serde"))]
     pub compression: Compression,
-    /// An import starts another image layer at this size, in bytes of values. 1 MiB to 16 GiB;
+    /// An import starts the next image layer at this size, in bytes of values. 1 MiB to 16 GiB;
     /// default 256 MiB.
     pub image_layer_size_max_bytes: u64,
     /// How many delta layers of about one size a merge makes one of (`jobs/compact/plan.rs` has the
@@ -77,69 +77,69 @@ pub struct Options {
     /// key. 64 KiB to 16 GiB; default 256 MiB.
     pub compaction_layer_size_bytes: u64,
     /// Upper bound on the deltas from flushed layers that a read of a page applies. When a chain is
-    /// longer, flush makes the page and stores it behind the newest delta; reads stop at such a
-    /// page and do not return that delta. Deltas of layers in memory come on top. To find long
-    /// chains, flush also reads older layers, of the pages that it writes deltas of.
+    /// longer, flush materializes the page and stores it after the newest delta; reads stop at such
+    /// a page and do not return that delta. Deltas of layers in memory are not counted. To find
+    /// long chains, flush also reads older layers, for the pages that it writes deltas of.
     ///
-    /// It takes a redo to make pages: [`Options::flush_redo`], or
+    /// Materializing needs a redo: [`Options::flush_redo`], or
     /// [`Timeline::set_flush_redo`](crate::Timeline::set_flush_redo) for one timeline. Because the
-    /// latter can come at any time, a store opens without either; then no chain is cut, which
-    /// [`FlushStats::flushes_without_redo`](crate::FlushStats::flushes_without_redo) counts and a
-    /// warning says once for each timeline (feature `tracing`). Default 0: no bound, and no page is
-    /// made.
+    /// latter can be called at any time, a store opens without either. No chain is cut then;
+    /// [`FlushStats::flushes_without_redo`](crate::FlushStats::flushes_without_redo) counts it, and
+    /// a warning is logged once per timeline (feature `tracing`). Default 0: no bound, and no page
+    /// is materialized.
     pub deltas_per_page_max: u32,
-    /// Makes the pages that [`Options::deltas_per_page_max`] asks for, of every timeline without a
-    /// redo of its own ([`Timeline::set_flush_redo`](crate::Timeline::set_flush_redo)). What a
-    /// store recovers from its log is flushed as soon as it is open, which is before a timeline can
-    /// be given its own. Default: none, and no page is made.
+    /// Materializes the pages for [`Options::deltas_per_page_max`], for every timeline without a
+    /// redo of its own ([`Timeline::set_flush_redo`](crate::Timeline::set_flush_redo)). A store
+    /// flushes what it recovered from its log as soon as it is open, before a timeline can be given
+    /// its own redo. Default: none, and no page is materialized.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub flush_redo: Option<FlushRedo>,
-    /// How long a failed flush waits before it is tried again: this long at first, then twice as
-    /// long each time, up to [`Options::flush_retry_delay_max`]. 1 ms to 1 min; default 100 ms.
+    /// Delay before a failed flush is retried: this long at first, then doubled each time, up to
+    /// [`Options::flush_retry_delay_max`]. 1 ms to 1 min; default 100 ms.
     #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
     pub flush_retry_delay: Duration,
-    /// The longest wait between two tries of a flush. 1 ms to 1 h, not below the first; default 10
-    /// s.
+    /// The longest delay between two tries of a flush. At least [`Options::flush_retry_delay`], up
+    /// to 1 h; default 10 s.
     #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
     pub flush_retry_delay_max: Duration,
     /// How layer files are read. Default: [`Access::MMAP`].
     pub access: Access,
-    /// The most that the cache of blocks holds, of all files that are not mapped, in bytes. 64 KiB
-    /// to 1 TiB; default 256 MiB.
+    /// Maximum size of the block cache, in bytes. It holds blocks of all files that are not mapped.
+    /// 64 KiB to 1 TiB; default 256 MiB.
     pub block_cache_max_bytes: u64,
-    /// How much memory pages may take that redo has made and that are kept for the next reads, in
-    /// bytes. Who gives one timeline's reads different [`Redo`](crate::Redo)s must leave it off: a
-    /// page is found by its key and its newest version, whoever made it. 0 to 1 TiB; default 0,
-    /// none is kept.
+    /// Maximum size of the cache of materialized pages, in bytes. It must be 0 if reads of one
+    /// timeline use different [`Redo`](crate::Redo)s: the cache finds a page by its key and newest
+    /// version, not by its redo. 0 to 1 TiB; default 0, no cache.
     pub page_cache_max_bytes: u64,
-    /// How many threads wait for devices in the place of tasks that await a
-    /// [`Fetch`](crate::Fetch), at the most; they are started as they are needed. 0: whoever awaits
-    /// one waits. To 1,024; default 4.
+    /// Maximum number of threads that wait for devices in place of tasks that await a
+    /// [`Fetch`](crate::Fetch). They are started on demand. 0: the task itself waits, and blocks
+    /// its thread. 0 to 1,024; default 4.
     pub fetch_threads_max: usize,
-    /// How many layer files that are not mapped are open at a time. 1 to 1 million; default 512.
+    /// Maximum number of open layer files that are not mapped. 1 to 1 million; default 512.
     pub open_files_max: u64,
-    /// What a commit that was acknowledged survives. Default: [`Durability::Synced`].
+    /// What an acknowledged commit survives. Default: [`Durability::Synced`].
     pub durability: Durability,
-    /// Length of a segment of the log, in bytes. Its room is taken when it is made, so that a
-    /// commit never waits for the file system to find some; with [`Durability::Synced`] it is
-    /// written once then, so that it syncs faster. A busy log has up to four segments prepared
-    /// ahead; one that nothing was committed to for 10 s, or whose store was closed, has one. 4 KiB
-    /// to 1 GiB; default 16 MiB.
+    /// Length of a log segment, in bytes. Its space is allocated when it is created, so that a
+    /// commit never waits for the file system to allocate; with [`Durability::Synced`] it is also
+    /// written once, so that it syncs faster. A busy log has up to four segments prepared ahead; a
+    /// log without commits for 10 s, or of a closed store, has one. 4 KiB to 1 GiB; default 16 MiB.
     pub log_segment_size_bytes: u64,
-    /// How long the log may get, in bytes: at half of it the layers that hold it up are flushed, at
-    /// all of it commits wait for that. Four segments to 1 TiB; default 2 GiB.
+    /// Maximum length of the log, in bytes. At half of it, the layers that keep the log from being
+    /// freed are flushed; at all of it, commits wait for that. Four segments to 1 TiB; default 2
+    /// GiB.
     pub log_size_max_bytes: u64,
-    /// Opens a store whose log is damaged all the same, to be read only: with everything before the
-    /// damage, and nothing behind it. Default: false, such a store is not opened.
+    /// Opens a store with a damaged log read-only, with everything before the damage and nothing
+    /// after it. Default: false, such a store does not open.
     pub salvage_log: bool,
-    /// Who flushes layers, frees memory and syncs for futures. Default: [`Background::Threads`].
+    /// Which threads flush layers, free memory and sync for futures. Default:
+    /// [`Background::Threads`].
     pub background: Background,
-    /// The id of a store that is created; it goes into every checksum of its files. Default: none,
-    /// a random one.
+    /// Id of a store that is created; every checksum of its files includes it. Default: none, a
+    /// random id.
     pub store_id: Option<u128>,
-    /// Where ages and durations come from. While it stands still a flush that failed is tried again
-    /// only when a call waits for it, and segments of an idle log are not given back. Default: the
-    /// operating system's monotonic clock.
+    /// Source of ages and durations. While the clock stands still, a failed flush is retried only
+    /// when a call waits for it, and segments of an idle log are not released. Default: the
+    /// monotonic clock of the operating system.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub clock: Clock,
 }
@@ -154,31 +154,30 @@ pub struct Options {
 pub enum Access {
     /// Mapped: values are borrowed from the operating system's page cache.
     ///
-    /// What is in memory the system tells only to who may write to a file (`can_do_mincore` in
-    /// Linux's `mm/mincore.c`): a process that may not is told that everything is, and then its
-    /// reads that may not wait do wait.
+    /// Linux reports which pages are resident only to a process that may write to the file
+    /// (`can_do_mincore` in `mm/mincore.c`). For other processes it reports every page as resident,
+    /// so their reads that must not wait do wait.
     Mmap {
-        /// How many layer files are mapped at the most; those beyond are read as by
-        /// [`Access::Pread`]. The kernel has a bound of its own for a process
-        /// (`vm.max_map_count`, 65,530). 0 to 16 million.
+        /// Maximum number of mapped layer files; further ones are read as with [`Access::Pread`].
+        /// The kernel has its own bound per process (`vm.max_map_count`, 65,530). 0 to 16 million.
         #[cfg_attr(feature = "serde", serde(default = "mappings_max_default"))]
         mappings_max: u64,
-        /// How long what was found in memory is taken to be there still, by reads that may not wait
-        /// ([`Guard::try_page`](crate::Guard::try_page)). When memory is short the system may take
-        /// it away meanwhile, and such a read then waits after all. Where very much is remembered
-        /// it may take longer, so that looking takes no more than a twentieth of a core. Zero, or
+        /// How long reads that must not wait ([`Guard::try_page`](crate::Guard::try_page)) take a
+        /// block for resident after it was found resident. Under memory pressure the system may
+        /// evict it meanwhile, and such a read then waits after all. If very many blocks are
+        /// marked, the interval grows, so that checking them takes at most 5 % of a core. Zero, or
         /// [`Background::Callers`]: each such read asks the system, which takes longer than the
-        /// rest of it. To 1 min.
+        /// rest of the read. Up to 1 min.
         #[cfg_attr(
             feature = "serde",
             serde(default = "residency_interval_default", with = "crate::duration_text")
         )]
         residency_interval: Duration,
     },
-    /// Read, block by block, into a cache of the store's own.
+    /// Blocks are read into a cache of the store.
     Pread,
-    /// As [`Access::Pread`], with direct I/O (`O_DIRECT`). Where the file system refuses that,
-    /// files are read as by `Pread`, and [`AccessStats::direct_refused`] says so.
+    /// As [`Access::Pread`], with direct I/O (`O_DIRECT`). If the file system refuses direct I/O,
+    /// files are read as with `Pread`, and [`AccessStats::direct_refused`] is set.
     ///
     /// [`AccessStats::direct_refused`]: crate::AccessStats::direct_refused
     Direct,
@@ -228,23 +227,24 @@ impl Display for Access {
     serde(rename_all = "snake_case")
 )]
 pub enum Durability {
-    /// Everything: the log is synced. Commits that wait at the same time share one sync.
+    /// A crash of the process or machine, and power loss: the log is synced. Concurrent commits
+    /// share one sync.
     #[default]
     Synced,
-    /// The end of the process: the log is handed to the operating system at once, and synced now
-    /// and then. Single commits can be synced all the same:
+    /// A crash of the process: the log is written to the operating system at once, and synced
+    /// periodically. A single commit can ask for a sync:
     /// [`WriteLease::commit_with`](crate::WriteLease::commit_with).
     Buffered {
-        /// How long it may take until the log is synced. 1 ms to 1 h.
+        /// The longest time until the log is synced. 1 ms to 1 h.
         #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
         sync_interval: Duration,
     },
-    /// Nothing: no log is written. The caller has one, and streams it again from
+    /// Nothing: no log is written. The caller has its own log, and must stream it again from
     /// [`Timeline::disk_consistent_lsn`](crate::Timeline::disk_consistent_lsn).
     External,
 }
 
-/// Who does a store's background work.
+/// Which threads do a store's background work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[cfg_attr(
     feature = "serde",
@@ -252,22 +252,22 @@ pub enum Durability {
     serde(rename_all = "snake_case")
 )]
 pub enum Background {
-    /// Threads of the store: one that flushes, one that frees memory, one that syncs the log and
-    /// one that prepares its segments.
+    /// Threads of the store: for flushing, freeing memory, syncing the log and preparing its
+    /// segments.
     #[default]
     Threads,
-    /// The threads that call it, when they need it done: a flush by who waits for it, freeing after
-    /// a flush, a sync by who awaits a ticket, which blocks. The store has no threads, and does the
-    /// same on each run: for tests and simulations.
+    /// The calling threads, when they need the result: a caller that waits for a flush flushes, a
+    /// flush frees memory afterwards, and polling a ticket syncs and blocks. The store has no
+    /// threads and is deterministic: for tests and simulations.
     Callers,
 }
 
-/// What flushes make pages with. Two are equal if they are the same one.
+/// The redo that flushes materialize pages with. Two are equal if they are the same object.
 ///
-/// It is called on the thread that flushes, and goes on from what it has made itself: redo of some
-/// deltas, and of the others on the page of these, has to come to the same as redo of all. It may
-/// read, also the timeline that is flushed; it must not write or flush, for it would wait for
-/// itself. Where it panics or fails, the chain is left as it is.
+/// It is called on the thread that flushes. Redo must compose: applying deltas 1..k and then k+1..n
+/// must give the same page as applying 1..n at once. It may read, even from the timeline that is
+/// being flushed. It must not write or flush: it would wait for itself. If it panics or fails, the
+/// chain is left as it is.
 #[derive(Clone)]
 pub struct FlushRedo(pub Arc<dyn Redo + Send + Sync>);
 
@@ -283,12 +283,12 @@ impl std::fmt::Debug for FlushRedo {
     }
 }
 
-/// A monotonic clock: the time since some fixed moment.
+/// A monotonic clock: the time since a fixed moment.
 #[derive(Clone, Copy)]
 pub struct Clock(pub fn() -> Duration);
 
 impl Clock {
-    /// The time now.
+    /// Returns the current time.
     #[must_use]
     pub fn now(self) -> Duration {
         (self.0)()
@@ -365,7 +365,7 @@ impl Options {
         }
     }
 
-    /// How often a thread is to look what is in memory still, if there is to be one.
+    /// Returns how often a thread must re-check residency, or `None` if no thread does.
     pub(crate) fn residency_interval(&self) -> Option<Duration> {
         match self.access {
             Access::Mmap { mappings_max: 1.., residency_interval }
@@ -377,7 +377,7 @@ impl Options {
         }
     }
 
-    /// Checks every option against its range; opening a store does it too.
+    /// Checks every option against its range, as opening a store does.
     ///
     /// # Errors
     /// [`Error::InvalidOption`]
@@ -437,7 +437,7 @@ fn in_range<T: PartialOrd + Display>(
     Err(Error::InvalidOption { option, expected, found: value.to_string() })
 }
 
-/// Compression as a level, 0 for none.
+/// Compression as a level; 0 for none.
 #[cfg(feature = "serde")]
 mod compression_serde {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -476,7 +476,7 @@ mod compression_serde {
 mod tests {
     use super::*;
 
-    /// What is not named has its default, inside a mode too.
+    /// A missing field has its default, inside a mode too.
     #[cfg(feature = "serde")]
     #[test]
     fn a_mode_has_defaults_of_its_own() {
@@ -530,8 +530,7 @@ mod tests {
         }
     }
 
-    /// One style for all of it: names in snake_case, durations as text. The files are what users
-    /// have in theirs.
+    /// One style throughout: names in snake_case, durations as text. Users have these files.
     #[cfg(feature = "serde")]
     #[test]
     fn options_are_written_as_in_the_golden_files() {

@@ -1,4 +1,4 @@
-//! Reads: pin the layer map, walk it for a key or for many, and hand out what the layers hold.
+//! Reads: pin the layer map, walk it for one key or many, and return what the layers hold.
 
 pub(crate) mod detached;
 pub(crate) mod fetch;

@@ -1,4 +1,4 @@
-//! What the engine reports about itself: plain data, without behaviour.
+//! Reports of the engine: plain data, without behaviour.
 
 pub(crate) mod read_stats;
 pub(crate) mod stats;
@@ -7,60 +7,59 @@ use std::{path::PathBuf, time::Duration};
 
 use pagestrata_layers::{Error as LayersError, KeyRange, Lsn, layer_file::LayerKind};
 
-/// What opening a store found and did.
+/// Report of an open.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct OpenReport {
-    /// Whether there was no store and one was made.
+    /// Whether a new store was created.
     pub created: bool,
     /// Number of timelines.
     pub timelines: u64,
     /// Number of layer files.
     pub layer_files: u64,
-    /// The lengths of all layer files, in bytes.
+    /// Total length of all layer files, in bytes.
     pub layer_file_bytes: u64,
-    /// Files that an interrupted flush or import has left, and segments of the log that are of no
-    /// use: removed now, or left where they are when the store is opened to be read only. What has
-    /// another name than the engine gives is left alone.
+    /// Files that an interrupted flush or import has left, and unneeded segments of the log:
+    /// removed now, or left in place if the store is opened read-only. Files whose names the engine
+    /// does not use are left alone.
     pub orphans_removed: Vec<String>,
-    /// Segments of the log that were read.
+    /// Number of log segments read.
     pub log_segments: u64,
-    /// Records that were read, among them those that are in layer files already.
+    /// Number of log records read, including those that are in layer files already.
     pub log_records: u64,
-    /// The lengths of the records, in bytes.
+    /// Total length of the records, in bytes.
     pub log_bytes: u64,
-    /// Commits that are in memory again, and were not in layer files.
+    /// Number of commits that were replayed into memory because they were not in layer files.
     pub log_commits: u64,
-    /// Where the log ended in something that was never acknowledged: segment and offset. It is cut
-    /// off by the next commit.
+    /// Segment and offset of a torn tail of the log, which was never acknowledged. The next commit
+    /// cuts it off.
     pub log_torn_at: Option<String>,
-    /// The length of that, as far as it can be made out, in bytes.
+    /// Length of the torn tail, in bytes, as far as it can be determined.
     pub log_cut_bytes: u64,
-    /// Why the store is read-only: damage in the log, with
+    /// Why the store is read-only: damage in the log with
     /// [`Options::salvage_log`](crate::Options::salvage_log), or a log that cannot be written.
     pub read_only: Option<String>,
-    /// Length of an edit at the end of the manifest that was never acknowledged and is cut off, in
-    /// bytes.
+    /// Length of an unacknowledged edit at the end of the manifest that was cut off, in bytes.
     pub manifest_cut_bytes: u64,
-    /// How long it took.
+    /// How long the open took.
     pub elapsed: Duration,
 }
 
-/// What closing a store did.
+/// Report of a close.
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct CloseReport {
     /// The disk-consistent Lsn of each timeline, as `X/Y`, by name.
     pub disk_consistent_lsns: Vec<(String, String)>,
-    /// Timelines whose open layer could not be flushed because somebody holds the write lease.
+    /// Timelines whose open layer could not be flushed because their write lease is held.
     pub leases_held: Vec<String>,
-    /// Readers, snapshots and detached versions that are still there. They can go on reading.
+    /// Readers, snapshots and detached versions that still exist. They can still be read from.
     pub pins: Vec<PinInfo>,
 }
 
-/// How far the opening of a store has come; see
+/// Progress of opening a store; see
 /// [`Store::open_with_progress`](crate::Store::open_with_progress).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -71,18 +70,18 @@ pub struct OpenProgress {
     pub log_bytes: u64,
 }
 
-/// What an import did.
+/// Report of an import.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct ImportReport {
     /// Number of images.
     pub images: u64,
-    /// Their lengths, in bytes.
+    /// Total length of the images, in bytes.
     pub image_bytes: u64,
     /// Number of image layers.
     pub layers: u64,
-    /// The lengths of their files, in bytes.
+    /// Total length of the image layers' files, in bytes.
     pub file_bytes: u64,
 }
 
@@ -90,15 +89,15 @@ pub struct ImportReport {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LayerInfo {
-    /// Where it is.
+    /// Path of the file.
     pub path: PathBuf,
     /// 0: from a flush or an import; 1: rewritten by compaction.
     pub level: u8,
     /// Delta or image.
     pub kind: LayerKind,
-    /// Its keys.
+    /// Key range.
     pub key_range: KeyRange,
-    /// Its Lsns, half-open.
+    /// Lsn range, half-open.
     pub lsn_range: std::ops::Range<Lsn>,
     /// Length of the file, in bytes.
     pub file_bytes: u64,
@@ -108,56 +107,55 @@ pub struct LayerInfo {
     pub keys: u64,
     /// Number of versions.
     pub versions: u64,
-    /// Bytes in values, before compression.
+    /// Total length of the values, in bytes before compression.
     pub value_bytes: u64,
     /// Number of tombstones.
     pub tombstones: u64,
 }
 
-/// What a verification has read.
+/// Report of a verification.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct VerifyReport {
-    /// Number of layer files, those that are damaged included.
+    /// Number of layer files, including damaged ones.
     pub layer_files: u64,
-    /// The lengths of the sound files, in bytes.
+    /// Total length of the undamaged files, in bytes.
     pub file_bytes: u64,
-    /// Number of versions in the sound files.
+    /// Number of versions in the undamaged files.
     pub versions: u64,
-    /// Number of tombstones in the sound files.
+    /// Number of tombstones in the undamaged files.
     pub tombstones: u64,
-    /// Number of records in the log, of a whole store that nobody has open.
+    /// Number of log records, when a whole store that is not open was verified.
     pub log_records: u64,
-    /// Their lengths, in bytes.
+    /// Total length of the log records, in bytes.
     pub log_bytes: u64,
 }
 
-/// A layer file, or a segment of the log, that a verification could not find to be what was
-/// written.
+/// A layer file or log segment that failed verification.
 #[derive(Debug)]
 pub struct DamagedFile {
-    /// Where it is, or should be.
+    /// Where the file is, or should be.
     pub path: PathBuf,
-    /// The first thing that is wrong with it.
+    /// The first damage found in it.
     pub error: LayersError,
 }
 
-/// A layer file in which a read or a verification has met damage since the store was opened. Other
-/// pages of it can be read.
+/// A layer file in which a read or a verification has met damage since the store was opened.
+/// Undamaged pages of it can still be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct QuarantinedLayer {
     /// Its path.
     pub file: String,
-    /// The damage that was met first: file, offset in bytes, what was expected and found.
+    /// The first damage met: file, offset in bytes, what was expected and found.
     pub first_error: String,
-    /// How many reads have met damage in it, tries after a fetch included.
+    /// How many reads have met damage in it, including reads repeated after a fetch.
     pub reads: u64,
 }
 
-/// What holds a version of the layer map.
+/// What kind of object holds a version of the layer map.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub enum PinKind {
@@ -165,7 +163,7 @@ pub enum PinKind {
     Reader,
     /// A [`Snapshot`](crate::Snapshot) and its clones.
     Snapshot,
-    /// A [`DetachedVersion`](crate::DetachedVersion): it keeps one layer.
+    /// A [`DetachedVersion`](crate::DetachedVersion): it keeps one layer alive.
     Detached,
 }
 
@@ -174,25 +172,25 @@ pub enum PinKind {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct PinInfo {
-    /// What holds it.
+    /// The kind of its holder.
     pub kind: PinKind,
-    /// Where it was taken, as `file:line:column`.
+    /// Source location where it was taken, as `file:line:column`.
     pub caller: String,
-    /// Since when the reader, snapshot or detached version exists.
+    /// Age of the reader, snapshot or detached version.
     pub age: Duration,
     /// Memory of retired layers that would be free without this pin, in bytes.
     pub only_it_keeps_bytes: u64,
 }
 
-/// Detached versions that live, as [`TimelineStats`](crate::TimelineStats) has them.
+/// Detached versions that exist, as in [`TimelineStats`](crate::TimelineStats).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct DetachedStats {
-    /// How many; copies are not counted, nobody knows of them.
+    /// Number of versions, without those that were copied.
     pub versions: u64,
-    /// How long they are together, in bytes.
+    /// Total length of the versions, in bytes.
     pub requested_bytes: u64,
-    /// How much memory the layers and blocks take that they keep, each counted once, in bytes.
+    /// Memory of the layers and blocks that they keep alive, in bytes; each is counted once.
     pub pinned_bytes: u64,
 }

@@ -53,43 +53,42 @@ use crate::{
 
 /// An open store. Only one process can have it open, and only once.
 ///
-/// Dropping it without [`Store::close`] is like a crash of the process that the next opening finds:
-/// what was acknowledged is there. Timelines, readers and snapshots that outlive it can still read.
+/// Dropping it without [`Store::close`] is like a crash of the process: the next open finds
+/// everything acknowledged. Timelines, readers and snapshots that outlive it can still read.
 ///
-/// It belongs to the process that opened it, and stays in the directory that it opened, wherever
-/// that is moved. In a child made by `fork`, its copy and all that came from it do nothing: calls
-/// that could fail return [`Error::Closed`], the others find nothing, and dropping them changes no
-/// file, waits for no thread and gives no lock back. Guards from before the fork can still read. As
-/// long as such a child lives and does not `exec`, it keeps the lock from other processes when its
-/// parent dies.
+/// It belongs to the process that opened it, and stays in the directory that it opened, even if
+/// that is moved. In a child made by `fork`, its copy and everything derived from it do nothing:
+/// fallible calls return [`Error::Closed`], other calls return nothing, and dropping them changes
+/// no file, waits for no thread and releases no lock. Guards from before the fork can still read.
+/// As long as such a child lives and does not `exec`, it holds the lock, even after its parent has
+/// died.
 pub struct Store {
     shared: Arc<StoreShared>,
     threads: Vec<JoinHandle<()>>,
-    /// Given back last.
+    /// Released last.
     _lock: Box<dyn Lock>,
 }
 
 impl Store {
-    /// Opens the store in a directory, or makes one there. What the log holds and no layer file
-    /// does is in memory again.
+    /// Opens the store in a directory, or creates one there. Replays the part of the log that is
+    /// not in layer files into memory.
     ///
     /// # Errors
     /// [`Error::InvalidOption`], [`Error::Locked`], [`Error::NoStore`], [`Error::NotAStore`],
-    /// [`Error::UnexplainedFiles`] when the manifest is older than layer files beside it, and
-    /// [`Error::Layers`] for CURRENT, a manifest, a layer file or a segment of the log that is
-    /// damaged, missing (both are `Corrupt`), of another format version, or no regular file
-    /// (`NotAFile`). What the store holds is left as it was; a long log may have been flushed up to
-    /// the damage.
+    /// [`Error::UnexplainedFiles`] if the manifest is older than layer files beside it, and
+    /// [`Error::Layers`] if CURRENT, a manifest, a layer file or a log segment is damaged or
+    /// missing (`Corrupt`), of another format version, or not a regular file (`NotAFile`). The
+    /// store is left as it was, except that a long log may have been flushed up to the damage.
     ///
-    /// Of a layer file the header, the footer, the tombstones and the root of the index are read:
-    /// damage there, or another length than the manifest says, is an error here. Damage in any
-    /// other block is not met before a read touches it: that read fails with `Corrupt`, other pages
-    /// stay readable, and [`StoreStats::quarantined`] names the file.
+    /// Open reads the header, footer, tombstones and index root of each layer file: damage there,
+    /// or another length than the manifest records, is an error. Damage in another block is found
+    /// when a read touches it: that read fails with `Corrupt`, other pages stay readable, and
+    /// [`StoreStats::quarantined`] names the file.
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<(Store, OpenReport)> {
         Store::open_with(Arc::new(RealStorage), path, options)
     }
 
-    /// As [`Store::open`], on another storage than the operating system's files.
+    /// As [`Store::open`], on a given storage instead of the operating system's files.
     ///
     /// # Errors
     /// As [`Store::open`].
@@ -101,7 +100,7 @@ impl Store {
         Store::open_with_progress(storage, path, options, &mut |_| {})
     }
 
-    /// As [`Store::open_with`]; `progress` is called now and then while the log is replayed.
+    /// As [`Store::open_with`]; calls `progress` repeatedly while the log is replayed.
     ///
     /// # Errors
     /// As [`Store::open`].
@@ -114,7 +113,7 @@ impl Store {
         Store::open_as(storage, path.as_ref(), options, false, progress)
     }
 
-    /// Creates a timeline, durably. No value can be below `start`.
+    /// Creates a timeline, durably. No value may be below `start`.
     ///
     /// # Errors
     /// [`Error::TimelineExists`], [`Error::InvalidTimelineName`], [`Error::InvalidLsn`],
@@ -129,10 +128,10 @@ impl Store {
         self.create_in(&mut timelines, name, start)
     }
 
-    /// Returns the timeline of this name, and creates it as [`Store::create_timeline`] does if
-    /// there is none. Threads that call it at the same time get the same timeline.
+    /// Returns the timeline of this name; creates it as [`Store::create_timeline`] does if there is
+    /// none. Threads that call it at the same time get the same timeline.
     ///
-    /// A timeline that exists keeps its own start, [`Timeline::start_lsn`], whatever `start` is.
+    /// An existing timeline keeps its own start, [`Timeline::start_lsn`], whatever `start` is.
     ///
     /// ```
     /// # use pagestrata::{Lsn, Options, Store};
@@ -147,12 +146,12 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// Those of [`Store::create_timeline`], without [`Error::TimelineExists`]. A timeline that
-    /// exists is returned by a store that is read-only, too.
+    /// Those of [`Store::create_timeline`], without [`Error::TimelineExists`]. A read-only store
+    /// returns existing timelines too.
     pub fn open_or_create_timeline(&self, name: &str, start: Lsn) -> Result<Timeline> {
         check_new_timeline(name, start)?;
         self.shared.check_open()?;
-        // Held from the look to the end of the creation.
+        // Held from the check to the end of the creation.
         let mut timelines = self.shared.timelines.lock();
         if let Some(timeline) = timelines.iter().find(|timeline| timeline.name == name) {
             return Ok(Timeline(timeline.clone()));
@@ -177,8 +176,8 @@ impl Store {
         let edit = Edit::CreateTimeline { timeline: number, name: name.to_owned(), start };
         shared.append_edits(&[edit])?;
         if shared.options.durability != Durability::External {
-            // So that the first commit does not wait for the first segment. What fails here fails
-            // again, with an error, when there is something to commit.
+            // So that the first commit does not wait for the first segment. A failure is ignored
+            // here: it recurs, with an error, at the first commit.
             let _ = shared.begin_log();
         }
         let disk_consistent_lsn = start.previous();
@@ -193,7 +192,7 @@ impl Store {
         Ok(Timeline(timeline))
     }
 
-    /// A timeline by its name.
+    /// Returns the timeline of this name.
     ///
     /// # Errors
     /// [`Error::NoTimeline`], [`Error::Closed`]
@@ -206,7 +205,7 @@ impl Store {
         Err(no_timeline(name, timelines.iter().map(|timeline| &*timeline.name)))
     }
 
-    /// All timelines.
+    /// Returns all timelines.
     #[must_use]
     pub fn timelines(&self) -> Vec<Timeline> {
         if self.shared.is_inherited() {
@@ -215,7 +214,7 @@ impl Store {
         self.shared.timelines.lock().iter().cloned().map(Timeline).collect()
     }
 
-    /// Sizes and counts of all timelines together.
+    /// Returns sizes and counts of all timelines together.
     #[must_use]
     pub fn stats(&self) -> StoreStats {
         if self.shared.is_inherited() {
@@ -257,7 +256,7 @@ impl fmt::Debug for Store {
     }
 }
 
-/// Whether a timeline can have this name and this start.
+/// Checks the name and the start of a new timeline.
 fn check_new_timeline(name: &str, start: Lsn) -> Result<()> {
     if !is_timeline_name(name) {
         return Err(Error::InvalidTimelineName { name: name.to_owned() });

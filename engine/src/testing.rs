@@ -1,18 +1,18 @@
-//! The proving ground (feature `testing`): one set of operations and one model of a timeline, for
-//! tests, fuzzing and benches.
+//! Test kit (feature `testing`): one set of operations and one model of a timeline, for tests,
+//! fuzzing and benches.
 //!
 //! ```text
 //! seed or fuzzer's bytes -> Sequence (Setup, Ops) -> run -> a real Store in a directory
 //!                                                      \-> Model; their answers are compared
 //! ```
 //!
-//! The files of it are real ones, or those of a [`SimulatedStorage`], which fails on demand and can
-//! be crashed.
+//! The store's files are real ones, or those of a [`SimulatedStorage`], which fails on demand and
+//! can be crashed.
 //!
-//! **Invariants:** the model shares no code with the engine, only its words (keys, Lsns, kinds). A
-//! sequence runs the same way each time, but for what background flushes and reclaims get done in
-//! between: no answer may depend on that, and the one that does (where a store is after it was
-//! reopened without a flush) is taken from the engine and checked for being possible.
+//! **Invariants:** the model shares no code with the engine, only its terms (keys, Lsns, kinds). A
+//! sequence runs the same way each time, except for the timing of background flushes and reclaims.
+//! No answer may depend on that timing, with one exception: where a store is after a reopen without
+//! a flush. That answer is taken from the engine, and checked to be possible.
 //!
 //! ```
 //! use pagestrata::testing::{SimulatedStorage, Sequence, Size, run};
@@ -48,5 +48,5 @@ pub use pagestrata_layers::testing::{
 pub use runner::run;
 pub use unsynced::UnsyncedStorage;
 
-/// The search structure of the layer map, for the bench that measures it on recorded maps.
+/// The search structure of the layer map, for the benchmark on recorded maps.
 pub use crate::layer_map::index as layer_index;

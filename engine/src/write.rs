@@ -1,4 +1,4 @@
-//! Writes: the lease, its commits, imports, and what holds a commit back.
+//! Writes: the lease, its commits, imports, and backpressure.
 
 mod backpressure;
 pub(crate) mod commit;

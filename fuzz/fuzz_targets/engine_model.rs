@@ -1,5 +1,5 @@
-//! Any list of operations, on a store and on the model of `pagestrata::testing`: whatever they
-//! answer is the same.
+//! Runs a list of operations on a store and on the model of `pagestrata::testing`: all answers must
+//! be equal.
 #![no_main]
 
 use arbitrary::Arbitrary;
@@ -11,9 +11,9 @@ const OPS_MAX: usize = 250;
 
 #[derive(Debug, Arbitrary)]
 enum Input {
-    /// Every operation is the fuzzer's.
+    /// The fuzzer chooses every operation.
     Listed(Sequence),
-    /// The sequence of a seed with some operations put in: deep from the start.
+    /// A random sequence with some operations of the fuzzer inserted: deep states from the start.
     Edited { seed: u32, size: u8, put_in: Vec<(u8, Op)> },
 }
 

@@ -1,6 +1,6 @@
-//! Any versions and tombstones, written to a layer file: read back in every way, they are what a
-//! sorted map says. Then the file is damaged: it is refused, or what is read is still right; a
-//! verification always sees it.
+//! Writes versions and tombstones to a layer file and reads them back in every way: the answers
+//! must be those of a sorted map. Then damages the file: each read must fail or still be right, and
+//! verification must always detect the damage.
 #![no_main]
 
 use std::{
@@ -40,7 +40,7 @@ struct Entry {
     lsn: u16,
     kind: u8,
     value: ValueChoice,
-    /// How many versions more, at the Lsns behind it.
+    /// How many further versions, at the following Lsns.
     more: u8,
 }
 
@@ -62,7 +62,7 @@ type Versions = BTreeMap<(Key, Lsn), (Kind, Vec<u8>)>;
 struct Content {
     kind: LayerKind,
     versions: Versions,
-    /// The pages that some of the deltas lead to.
+    /// The pages stored with some of the deltas.
     pages: BTreeMap<(Key, Lsn), Vec<u8>>,
     tombstones: BTreeSet<Tombstone>,
 }
@@ -105,7 +105,7 @@ impl Input {
         Content { kind, versions, pages, tombstones }
     }
 
-    /// In one of the ways that there are, with a cache that holds next to nothing.
+    /// Opens the file in one of the access modes, with a minimal cache.
     fn open(&self, storage: &SimulatedStorage) -> Result<LayerFile, LayersError> {
         let mode = match self.access % 3 {
             0 => AccessMode::Mmap,
@@ -165,7 +165,7 @@ impl Content {
         assert!(file.verify().is_ok());
     }
 
-    /// What a read finds, and how it ends.
+    /// Returns what a read must find, and how it must end.
     fn find(&self, key: Key, lsn: Lsn, floor: Lsn) -> (Vec<PageVersion<'_>>, WalkEnd) {
         let dropped = self.tombstones.iter().filter(|tombstone| {
             (tombstone.object, tombstone.lsn <= lsn, tombstone.lsn >= floor)
@@ -195,7 +195,7 @@ impl Content {
         (found, if dropped.is_some() || absent { WalkEnd::Dropped } else { WalkEnd::Older })
     }
 
-    /// All versions, and the pages behind the deltas that lead to them.
+    /// Returns all versions, and the pages stored with deltas.
     fn all(&self) -> Vec<(Key, Lsn, Kind, &[u8])> {
         let mut all = Vec::new();
         for (at, (kind, bytes)) in &self.versions {
@@ -209,7 +209,7 @@ impl Content {
         self.versions.keys().map(|(key, _)| *key).collect()
     }
 
-    /// Reads everything. Fails with the first error; a wrong answer is a panic.
+    /// Reads everything. Returns the first error; panics on a wrong answer.
     fn read_back(&self, file: &LayerFile) -> Result<(), LayersError> {
         let mut failed = Ok(());
         let mut or_fail = |result: Result<(), LayersError>| {
@@ -282,7 +282,7 @@ impl Content {
         Ok(())
     }
 
-    /// All at once; the first error, if any, when all that were read have been looked at.
+    /// Reads all at once. Returns the first error, after checking everything that was read.
     fn read_many(
         &self,
         file: &LayerFile,
@@ -315,7 +315,7 @@ impl Content {
     }
 }
 
-/// A damaged file is told by its name and the place.
+/// An error about a damaged file must name it and the place.
 fn check_error(error: &LayersError) {
     match error {
         LayersError::Corrupt(corruption) => assert_eq!(corruption.path, Path::new(PATH)),

@@ -1,12 +1,12 @@
-//! The log's reader on whatever there may be: bytes as segments, with and without good checksums; a
-//! log that was written and is then damaged, or left by a power failure; payloads that no commit
-//! has written; a whole store with such a log.
+//! Reads logs of every kind: bytes as segments, with and without valid checksums; a log that was
+//! written and then damaged or left by a power loss; payloads that no commit has written; a whole
+//! store with such a log.
 //!
-//! Never a panic, and never more memory at once than the longest file is long and a little. What is
-//! handed out is what was appended, from the first record on, in order, byte for byte. It is an
-//! error if anything is missing that a frame, or SYNCED, which is still whole knows to have been
-//! synced. A log without damage is read to its end, one that a power failure has left at least to
-//! its last sync; and a log that was read can be gone on with.
+//! The reader must not panic, and must not allocate more at once than the length of the longest
+//! file plus a constant. It must return what was appended, from the first record on, in order, byte
+//! for byte. It must report an error if anything is missing that an intact frame, or SYNCED,
+//! records as synced. It must read an undamaged log to its end, and a log after a power loss at
+//! least to its last sync. Appending to a log that was read must work.
 #![no_main]
 
 #[path = "shared/allocations.rs"]
@@ -31,17 +31,17 @@ use libfuzzer_sys::fuzz_target;
 
 #[derive(Debug, Arbitrary)]
 enum Input {
-    /// Segments of bytes and frames.
+    /// Segments made of bytes and frames.
     Segments(segments::Segments),
-    /// A log that is written, and then read as it is.
+    /// A log that is written, and then read unchanged.
     Sound(written::History),
-    /// The same, after a power failure. What it keeps.
+    /// The same after a power loss, with the bytes that decide what it keeps.
     Torn(written::History, Vec<u8>),
     /// The same, damaged.
     Damaged(written::History, Vec<damage::Damage>),
-    /// A store whose log has these records, whole but for what they say.
+    /// A store whose log has these records: valid frames with any content.
     Commits(commits::Commits),
-    /// A store that was written to, and whose log is then damaged.
+    /// A store that was written, and whose log is then damaged.
     Store(stores::History, Vec<damage::Damage>),
 }
 

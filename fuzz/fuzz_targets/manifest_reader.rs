@@ -1,10 +1,10 @@
-//! The manifest's reader on whatever there may be: bytes as CURRENT and as a manifest, with and
-//! without good checksums; a manifest that was written, over calls to the storage that failed, and
-//! is then damaged, or left by a power failure.
+//! Opens manifests of every kind: bytes as CURRENT and as a manifest, with and without valid
+//! checksums; a manifest that was written, over failing storage calls, and then damaged or left by
+//! a power loss.
 //!
-//! Never a panic, and never more memory at once than the longest file justifies. What is read is
-//! what the edits add up to that the CURRENT which is there has committed, or there is an error;
-//! without damage that is everything that was acknowledged. What was opened can be gone on with.
+//! Opening must not panic, and must not allocate more at once than the longest file justifies. It
+//! must return the sum of the edits that the present CURRENT has committed, or an error; without
+//! damage, that is everything acknowledged. Appending to an opened manifest must work.
 #![no_main]
 
 #[path = "shared/allocations.rs"]
@@ -23,10 +23,10 @@ use libfuzzer_sys::fuzz_target;
 
 #[derive(Debug, Arbitrary)]
 enum Input {
-    /// Files of bytes and edits.
+    /// Files made of bytes and edits.
     Files(files::Files),
-    /// A manifest that is written, and then read as it is, or after a power failure and what it
-    /// keeps.
+    /// A manifest that is written, and then read unchanged or after a power loss (with the bytes
+    /// that decide what it keeps).
     Sound(written::History, Option<Vec<u8>>),
     /// The same, damaged.
     Damaged(written::History, Vec<written::Damage>),

@@ -1,13 +1,13 @@
-//! [`ChainCutter`]: pages that a flush makes of long chains of deltas, to be written beside them.
+//! [`ChainCutter`]: materializes pages during a flush, to cut long chains of deltas.
 //!
-//! A flush sees the versions of its layer key by key, oldest first. The cutter keeps count of the
-//! deltas behind the last base, with those in older layers, and makes the page when there are more
-//! than may be; the next page is made from that one. What redo is given are the deltas where they
-//! lie. Older layers are read for many keys at once, so that each of their blocks is read and
-//! inflated about once a flush.
+//! A flush visits the versions of its layer key by key, oldest first. The cutter counts the deltas
+//! since the last base, older layers included, and materializes the page when the count exceeds the
+//! bound; the next page is made from that one. Redo gets the deltas in place, without a copy. Older
+//! layers are read for many keys at once, so that each block is read and inflated about once a
+//! flush.
 //!
-//! A page that cannot be made, because something older is damaged or redo fails or panics, leaves
-//! its chain as long as it is: a flush is what makes writes durable, and must not wait for that.
+//! If a page cannot be made (older data is damaged, or redo fails or panics), its chain stays long:
+//! a flush makes writes durable, and must not depend on redo.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -22,14 +22,14 @@ use crate::{
     state::{flush_state::PageCounts, timeline::TimelineShared},
 };
 
-/// Keys whose older deltas are in memory at once: few, for a chain that nobody has cut yet can be
-/// long.
+/// Number of keys whose older deltas are in memory at once. It is small because a chain that was
+/// never cut can be long.
 const KEYS_AT_ONCE: usize = 256;
 
-/// Takes a version, and the page that it leads to if that is to be written.
+/// Takes a version, and the page to store with it, if any.
 type Put<'m, 'p> = dyn FnMut(Key, PageVersion<'m>, Option<&[u8]>) -> Result<()> + 'p;
 
-/// Looks for long chains among the versions of a layer.
+/// Finds long chains among the versions of a layer, and cuts them.
 pub(super) struct ChainCutter<'m> {
     timeline: &'m TimelineShared,
     layer: &'m MemLayer,
@@ -37,14 +37,14 @@ pub(super) struct ChainCutter<'m> {
     max: usize,
     drops: Drops<'m>,
     key: Option<Key>,
-    /// How many of the drops of the key are at or before its last version.
+    /// How many of the key's drops are at or before its last version.
     dropped: usize,
     base: Base<'m>,
-    /// Of this layer, behind the base.
+    /// Deltas of this layer since the base.
     deltas: Vec<PageVersion<'m>>,
-    /// The last page was too long to be written: the next delta's may not be.
+    /// A page is due, but the last one was too long to be stored. The next delta's may fit.
     is_due: bool,
-    /// The page that was made last, and the next one.
+    /// The page that was made last, and a buffer for the next one.
     page: Vec<u8>,
     next_page: Vec<u8>,
     counts: PageCounts,
@@ -53,23 +53,23 @@ pub(super) struct ChainCutter<'m> {
 /// What the deltas of a key are applied to.
 #[derive(Clone, Copy)]
 enum Base<'m> {
-    /// Nothing: the first one is a `will_init`.
+    /// Nothing: the first delta is a `will_init`.
     Fresh,
     Image(&'m [u8]),
     /// The page that was made last.
     Made,
-    /// So many deltas in older layers, and what is below them.
+    /// The newest base below, with this many deltas in older layers.
     Older {
         deltas: usize,
     },
-    /// Not looked for yet.
+    /// Not looked up yet.
     Unknown,
-    /// There is none, or it is not to be had.
+    /// There is none, or it cannot be read.
     Missing,
 }
 
 impl<'m> ChainCutter<'m> {
-    /// None: there is no bound, or nothing to make pages with.
+    /// Returns `None` if there is no bound or no redo.
     pub(super) fn new(
         timeline: &'m TimelineShared,
         layer: &'m MemLayer,
@@ -94,8 +94,8 @@ impl<'m> ChainCutter<'m> {
         })
     }
 
-    /// Gives `put` all versions of the layer in their order, each with the page that it leads to if
-    /// that is to be written.
+    /// Calls `put` with all versions of the layer in order, each with the page to store with it, if
+    /// any.
     pub(super) fn cut(mut self, put: &mut Put<'m, '_>) -> Result<PageCounts> {
         let below = self.layer.start_lsn().previous();
         assert!(
@@ -127,7 +127,7 @@ impl<'m> ChainCutter<'m> {
         Ok(self.counts)
     }
 
-    /// Takes the next version; the page that it leads to, if that is to be written.
+    /// Takes the next version. Returns the page to store with it, if any.
     fn page_after(
         &mut self,
         key: Key,
@@ -194,7 +194,7 @@ impl<'m> ChainCutter<'m> {
         self.is_due = false;
     }
 
-    /// Makes the next page of the base and the deltas.
+    /// Makes the next page from the base and the deltas.
     fn make_page(&mut self, key: Key, older: &Chains<'_>) -> bool {
         self.next_page.clear();
         let ChainCutter { redo, deltas, page, next_page, .. } = self;
@@ -215,15 +215,16 @@ impl<'m> ChainCutter<'m> {
     }
 }
 
-/// Where the blocks of an object were dropped, as its keys are gone through in their order.
+/// The drops of an object's blocks, for keys visited in ascending order.
 #[derive(Default)]
 struct Drops<'m> {
-    /// By object.
+    /// Sorted by object.
     tombstones: &'m [Tombstone],
     object: Option<u128>,
-    /// Those of the object that are not about the key yet: the last is the next.
+    /// Drops of this object that do not yet apply to the key; the last one is the next to apply.
     ahead: Vec<Tombstone>,
-    /// Those that are: what is about a block is about all behind it. Ascending.
+    /// Lsns of the drops that apply, ascending. A drop that applies to a block applies to all later
+    /// ones.
     lsns: Vec<Lsn>,
 }
 
@@ -248,7 +249,7 @@ impl Drops<'_> {
         Ok(())
     }
 
-    /// How many there are up to an Lsn.
+    /// Returns how many drops apply at or below an Lsn.
     fn until(&self, lsn: Lsn) -> usize {
         self.lsns.partition_point(|drop| *drop <= lsn)
     }

@@ -1,11 +1,19 @@
 //! Flushing: frozen layers become delta layers, in the background, oldest first.
 //!
-//! The order of durable steps, here and nowhere else: layer file written and synced; directory with
-//! its marker synced (see `leftovers`); renamed to its name; directory synced; manifest edit
-//! appended and synced; marker removed; published; the log below it freed. A step that fails leaves
-//! the frozen layer where it was, in memory and readable. A file that was durable by then is taken
-//! up by the next try, which must not make the layer twice: whether the manifest names it is not
-//! known. Of any other file nothing stays, and the next try begins anew.
+//! The order of durable steps is defined here and nowhere else:
+//!
+//! 1. write and sync the layer file,
+//! 2. sync the directory, which holds the file's marker (see `leftovers`),
+//! 3. rename the file to its name,
+//! 4. sync the directory,
+//! 5. append the edit to the manifest and sync it,
+//! 6. remove the marker,
+//! 7. publish the layer map,
+//! 8. free the log below the layer.
+//!
+//! If a step fails, the frozen layer stays in memory and readable. If the file was durable by then,
+//! the next try reuses it and must not write the layer a second time, because the manifest may
+//! already name it. Otherwise the file is removed and the next try starts over.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -30,22 +38,21 @@ use crate::{
     },
 };
 
-/// After so many versions a flush says how far it is.
+/// A flush reports progress after this many versions.
 const PROGRESS_VERSIONS: u64 = 1024;
 
-/// The layers that were frozen at one moment, to be waited for. Layers that are frozen later are
-/// not.
+/// The layers that are frozen at one moment, to wait for. Layers frozen later are not included.
 #[derive(Debug)]
 pub(crate) struct FlushTarget {
-    /// The committed Lsn of the newest of them.
+    /// The committed Lsn of the newest one.
     newest: Lsn,
-    /// All tries that had failed before.
+    /// Number of flushes that had failed before.
     failures: u64,
 }
 
 impl TimelineShared {
-    /// Has the layers flushed that are frozen now, and returns what to wait for; `None`: nothing is
-    /// frozen.
+    /// Starts a flush of the layers that are frozen now, and returns what to wait for; `None` if
+    /// nothing is frozen.
     pub(crate) fn flush_target(&self) -> Option<FlushTarget> {
         let newest = self.look().frozen.first().map(|slot| slot.layer.committed_lsn())?;
         let failures = {
@@ -57,7 +64,7 @@ impl TimelineShared {
         Some(FlushTarget { newest, failures })
     }
 
-    /// Returns how waiting for `target` has ended, or `None` while it has to go on.
+    /// Returns the result of waiting for `target`, or `None` while it is not decided.
     pub(crate) fn flush_outcome(&self, target: &FlushTarget) -> Option<Result<()>> {
         self.flush_outcome_in(target, &self.flush.lock())
     }
@@ -87,15 +94,15 @@ impl TimelineShared {
         }
     }
 
-    /// Wakes the threads and tasks that wait for a flush to end. Called after each change of what
-    /// they look at.
+    /// Wakes the threads and tasks that wait for a flush to end. Must be called after each change
+    /// of the state that they check.
     fn tell_flush_ended(&self) {
         self.flush_ended.notify_all();
         self.flush_waiters.reached(Lsn::MAX);
     }
 
-    /// Whether the last flush failed and the next try is not due: who needs a flush, and did not
-    /// ask for one by name, gets the error of the last one.
+    /// Returns the error of the last flush if it failed and the next try is not due. For callers
+    /// that need a flush but did not request one.
     pub(crate) fn check_flushing(&self) -> Result<()> {
         let state = self.flush.lock();
         let is_later = state.retry_at.is_some_and(|at| at > self.clock().now());
@@ -107,8 +114,8 @@ impl TimelineShared {
         }
     }
 
-    /// As [`TimelineShared::flush_oldest`], for the background: not while it waits for its next
-    /// try, unless a caller asked for one.
+    /// As [`TimelineShared::flush_oldest`], for the flush thread: respects the retry delay unless a
+    /// caller requested a flush.
     pub(crate) fn flush_if_due(&self) -> Option<Duration> {
         {
             let mut state = self.flush.lock();
@@ -128,7 +135,7 @@ impl TimelineShared {
     pub(crate) fn wait_for_frozen_slot(&self) -> Result<()> {
         let max = self.store.options.frozen_layers_max;
         let mut state = self.flush.lock();
-        // Nobody else tries again.
+        // There is no flush thread that retries.
         let mut may_try = self.store.options.background == Background::Callers;
         while self.look().frozen.len() >= max {
             if let Some(cause) = &state.last_error
@@ -144,7 +151,7 @@ impl TimelineShared {
         Ok(())
     }
 
-    /// Waits until a flush has ended, well or not; does one if nobody else does.
+    /// Waits until a flush has ended, successfully or not. Without a flush thread, flushes itself.
     fn wait_flush_ended(&self, state: &mut MutexGuard<'_, FlushState>) {
         match self.store.options.background {
             Background::Threads => self.flush_ended.wait(state),
@@ -157,17 +164,17 @@ impl TimelineShared {
         Error::FlushStalled { timeline: self.name.clone(), cause }
     }
 
-    /// Tells all who wait that there will be no more flushes.
+    /// Tells all waiters that there will be no more flushes.
     pub(crate) fn stop_flushing(&self) {
-        // It may hold a handle of this timeline.
+        // The redo may hold a handle of this timeline.
         let redo = self.flush_redo.lock().take();
         drop(redo);
         self.flush.lock().stopped = true;
         self.tell_flush_ended();
     }
 
-    /// Flushes the oldest frozen layer, if there is one. Returns how soon to come again: at once,
-    /// for there may be another, or after a while when it has failed.
+    /// Flushes the oldest frozen layer, if there is one. Returns how soon to call again: at once if
+    /// there may be another, after a delay if the flush failed.
     pub(crate) fn flush_oldest(&self) -> Option<Duration> {
         let _one_at_a_time = self.flushing.lock();
         let oldest = self.look().frozen.last().map(|slot| slot.layer.clone());
@@ -178,8 +185,7 @@ impl TimelineShared {
         };
         let again = match flushed {
             Ok((bytes, pages)) => {
-                // The map version that was loaded above is let go of by now; this layer's count is
-                // the next.
+                // The map version loaded above is released by now; this layer's count must be next.
                 drop(layer);
                 match self.store.options.background {
                     Background::Threads => self.wake_reclaimer(),
@@ -220,7 +226,7 @@ impl TimelineShared {
         again
     }
 
-    /// Returns the length of the layer file, and which pages are in it.
+    /// Returns the length of the layer file, and how many pages were made for it.
     fn flush_layer(&self, layer: &Arc<MemLayer>) -> Result<(u64, PageCounts)> {
         if layer.is_empty() {
             self.publish_flushed(layer, None, |edits| self.store.append_edits(edits))?;
@@ -250,8 +256,8 @@ impl TimelineShared {
         }
     }
 
-    /// Publishes that the oldest frozen layer is durable, in a file unless it was empty, and frees
-    /// the log that this makes dispensable.
+    /// Publishes that the oldest frozen layer is durable (in a file, unless it was empty) and frees
+    /// the log that is no longer needed.
     fn publish_flushed(
         &self,
         layer: &MemLayer,
@@ -269,8 +275,8 @@ impl TimelineShared {
             append(edits)
         };
         self.publish_edit(&edit, append, |map, _| {
-            // Before the map is published: a thread that waits for this flush first finds nothing
-            // frozen in the map, and then reads this.
+            // Before the map is published: a thread that waits for this flush first sees that the
+            // map has no frozen layer, and then reads this value.
             self.disk_consistent_lsn.fetch_max(lsn.0, Ordering::AcqRel);
             let oldest = map.frozen.pop().expect("a flush is of a frozen layer");
             assert!(std::ptr::eq(&*oldest.layer, layer), "the flushed layer is the oldest");
@@ -283,7 +289,8 @@ impl TimelineShared {
         Ok(())
     }
 
-    /// Leaves a file to the next try, unless it is of no use: then it is written anew.
+    /// Leaves a durable file to the next try, unless the file is unusable: then it is written
+    /// again.
     fn leave(&self, durable: Durable, error: &Error) {
         let is_damaged = matches!(error, Error::Layers(LayersError::Corrupt(found))
             if found.path.starts_with(&self.dir));
@@ -297,8 +304,8 @@ impl TimelineShared {
         }
     }
 
-    /// Writes a layer file, durably under its name: one pass over the sorted versions, in the
-    /// writer's fixed memory. Pages of long chains are made on the way.
+    /// Writes a layer file, durably under its name, in one pass over the sorted versions and in the
+    /// writer's fixed memory. Materializes pages of long chains on the way.
     fn write_layer(&self, layer: &MemLayer) -> Result<(LayerRecord, PageCounts)> {
         let mut file = NewLayer::create(self, LayerKind::Delta, 0)?;
         let mut keys: Option<(Key, Key)> = None;
@@ -330,7 +337,7 @@ impl TimelineShared {
     }
 }
 
-/// The keys that a delta layer has something to say about.
+/// Returns the range of the keys and tombstones of a delta layer.
 fn key_range(keys: Option<(Key, Key)>, tombstones: &[Tombstone]) -> KeyRange {
     let dropped = tombstones.iter().map(|tombstone| {
         let Tombstone { object, first_block, .. } = *tombstone;

@@ -1,4 +1,4 @@
-//! [`FlushFuture`]: a flush that a task awaits instead of a thread.
+//! [`FlushFuture`]: waits for a flush from a task.
 
 use std::{
     fmt,
@@ -16,19 +16,18 @@ use crate::{
 
 /// The future of [`Timeline::flush_async`](crate::Timeline::flush_async).
 ///
-/// The store's own thread flushes, and wakes the task when a flush has ended. `Send` and `'static`;
-/// it needs no particular executor. With [`Background::Callers`](crate::Background::Callers) the
-/// first poll flushes, and blocks.
+/// The store's flush thread does the work and wakes the task when a flush has ended. The future is
+/// `Send` and `'static` and needs no particular executor. With
+/// [`Background::Callers`](crate::Background::Callers) the first poll flushes, and blocks.
 ///
-/// Dropping it stops waiting and nothing else: layers that it has frozen are flushed in the
-/// background all the same.
+/// Dropping the future only stops the waiting: layers that it has frozen are still flushed in the
+/// background.
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct FlushFuture {
     timeline: Arc<TimelineShared>,
-    /// None: nothing was frozen yet, or the layers that were waited for are flushed.
+    /// `None`: nothing was frozen yet, or the awaited layers are flushed.
     target: Option<FlushTarget>,
-    /// Whether the open layer needs no freezing any more: the next time that everything frozen is
-    /// flushed is the end.
+    /// Whether the open layer is frozen already: the future ends once everything frozen is flushed.
     has_rolled: bool,
     waiter: Option<u64>,
 }
@@ -38,13 +37,11 @@ impl FlushFuture {
         FlushFuture { timeline, target: None, has_rolled: false, waiter: None }
     }
 
-    /// Freezes the open layer unless that is done, and says what has to be flushed; `None`:
-    /// nothing.
+    /// Freezes the open layer unless that is done. Returns what must be flushed, or `None`.
     fn roll(&mut self) -> Result<Option<FlushTarget>> {
         self.timeline.check_flushable()?;
         loop {
-            // False while too many layers are frozen: they are waited for first, and then it is
-            // tried again.
+            // False while too many layers are frozen: wait for them first, then try again.
             self.has_rolled = self.timeline.roll_unless_leased(Lsn::MAX);
             let target = self.timeline.flush_target();
             if target.is_some() || self.has_rolled {
@@ -59,7 +56,7 @@ impl Future for FlushFuture {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Lsn>> {
         let this = self.get_mut();
-        // One that has begun ends as its flush does, also when the store is closed meanwhile.
+        // A wait that has begun ends when its flush does, even if the store is closed meanwhile.
         if this.target.is_none() || this.timeline.store.is_inherited() {
             this.timeline.store.check_open()?;
         }
@@ -74,7 +71,7 @@ impl Future for FlushFuture {
                     None => return Poll::Ready(Ok(this.timeline.disk_consistent_lsn())),
                 },
             };
-            // First in the list, then the look: a flush that ends in between wakes this task.
+            // Enter the list first, check second: a flush that ends in between wakes this task.
             this.timeline.flush_waiters.enter(&mut this.waiter, Lsn(1), context.waker());
             match this.timeline.flush_outcome(&target) {
                 None => {

@@ -1,4 +1,4 @@
-//! [`NewLayer`]: a layer file on its way to being durable under its name.
+//! [`NewLayer`]: a layer file that is being written and made durable.
 
 use std::{ops::Range, path::PathBuf};
 
@@ -14,7 +14,7 @@ use crate::{
     state::timeline::TimelineShared,
 };
 
-/// A layer file under a temporary name, which goes if it is not finished.
+/// A layer file under a temporary name, removed on drop unless it is finished.
 ///
 /// Its marker lies beside it until the manifest names the layer; see [`crate::leftovers`].
 pub(crate) struct NewLayer<'t> {
@@ -55,12 +55,12 @@ impl<'t> NewLayer<'t> {
         Ok(new)
     }
 
-    /// Adds a version; they come in order of (Key, Lsn).
+    /// Adds a version. Versions must come in order of (Key, Lsn).
     pub(crate) fn put(&mut self, key: Key, lsn: Lsn, value: Value<'_>) -> Result<()> {
         Ok(self.writer.as_mut().expect("not finished").put(key, lsn, value)?)
     }
 
-    /// Adds a delta and the page that it leads to.
+    /// Adds a delta and the page that it results in.
     pub(crate) fn put_with_page(
         &mut self,
         key: Key,
@@ -72,14 +72,14 @@ impl<'t> NewLayer<'t> {
         Ok(writer.put_with_page(key, lsn, delta, page)?)
     }
 
-    /// The length of the file so far, in bytes.
+    /// Returns the length of the file so far, in bytes.
     pub(crate) fn file_len(&self) -> u64 {
         self.writer.as_ref().map_or(0, LayerWriter::file_len)
     }
 
-    /// Makes it durable under its own name: footer, sync, sync of the directory with its marker,
-    /// rename, sync of the directory. Once the manifest names the layer, [`unmark`] removes the
-    /// marker.
+    /// Makes the file durable under its own name: footer, sync, sync of the directory with its
+    /// marker, rename, sync of the directory. [`unmark`] must remove the marker once the manifest
+    /// names the layer.
     pub(crate) fn finish(
         mut self,
         key_range: KeyRange,
@@ -103,13 +103,14 @@ impl<'t> NewLayer<'t> {
                 true => Ok(()),
                 false => storage.sync_dir(dir),
             };
-            // A finished file without its marker would be taken for one that a lost manifest named.
+            // Without its marker, open would take a finished file for one that a lost manifest
+            // named.
             sync_dir()?;
             is_named = true;
             let named = storage.rename(&self.temporary, &path).and_then(|()| sync_dir());
             if named.is_err() {
-                // No manifest names it, and the next try is under another name: tries that go on
-                // failing leave no files.
+                // No manifest names the file, and the next try uses another name: repeated failures
+                // must leave no files.
                 let _ = storage.remove(&path);
                 is_named = storage.exists(&path).unwrap_or(true) || sync_dir().is_err();
             }
@@ -117,15 +118,14 @@ impl<'t> NewLayer<'t> {
         });
         match finished {
             Ok(_) => {}
-            // Whether it has its name after a crash is not known: the marker stays for the next
-            // open.
+            // Whether the rename survives a crash is unknown: the marker stays for the next open.
             Err(_) if is_named => drop(self.timeline.store.storage.remove(&self.temporary)),
             Err(_) => self.remove(),
         }
         Ok(finished?)
     }
 
-    /// Best effort: what is left is removed by the next open.
+    /// Best effort: the next open removes what is left.
     fn remove(&self) {
         let storage = &self.timeline.store.storage;
         let _ = storage.remove(&self.temporary);

@@ -1,13 +1,13 @@
-//! Publishing an edit: the one way in which the set of a timeline's layer files changes.
+//! Publishing an edit: the only way to change the set of a timeline's layer files.
 //!
-//! Order: the files are opened, files that go get markers (see `leftovers`), the edit is appended
-//! to the manifest and synced, markers of the files that came are removed, the next layer map is
-//! published, the layer in memory and the files that it replaces are retired. The caller then frees
-//! the log below the edit ([`StoreShared::free_log`]). Retired files are removed when no map holds
-//! them any more ([`TimelineShared::reclaim`]).
+//! Order: open the files; put markers beside files that go (see `leftovers`); append the edit to the
+//! manifest and sync; remove the markers of files that came; publish the next layer map; retire the
+//! in-memory layer and the files that it replaces. The caller then frees the log below the edit
+//! ([`StoreShared::free_log`]). Retired files are removed when no map holds them any more
+//! ([`TimelineShared::reclaim`]).
 //!
-//! **Invariant:** a file that cannot be read back is never named by the manifest, and a map never
-//! names a file that the manifest does not.
+//! **Invariant:** the manifest never names a file that cannot be read back, and a map never names a
+//! file that the manifest does not.
 //!
 //! [`StoreShared::free_log`]: crate::state::store::StoreShared::free_log
 
@@ -32,21 +32,21 @@ use crate::{
 pub(crate) struct LayerEdit<'e> {
     /// The layer files that it adds, durable under their names.
     pub(crate) added: &'e [LayerRecord],
-    /// The sequence numbers of those that it takes out.
+    /// The sequence numbers of the files that it removes.
     pub(crate) removed: &'e [u64],
-    /// Of an edit that adds what was in memory: everything up to this Lsn is in layer files once it
-    /// is durable, and the segment at which the log begins from then on, if that is known.
+    /// For an edit that adds what was in memory: once it is durable, everything up to this Lsn is in
+    /// layer files, and this is the first segment of the log that is still needed, if known.
     pub(crate) consistent: Option<(Lsn, Option<u32>)>,
 }
 
 impl TimelineShared {
-    /// Makes an edit durable and publishes it. `append` gives the edits to the manifest. `replace`
-    /// is called after that: it changes the next map, whose number it is given, and returns the
-    /// layer in memory that the map no longer holds.
+    /// Makes an edit durable and publishes it. `append` appends it to the manifest. `replace` is
+    /// called after that, with the number of the next map: it changes that map and returns the
+    /// in-memory layer that the map no longer holds.
     ///
     /// # Errors
-    /// Those of opening the files, and those of `append`: whether the edit is durable is not known
-    /// then, and nothing is published.
+    /// Those of opening the files, and those of `append`. After an error of `append`, whether the
+    /// edit is durable is unknown. Nothing is published in either case.
     pub(crate) fn publish_edit(
         &self,
         edit: &LayerEdit<'_>,

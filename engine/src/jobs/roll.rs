@@ -11,8 +11,9 @@ use crate::{
 };
 
 impl TimelineShared {
-    /// Freezes the open layer and puts an empty one in its place: a few allocations of fixed size,
-    /// whatever the layer holds. The caller has the write lease and nothing is uncommitted.
+    /// Freezes the open layer and puts an empty one in its place. Costs a few allocations of fixed
+    /// size, whatever the layer holds. The caller must hold the write lease, with nothing
+    /// uncommitted.
     pub(crate) fn roll(self: &Arc<Self>, writer: &mut OpenLayer) {
         assert!(!writer.has_pending(), "a layer is rolled when everything in it is committed");
         self.pacer.froze(writer.used_bytes(), self.clock().now());
@@ -25,7 +26,7 @@ impl TimelineShared {
             let _edits = self.edits.lock();
             self.published.publish(|map| {
                 debug_assert!(Arc::ptr_eq(&map.open.layer, frozen.layer()));
-                // Before anybody can flush and retire the layer: whoever reclaims it then finds no
+                // Before another thread can flush and retire the layer: the reclaimer must find no
                 // count of ours.
                 drop(frozen);
                 let next = map.rolled(shared, self.published.number() + 1);
@@ -39,8 +40,8 @@ impl TimelineShared {
         self.store.wake_flusher();
     }
 
-    /// Rolls the open layer if something at or below `upper` is committed in it, unless somebody
-    /// has the write lease. False: as many layers as may be are frozen already.
+    /// Rolls the open layer if it holds a commit at or below `upper` and the write lease is free.
+    /// Returns false if the maximum number of layers is frozen already.
     pub(crate) fn roll_unless_leased(self: &Arc<Self>, upper: Lsn) -> bool {
         let mut slot = self.writer.lock();
         let Some(writer) = slot.as_deref_mut() else { return true };
@@ -54,8 +55,8 @@ impl TimelineShared {
         true
     }
 
-    /// After a commit was taken from the log: as after any other, but that a flush is done here,
-    /// for nobody else does any yet. Where that fails, memory has to do.
+    /// Called after a commit was replayed from the log. As after any other commit, but the flush is
+    /// done here, because no flush thread runs yet. If it fails, the layers stay in memory.
     pub(crate) fn recovered(self: &Arc<Self>, lsn: Lsn, writer: &mut OpenLayer) {
         assert!(lsn > self.disk_consistent_lsn(), "a commit in layer files is not replayed");
         debug_assert!(writer.layer().committed_lsn() == lsn && !writer.has_pending());
@@ -64,17 +65,17 @@ impl TimelineShared {
             return;
         }
         let is_crowded = self.look().frozen.len() >= self.store.options.frozen_layers_max;
-        // A store that is only salvaged or read is not written to.
+        // A store that is opened to be salvaged or read is not written to.
         let may_write = !self.store.options.salvage_log && !self.store.reads_only;
         if is_crowded && may_write && self.flush.lock().failures == 0 {
             self.flush_oldest();
-            // The thread that does it is not there yet.
+            // The reclaimer thread does not run yet.
             self.reclaim();
         }
         self.roll(writer);
     }
 
-    /// Rolls, unless somebody has the lease, and waits until what is frozen then is flushed.
+    /// Rolls, unless the write lease is held, and waits until everything frozen then is flushed.
     pub(crate) fn flush_now(self: &Arc<Self>) -> Result<Lsn> {
         self.check_flushable()?;
         while !self.roll_unless_leased(Lsn::MAX) {
@@ -83,7 +84,7 @@ impl TimelineShared {
         self.wait_flushed_and_reclaim()
     }
 
-    /// Waits as [`TimelineShared::wait_flushed`] does, and frees what that retired where no thread
+    /// Waits as [`TimelineShared::wait_flushed`] does, and then frees retired layers if no thread
     /// does. Returns the disk-consistent Lsn.
     pub(crate) fn wait_flushed_and_reclaim(&self) -> Result<Lsn> {
         self.wait_flushed()?;
@@ -93,12 +94,12 @@ impl TimelineShared {
         Ok(self.disk_consistent_lsn())
     }
 
-    /// Nothing is flushed once the log has failed.
+    /// Returns an error if the log has failed: nothing is flushed after that.
     pub(crate) fn check_flushable(&self) -> Result<()> {
         self.store.read_only_cause().map_or(Ok(()), |cause| Err(Error::ReadOnly { cause }))
     }
 
-    /// Whether something that is committed in the open layer is in no layer file yet.
+    /// Whether the open layer holds commits that are in no layer file yet.
     pub(crate) fn is_flush_due(&self, writer: &OpenLayer) -> bool {
         let layer = writer.layer();
         let committed = layer.committed_lsn();

@@ -1,4 +1,4 @@
-//! The layer files of a map version, by their slot numbers: a table in chunks that neighbouring
+//! The layer files of a map version, by their slot numbers: a table in chunks that successive
 //! versions share.
 
 use std::{ops::Deref, path::Path, sync::Arc};
@@ -19,7 +19,7 @@ const CHUNK: usize = 64;
 
 type Chunk = [Option<Arc<FileLayer>>; CHUNK];
 
-/// An open layer file and what the manifest says of it.
+/// An open layer file and its record in the manifest.
 #[derive(Debug)]
 pub(crate) struct FileLayer {
     file: LayerFile,
@@ -28,7 +28,7 @@ pub(crate) struct FileLayer {
 }
 
 impl FileLayer {
-    /// Opens the file of a record in its timeline's directory.
+    /// Opens the file of a record, in its timeline's directory.
     pub(crate) fn open(
         access: &Arc<LayerAccess>,
         dir: &Path,
@@ -38,13 +38,13 @@ impl FileLayer {
         Ok(FileLayer { file, record, damage: Damage::default() })
     }
 
-    /// Passes on what a read of this file has come to, and keeps in mind that it met damage.
+    /// Passes on the result of a read of this file, and records damage.
     #[inline]
     pub(crate) fn noted<T>(&self, read: LayersResult<T>) -> LayersResult<T> {
         read.inspect_err(|error| self.damage.note(error))
     }
 
-    /// The damage that reads have met in it, if any.
+    /// Returns the damage that reads have met in it, if any.
     pub(crate) fn quarantined(&self) -> Option<QuarantinedLayer> {
         self.damage.of(self.file.path())
     }
@@ -57,7 +57,7 @@ impl FileLayer {
         layer_file_name(&self.record)
     }
 
-    /// What it takes from the allocator, in bytes.
+    /// Returns its heap memory, in bytes.
     pub(crate) fn memory_bytes(&self) -> usize {
         size_of::<FileLayer>() + self.file.heap_bytes()
     }
@@ -78,7 +78,7 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// The file in a slot that the index names.
+    /// Returns the file in a slot that the index names.
     #[inline]
     pub(crate) fn get(&self, index: LayerSlot) -> &Arc<FileLayer> {
         let index = index.0 as usize;
@@ -108,7 +108,7 @@ impl Files {
         self.chunks.iter().flat_map(|chunk| chunk.iter().flatten())
     }
 
-    /// Memory of the table, in bytes, without the files' own.
+    /// Returns the memory of the table, in bytes, without that of the files.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.chunks.len() * (size_of::<Chunk>() + 24)
     }

@@ -1,11 +1,11 @@
-//! Names of layer files, and of what lies beside them while they are made.
+//! Names of layer files, and of the files beside them while they are written.
 
 use pagestrata_layers::{
     layer_file::{LayerKind, LayerSummary},
     manifest::edit::LayerRecord,
 };
 
-/// Key range, Lsn range, level, and the sequence number that makes it unique.
+/// Returns the name of a layer file: key range, Lsn range, level, and a unique sequence number.
 pub(crate) fn layer_file_name(record: &LayerRecord) -> String {
     let LayerRecord { level, summary } = record;
     let LayerSummary { id, kind, key_range, lsn_range, .. } = summary;
@@ -25,12 +25,12 @@ pub(crate) const MARKER_EXTENSION: &str = "unfinished";
 
 pub(crate) const TEMPORARY_EXTENSION: &str = "tmp";
 
-/// The name of a layer file that is being written.
+/// Returns the name of a layer file that is being written.
 pub(crate) fn temporary_name(sequence: u64) -> String {
     format!("{sequence:08X}.{TEMPORARY_EXTENSION}")
 }
 
-/// The name of the marker of a layer that the manifest may not name yet.
+/// Returns the name of the marker of a layer that the manifest may not name yet.
 pub(crate) fn marker_name(sequence: u64) -> String {
     format!("{sequence:08X}.{MARKER_EXTENSION}")
 }

@@ -1,17 +1,17 @@
-//! Which layer files cover (key, Lsn): an index of rectangles that is never changed, only replaced
-//! by an edited one.
+//! Which layer files cover (key, Lsn): an index of rectangles that never changes; an edit makes a
+//! new version.
 //!
-//! A [`LayerIndex`] holds the shape of each layer of a timeline and lists from which a read finds
-//! the layer that it visits first. Cloning one is one count. [`LayerIndex::edit`] builds the next
-//! version beside it and shares all nodes and chunks that it does not write; versions are dropped
-//! in any order. A search writes nothing at all and allocates nothing.
+//! A [`LayerIndex`] holds the shape of each layer of a timeline, and lists from which a read finds
+//! the layer that it must visit first. Cloning one costs one reference count. [`LayerIndex::edit`]
+//! builds the next version and shares all nodes and chunks that it does not write; versions may be
+//! dropped in any order. A search writes nothing and allocates nothing.
 //!
-//! # How a read goes down
+//! # How a read descends
 //!
 //! Consider one key. The starts and the ends of the deltas that cover it, and each image's Lsn and
 //! the one above, cut the Lsn axis into *bands*; within a band the set of covering deltas is
-//! constant. [`LayerIndex::search`] finds the highest band that holds an Lsn at or below `upper`
-//! and is covered at all, and returns its first Lsn as [`Hit::floor`]:
+//! constant. [`LayerIndex::search`] finds the highest covered band that holds an Lsn at or below
+//! `upper`, and returns its first Lsn as [`Hit::floor`]:
 //!
 //! ```text
 //! while let Some(hit) = map.search(key, upper) {
@@ -23,40 +23,41 @@
 //! // done: continue in the ancestor, or a missing base
 //! ```
 //!
-//! *Nothing is missed.* Let a delta cover the key at some Lsn x at or below `upper`, above the
+//! *No version is missed.* Let a delta cover the key at some Lsn x at or below `upper`, above the
 //! newest image. Consider the first hit with `floor` <= x. Its band is the highest covered one not
-//! above the `upper` of that round, and x is not above that `upper` either: the floor before was
-//! above x. As x itself is covered, the band lies at or above the one of x, and as its floor is not
-//! above x, it is the band of x. So the delta covers all of the band, at its floor as well: it is
-//! the hit's layer, or `shared` is set and it is one of [`LayerIndex::deltas_at`]. *Nothing is
-//! visited twice*, as floors fall strictly. A delta nested in another one costs that one two visits
-//! more, which is the price of an order in which the first base ends the read. An image is a band
-//! of its own Lsn and goes before deltas that cover it: it holds what they do there, so a read is
-//! done with it.
+//! above the `upper` of that round, and x is not above that `upper` either, because the floor
+//! before was above x. As x itself is covered, the band lies at or above the band of x, and as its
+//! floor is not above x, it is the band of x. So the delta covers all of the band, including its
+//! floor: it is the hit's layer, or `shared` is set and it is one of [`LayerIndex::deltas_at`].
+//!
+//! *No version is visited twice*, because floors decrease strictly. A delta nested in another one
+//! costs the outer one two more visits; that is the price of an order in which the first base ends
+//! the read. An image is a band of one Lsn and comes before deltas that cover that Lsn: the image
+//! includes their changes there, so the read ends with it.
 //!
 //! # Structure
 //!
 //! Keys at which a layer begins or ends cut the key axis into stripes, which a B-tree holds. Each
 //! node lists, for each of its children, the layers that cover the child but not the node
-//! (`node.rs`): a segment tree with a large fan-out. What a list says of its layers are marks on
-//! the Lsn axis, one or two a layer (`lsn_bands.rs`), packed as bits in columns that the lists of a
-//! node share (`child_lists.rs`, `rank_table.rs`). A search asks one list a level and combines the
-//! answers; a layer that covers all keys is in a list of its own above the root.
+//! (`node.rs`): a segment tree with a large fan-out. A list consists of marks on the Lsn axis, one
+//! or two per layer (`lsn_bands.rs`), packed as bits in columns that the lists of a node share
+//! (`child_lists.rs`, `rank_table.rs`). A search reads one list per level and combines the answers;
+//! layers that cover all keys are in a separate list above the root.
 //!
 //! # Complexity
 //!
 //! With n layers, of which w cross a node: a search is O(log n) levels, each O(log w). A layer
 //! crosses at most two nodes of a level, so an edit writes O(log n) nodes, each O(children x w) in
-//! the worst case, which is where w random wide layers lie in w/3 of the lists of the root. Layers
-//! of all keys cost O(their number) an edit. Space is O(n log n) at worst. Nodes are split and
-//! joined on the way.
+//! the worst case: w random wide layers, in w/3 of the lists of the root. Layers of all keys cost
+//! O(their number) per edit. Space is O(n log n) in the worst case. Edits split and join nodes as
+//! needed.
 //!
 //! # Measured
 //!
 //! `benches/benches/layer_index.rs` on two shared vCPUs (EPYC, Zen 3, load 2 to 5), Rust 1.95, on
 //! the recorded maps of 26,690 and 5,651 layers. Under that load the normaliser took 400 to 800 ns,
-//! so that only figures of one kind compare; in parentheses, where it differs, what lists of ranks
-//! instead of rows of bits took in runs of the same day:
+//! so only figures of one kind can be compared. In parentheses, where different: lists of ranks
+//! instead of rows of bits, in runs of the same day.
 //!
 //! | | 26,690 layers | 5,651 layers |
 //! |---|---|---|
@@ -69,15 +70,15 @@
 //! | insert an image between random new keys | 56 / 113 (94 / 203) | 29 / 64 (72 / 284) |
 //! | bytes a layer, shapes included | 35 (43) | 69 (81) |
 //!
-//! A search is 920 instructions (callgrind), 290 of them in ranking: those, not memory, bound the
-//! one in key order. What a shuffled one takes longer is lines from beyond the first cache and
-//! wrong turns, not told apart here.
+//! A search takes 920 instructions (callgrind), 290 of them in ranking; instructions, not memory,
+//! bound the search in key order. A shuffled search takes longer because of first-level cache
+//! misses and branch mispredictions, which were not measured separately.
 //!
-//! Tried and left: nodes of 32 and 64 children (searches 40 % and 20 % slower for one level more;
-//! wide edits two times faster); halving instead of comparing stretches (20 %); lists of whole
-//! entries (twice the memory); the objects of a root counted in steps of four or eight instead of
-//! halved, whose branches the processor foresees (5 to 10 % slower in key order, 0 to 7 % faster
-//! shuffled).
+//! Tried and rejected: nodes of 32 and 64 children (searches 40 % and 20 % slower because of one
+//! more level; wide edits two times faster); binary search instead of comparing whole blocks (20 %
+//! slower); lists of whole entries (twice the memory); counting the objects of a root in steps of
+//! four or eight instead of binary search, which predicts better (5 to 10 % slower in key order, 0
+//! to 7 % faster shuffled).
 
 mod build;
 mod child_lists;
@@ -106,21 +107,22 @@ use self::{
     slots::Slots,
 };
 
-/// An edit of more changes builds the tree anew, if it changes an eighth of the layers.
+/// Smallest edit that may rebuild the tree; it does if it changes an eighth of the layers.
 const ANEW_MIN: usize = 64;
 
-/// A layer's slot: dense, chosen by the caller, used again after the layer's removal. Below 2^29.
+/// Slot number of a layer: dense, chosen by the caller, reused after the layer's removal. Below
+/// 2^29.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct LayerSlot(pub u32);
 
-/// Where a layer lies on the Lsn axis.
+/// Position of a layer on the Lsn axis.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LayerKind {
-    /// Changes, half-open.
+    /// Deltas, half-open.
     Delta {
         /// The first Lsn.
         start: Lsn,
-        /// The first Lsn behind it.
+        /// The first Lsn after it.
         end: Lsn,
     },
     /// Images, all at one Lsn.
@@ -133,9 +135,9 @@ pub enum LayerKind {
 /// A layer's rectangle.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LayerShape {
-    /// Its keys.
+    /// Key range.
     pub key_range: KeyRange,
-    /// Its Lsns.
+    /// Kind and Lsns.
     pub kind: LayerKind,
 }
 
@@ -148,24 +150,24 @@ pub enum Change {
     Remove(LayerSlot),
 }
 
-/// What a read visits first, down to where.
+/// The layer that a read visits first, and down to which Lsn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Hit {
     /// The layer.
     pub layer: LayerSlot,
-    /// The last Lsn to read there; nothing is missed above it.
+    /// The lowest Lsn to read there; no version above it is in another layer, unless `shared`.
     pub floor: Lsn,
-    /// Whether other delta layers may hold versions from `floor` to `upper` as well:
+    /// Whether other delta layers may hold versions from `floor` to `upper` too:
     /// [`LayerIndex::deltas_at`].
     pub shared: bool,
 }
 
-/// The layer files of a timeline, one version of them.
+/// Index of the layer files of a timeline; one version.
 ///
-/// Any number of threads search one at once; they share no write.
+/// Any number of threads may search it at once; they share no write.
 #[derive(Clone, Debug)]
 pub struct LayerIndex {
-    /// All of one version.
+    /// Everything of one version.
     version: Arc<Version>,
 }
 
@@ -180,12 +182,12 @@ struct Version {
     slots: Slots,
 }
 
-/// Size of what an `Arc<T>` points to: `T` and two counts.
+/// Returns the size of an `Arc<T>` allocation: `T` and two counts.
 fn shared_bytes<T>() -> usize {
     size_of::<[usize; 2]>() + size_of::<T>()
 }
 
-/// A shape as lists see it.
+/// Returns a shape in the form that lists use.
 fn span_of(layer: LayerSlot, shape: &LayerShape) -> Span {
     match shape.kind {
         LayerKind::Delta { start, end } => Span { start: start.0, end: Some(end.0), layer },
@@ -194,7 +196,7 @@ fn span_of(layer: LayerSlot, shape: &LayerShape) -> Span {
 }
 
 impl LayerShape {
-    /// Its Lsns, half-open; an image's one Lsn must be below [`Lsn::MAX`].
+    /// Returns its Lsns, half-open. An image's Lsn must be below [`Lsn::MAX`].
     fn lsn_range(&self) -> Range<Lsn> {
         match self.kind {
             LayerKind::Delta { start, end } => start..end,
@@ -210,15 +212,15 @@ impl Default for LayerIndex {
 }
 
 impl LayerIndex {
-    /// Without layers.
+    /// Creates an index without layers.
     pub fn new() -> LayerIndex {
         let whole = Arc::new(Cover::new(vec![Vec::new()]));
         let version = Version { whole, root: Arc::new(Node::empty()), slots: Slots::default() };
         LayerIndex { version: Arc::new(version) }
     }
 
-    /// The first layer that a read of `key` at `upper`, inclusive, visits. O(log n), without
-    /// allocation or shared write.
+    /// Returns the first layer that a read of `key` at `upper`, inclusive, must visit. O(log n),
+    /// without allocation or shared write.
     #[cfg_attr(
         not(any(test, feature = "testing")),
         expect(dead_code, reason = "reads take visits, which a search defines; the bench")
@@ -226,7 +228,7 @@ impl LayerIndex {
     #[inline(never)]
     pub fn search(&self, key: Key, upper: Lsn) -> Option<Hit> {
         let version = &*self.version;
-        // No layer has a cell at the highest Lsn.
+        // No layer covers the highest Lsn.
         let ceiling = upper.0.saturating_add(1);
         let best = version.root.search(key, ceiling, version.whole.band(0, ceiling));
         let Band { ceiling, floor, tag } = best;
@@ -234,8 +236,8 @@ impl LayerIndex {
         (ceiling > 0).then_some(hit)
     }
 
-    /// All delta layers that cover `key` at `lsn`, which a read visits one and all if its [`Hit`]
-    /// is shared.
+    /// Returns all delta layers that cover `key` at `lsn`. A read must visit all of them if its
+    /// [`Hit`] is shared.
     pub fn deltas_at(&self, key: Key, lsn: Lsn) -> impl Iterator<Item = LayerSlot> {
         let version = &*self.version;
         let whole = version.whole.list(0);
@@ -253,14 +255,14 @@ impl LayerIndex {
             })
     }
 
-    /// The next version: this one with `changes`, in their order. This one stays as it is.
+    /// Returns the next version: this one with `changes` applied in order. This one stays as it is.
     ///
-    /// O(log n) nodes a change; an edit that changes much of the map builds the tree anew, O(n log
-    /// n).
+    /// O(log n) nodes per change; an edit that changes much of the index rebuilds the tree in O(n
+    /// log n).
     ///
     /// # Panics
     /// If a shape is empty, a slot to fill is taken or a slot to empty is free. An image at
-    /// [`Lsn::MAX`] is empty, as no range of Lsns can hold it.
+    /// [`Lsn::MAX`] is empty, because no half-open range of Lsns can hold it.
     pub fn edit(&self, changes: &[Change]) -> LayerIndex {
         let mut version = Version::clone(&self.version);
         let anew = changes.len() > ANEW_MIN && changes.len() > self.layer_count() / 8;
@@ -292,12 +294,12 @@ impl LayerIndex {
         LayerIndex { version: Arc::new(version) }
     }
 
-    /// A layer's shape.
+    /// Returns a layer's shape.
     pub fn get(&self, layer: LayerSlot) -> Option<LayerShape> {
         self.version.slots.get(layer)
     }
 
-    /// All layers, in order of slot.
+    /// Returns all layers, in order of slot.
     #[cfg_attr(
         not(any(test, feature = "testing")),
         expect(dead_code, reason = "the files list themselves; tests and the bench compare")
@@ -306,12 +308,13 @@ impl LayerIndex {
         self.version.slots.iter()
     }
 
-    /// How many layers.
+    /// Returns the number of layers.
     pub fn layer_count(&self) -> usize {
         self.version.slots.len()
     }
 
-    /// The layers with a cell in the rectangle `key_range` x `lsn_range`, each once, in no order.
+    /// Returns the layers that overlap the rectangle `key_range` x `lsn_range`, each once, in no
+    /// particular order.
     pub fn layers_overlapping(
         &self,
         key_range: KeyRange,
@@ -322,8 +325,8 @@ impl LayerIndex {
             let mut take = |layer: LayerSlot, start: Key, end: Option<Key>| {
                 let shape = self.get(layer).expect("a listed layer has a shape");
                 let lsns = shape.lsn_range();
-                // Of all lists with the layer, the one with the first of the asked keys that it
-                // covers.
+                // Of all lists that contain the layer, take the one with the first requested key
+                // that it covers.
                 let first = shape.key_range.start.max(key_range.start);
                 if first >= start
                     && end.is_none_or(|end| first < end)
@@ -340,7 +343,7 @@ impl LayerIndex {
         found.into_iter()
     }
 
-    /// Bytes on the heap, those shared with other versions included.
+    /// Returns its heap memory, in bytes, including memory shared with other versions.
     pub fn memory_bytes(&self) -> usize {
         let Version { whole, root, slots } = &*self.version;
         let lists = shared_bytes::<Cover>() + whole.heap_bytes();
@@ -349,7 +352,7 @@ impl LayerIndex {
 }
 
 impl Version {
-    /// Puts a layer into the lists, or takes it out; its slot is taken.
+    /// Adds a layer to the lists or removes it; its slot is taken.
     fn apply(&mut self, layer: LayerSlot, shape: &LayerShape, insert: bool) {
         let edit = Edit {
             slots: &self.slots,

@@ -1,7 +1,6 @@
-//! Publishing, pinning and reclaiming: how one value is replaced by the next while anybody may be
-//! reading it.
+//! Publishing, pinning and reclaiming: replaces a value by the next one while readers may hold it.
 //!
-//! [`Published`] holds the current value and those that were replaced but may still be held. A
+//! [`Published`] holds the current value, and the replaced ones that may still be held. A
 //! [`CachedVersion`] keeps one of them for a reader: as long as nothing was published since,
 //! pinning is one load of [`Published::number`] and a comparison, with no read-modify-write and no
 //! lock.
@@ -10,21 +9,21 @@
 //!
 //! 1. `publish` stores the pointer, then the number with Release. A reader that loads the new
 //!    number with Acquire and then the pointer gets this value or a later one.
-//! 2. The replaced value goes to the retired list with a count of its own, so no reader ever drops
-//!    the last count: dropping is `reclaim`'s alone, on whatever thread calls it.
-//! 3. `reclaim` takes a retired value out when its own count is the only one left. Nobody can gain
-//!    a new one: the pointer has moved on, and whoever cloned from it did so before.
-//! 4. Nobody looks for what is let go: each holder lets go first and wakes the reclaimer then. One
-//!    that held the current value need not, which [`Published::is_replaced`] tells; the fences
-//!    there and in `publish` see to it that either this holder sees the publication or the
-//!    reclaimer, which is woken after it, sees that the hold is gone.
+//! 2. The retired list keeps a count of each replaced value, so no reader ever drops the last
+//!    count. Only `reclaim` does, on the thread that calls it.
+//! 3. `reclaim` removes a retired value when the list's count is the only one left. No new count
+//!    can appear: the pointer has moved on, and clones of the old pointer were made before that.
+//! 4. No thread polls for released values: a holder releases its value first and then wakes the
+//!    reclaimer. A holder of the current value need not wake it, which [`Published::is_replaced`]
+//!    tells. The fences there and in `publish` ensure that either the holder sees the publication,
+//!    or the reclaimer, which is woken after the publication, sees that the hold is gone.
 //!
-//! arc-swap holds the pointer; this is the one file that names it. Relied on, and documented by it:
-//! `load_full` returns a counted pointer, and `swap` the old one with the count that it had. With
-//! its read-write-lock strategy, whose documentation prefers a plain `RwLock<Arc<T>>` in
-//! production: before 1.9.5 the default strategy had a use after free and a type confusion, and a
-//! cached pin takes the pointer only when something was published, so that the lock costs nothing.
-//! The model for `loom` below is that plain lock.
+//! arc-swap holds the pointer; only this file names it. The code relies on documented behaviour:
+//! `load_full` returns a counted pointer, and `swap` returns the old pointer with its count. It
+//! uses arc-swap's read-write-lock strategy, although arc-swap's documentation prefers a plain
+//! `RwLock<Arc<T>>` in production: before 1.9.5 the default strategy had a use after free and a
+//! type confusion, and because a cached pin takes the pointer only after a publication, the lock
+//! costs nothing. The `loom` model below is that plain lock.
 
 #[cfg(not(loom))]
 mod primitives {
@@ -55,7 +54,7 @@ mod primitives {
 
 #[cfg(loom)]
 mod primitives {
-    //! Loom's types in the same places; a pointer behind a lock is what arc-swap's strategy is.
+    //! Loom's types in the same places. Arc-swap's strategy is a pointer behind a lock.
     pub(super) use loom::sync::{
         Arc, RwLock,
         atomic::{AtomicU64, Ordering, fence},
@@ -100,7 +99,7 @@ pub(crate) struct NumberedVersion<T> {
 }
 
 impl<T> NumberedVersion<T> {
-    /// The first published one has number zero.
+    /// Returns the value's number; the first published one has zero.
     pub(crate) fn number(&self) -> u64 {
         self.number
     }
@@ -112,7 +111,7 @@ impl<T> NumberedVersion<T> {
 
 /// The current value, and the replaced ones until they are reclaimed.
 pub(crate) struct Published<T> {
-    /// On a line that only publications write.
+    /// On a cache line that only publications write.
     number: Line,
     pointer: Pointer<NumberedVersion<T>>,
     retired: Mutex<Vec<Arc<NumberedVersion<T>>>>,
@@ -130,31 +129,31 @@ impl<T> Published<T> {
         }
     }
 
-    /// The number of the current value.
+    /// Returns the number of the current value.
     #[inline]
     pub(crate) fn number(&self) -> u64 {
         self.number.0.load(Ordering::Acquire)
     }
 
-    /// Whether a value was replaced, for a holder that has just let go of it. No: it will be
-    /// replaced later than that.
+    /// Whether a value was replaced. For a holder that has just released it: if false, the value
+    /// can only be replaced after the release.
     pub(crate) fn is_replaced(&self, number: u64) -> bool {
         // A store (of the count) and then a load of another location: nothing weaker keeps them in
-        // order. Planted for the model checker: without it neither side may see the other.
+        // order. Planted bug for the model checker: without the fence each side may miss the other.
         if !cfg!(planted_bug = "not_told") {
             fence(Ordering::SeqCst);
         }
         self.number() != number
     }
 
-    /// The current value, counted.
+    /// Returns the current value, counted.
     pub(crate) fn load(&self) -> Held<T> {
         self.pointer.load()
     }
 
-    /// Replaces the value by what `next` makes of it.
+    /// Replaces the value by the result of `next`.
     ///
-    /// One publisher at a time: callers hold the lock that orders edits.
+    /// One publisher at a time: callers must hold the lock that orders edits.
     pub(crate) fn publish(&self, next: impl FnOnce(&T) -> T) {
         let current = self.pointer.load();
         let number = current.number + 1;
@@ -163,23 +162,23 @@ impl<T> Published<T> {
         let old = self.pointer.swap(Arc::new(NumberedVersion { number, value }));
         debug_assert!(old.number + 1 == number, "one publishes at a time");
         self.number.0.store(number, Ordering::Release);
-        // Pairs with the one of `is_replaced`.
+        // Pairs with the fence of `is_replaced`.
         fence(Ordering::SeqCst);
-        // Planted for the model checker: without it a reader drops the last count, in the middle of
-        // a pin.
+        // Planted bug for the model checker: without it a reader drops the last count, in the
+        // middle of a pin.
         if !cfg!(planted_bug = "not_retired") {
             self.retired.lock().push(old);
         }
     }
 
-    /// Takes out the retired values that nobody holds any more, for the caller to drop.
+    /// Removes the retired values that have no holder, and returns them for the caller to drop.
     pub(crate) fn reclaim(&self) -> Vec<T> {
         let mut retired = self.retired.lock();
         let mut reclaimed = Vec::new();
         for mut held in std::mem::take(&mut *retired) {
-            // Succeeds only with the last count, and then with every holder's reads behind it.
-            // `get_mut` says so with a load, which the thread sanitizer understands; `try_unwrap`
-            // alone has a fence, which it does not.
+            // Succeeds only with the last count, and after every holder's reads. `get_mut`
+            // establishes this with a load, which the thread sanitizer understands; `try_unwrap`
+            // alone uses a fence, which it does not.
             let _ = Arc::get_mut(&mut held);
             match Arc::try_unwrap(held) {
                 Ok(numbered) => reclaimed.push(numbered.value),
@@ -190,7 +189,7 @@ impl<T> Published<T> {
     }
 
     #[cfg(test)]
-    /// Calls `visit` for each retired value that somebody still holds, with its number.
+    /// Calls `visit` for each retired value that is still held, with its number.
     pub(crate) fn for_each_retired(&self, mut visit: impl FnMut(u64, &T)) {
         self.retired.lock().iter().for_each(|retired| visit(retired.number, &retired.value));
     }
@@ -199,8 +198,8 @@ impl<T> Published<T> {
 /// A counted hold on a published value.
 pub(crate) type Held<T> = Arc<NumberedVersion<T>>;
 
-/// What a [`CachedVersion`] holds instead of a published value: its number is never current, so the
-/// next pin refreshes.
+/// Placeholder that a [`CachedVersion`] holds in place of a published value: its number is never
+/// current, so the next pin refreshes.
 pub(crate) fn never_current<T>(value: T) -> Held<T> {
     Arc::new(NumberedVersion { number: u64::MAX, value })
 }
@@ -213,7 +212,7 @@ impl<T> CachedVersion<T> {
         CachedVersion(published.load())
     }
 
-    /// Holds `other`, which nobody minds being held.
+    /// Holds `other`, a placeholder.
     pub(crate) fn of(other: &Held<T>) -> CachedVersion<T> {
         CachedVersion(other.clone())
     }
@@ -224,17 +223,17 @@ impl<T> CachedVersion<T> {
         published.number() != self.0.number
     }
 
-    /// The number of the value that is held.
+    /// Returns the number of the held value.
     pub(crate) fn number(&self) -> u64 {
         self.0.number
     }
 
-    /// Holds `other` instead, which nobody minds being held.
+    /// Releases the held value and holds `other`, a placeholder.
     pub(crate) fn let_go(&mut self, other: &Held<T>) {
         self.0 = other.clone();
     }
 
-    /// Takes the current value instead. Returns the number of the one that is held now.
+    /// Takes the current value. Returns its number.
     pub(crate) fn refresh(&mut self, published: &Published<T>) -> u64 {
         let current = published.load();
         debug_assert!(self.0.number == u64::MAX || self.0.number <= current.number);

@@ -1,8 +1,8 @@
 //! Layer files in which reads have met damage.
 //!
-//! A damaged block is refused each time that a read touches it, so quarantine changes no answer: it
-//! names the file, so that whoever watches the store can restore it. It lasts until the store is
-//! closed; after a reopen the first read that meets the damage, or a verification, finds it again.
+//! A damaged block is refused each time that a read touches it, so quarantine changes no answer. It
+//! names the file, so that an operator can restore it. It lasts until the store is closed; after a
+//! reopen, the first read that meets the damage, or a verification, finds it again.
 
 use std::{
     path::Path,
@@ -16,7 +16,7 @@ use pagestrata_layers::Error as LayersError;
 
 use crate::reports::QuarantinedLayer;
 
-/// What reads of a layer file have met.
+/// Damage that reads of a layer file have met.
 #[derive(Debug, Default)]
 pub(crate) struct Damage {
     first_error: OnceLock<String>,
@@ -24,7 +24,7 @@ pub(crate) struct Damage {
 }
 
 impl Damage {
-    /// Counts a read, if damage is what it failed with.
+    /// Counts a read that failed, if damage is the cause.
     #[cold]
     pub(crate) fn note(&self, error: &LayersError) {
         if matches!(error, LayersError::Corrupt(_)) {
@@ -33,7 +33,7 @@ impl Damage {
         }
     }
 
-    /// `None`: no read has met any.
+    /// Returns `None` if no read has met damage.
     pub(crate) fn of(&self, path: &Path) -> Option<QuarantinedLayer> {
         let first_error = self.first_error.get()?.clone();
         let (file, reads) = (path.display().to_string(), self.reads.load(Relaxed));

@@ -1,4 +1,4 @@
-//! [`DetachedVersion`]: a page version that owns what it shows.
+//! [`DetachedVersion`]: a page version that owns its bytes.
 #![allow(unsafe_code)]
 
 use std::{fmt, ops::Deref, panic::Location, sync::Arc};
@@ -14,8 +14,8 @@ use crate::{
     },
 };
 
-/// A page version without a guard: it keeps its one layer or its one block of the cache alive, or
-/// is a copy. `Send + Sync + 'static`.
+/// A page version that outlives its guard. It keeps one layer or one cached block alive, or is a
+/// copy. `Send + Sync + 'static`.
 ///
 /// With the feature `bytes` it becomes a [`bytes::Bytes`](https://docs.rs/bytes) without another
 /// copy.
@@ -30,25 +30,25 @@ enum Owner {
     Layer(Kept),
 }
 
-/// A version and what its bytes lie in.
+/// A version and the memory that its bytes lie in.
 pub(crate) struct PinnedVersion<'a> {
     pub(crate) version: PageVersion<'a>,
     pub(crate) source: LayerRef<'a>,
-    /// The block of the cache, if they lie in one.
+    /// The cached block that holds the bytes, if any.
     pub(crate) block: Option<Arc<CachedBlock>>,
 }
 
-/// Bytes and the layer that they lie in.
+/// Bytes, and the layer that holds them.
 struct Kept {
-    /// Into memory of `layer`.
+    /// Points into memory of `layer`.
     bytes: *const [u8],
-    /// Taken out by drop alone, so that the count is gone before the reclaimer is woken.
+    /// Taken out only by drop, so that the count is gone before the reclaimer is woken.
     layer: Option<Layer>,
     timeline: Arc<TimelineShared>,
     pin: PinHandle,
 }
 
-/// Never looked at: it is there to be counted.
+/// Never read; only its count matters.
 enum Layer {
     Memory { _keep: Arc<MemLayer> },
     File { _keep: Arc<FileLayer> },
@@ -56,8 +56,8 @@ enum Layer {
 }
 
 // SAFETY: `bytes` points to memory that is never written again (a value in an arena, a complete
-// layer file, a block in the cache) and that the counted layer or block keeps; these are `Send` and
-// `Sync`, and so is all else in `Kept`.
+// layer file, a cached block) and that the counted layer or block keeps; these are `Send` and
+// `Sync`, and so is everything else in `Kept`.
 unsafe impl Send for Kept {}
 // SAFETY: as above; a shared `Kept` only lends those bytes for reading.
 unsafe impl Sync for Kept {}
@@ -79,8 +79,8 @@ impl DetachedVersion {
                 Layer::Memory { _keep: layer.clone() },
                 Some(layer.start_lsn().0),
             ),
-            // A mapped file takes address space; its pages come and go as the system likes. Only
-            // its own heap counts.
+            // A mapped file takes address space; the system decides which of its pages are
+            // resident. Only its heap memory counts.
             (LayerRef::File(file), _) if file.lends(bytes) => (
                 Arc::as_ptr(file).addr(),
                 requested_bytes + file.memory_bytes() as u64,
@@ -107,33 +107,33 @@ impl DetachedVersion {
         DetachedVersion { lsn, kind, owner: Owner::Layer(kept) }
     }
 
-    /// The Lsn it was put at.
+    /// Returns the Lsn of the version.
     #[must_use]
     pub fn lsn(&self) -> Lsn {
         self.lsn
     }
 
-    /// Image or delta.
+    /// Returns whether it is an image or a delta.
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// Whether it keeps its layer or block alive; else it is a copy.
+    /// Whether it keeps its layer or block alive; otherwise it is a copy.
     #[must_use]
     pub fn keeps_layer(&self) -> bool {
         matches!(self.owner, Owner::Layer(_))
     }
 
-    /// Its bytes.
+    /// Returns its bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         match &self.owner {
             Owner::Copy(bytes) => bytes,
-            // SAFETY: the pointer was made from a slice of the layer's memory or the block's, which
-            // stays where it is and unchanged as long as that does (chunks are handed back,
-            // mappings undone and buffers used again only by the drop of what has them), and
-            // `layer` is a count of it. The borrow of `self` keeps it.
+            // SAFETY: the pointer was made from a slice of memory of the layer or block, which
+            // neither moves nor changes while that exists (chunks are returned, mappings removed
+            // and buffers reused only when their owner is dropped), and `layer` is a count of it.
+            // The borrow of `self` keeps it.
             Owner::Layer(kept) => unsafe { &*kept.bytes },
         }
     }
@@ -153,12 +153,11 @@ impl AsRef<[u8]> for DetachedVersion {
     }
 }
 
-/// Without a copy: the bytes keep what the version has kept.
+/// Without a copy: the bytes keep the same layer or block alive.
 #[cfg(feature = "bytes")]
 impl From<DetachedVersion> for bytes::Bytes {
     fn from(version: DetachedVersion) -> bytes::Bytes {
-        // Relied on, and documented by bytes: the owner is dropped with the last clone, and not
-        // before.
+        // Documented by `bytes`: the owner is dropped with the last clone, and not before.
         bytes::Bytes::from_owner(version)
     }
 }
@@ -169,7 +168,7 @@ impl Drop for Kept {
             return;
         }
         self.timeline.pins.remove(&self.pin);
-        // The retired list has a count of its own: this one is never the last while the timeline is
+        // The retired list has its own count: this one is never the last while the timeline is
         // open.
         self.layer = None;
         self.timeline.wake_reclaimer();

@@ -1,4 +1,4 @@
-//! [`Fetch`]: what a read that may not wait needs first, and the threads that wait in its place.
+//! [`Fetch`]: the blocks that a read is missing, and the threads that wait for them.
 
 use std::{
     fmt,
@@ -23,36 +23,39 @@ use crate::{
     state::store::StoreShared,
 };
 
-/// Bytes of layer files that a read needs and that are not in memory, as [`Guard::try_page`] has
-/// found them. Once it is done, the read is tried again; it may need more then, as many times as an
-/// index has levels and a page has layers.
+/// Bytes of layer files that a read needs and that are not in memory, as [`Guard::try_page`] found
+/// them. Once they are fetched, try the read again. It may miss again, at most once for each level
+/// of an index and each layer of the page.
 ///
-/// Ways to have it done: [`Fetch::run_blocking`] on a thread that may wait; awaiting it, on any
-/// executor, while a thread of the store waits (with [`Background::Callers`], and once the store is
-/// closed, the first poll does it, and blocks); [`Fetch::start`], which does not wait at all; or
-/// reading [`Fetch::extents`] by other means, where the files are mapped.
+/// There are four ways to fetch them:
+///
+/// - call [`Fetch::run_blocking`] on a thread that may wait;
+/// - await the fetch, on any executor, while a thread of the store waits (with
+///   [`Background::Callers`], and once the store is closed, the first poll fetches, and blocks);
+/// - call [`Fetch::start`], which does not wait;
+/// - for mapped files, read [`Fetch::extents`] by other means.
 #[must_use = "nothing is fetched unless it is run or awaited"]
 pub struct Fetch(State);
 
 enum State {
     New(Job),
     Running(Arc<Running>),
-    /// It was told what came of it.
+    /// The outcome was returned.
     Told,
 }
 
-/// Bytes of a layer file.
+/// A range of bytes of a layer file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// Which file.
+    /// The file.
     pub path: std::path::PathBuf,
-    /// Where they begin, in bytes.
+    /// Offset of the first byte.
     pub offset: u64,
-    /// How many, as far as is known.
+    /// Number of bytes, as far as known.
     pub len: usize,
 }
 
-/// What has to be in memory.
+/// The blocks that must be in memory.
 pub(crate) struct MissingBytes {
     pub(crate) file: Arc<FileLayer>,
     pub(crate) offset: u64,
@@ -65,9 +68,9 @@ struct Job {
 }
 
 enum Work {
-    /// What a read is missing, and where blocks go that the read finds when it is tried again.
+    /// The blocks that a read is missing, and where the fetched blocks are put for the next try.
     MissingBytes(MissingBytes, Arc<FetchedBlocks>),
-    /// All that some pages need.
+    /// Everything that some pages need.
     Pages(Snapshot, Vec<Key>, Lsn),
 }
 
@@ -85,7 +88,7 @@ impl Job {
     }
 }
 
-/// A fetch that some thread does.
+/// A fetch that a thread is doing.
 struct Running {
     /// The process whose thread does it.
     owner: ProcessMark,
@@ -105,12 +108,14 @@ impl Running {
         Running { owner: ProcessMark::current(), progress, ended }
     }
 
-    /// Does the job, and tells who waits what came of it.
+    /// Does the job, and passes the outcome to the waiters.
     fn run(&self, job: Job) {
-        // A panic would be a defect; whoever waits is told, and this thread goes on for the others.
+        // A panic would be a defect: it becomes the waiters' outcome, and this thread continues
+        // with other jobs.
         let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| job.run()));
         let panicked = |_| Err(Error::Thread(io::Error::other("a fetch panicked")));
-        // Before it is told: a store that is closed then finds nothing of it.
+        // Before the outcome is passed on: a store that is closed then finds nothing that the job
+        // holds.
         drop(job);
         let mut progress = self.progress.lock();
         progress.outcome = Some(outcome.unwrap_or_else(panicked));
@@ -157,8 +162,8 @@ impl Fetch {
         Fetch(State::New(Job { store: store.clone(), work: Work::Pages(snapshot, keys, lsn) }))
     }
 
-    /// What is missing; nothing once it was started, and nothing of
-    /// [`Timeline::prefetch`](crate::Timeline::prefetch), which finds that out as it goes.
+    /// Returns the missing bytes. Empty once the fetch was started, and for
+    /// [`Timeline::prefetch`](crate::Timeline::prefetch), which finds what is missing as it goes.
     #[must_use]
     pub fn extents(&self) -> Vec<Extent> {
         match &self.0 {
@@ -172,8 +177,8 @@ impl Fetch {
         }
     }
 
-    /// Fetches it on this thread, which waits for the device, or for the thread of the store that
-    /// has begun to.
+    /// Fetches on this thread, and waits for the device; if a thread of the store has begun the
+    /// fetch, waits for that thread.
     ///
     /// # Errors
     /// [`Error::Layers`]: the file is damaged, shorter than it was, or cannot be read.
@@ -186,8 +191,8 @@ impl Fetch {
         }
     }
 
-    /// Has a thread of the store begin to fetch it, if none has, and does not wait; it goes on when
-    /// this is dropped. Where the store has no threads for it, it is fetched here and now.
+    /// Lets a thread of the store begin the fetch, if none has, and does not wait. The fetch
+    /// continues if this is dropped. If the store has no threads for it, fetches before returning.
     pub fn start(&mut self) {
         let State::New(_) = self.0 else { return };
         let running = Arc::new(Running::new());
@@ -201,7 +206,7 @@ impl Fetch {
             Background::Callers => 0,
         };
         let work: Box<dyn FnOnce() + Send> = Box::new(move || running.run(job));
-        // In a forked child no lock may be taken.
+        // A forked child must not take locks.
         let unwanted = match store.is_inherited() {
             true => Err(work),
             false => store.fetchers.submit(threads_max, work),

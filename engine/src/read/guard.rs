@@ -1,13 +1,13 @@
-//! Reading: a [`Reader`] pins the layer map, the [`Guard`] borrows everything below it.
+//! Reading: a [`Reader`] pins the layer map, and a [`Guard`] lends what is in it.
 //!
 //! ```text
 //! Reader::pin -> Guard -> versions: open, frozen, delta, image -> Versions (borrowed)
 //!     -> page: redo (yours)
 //! ```
 //!
-//! **Invariant:** nothing below a guard is counted and a guard has no drop: it is a reference. What
-//! it can see stays in memory because the reader holds the map version, and the borrow checker
-//! keeps the reader from letting go.
+//! **Invariant:** a guard is a plain reference: it has no drop, and nothing below it is counted.
+//! What it sees stays in memory because the reader holds the map version, and the borrow checker
+//! keeps the reader from releasing it.
 
 use std::{fmt, ops::Deref, panic::Location, sync::Arc};
 
@@ -27,10 +27,10 @@ use crate::{
     state::{pins::PinHandle, timeline::TimelineShared},
 };
 
-/// Reads a timeline: one for each thread or connection.
+/// A reader of a timeline; use one per thread or connection.
 ///
-/// Holds the version of the layer map that it pinned last, also while no guard is out;
-/// [`Reader::unpin`] lets go of it.
+/// Holds the version of the layer map that it pinned last, even while there is no guard;
+/// [`Reader::unpin`] releases it.
 pub struct Reader {
     timeline: Arc<TimelineShared>,
     cached: CachedVersion<LayerMap>,
@@ -47,8 +47,8 @@ impl Reader {
         Reader { timeline, cached, pin }
     }
 
-    /// Pins the current version of the layer map. When it has not changed since the last pin, that
-    /// is one atomic load.
+    /// Pins the current version of the layer map. If it has not changed since the last pin, that is
+    /// one atomic load.
     ///
     /// ```compile_fail,E0505
     /// # fn read(mut reader: pagestrata::Reader) {
@@ -84,8 +84,8 @@ impl Reader {
         self.timeline.wake_reclaimer();
     }
 
-    /// Lets go of the pinned version, so that an idle reader keeps nothing alive. The next pin
-    /// takes the current one.
+    /// Releases the pinned version, so that an idle reader keeps nothing alive. The next pin takes
+    /// the current one.
     pub fn unpin(&mut self) {
         self.cached.let_go(&self.timeline.unpinned);
         self.pin.unpin();
@@ -115,8 +115,8 @@ impl fmt::Debug for Reader {
 pub struct Guard<'g> {
     map: &'g LayerMap,
     timeline: &'g Arc<TimelineShared>,
-    /// A snapshot sees nothing above. Below the start where nothing was committed when it was
-    /// taken.
+    /// A snapshot sees nothing above this. Below the timeline's start if nothing was committed when
+    /// the snapshot was taken.
     upper: Lsn,
 }
 
@@ -129,9 +129,9 @@ impl<'g> Guard<'g> {
         Guard { map, timeline, upper }
     }
 
-    /// The highest Lsn that can be read under this guard. It grows while the open layer that the
-    /// guard pinned is written to, and not beyond; pin again to see more. A snapshot's stays where
-    /// it is.
+    /// Returns the highest Lsn that can be read under this guard. It grows while the pinned open
+    /// layer is written to, but not when that layer is replaced: pin again to see more. A
+    /// snapshot's is fixed.
     #[inline]
     #[must_use]
     pub fn last_record_lsn(self) -> Lsn {
@@ -150,7 +150,7 @@ impl<'g> Guard<'g> {
         Ok(())
     }
 
-    /// A map that was pinned in a forked child is empty.
+    /// A map that is pinned in a forked child is empty.
     #[cold]
     fn not_yet(self, lsn: Lsn, last_record_lsn: Lsn) -> Error {
         match self.timeline.store.is_inherited() {
@@ -159,11 +159,11 @@ impl<'g> Guard<'g> {
         }
     }
 
-    /// The versions of `key` from the newest at or below `lsn` back to the first image or
-    /// `will_init`. None at all: there is no such page at this Lsn.
+    /// Returns the versions of `key` from the newest at or below `lsn` back to the first image or
+    /// `will_init`; empty if the page does not exist at this Lsn.
     ///
-    /// When everything is in memory or in uncompressed blocks that are mapped, a scratch that was
-    /// used before makes this allocate nothing, and it never copies a value that is not compressed.
+    /// If everything is in memory or in mapped, uncompressed blocks, and the scratch was used
+    /// before, this allocates nothing. It never copies an uncompressed value.
     ///
     /// # Errors
     /// [`Error::NotYet`], [`Error::BelowCutoff`], [`Error::MissingBase`], and [`Error::Layers`] for
@@ -186,9 +186,9 @@ impl<'g> Guard<'g> {
         Ok(versions)
     }
 
-    /// As [`Guard::versions`], but deltas without a base are returned too. A page that a flush has
-    /// made ([`Options::deltas_per_page_max`]) is a base: it stands for the deltas that it is made
-    /// of.
+    /// As [`Guard::versions`], but also returns deltas without a base. A page that a flush has
+    /// materialized ([`Options::deltas_per_page_max`]) is a base and replaces the deltas that it
+    /// was made from.
     ///
     /// [`Options::deltas_per_page_max`]: crate::Options::deltas_per_page_max
     ///
@@ -219,7 +219,8 @@ impl<'g> Guard<'g> {
         Error::MissingBase { key, lsn, deltas, visited: self.map.visited(key, lsn) }
     }
 
-    /// The page: borrowed when its newest version is an image, else made by `redo` in the scratch.
+    /// Returns the page: borrowed if its newest version is an image, else made by `redo` in the
+    /// scratch.
     ///
     /// # Errors
     /// [`Error::NoPage`], [`Error::Redo`], and those of [`Guard::versions`].
@@ -243,7 +244,7 @@ impl<'g> Guard<'g> {
         self.check(lsn)?;
         let Parts { arena, found, page, cached_page } = parts;
         let (pages, timeline) = (self.timeline.store.pages.as_ref(), self.timeline.number);
-        // Once the newest version is known, and before older ones are looked for.
+        // Checked once the newest version is known, before older ones are looked up.
         let mut is_cached = |newest: &PageVersion<'_>| {
             let pages = pages.filter(|_| newest.kind != Kind::Image);
             *cached_page = pages.and_then(|pages| pages.get(timeline, key, newest.lsn));
@@ -275,11 +276,10 @@ impl<'g> Guard<'g> {
         Ok(Page(page))
     }
 
-    /// As [`Guard::versions`], but it never waits for a device: where something is not in memory,
-    /// it says what.
+    /// As [`Guard::versions`], but never waits for a device: returns what is missing instead.
     ///
-    /// What is mapped may be taken from memory between the look and the touch, which nobody can
-    /// keep the system from; such a touch waits.
+    /// The system may evict a mapped page between the check and the access, which cannot be
+    /// prevented; such an access waits.
     ///
     /// # Errors
     /// As [`Guard::versions`].
@@ -295,7 +295,7 @@ impl<'g> Guard<'g> {
         self.try_read(scratch, |parts| self.versions_in(key, lsn, parts))
     }
 
-    /// As [`Guard::page`], but it never waits for a device, as [`Guard::try_versions`].
+    /// As [`Guard::page`], but never waits for a device, like [`Guard::try_versions`].
     ///
     /// ```
     /// # use pagestrata::{Guard, Key, Lsn, Page, Ready, Redo, Result, Scratch};
@@ -310,7 +310,7 @@ impl<'g> Guard<'g> {
     ///         match guard.try_page(key, lsn, redo, scratch)? {
     ///             Ready::Hit(page) => return Ok(page),
     ///             Ready::Cold(fetch, again) => {
-    ///                 fetch.run_blocking()?; // or await it, or have somebody else run it
+    ///                 fetch.run_blocking()?; // or await it, or run it on another thread
     ///                 scratch = again;
     ///             }
     ///         }
@@ -342,8 +342,8 @@ impl<'g> Guard<'g> {
         scratch: &'s mut Scratch,
         read: impl FnOnce(Parts<'s>) -> Result<T>,
     ) -> Result<Ready<'s, T>> {
-        // SAFETY: both callers hand the parts on to a read, which returns all that it keeps of
-        // them.
+        // SAFETY: both callers pass the parts on to a read, which returns everything that it keeps
+        // of them.
         Ok(match unsafe { scratch.lend_or_miss(read) }? {
             Ok(found) => Ready::Hit(found),
             Err((missing, scratch)) => {
@@ -353,8 +353,7 @@ impl<'g> Guard<'g> {
         })
     }
 
-    /// As [`Guard::page`], for a task: where it has to wait for a device, a thread of the store
-    /// does.
+    /// As [`Guard::page`], for a task: a thread of the store waits for the device.
     ///
     /// ```compile_fail,E0505
     /// # use pagestrata::{Key, Redo, Result, Scratch, Snapshot};
@@ -405,7 +404,8 @@ impl<'g> Guard<'g> {
         }
     }
 
-    /// The closure form of [`Guard::page`]: it brings its own scratch, and nothing can escape.
+    /// As [`Guard::page`], with a closure: uses its own scratch, and nothing can escape the
+    /// closure.
     ///
     /// ```compile_fail
     /// # use pagestrata::{Guard, Key, Lsn, Redo};
@@ -433,9 +433,9 @@ impl<'g> Guard<'g> {
         with_thread_scratch(|scratch| Ok(f(&self.page(key, lsn, redo, scratch)?)))
     }
 
-    /// Whether there is such a page at this Lsn: something was put, and not dropped since. Reads no
-    /// layer below the one that has the newest version, so it does not say whether the page can be
-    /// made: deltas without a base exist too.
+    /// Whether the page exists at this Lsn: it was put, and not dropped since. Reads no layer below
+    /// the one with the newest version, so it does not tell whether the page can be materialized:
+    /// deltas without a base exist too.
     ///
     /// # Errors
     /// As [`Guard::history`].
@@ -443,7 +443,7 @@ impl<'g> Guard<'g> {
         Ok(self.newest_lsn(key, lsn)?.is_some())
     }
 
-    /// The Lsn of the newest version at or below `lsn`.
+    /// Returns the Lsn of the newest version at or below `lsn`.
     pub(crate) fn newest_lsn(self, key: Key, lsn: Lsn) -> Result<Option<Lsn>> {
         self.check(lsn)?;
         let newest = newest_in_map(self.map, key, lsn.min(self.upper))?;
@@ -458,7 +458,7 @@ impl<'g> Guard<'g> {
         self.timeline
     }
 
-    /// It sees nothing above.
+    /// Returns the Lsn above which it sees nothing.
     pub(crate) fn upper(self) -> Lsn {
         self.upper
     }
@@ -472,7 +472,7 @@ impl fmt::Debug for Guard<'_> {
     }
 }
 
-/// What a read that may not wait has come to.
+/// Result of a read that must not wait.
 ///
 /// ```compile_fail,E0499
 /// # use pagestrata::{Guard, Key, Lsn, Ready, Scratch};
@@ -495,12 +495,12 @@ impl fmt::Debug for Guard<'_> {
 pub enum Ready<'s, T> {
     /// Everything was in memory.
     Hit(T),
-    /// Something was not. Once it is, the read is tried again, with the scratch, which comes back:
-    /// what was fetched is kept in it.
+    /// Something was not in memory. Fetch it, then try the read again with this scratch, which
+    /// keeps what was fetched.
     Cold(Fetch, &'s mut Scratch),
 }
 
-/// Versions of a page, as a read found them.
+/// Versions of a page that a read found.
 ///
 /// ```compile_fail,E0505
 /// # use pagestrata::{Key, Lsn, Reader, Scratch};
@@ -547,56 +547,55 @@ pub struct Versions<'s> {
 }
 
 impl<'s> Versions<'s> {
-    /// From the newest to the base.
+    /// Returns the versions from the newest to the base.
     pub fn newest_first(
         &self,
     ) -> impl DoubleEndedIterator<Item = PageVersion<'s>> + ExactSizeIterator + 's {
         self.found.versions.iter().copied()
     }
 
-    /// The newest version.
+    /// Returns the newest version.
     #[must_use]
     pub fn newest(&self) -> Option<PageVersion<'s>> {
         self.found.versions.first().copied()
     }
 
-    /// What the read has done.
+    /// Returns the statistics of the read.
     #[must_use]
     pub fn stats(&self) -> ReadStats {
         stats_of(self.found.counts, self.found, 0)
     }
 
-    /// How many there are.
+    /// Returns the number of versions.
     #[must_use]
     pub fn len(&self) -> usize {
         self.found.versions.len()
     }
 
-    /// Whether there is none: no such page at this Lsn.
+    /// Whether there is no version: the page does not exist at this Lsn.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.found.versions.is_empty()
     }
 
-    /// Makes the version at `index`, newest first, independent of guard and scratch. It keeps its
-    /// one layer alive, or the one block of the cache that it lies in, which
-    /// [`Timeline::pins`](crate::Timeline::pins) shows and
-    /// [`TimelineStats::detached`](crate::TimelineStats::detached) counts; a version from a
+    /// Detaches the version at `index`, counted from the newest, from guard and scratch. It keeps
+    /// its layer or its cached block alive, which [`Timeline::pins`](crate::Timeline::pins) lists
+    /// and [`TimelineStats::detached`](crate::TimelineStats::detached) counts; a version from a
     /// compressed block is copied instead.
     ///
     /// # Panics
-    /// When there is no such version.
+    /// If there is no such version.
     #[must_use]
     #[track_caller]
     pub fn detach(&self, index: usize) -> DetachedVersion {
         self.detach_or_copy(index, u64::MAX)
     }
 
-    /// As [`Versions::detach`], but copies the version when its layer or block would keep more than
-    /// `max_waste` bytes of memory beside it.
+    /// As [`Versions::detach`], but copies the version if its layer or block would keep more than
+    /// `max_waste` bytes of memory besides it.
     ///
     /// # Panics
-    /// When there is no such version.
+    /// If there is no such version.
     #[must_use]
     #[track_caller]
     pub fn detach_or_copy(&self, index: usize, max_waste: u64) -> DetachedVersion {
@@ -617,7 +616,7 @@ impl fmt::Debug for Versions<'_> {
     }
 }
 
-/// A page's bytes: of an image, where it lies, or as redo made them.
+/// A page's bytes: borrowed from an image, or made by redo.
 pub struct Page<'s>(&'s [u8]);
 
 impl<'s> Page<'s> {

@@ -7,12 +7,12 @@
 //! ```
 //!
 //! A few keys are walked one after the other instead, as [`Guard::page`] does, for as long as that
-//! reads and inflates nothing: there is nothing to share then, and what brings keys together costs
-//! more than the walks. Their redo is one batch too.
+//! reads and inflates nothing: there is nothing to share then, and grouping the keys costs more
+//! than the walks. Their redo is one batch too.
 //!
 //! **Invariant:** a key is given to the sink once, after the last layer that it needs. The versions
-//! of all keys lie in one list, linked from each key's oldest to its newest, which is the order
-//! that redo takes them in.
+//! of all keys lie in one list, linked from each key's oldest to its newest, the order in which
+//! redo takes them.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
@@ -35,28 +35,27 @@ use crate::{
     reports::read_stats::{PlannedLayer, ReadPlan},
 };
 
-/// So many keys share what is read for them; a longer list is read in parts, so that what they need
-/// in memory is bounded.
+/// Maximum number of keys that share reads. A longer list is read in parts, to bound memory.
 const KEYS_AT_ONCE: usize = 1024;
-/// So many keys may be walked one after the other. With more of them, several are in the same
+/// Maximum number of keys that are walked one after the other. Among more keys, several share a
 /// block.
 const FEW_KEYS: usize = 64;
-/// Lists of the index that each key's walk goes down mark by mark: those of a map of thousands of
-/// layers. Room for more would be initialised for each of the keys.
+/// Lists of the index that each key's walk goes down mark by mark: enough for a map of thousands of
+/// layers. More would have to be initialised for each key.
 const LISTS: usize = 2;
 
 impl<'g> Guard<'g> {
-    /// As [`Guard::page`], of many pages, in less time than one by one: the layer map is walked
-    /// once for all of them, each layer is visited once, each block is read and inflated once, and
-    /// blocks that lie together are read together. Up to 64 pages are walked one after the other
-    /// until one of them has to be read from a device or inflated.
+    /// As [`Guard::page`], for many pages, and faster than one by one: it walks the layer map once,
+    /// visits each layer once, reads and inflates each block once, and reads adjacent blocks
+    /// together. Up to 64 pages are walked one after the other until one of them needs a device or
+    /// inflation.
     ///
-    /// `sink` is given each key, as often as it is in `keys`, when its page is ready: in no order
-    /// that could be relied on. What fails for one does not fail for the others. Up to 1,024 keys
-    /// share what is read for them.
+    /// `sink` is called for each key, as often as the key is in `keys`, when its page is ready, in
+    /// no particular order. A failure of one page does not affect the others. Up to 1,024 keys
+    /// share reads.
     ///
     /// # Errors
-    /// [`Error::NotYet`], [`Error::BelowCutoff`]; all others are given to `sink`, and are those of
+    /// [`Error::NotYet`], [`Error::BelowCutoff`]. All other errors go to `sink`, and are those of
     /// [`Guard::page`].
     ///
     /// ```
@@ -70,7 +69,7 @@ impl<'g> Guard<'g> {
     /// }
     /// ```
     ///
-    /// A page is lent for the call of `sink` alone:
+    /// A page is lent only for the call of `sink`:
     ///
     /// ```compile_fail,E0521
     /// # use pagestrata::{Guard, Key, Lsn, Redo, Scratch};
@@ -109,11 +108,11 @@ impl<'g> Guard<'g> {
         Ok(())
     }
 
-    /// As [`Guard::pages`], of all pages that there are in a range of keys.
+    /// As [`Guard::pages`], for all pages in a range of keys.
     ///
     /// # Errors
-    /// As [`Guard::pages`], and [`Error::Layers`] when an index cannot be read: pages may have been
-    /// given to `sink` before.
+    /// As [`Guard::pages`], and [`Error::Layers`] if an index cannot be read: `sink` may have been
+    /// given pages before.
     pub fn pages_in(
         self,
         range: KeyRange,
@@ -136,15 +135,15 @@ impl<'g> Guard<'g> {
                 return Ok(());
             }
             self.pages(&keys, lsn, redo, scratch, &mut |key, page| match page {
-                // It was there before, or will be.
+                // The page was dropped before this Lsn, or is written after it.
                 Err(Error::NoPage { .. }) => {}
                 page => sink(key, page),
             })?;
         }
     }
 
-    /// Says how [`Guard::pages`] reads these pages together: which layers it visits, for how many
-    /// keys and why, and which blocks it takes there. It does read them, but applies no redo.
+    /// Returns how [`Guard::pages`] reads these pages: which layers it visits, for how many keys
+    /// and why, and which blocks it uses there. Reads the blocks, but applies no redo.
     ///
     /// # Errors
     /// [`Error::NotYet`], [`Error::BelowCutoff`]
@@ -157,7 +156,7 @@ impl<'g> Guard<'g> {
         Ok(plan)
     }
 
-    /// Has all of it read that these pages need; the first error, if there is any.
+    /// Reads everything that these pages need; returns the first error.
     pub(crate) fn touch(self, keys: &[Key], lsn: Lsn) -> Result<()> {
         self.check(lsn)?;
         let mut failed = None;
@@ -171,8 +170,8 @@ impl<'g> Guard<'g> {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Walks for all keys, in parts, and hands on those whose walks end in each layer, with room
-    /// for a page.
+    /// Walks for all keys, in parts, and passes on the keys whose walks end in each layer, with a
+    /// buffer for a page.
     fn walk_many(
         self,
         keys: &[Key],
@@ -200,7 +199,7 @@ impl<'g> Guard<'g> {
         }
     }
 
-    /// Gives the pages whose walk has ended to the sink.
+    /// Gives the pages whose walks have ended to the sink.
     fn rebuild(
         self,
         batch: &mut Batch<'_, '_>,
@@ -210,7 +209,7 @@ impl<'g> Guard<'g> {
         sink: &mut dyn FnMut(Key, Result<Page<'_>>),
     ) {
         let (pages, timeline) = (self.timeline().store.pages.as_ref(), self.timeline().number);
-        // First what needs no redo; then one batch of what does.
+        // First the pages that need no redo; then one batch with the others.
         let mut versions = Vec::new();
         let mut chains = Vec::with_capacity(batch.ended.len());
         for ended in batch.ended.drain(..) {
@@ -265,22 +264,22 @@ impl<'g> Guard<'g> {
     }
 }
 
-/// How the walks of several keys are made.
+/// How several keys are walked.
 enum Way<'p> {
-    /// One by one, as long as that is best; then together.
+    /// One by one as long as that is faster; then together.
     Best,
     /// Together.
     Together,
-    /// Together, written down.
+    /// Together, and recorded as a plan.
     Planned(&'p mut ReadPlan),
 }
 
-/// A key whose walk goes on.
+/// A key whose walk is not finished.
 struct PendingKey<'a> {
     key: Key,
-    /// Below the layers in memory: the layer files that it comes to.
+    /// The layer files that it visits, below the layers in memory.
     visits: Option<Visits<'a, LISTS>>,
-    /// The one where it is queued.
+    /// The visit for which it is queued.
     visit: Option<Visit>,
     /// The entry of its oldest version so far.
     oldest: Option<u32>,
@@ -295,11 +294,11 @@ impl PendingKey<'_> {
 /// The versions of all keys.
 struct Entries<'a> {
     list: Vec<(PageVersion<'a>, Option<u32>)>,
-    /// The list could not grow, and lacks versions of keys whose walks have not ended.
+    /// The list could not grow, and lacks versions of keys whose walks are not finished.
     is_out_of_memory: bool,
 }
 
-/// What memory is for.
+/// Purpose of the memory, for errors.
 const VERSIONS: &str = "the versions of several pages";
 
 impl<'a> Entries<'a> {
@@ -313,7 +312,7 @@ impl<'a> Entries<'a> {
         self.list.push((version, newer));
     }
 
-    /// What a walk has come to, unless versions may be missing.
+    /// Returns the result of a walk, unless versions may be missing.
     fn checked(&self, walk: Result<WalkEnd>) -> Result<WalkEnd> {
         if self.is_out_of_memory {
             let bytes = (self.list.len() + 1) * size_of::<(PageVersion<'_>, Option<u32>)>();
@@ -339,15 +338,15 @@ struct EndedWalk {
     oldest: Option<u32>,
 }
 
-/// The chains of several keys at an Lsn, for whoever has no guard.
+/// The chains of several keys at an Lsn, for callers without a guard.
 pub(crate) struct Chains<'a> {
     entries: Entries<'a>,
-    /// By key: the oldest entries of those chains that lead to a base.
+    /// For each key with a base: the entry of its oldest version.
     whole: Vec<(Key, Option<u32>)>,
 }
 
 impl<'a> Chains<'a> {
-    /// Reads them. `keys` are in order.
+    /// Reads them. `keys` must be in order.
     pub(crate) fn read(
         map: &'a LayerMap,
         keys: &[Key],
@@ -365,7 +364,7 @@ impl<'a> Chains<'a> {
         Chains { entries: many.entries, whole }
     }
 
-    /// The chain of a key, oldest first; none: nobody can read it, or there is none.
+    /// Returns the chain of a key, oldest first; `None` if there is none or it cannot be read.
     pub(crate) fn of(&self, key: Key) -> Option<impl Iterator<Item = PageVersion<'a>>> {
         let found = self.whole.binary_search_by_key(&key, |(key, _)| *key).ok()?;
         Some(self.entries.oldest_first(self.whole[found].1))
@@ -391,7 +390,7 @@ struct Many<'a> {
     layers: u64,
 }
 
-/// A key's next layer file: those that end last come first, and a layer's keys come in order.
+/// A key's next layer file: the highest Lsn comes first, and a layer's keys come in order.
 type Next = (Lsn, LayerSlot, Reverse<u32>);
 
 impl<'a> Many<'a> {
@@ -401,7 +400,7 @@ impl<'a> Many<'a> {
         pending.sort_unstable_by_key(|pending| pending.key);
         debug_assert!(pending.is_sorted_by_key(|pending| pending.key));
         debug_assert!(pending.len() <= KEYS_AT_ONCE);
-        // Most pages are an image, or an image and a delta.
+        // Most pages have one image, or an image and a delta.
         let list = Vec::with_capacity(2 * pending.len());
         let entries = Entries { list, is_out_of_memory: false };
         let ended = Vec::with_capacity(pending.len());
@@ -412,11 +411,11 @@ impl<'a> Many<'a> {
         self.entries.list.iter().map(|(version, _)| version.bytes.len() as u64).sum()
     }
 
-    /// Walks a few keys one after the other until something was read or inflated for one of them.
-    /// Returns how many it has walked: their walks have ended.
+    /// Walks a few keys one after the other until one of them needed a read or inflation. Returns
+    /// how many it has walked: their walks have ended.
     ///
-    /// Page faults that waited for a device take a system call to count, so they are looked at
-    /// after 1, 2, 4, 8, ... keys.
+    /// Counting major page faults takes a system call, so they are checked after 1, 2, 4, 8, ...
+    /// keys.
     fn walk_one_by_one(&mut self, found: &mut Found<'a>) -> usize {
         let count = self.pending.len();
         if count > FEW_KEYS {
@@ -445,8 +444,8 @@ impl<'a> Many<'a> {
         count
     }
 
-    /// Visits layer after layer for all keys but the first `walked`, and hands on the keys whose
-    /// walks end in each; with the first of these, those that have ended before.
+    /// Visits layer after layer for all keys but the first `walked`, and passes on the keys whose
+    /// walks end in each layer; the first call also passes on keys that ended before.
     fn run(
         &mut self,
         walked: usize,
@@ -515,8 +514,8 @@ impl<'a> Many<'a> {
         self.ended.push(EndedWalk { key, walk, oldest });
     }
 
-    /// Looks up the keys that are left in a layer in memory, and keeps those that need more; how
-    /// many were looked up.
+    /// Looks up the remaining keys in a layer in memory, and keeps those that need more. Returns
+    /// how many were looked up.
     fn visit_memory(&mut self, slot: &'a MemSlot, left: &mut Vec<u32>) -> usize {
         let asked = left.len();
         let Many { lsn, pending, entries, ended, .. } = self;
@@ -539,7 +538,7 @@ impl<'a> Many<'a> {
         asked
     }
 
-    /// Puts a key where its next layer file is, or ends it.
+    /// Queues a key at its next layer file, or ends its walk.
     fn enqueue(&mut self, index: u32, queue: &mut BinaryHeap<Next>) {
         let Many { map, lsn, .. } = *self;
         let PendingKey { key, visits, visit, .. } = &mut self.pending[index as usize];
@@ -591,12 +590,12 @@ impl<'a> Many<'a> {
         }
     }
 
-    /// What was seen so far: versions, keys that have ended and not been delivered, blocks.
+    /// Returns the totals so far: versions, keys that ended and were not delivered, blocks.
     fn seen(&self) -> (usize, usize, BlockCounts) {
         (self.entries.list.len(), self.ended.len(), self.arena.counts())
     }
 
-    /// Writes a visit down, if anybody wants to know.
+    /// Records a visit, if a plan is wanted.
     fn note(
         &self,
         plan: Option<&mut ReadPlan>,

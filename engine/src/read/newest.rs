@@ -1,4 +1,4 @@
-//! Look-ups of the newest version of a page alone: the walk stops at the layer that has it.
+//! Look-ups of only the newest version of a page: the walk stops at the layer that has it.
 
 use pagestrata_layers::{Key, Kind, Lsn, NewestInLayer, OpenLayer};
 
@@ -7,7 +7,7 @@ use crate::{
     state::timeline::TimelineShared,
 };
 
-/// The newest version of a page, as [`WriteLease::newest`](crate::WriteLease::newest) finds it.
+/// The newest version of a page, as [`WriteLease::newest`](crate::WriteLease::newest) returns it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct NewestVersion {
@@ -15,13 +15,12 @@ pub struct NewestVersion {
     pub lsn: Lsn,
     /// Image or delta.
     pub kind: Kind,
-    /// Whether it is committed; else it waits for the lease's next commit, or is taken back by an
-    /// abort.
+    /// Whether it is committed. If not, it waits for the lease's next commit, or an abort discards
+    /// it.
     pub is_committed: bool,
 }
 
-/// Returns the newest version of `key` at or below `lsn`, of which only the Lsn and the kind are
-/// looked at.
+/// Returns Lsn and kind of the newest version of `key` at or below `lsn`.
 pub(crate) fn newest_in_map(map: &LayerMap, key: Key, lsn: Lsn) -> Result<Option<(Lsn, Kind)>> {
     with_thread_scratch(|scratch| {
         let parts = scratch.parts();

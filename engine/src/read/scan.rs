@@ -1,4 +1,4 @@
-//! Scanning: all pages of a range of objects as they are at an Lsn.
+//! Scanning: all pages of a range of objects at an Lsn.
 
 use std::{
     cmp::Reverse,
@@ -15,11 +15,11 @@ use crate::{
 };
 
 impl<'g> Guard<'g> {
-    /// The pages of a range of objects at `lsn`, in order of their keys, each with the Lsn of its
-    /// newest version.
+    /// Returns the pages of a range of objects at `lsn`, in order of their keys, each with the Lsn
+    /// of its newest version.
     ///
-    /// Layers are merged as they come up; a layer's keys are first looked at when the scan gets to
-    /// its key range. Of each page no layer below the one with its newest version is read.
+    /// Layers are merged lazily: a layer's keys are read when the scan reaches its key range. No
+    /// layer below the newest version of a page is read.
     pub fn scan(
         self,
         objects: impl RangeBounds<u128>,
@@ -33,7 +33,8 @@ impl<'g> Guard<'g> {
         pages
     }
 
-    /// The keys of a range that have versions below or at `lsn`, or close above it.
+    /// Returns the keys of a range that have versions at or below `lsn`, and possibly some with
+    /// versions only above it.
     pub(crate) fn candidates(self, range: KeyRange, lsn: Lsn) -> Result<Pages<'g>> {
         let mut pages = Pages::new(self, (!range.is_empty()).then_some(range), lsn);
         pages.start()?;
@@ -41,7 +42,7 @@ impl<'g> Guard<'g> {
     }
 }
 
-/// The keys of a range of objects; none: there are none.
+/// Returns the keys of a range of objects; `None` if the range is empty.
 fn key_range(objects: &impl RangeBounds<u128>) -> Option<KeyRange> {
     let start = match objects.start_bound() {
         Bound::Included(&object) => object,
@@ -62,7 +63,7 @@ pub(crate) struct Pages<'g> {
     guard: Guard<'g>,
     lsn: Lsn,
     range: Option<KeyRange>,
-    /// By the next key of each; of a layer that was not looked at, the first it may have.
+    /// By next key; for an unopened layer, by the first key that it may have.
     sources: BinaryHeap<Reverse<Source<'g>>>,
     last: Option<Key>,
     failed: Option<Error>,
@@ -74,7 +75,7 @@ struct Source<'g> {
 }
 
 enum LayerKeys<'g> {
-    /// A file whose keys were not looked at.
+    /// A file whose keys were not read yet.
     Unopened(&'g FileLayer),
     File(&'g FileLayer, Keys<'g>),
     Memory(SortedVersions<'g>),
@@ -104,7 +105,7 @@ impl<'g> Pages<'g> {
 
     fn start(&mut self) -> Result<()> {
         let Some(range) = self.range else { return Ok(()) };
-        // Checked once, so that an Lsn that cannot be read is an error also where there is no page.
+        // Checked once, so that an unreadable Lsn is an error even if there is no page.
         self.guard.check(self.lsn)?;
         let map = self.guard.map();
         for slot in map.in_memory() {
@@ -139,7 +140,7 @@ impl<'g> Pages<'g> {
         Ok(())
     }
 
-    /// The next key that any layer has.
+    /// Returns the next key that any layer has.
     pub(crate) fn next_key(&mut self) -> Result<Option<Key>> {
         let Some(range) = self.range else { return Ok(None) };
         while let Some(Reverse(Source { next, keys })) = self.sources.pop() {

@@ -1,8 +1,8 @@
-//! [`Scratch`]: the memory that reads work in, so that a warm read allocates nothing.
+//! [`Scratch`]: the working memory of reads, so that a warm read allocates nothing.
 //!
-//! A scratch outlives what reads borrow, so between two reads its list of versions has no honest
-//! lifetime. It is kept as `'static` and **emptied before it is lent under another lifetime**; that
-//! is this file's one use of `unsafe`.
+//! A scratch outlives what reads borrow, so between two reads no lifetime describes its list of
+//! versions. The list is stored as `'static` and **emptied before it is lent under another
+//! lifetime**; this is the file's only use of `unsafe`.
 #![allow(unsafe_code)]
 
 use std::{cell::RefCell, fmt, sync::Arc};
@@ -18,7 +18,7 @@ use crate::{
     reports::read_stats::ReadStats,
 };
 
-/// Working memory of reads: one per thread or task, used again and again.
+/// Working memory of reads: one per thread or task, reused.
 ///
 /// ```
 /// fn may_be_sent<T: Send>() {}
@@ -31,28 +31,28 @@ use crate::{
 /// may_be_sent::<pagestrata::Fetch>();
 /// ```
 ///
-/// What a read returns is borrowed from the scratch as well as from the guard, so one scratch
-/// serves one read at a time: the borrow checker sees to it.
+/// The result of a read borrows the scratch as well as the guard, so a scratch serves one read at a
+/// time. The borrow checker enforces this.
 #[derive(Default)]
 pub struct Scratch {
     arena: ScratchArena,
     found: Found<'static>,
     page: Vec<u8>,
-    /// A page of the cache that is lent.
+    /// The cached page that is lent.
     cached_page: Option<Arc<[u8]>>,
-    /// The next read may be the last one tried again.
+    /// The next read may repeat the last one.
     is_retried: bool,
-    /// The arena may have what was fetched for the last read.
+    /// The arena may hold what was fetched for the last read.
     has_fetched: bool,
-    /// Of all reads but the last.
+    /// Statistics of all reads but the last.
     total: ReadStats,
-    /// Of the last read, or of the one that is tried again.
+    /// Cold fetches of the last read, repetitions included.
     cold_fetches: u64,
-    /// Of the parts of the last read that came before its last one.
+    /// Statistics of the last read's parts, except its last part.
     carried: ReadStats,
 }
 
-/// A scratch made ready for one read.
+/// The parts of a scratch, ready for one read.
 pub(crate) struct Parts<'s> {
     pub(crate) arena: &'s ScratchArena,
     pub(crate) found: &'s mut Found<'s>,
@@ -61,14 +61,14 @@ pub(crate) struct Parts<'s> {
 }
 
 impl Scratch {
-    /// An empty one. Memory comes with use and stays.
+    /// Creates an empty one. Memory is allocated on use and kept.
     #[must_use]
     pub fn new() -> Scratch {
         Scratch::default()
     }
 
-    /// An empty one that takes no more than this for inflated blocks, in bytes: a read that needs
-    /// more fails, with [`LayersError::OutOfMemory`](crate::LayersError::OutOfMemory).
+    /// Creates an empty one with a limit on inflated blocks, in bytes. A read that needs more fails
+    /// with [`LayersError::OutOfMemory`](crate::LayersError::OutOfMemory).
     #[must_use]
     pub fn with_limit(max_bytes: usize) -> Scratch {
         let mut scratch = Scratch::default();
@@ -76,14 +76,14 @@ impl Scratch {
         scratch
     }
 
-    /// What the last read has done.
+    /// Returns the statistics of the last read.
     #[must_use]
     pub fn last_read(&self) -> ReadStats {
         let last = stats_of(self.arena.counts(), &self.found, self.cold_fetches);
         [self.carried, last].into_iter().sum()
     }
 
-    /// What all reads have done that were made with it.
+    /// Returns the statistics of all reads that used it.
     #[must_use]
     pub fn all_reads(&self) -> ReadStats {
         [self.total, self.last_read()].into_iter().sum()
@@ -93,8 +93,8 @@ impl Scratch {
         self.arena.fetched()
     }
 
-    /// What it takes from the allocator and keeps of caches, in bytes: what a read was lent stays
-    /// until the next one.
+    /// Returns its memory from the allocator and what it keeps of caches, in bytes. What a read was
+    /// lent is kept until the next read.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         let Found { versions, sources, .. } = &self.found;
@@ -113,28 +113,28 @@ impl Scratch {
         self.emptied()
     }
 
-    /// Lends its parts for a read that may not wait. When that is stopped by something that is not
-    /// in memory, the scratch comes back, with what is missing.
+    /// Lends its parts for a read that must not wait. If the read is missing something in memory,
+    /// returns the scratch and what is missing.
     ///
     /// # Safety
-    /// `read` keeps nothing of the parts, but in what it returns when it does not fail.
+    /// `read` must keep nothing of the parts, except in the value that it returns on success.
     pub(crate) unsafe fn lend_or_miss<'s, T>(
         &'s mut self,
         read: impl FnOnce(Parts<'s>) -> Result<T>,
     ) -> Result<std::result::Result<T, (MissingBytes, &'s mut Scratch)>> {
-        // A read that is tried again finds what was fetched for it; no other does.
+        // A repeated read finds what was fetched for it; no other read does.
         if !std::mem::take(&mut self.is_retried) {
             self.begin();
         }
         self.arena.set_may_wait(false);
         let this: *mut Scratch = self;
-        // SAFETY: the one reference made of `self`, for its whole lifetime. A second one is made
-        // only once this one is gone.
+        // SAFETY: the only reference made from `self`, for its whole lifetime. A second one is made
+        // only after this one is gone.
         let error = match read(unsafe { &mut *this }.emptied()) {
             Ok(found) => return Ok(Ok(found)),
             Err(error) => error,
         };
-        // SAFETY: the read has failed and by contract nothing of the parts is left.
+        // SAFETY: the read has failed, and by contract it keeps nothing of the parts.
         let scratch = unsafe { &mut *this };
         match scratch.found.missing.take() {
             Some(missing) => {
@@ -152,8 +152,8 @@ impl Scratch {
         self.emptied()
     }
 
-    /// Lets go of all that the last read has borrowed, and of memory that was an exception: nobody
-    /// is going to look at it.
+    /// Releases everything that the last read has borrowed, and memory beyond the usual amount. Its
+    /// result is gone by now.
     fn let_go(&mut self) {
         const KEPT_BYTES: usize = 1 << 20;
         self.begin();
@@ -163,8 +163,8 @@ impl Scratch {
         }
     }
 
-    /// Before a read that is not the last one tried again: adds what that has done to the others,
-    /// and lets go of what was fetched for it.
+    /// Called before a read that does not repeat the last one: adds the statistics of the last read
+    /// to the total, and releases what was fetched for it.
     #[inline]
     fn begin(&mut self) {
         if std::mem::take(&mut self.has_fetched) {
@@ -182,13 +182,12 @@ impl Scratch {
         self.cached_page = None;
         self.found.clear();
         let found: *mut Found<'static> = &raw mut self.found;
-        // SAFETY: the two types differ in a lifetime only, so their layout is the same. The list is
-        // empty here, so nothing in it claims to live longer than it does. Whoever holds the result
-        // can put in only what lives for `'s`, and `self` stays borrowed for `'s`, so nobody sees
-        // these entries under the `'static` of the field: the next one to reach the field is this
-        // function, which empties it first (versions and layer references have no drop that would
-        // look at them), and `lend_or_miss`, which looks at `missing` alone, and that borrows
-        // nothing.
+        // SAFETY: the two types differ only in a lifetime, so they have the same layout. The list
+        // is empty here, so no entry claims to live longer than it does. The holder of the result
+        // can only put in what lives for `'s`, and `self` stays borrowed for `'s`, so the entries
+        // are never seen under the field's `'static`: the field is next reached by this function,
+        // which empties it first (versions and layer references have no drop that would read them),
+        // or by `lend_or_miss`, which reads only `missing`, and that borrows nothing.
         let found: &'s mut Found<'s> = unsafe { &mut *found.cast::<Found<'s>>() };
         let Scratch { arena, page, cached_page, .. } = self;
         Parts { arena, found, page, cached_page }
@@ -197,14 +196,14 @@ impl Scratch {
 
 impl fmt::Debug for Scratch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Never the entries: they are as good as dangling between two reads.
+        // Never the entries: between two reads they may dangle.
         f.debug_struct("Scratch")
             .field("memory_bytes", &self.memory_bytes())
             .finish_non_exhaustive()
     }
 }
 
-/// What a read has done.
+/// Returns the statistics of a read.
 #[inline]
 pub(crate) fn stats_of(counts: BlockCounts, found: &Found<'_>, cold_fetches: u64) -> ReadStats {
     let BlockCounts { blocks, block_bytes, read_bytes, inflated_bytes } = counts;
@@ -221,7 +220,7 @@ pub(crate) fn stats_of(counts: BlockCounts, found: &Found<'_>, cold_fetches: u64
     }
 }
 
-/// Runs `read` with a scratch of this thread, or with a new one when that is in use further up the
+/// Runs `read` with this thread's scratch, or with a new one if that is in use further up the
 /// stack.
 pub(crate) fn with_thread_scratch<R>(read: impl FnOnce(&mut Scratch) -> R) -> R {
     thread_local! {

@@ -14,8 +14,8 @@ use crate::{
 /// An owned pin at an Lsn: it sees everything up to its Lsn and nothing above, for as long as it
 /// lives.
 ///
-/// One count for a snapshot and its clones; none for what is read under it.
-/// `Send + Sync + 'static`.
+/// A snapshot and its clones share one count of the map; reads under it cost none. `Send + Sync +
+/// 'static`.
 ///
 /// ```
 /// fn send_and_static<T: Send + Sync + Clone + 'static>() {}
@@ -30,10 +30,10 @@ use crate::{
 pub struct Snapshot(Arc<Inner>);
 
 struct Inner {
-    /// Taken out by drop alone, so that the count is gone before the reclaimer is woken.
+    /// Taken out only by drop, so that the count is gone before the reclaimer is woken.
     map: Option<Held<LayerMap>>,
-    /// It sees nothing above. Below the start where nothing was committed yet: what is put at the
-    /// start later is not seen.
+    /// It sees nothing above this. Below the timeline's start if nothing was committed yet: values
+    /// put at the start later are not seen.
     upper: Lsn,
     timeline: Arc<TimelineShared>,
     pin: PinHandle,
@@ -50,13 +50,13 @@ impl Snapshot {
         Snapshot(Arc::new(Inner { map: Some(map), upper, timeline, pin }))
     }
 
-    /// The Lsn that it was taken at.
+    /// Returns the Lsn that it was taken at.
     #[must_use]
     pub fn lsn(&self) -> Lsn {
         self.0.upper.max(self.0.timeline.start)
     }
 
-    /// Reads under it. Costs nothing.
+    /// Returns a guard that reads under it. Costs nothing.
     #[must_use]
     pub fn guard(&self) -> Guard<'_> {
         let map = self.0.map.as_ref().expect("held until drop");

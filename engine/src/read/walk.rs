@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// What memory is for.
+/// Purpose of the memory, for errors.
 const VERSIONS: &str = "the versions of a page";
 
 #[cold]
@@ -34,21 +34,21 @@ pub(crate) enum LayerRef<'a> {
     File(&'a Arc<FileLayer>),
 }
 
-/// What a read collects: versions newest first, and from which layer each of them is.
+/// What a read collects: versions, newest first, and the layer of each.
 #[derive(Default)]
 pub(crate) struct Found<'a> {
     pub(crate) versions: Vec<PageVersion<'a>>,
     /// Each layer that gave versions, with the index of its first.
     pub(crate) sources: Vec<(usize, LayerRef<'a>)>,
-    /// What a read that may not wait was stopped by.
+    /// What stopped a read that must not wait.
     pub(crate) missing: Option<MissingBytes>,
     /// Layers that were visited.
     pub(crate) layers: u64,
     /// The lengths of all values.
     pub(crate) value_bytes: u64,
-    /// What was done with blocks, once the read is over.
+    /// Statistics of blocks, once the read is over.
     pub(crate) counts: BlockCounts,
-    /// How many versions a read of many pages has found, which keeps its own list.
+    /// Number of versions of a multi-page read, which keeps its own list.
     pub(crate) versions_elsewhere: u64,
     /// The list of versions could not grow, and lacks some: [`Found::check_memory`].
     is_out_of_memory: bool,
@@ -65,7 +65,7 @@ impl<'a> Found<'a> {
         self.is_out_of_memory = false;
     }
 
-    /// After a walk: whether all its versions are in the list.
+    /// Called after a walk: an error if the list lacks versions.
     #[inline]
     pub(crate) fn check_memory(&self) -> Result<()> {
         match self.is_out_of_memory {
@@ -74,7 +74,7 @@ impl<'a> Found<'a> {
         }
     }
 
-    /// What a file has given, or what it is missing.
+    /// Returns the result of a file, and records what it is missing.
     #[inline]
     fn given<T>(&mut self, file: &Arc<FileLayer>, given: LayersResult<T>) -> Result<T> {
         file.noted(given).map_err(|error| {
@@ -85,7 +85,7 @@ impl<'a> Found<'a> {
         })
     }
 
-    /// Collects the versions that one layer gives, and keeps in mind which layer that was.
+    /// Collects the versions of one layer, and records which layer gave them.
     #[inline]
     fn collect<R>(&mut self, layer: LayerRef<'a>, give: impl FnOnce(&mut Self) -> R) -> R {
         let first = self.versions.len();
@@ -111,8 +111,8 @@ impl<'a> Found<'a> {
         self.versions.push(version);
     }
 
-    /// Whether the versions are those that such a walk may have: at or below `lsn`, with a base at
-    /// the end and nowhere else.
+    /// Whether the versions are a valid walk: at or below `lsn`, with a base at the end and nowhere
+    /// else.
     pub(crate) fn is_walk(&self, lsn: Lsn, end: WalkEnd) -> bool {
         let older = self.versions.split_last();
         self.versions.first().is_none_or(|newest| newest.lsn <= lsn)
@@ -123,14 +123,14 @@ impl<'a> Found<'a> {
             && (end != WalkEnd::Base || older.is_some())
     }
 
-    /// The layer that gave the version at `index`.
+    /// Returns the layer of the version at `index`.
     pub(crate) fn source(&self, index: usize) -> Option<LayerRef<'a>> {
         self.sources.iter().rev().find(|(first, _)| *first <= index).map(|(_, layer)| *layer)
     }
 }
 
 impl LayerMap {
-    /// Collects the versions of `key` from `lsn` back to its base, and says how the walk ended.
+    /// Collects the versions of `key` from `lsn` back to its base. Returns how the walk ended.
     pub(crate) fn versions<'a>(
         &'a self,
         key: Key,
@@ -141,8 +141,8 @@ impl LayerMap {
         self.versions_until(key, lsn, arena, found, &mut |_| false)
     }
 
-    /// As [`LayerMap::versions`], but it stops behind the layer with the newest version when
-    /// `is_enough` says so of that.
+    /// As [`LayerMap::versions`], but stops after the layer with the newest version if `is_enough`
+    /// returns true for it.
     pub(crate) fn versions_until<'a>(
         &'a self,
         key: Key,
@@ -170,7 +170,7 @@ impl LayerMap {
         self.versions_in_files(&mut window, arena, found, &mut stops)
     }
 
-    /// Collects what a layer in memory has; how the walk ended, if it ended there.
+    /// Collects the versions of a layer in memory. Returns how the walk ended, if it ended there.
     #[inline]
     fn versions_in_memory<'a>(
         &'a self,
@@ -185,7 +185,7 @@ impl LayerMap {
         let walk = found.collect(LayerRef::Memory(&slot.layer), |found| {
             slot.layer.versions(key, lsn, &mut |version| found.push(version))
         });
-        // Planted for the model: the tombstones of frozen layers hide nothing.
+        // Planted bug for the model: tombstones of frozen layers hide nothing.
         let missed = cfg!(planted_bug = "frozen_tombstones")
             && walk == WalkEnd::Dropped
             && !Arc::ptr_eq(&slot.layer, &self.open.layer);
@@ -225,7 +225,7 @@ impl LayerMap {
         }
     }
 
-    /// Of several delta layers that hold versions of the same Lsns: all of them, put in order.
+    /// For delta layers with overlapping Lsns: collects the versions of all of them and sorts them.
     #[cold]
     pub(crate) fn versions_shared<'a>(
         &'a self,
@@ -253,7 +253,7 @@ impl LayerMap {
             }
         }
         memory?;
-        // A page before the delta that leads to it.
+        // A page sorts before the delta that it was made with.
         all.sort_unstable_by_key(|(version, _)| {
             (Reverse(version.lsn), version.kind != Kind::Image)
         });

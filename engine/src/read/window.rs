@@ -1,9 +1,9 @@
 //! [`Window`]: the layer files that a read visits next, looked up together.
 //!
-//! The lookup of one key in one layer is a chain of loads that wait for each other: the filter's
-//! line, the pages of the index, the chain part. In several layers at once these chains do not wait
-//! for each other, so a window makes one step in all of its layers before it makes the next. Layers
-//! that turn out not to hold the key cost the map's step and one line of a filter.
+//! A look-up of one key in one layer is a chain of dependent loads: the filter's cache line, the
+//! pages of the index, the chain part. Look-ups in different layers are independent, so a window
+//! takes one step in each of its layers before it takes the next. A layer whose filter excludes the
+//! key costs one step of the map and one cache line of the filter.
 
 use std::sync::Arc;
 
@@ -18,10 +18,10 @@ use crate::layer_map::{
     index::{Visit, Visits},
 };
 
-/// Visits of the first window: most pages are a few deltas above an image, and what lies below that
-/// is looked up in vain.
+/// Visits of the first window: most pages are a few deltas above an image, and look-ups below the
+/// image are wasted.
 const FIRST: usize = 4;
-/// Visits of each further window, about as many as a core has cache misses under way.
+/// Visits of each further window: about the number of cache misses that a core can have in flight.
 const FURTHER: usize = 12;
 
 /// The next visits of a read.
@@ -34,7 +34,7 @@ pub(super) struct Window<'a> {
     next: [Option<Next<'a>>; FURTHER],
     len: usize,
     len_max: usize,
-    /// Layers below the last visit whose filters say that they do not hold the key.
+    /// Layers below the last visit whose filters exclude the key.
     absent: u32,
 }
 
@@ -43,13 +43,12 @@ pub(super) struct Next<'a> {
     pub(super) file: &'a Arc<FileLayer>,
     pub(super) visit: Visit,
     pub(super) lookup: Lookup,
-    /// Layers above this one and below the visit before whose filters say that they do not hold the
-    /// key.
+    /// Layers between the visit before and this one whose filters exclude the key.
     pub(super) absent: u32,
 }
 
 impl<'a> Window<'a> {
-    /// An empty one.
+    /// Creates an empty one.
     #[inline]
     pub(super) fn new(map: &'a LayerMap, key: Key, lsn: Lsn, kind: ReadKind<'a>) -> Window<'a> {
         Window {
@@ -69,12 +68,12 @@ impl<'a> Window<'a> {
         self.key
     }
 
-    /// How many layers were passed over since the last visit.
+    /// Returns how many layers were skipped since the last visit.
     pub(super) fn absent(&self) -> u32 {
         self.absent
     }
 
-    /// Replaces the visits by the next ones and takes their lookups to the leaves; false if there
+    /// Replaces the visits by the next ones and takes their look-ups to the leaves; false if there
     /// are none.
     pub(super) fn fill(&mut self) -> bool {
         debug_assert!(self.len <= self.next.len() && self.len_max <= self.next.len());
@@ -116,7 +115,7 @@ impl<'a> Window<'a> {
         }
         self.len_max = FURTHER;
         for (file, visit, probe) in taken.into_iter().take(count).flatten() {
-            // Layers that share their Lsns are read together, not one by one.
+            // Layers with overlapping Lsns are read together, not one by one.
             let lookup = match visit.hit.shared {
                 true => Lookup::default(),
                 false => file.lookup(&self.hash, probe, kind),
@@ -132,14 +131,14 @@ impl<'a> Window<'a> {
         count > 0
     }
 
-    /// Takes the lookups from the leaves to the chain parts.
+    /// Takes the look-ups from the leaves to the chain parts.
     pub(super) fn locate(&mut self) {
         for Next { file, visit, lookup, .. } in self.next[..self.len].iter_mut().flatten() {
             file.advance(lookup, self.key, visit.upper);
         }
     }
 
-    /// The visits, newest first.
+    /// Returns the visits, newest first.
     #[inline]
     pub(super) fn visits(&self) -> impl Iterator<Item = &Next<'a>> {
         self.next[..self.len].iter().flatten()

@@ -1,30 +1,30 @@
-//! What reads do, told afterwards: [`ReadStats`] of each and of all, [`ReadPlan`] of many.
+//! Statistics of reads: [`ReadStats`] of one or many reads, [`ReadPlan`] of a multi-page read.
 
 use std::{fmt, iter::Sum, ops::AddAssign};
 
-/// What a read has done, or several have.
+/// Statistics of a read, or of several.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct ReadStats {
-    /// Reads.
+    /// Number of reads.
     pub reads: u64,
-    /// Layers that were visited, in memory and files.
+    /// Layers visited, in memory and in files.
     pub layers: u64,
-    /// Versions that were found.
+    /// Versions found.
     pub versions: u64,
-    /// Their values, in bytes: borrowed from where they lie, but for what was inflated.
+    /// Total length of the values, in bytes. They are borrowed in place unless they were inflated.
     pub value_bytes: u64,
-    /// Blocks of files that were used, of indexes too.
+    /// Blocks of files used, including index blocks.
     pub blocks: u64,
-    /// What was read of them, as stored, in bytes: the whole payload, or of a mapped block that was
-    /// verified before and is not compressed the one page's versions.
+    /// Bytes of these blocks that were read, as stored: of a mapped, uncompressed block that was
+    /// verified before, only the page's versions; otherwise the whole payload.
     pub block_bytes: u64,
-    /// What was copied into memory from files, in bytes: nothing of what is mapped or cached.
+    /// Bytes copied from files into memory; nothing is copied from mappings and caches.
     pub copied_bytes: u64,
-    /// What was inflated, in bytes.
+    /// Bytes inflated.
     pub inflated_bytes: u64,
-    /// How often something was not in memory that a read which may not wait has needed.
+    /// How often a read that must not wait was missing something in memory.
     pub cold_fetches: u64,
 }
 
@@ -51,12 +51,12 @@ impl Sum for ReadStats {
     }
 }
 
-/// How [`Guard::pages`](crate::Guard::pages) reads some pages. Shown to people as a table.
+/// The plan of a [`Guard::pages`](crate::Guard::pages) call. Displays as a table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct ReadPlan {
-    /// Pages that were asked for.
+    /// Number of pages requested.
     pub keys: u64,
     /// Layers in the order in which they are visited.
     pub layers: Vec<PlannedLayer>,
@@ -67,21 +67,21 @@ pub struct ReadPlan {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct PlannedLayer {
-    /// Of a file its name.
+    /// Name of the layer; for a file, its file name.
     pub name: String,
-    /// Why it is visited then.
+    /// Why it is visited at this point.
     pub why: &'static str,
-    /// For how many keys it is visited.
+    /// Number of keys that it is visited for.
     pub keys: u64,
-    /// How many of these need no other layer after it.
+    /// Number of these keys that need no further layer.
     pub keys_ended: u64,
-    /// Versions that were found in it.
+    /// Versions found in it.
     pub versions: u64,
-    /// Blocks that were used, of its index too.
+    /// Blocks used, including blocks of its index.
     pub blocks: u64,
-    /// Their payloads as stored, in bytes.
+    /// Total length of their payloads as stored, in bytes.
     pub block_bytes: u64,
-    /// What was read from its file this time, in bytes: nothing of what is mapped or cached.
+    /// Bytes read from its file this time; nothing is read from mappings and caches.
     pub read_bytes: u64,
 }
 

@@ -1,11 +1,11 @@
-//! What a store says about itself: sizes, counts, the state of flushing.
+//! Statistics of a store: sizes, counts, the state of flushing.
 
 use pagestrata_layers::layer_file::AccessStats;
 use pagestrata_wal::LogStats;
 
 use crate::reports::{DetachedStats, QuarantinedLayer};
 
-/// Memory that a timeline takes from the allocator, in bytes, by what it is for.
+/// Memory that a timeline takes from the allocator, in bytes, by purpose.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -14,63 +14,63 @@ pub struct MemoryStats {
     pub open_bytes: u64,
     /// Frozen layers that wait for their flush.
     pub frozen_bytes: u64,
-    /// Layers that are out of the map but held by a pin.
+    /// Layers that are out of the map but still pinned.
     pub retired_bytes: u64,
-    /// The layer map, and what open layer files take beside their mappings.
+    /// The layer map, and the heap memory of open layer files without their mappings.
     pub map_bytes: u64,
 }
 
 impl MemoryStats {
-    /// All of it.
+    /// Returns the sum.
     #[must_use]
     pub fn total_bytes(&self) -> u64 {
         self.open_bytes + self.frozen_bytes + self.retired_bytes + self.map_bytes
     }
 }
 
-/// How flushing goes.
+/// State of flushing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct FlushStats {
     /// Flushes that succeeded since the store was opened.
     pub flushes: u64,
-    /// The lengths of the layer files they made, in bytes.
+    /// Total length of the layer files that they wrote, in bytes.
     pub flushed_bytes: u64,
-    /// Pages that they made to cut long chains
+    /// Pages that they materialized to cut long chains
     /// ([`Options::deltas_per_page_max`](crate::Options::deltas_per_page_max)).
     pub pages_made: u64,
-    /// How often that failed, because a chain could not be read or redo failed: it was left as long
-    /// as it is.
+    /// Pages that could not be materialized, because the chain could not be read or redo failed.
+    /// Their chains stay long.
     pub pages_failed: u64,
-    /// Flushes that cut no chain for want of a redo, although
-    /// [`Options::deltas_per_page_max`](crate::Options::deltas_per_page_max) bounds them: chains
-    /// grow without a bound until [`Options::flush_redo`](crate::Options::flush_redo) or
-    /// [`Timeline::set_flush_redo`](crate::Timeline::set_flush_redo) names one.
+    /// Flushes that cut no chain because there was no redo, although
+    /// [`Options::deltas_per_page_max`](crate::Options::deltas_per_page_max) is set: chains grow
+    /// without a bound until [`Options::flush_redo`](crate::Options::flush_redo) or
+    /// [`Timeline::set_flush_redo`](crate::Timeline::set_flush_redo) provides one.
     pub flushes_without_redo: u64,
     /// Commits that were delayed because flushing was behind
     /// ([`Options::write_delay_max`](crate::Options::write_delay_max)).
     pub delayed_commits: u64,
-    /// How long they were delayed, in microseconds.
+    /// Total delay of these commits, in microseconds.
     pub delayed_us: u64,
-    /// Tries that failed since the store was opened.
+    /// Flushes that failed since the store was opened.
     pub failures_total: u64,
-    /// Tries that failed since the last one that did not.
+    /// Flushes that failed since the last success.
     pub failures: u32,
-    /// Why the last try failed, if it did.
+    /// Why the last flush failed, if it did.
     pub last_error: Option<String>,
 }
 
-/// What [`Timeline::stats`](crate::Timeline::stats) returns.
+/// Statistics of a timeline, from [`Timeline::stats`](crate::Timeline::stats).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct TimelineStats {
     /// The last committed Lsn.
     pub last_record_lsn: u64,
-    /// Up to here everything is in layer files.
+    /// Everything up to here is in layer files.
     pub disk_consistent_lsn: u64,
-    /// Memory.
+    /// Memory of the timeline.
     pub memory: MemoryStats,
     /// Committed versions in the open layer.
     pub open_versions: u64,
@@ -80,11 +80,11 @@ pub struct TimelineStats {
     pub retired_layers: u64,
     /// Number of layer files.
     pub layer_files: u64,
-    /// The lengths of all layer files, in bytes.
+    /// Total length of all layer files, in bytes.
     pub layer_file_bytes: u64,
-    /// Versions that were detached and live still.
+    /// Detached versions that still exist.
     pub detached: DetachedStats,
-    /// Flushing.
+    /// State of flushing.
     pub flush: FlushStats,
     /// Merging of layer files.
     pub compaction: CompactionStats,
@@ -119,48 +119,48 @@ pub struct CompactionStats {
     pub last_error: Option<String>,
 }
 
-/// What [`Store::stats`](crate::Store::stats) returns.
+/// Statistics of a store, from [`Store::stats`](crate::Store::stats).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct StoreStats {
     /// Memory of all timelines.
     pub memory: MemoryStats,
-    /// Memory of reclaimed layers that waits for the next ones, in bytes.
+    /// Memory of reclaimed layers that is kept for reuse, in bytes.
     pub pool_retained_bytes: u64,
     /// Number of timelines.
     pub timelines: u64,
     /// Number of layer files.
     pub layer_files: u64,
-    /// The lengths of all layer files, in bytes.
+    /// Total length of all layer files, in bytes.
     pub layer_file_bytes: u64,
-    /// Memory of pages that redo has made and that are kept, in bytes.
+    /// Memory of cached materialized pages, in bytes.
     pub page_cache_bytes: u64,
-    /// How layer files are read.
+    /// Access to layer files.
     pub access: AccessStats,
-    /// Waits for devices inside memory accesses.
+    /// Major page faults.
     pub major_faults: MajorFaults,
-    /// The log.
+    /// State of the log.
     pub log: LogStats,
     /// Layer files in which reads have met damage since the store was opened.
     pub quarantined: Vec<QuarantinedLayer>,
 }
 
-/// How often threads had to wait for a device inside a memory access, where nothing says so and
-/// nobody expects it (`getrusage(2)`).
+/// Major page faults: threads waited for a device inside a memory access (`getrusage(2)`). Where
+/// they are not meant to happen, nothing else reports them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct MajorFaults {
-    /// All threads of the process since the store was opened, whatever they have touched.
+    /// Faults of all threads of the process since the store was opened, in any memory.
     pub process: u64,
-    /// Of these, the threads of the store that fetch: it is what they are for.
+    /// Of these, faults of the store's fetch threads, whose purpose is to wait.
     pub fetching: u64,
 }
 
 impl MajorFaults {
-    /// All but those that were meant to be: reads that wait, what was in memory when a read that
-    /// may not wait looked and gone when it touched it, and whatever else the process maps.
+    /// Returns the faults outside the fetch threads: from reads that may wait, from pages that were
+    /// evicted between a read's check and its access, and from other mappings of the process.
     #[must_use]
     pub fn unexpected(&self) -> u64 {
         self.process.saturating_sub(self.fetching)
@@ -168,7 +168,7 @@ impl MajorFaults {
 }
 
 impl StoreStats {
-    /// All memory that the store takes from the allocator, in bytes.
+    /// Returns all memory that the store takes from the allocator, in bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         let caches = self.access.cached_bytes + self.page_cache_bytes;

@@ -1,4 +1,4 @@
-//! [`FetchThreads`]: threads that wait for devices in place of reads that may not.
+//! [`FetchThreads`]: threads that wait for devices in place of reads that must not.
 
 use std::{
     collections::VecDeque,
@@ -11,18 +11,16 @@ use std::{
 use pagestrata_layers::storage::major_faults_of_thread;
 use parking_lot::{Condvar, Mutex};
 
-/// What one of the threads does; it does not panic.
+/// Work for one of the threads; it must not panic.
 pub(crate) type Work = Box<dyn FnOnce() + Send>;
 
-/// The threads that fetch for futures: started when there is more to do than they are, ended with
-/// the store.
+/// The threads that fetch for futures. They are started on demand and stopped with the store.
 #[derive(Default)]
 pub(crate) struct FetchThreads(Arc<Queue>);
 
 #[derive(Default)]
 struct Queue {
-    /// How often its threads had to wait for a device inside a memory access: it is what they are
-    /// for.
+    /// Major page faults of its threads, whose purpose is to wait for devices.
     major_faults: AtomicU64,
     state: Mutex<QueueState>,
     changed: Condvar,
@@ -40,7 +38,7 @@ impl FetchThreads {
     /// Hands work to a thread; starts one if all are busy and there are fewer than `threads_max`.
     ///
     /// # Errors
-    /// The work, if there is no thread for it: the caller does it.
+    /// Returns the work if no thread takes it: the caller must do it.
     pub(crate) fn submit(&self, threads_max: usize, work: Work) -> std::result::Result<(), Work> {
         let mut state = self.0.state.lock();
         if state.stop {
@@ -62,12 +60,12 @@ impl FetchThreads {
         Ok(())
     }
 
-    /// How often its threads had to wait for a device inside a memory access.
+    /// Returns the number of major page faults of its threads.
     pub(crate) fn major_faults(&self) -> u64 {
         self.0.major_faults.load(Relaxed)
     }
 
-    /// Lets the threads end once they have done what there is to do.
+    /// Stops the threads once they have done the queued work.
     pub(crate) fn stop(&self) {
         self.0.state.lock().stop = true;
         self.0.changed.notify_all();

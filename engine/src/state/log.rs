@@ -1,5 +1,5 @@
-//! The store's log as its timelines use it: begun when the first commit comes, freed as flushes
-//! complete, kept within its bound by flushes that are asked for.
+//! The store's log as its timelines use it. It is begun with the first commit and freed as flushes
+//! complete; flushes are requested to keep it within its bound.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -12,8 +12,8 @@ use crate::{
     state::{store::StoreShared, wakeup::Wakeup},
 };
 
-/// A commit is cut into records of about a quarter of a segment, and no longer than this, in bytes:
-/// a segment is filled well, and what a replay reads at once fits in a core's cache.
+/// A commit is cut into records of about a quarter of a segment, and at most this long, in bytes:
+/// so segments are filled well, and what a replay reads at once fits in a core's cache.
 const PART_BYTES_MAX: u64 = 256 << 10;
 
 pub(crate) const LOG_NAME: &str = "log";
@@ -23,7 +23,7 @@ impl StoreShared {
         self.dir.join(LOG_NAME)
     }
 
-    /// Takes up the log where its replay has ended. Called once, before anybody else has the store.
+    /// Continues the log at the end of its replay. Called once, before the store is shared.
     pub(crate) fn set_log(self: &Arc<Self>, replayed: ReplayOutcome) {
         let wake = |which: fn(&StoreShared) -> &Wakeup| -> Option<Arc<dyn Fn() + Send + Sync>> {
             let weak = Arc::downgrade(self);
@@ -56,23 +56,23 @@ impl StoreShared {
         self.log.get().expect("set when the store was opened")
     }
 
-    /// Nothing is written any more once the store is closed, or read-only.
+    /// Returns an error if the store is closed or read-only.
     pub(crate) fn check_writable(&self) -> Result<()> {
         self.check_open()?;
         self.read_only_cause().map_or(Ok(()), |cause| Err(Error::ReadOnly { cause }))
     }
 
-    /// Why the store is read-only, if it is.
+    /// Returns why the store is read-only, if it is.
     pub(crate) fn read_only_cause(&self) -> Option<String> {
         // While the store is being opened there is no log yet that could have failed.
         self.log.get()?.failure().map(|cause| cause.to_string())
     }
 
-    /// Writes what is pending in a layer to the log, as the commit of `lsn`. None: the store's
-    /// durability needs no log.
+    /// Writes the uncommitted values of a layer to the log, as the commit of `lsn`. Returns `None`
+    /// if the store's durability needs no log.
     ///
     /// # Errors
-    /// [`Error::NoSpace`], [`Error::Layers`], [`Error::ReadOnly`]: it is not committed.
+    /// [`Error::NoSpace`], [`Error::Layers`], [`Error::ReadOnly`]: the values are not committed.
     pub(crate) fn log_commit(
         &self,
         timeline: u64,
@@ -101,8 +101,8 @@ impl StoreShared {
         written.map(|()| Some(end))
     }
 
-    /// Makes the first segment if there is none, and says so in the manifest: from then on it has
-    /// to be there.
+    /// Creates the first segment if there is none, and records it in the manifest: from then on it
+    /// must exist.
     pub(crate) fn begin_log(&self) -> Result<()> {
         if self.log_begun.get().is_some() {
             return Ok(());
@@ -116,17 +116,18 @@ impl StoreShared {
         Ok(())
     }
 
-    /// Where the log will begin once everything of a timeline up to `lsn` is in layer files.
+    /// Returns where the log will begin once everything of a timeline up to `lsn` is in layer
+    /// files.
     pub(crate) fn log_start_after(&self, timeline: u64, lsn: Lsn) -> Option<u32> {
         self.log.get()?.start_after(timeline, lsn)
     }
 
-    /// Frees the log below `start`, which the manifest knows, now that everything of a timeline up
-    /// to `lsn` is in layer files.
+    /// Frees the log below `start`, which the manifest has recorded, after everything of a timeline
+    /// up to `lsn` has reached layer files.
     pub(crate) fn free_log(&self, start: Option<u32>, timeline: u64, lsn: Lsn) {
         if let Some(log) = self.log.get() {
             log.free_below(start, timeline, lsn);
-            // To look, after a while, whether what was freed is needed again.
+            // So that it checks, after a while, whether the freed segments are needed again.
             self.preparer.wake();
         }
     }

@@ -1,12 +1,11 @@
-//! [`Pacer`]: how long commits are delayed while flushing is behind, so that no commit waits for a
-//! whole flush.
+//! [`Pacer`]: delays commits while flushing is behind, so that no commit waits for a whole flush.
 //!
-//! The debt of a timeline is what is to be flushed, in layers: those that are frozen, without what
-//! the flush under way has written of the oldest, and the filled part of the open one. Up to half
-//! of what is allowed there is no delay. From there on a commit is delayed by a time that grows
-//! linearly with the debt and with the commit's bytes; at the end it is [`SLOWEST`] times what a
-//! flush takes for as many bytes, so the debt stops growing before the end, wherever the device is
-//! fast or slow. The delay is a function of the state alone, not of its last change.
+//! The debt of a timeline is the amount that is not flushed, in layers: the frozen layers, minus
+//! what the running flush has written of the oldest one, plus the filled part of the open layer. Up
+//! to half of the permitted debt there is no delay. Beyond that, the delay of a commit grows
+//! linearly with the debt and with the commit's bytes. At the full debt it is [`SLOWEST`] times as
+//! long as a flush takes for as many bytes, so the debt stops growing before it is full, on fast
+//! and slow devices. The delay depends on the current state only, not on how it was reached.
 
 use std::{
     collections::VecDeque,
@@ -16,30 +15,31 @@ use std::{
 
 use parking_lot::Mutex;
 
-/// At the end of the allowed debt a writer goes at this part of the speed of flushing.
+/// At the full debt a writer runs at the speed of flushing, divided by this.
 const SLOWEST: f64 = 4.0;
-/// Sleeping for less costs more than it delays: shorter delays are added up.
+/// Shorter sleeps cost more than they delay: shorter delays are added up.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
-/// How long a flush takes for a byte, in nanoseconds, until one has been measured: 50 MB/s.
+/// Assumed time of a flush per byte, in nanoseconds, until one is measured: 50 MB/s.
 const FLUSH_NS_PER_BYTE: f64 = 20.0;
-/// The flush of a layer is that far when this number is reached.
+/// Progress of a flush that is complete.
 const PROGRESS_END: u32 = 1 << 16;
 
-/// What the delay of a timeline's commits depends on. Written by the thread that rolls and by the
-/// one that flushes, read by the one that commits.
+/// State that determines the delay of a timeline's commits. The threads that roll and flush write
+/// it, the thread that commits reads it.
 #[derive(Debug)]
 pub(crate) struct Pacer {
     frozen: Mutex<Frozen>,
-    /// How many layers are frozen. Written under the lock of `frozen`.
+    /// Number of frozen layers. Written under the lock of `frozen`.
     frozen_layers: AtomicU32,
-    /// How far the flush of the oldest one is, of [`PROGRESS_END`].
+    /// Progress of the flush of the oldest one, out of [`PROGRESS_END`].
     progress: AtomicU32,
-    /// How long a flush took for a byte of late, in nanoseconds; the bits of an `f64`.
+    /// Recent time of a flush per byte, in nanoseconds; the bits of an `f64`.
     flush_ns_per_byte: AtomicU64,
-    /// How long the flush under way has taken for a byte so far, as above: a device that has become
-    /// slow is noticed before the flush ends.
+    /// Time of the running flush per byte so far, as above, so that a device that became slow is
+    /// noticed before the flush ends.
     this_flush_ns_per_byte: AtomicU64,
-    /// Delay that commits still owe, in nanoseconds. Written by the holder of the write lease.
+    /// Delay that commits have not slept yet, in nanoseconds. Written by the holder of the write
+    /// lease.
     owed_ns: AtomicU64,
     delayed_commits: AtomicU64,
     delayed_ns: AtomicU64,
@@ -49,12 +49,12 @@ pub(crate) struct Pacer {
 struct Frozen {
     /// The used bytes of the frozen layers, oldest first.
     used_bytes: VecDeque<u64>,
-    /// Since when flushing has had something to do, by the store's clock; none: it has nothing to
-    /// do.
+    /// Since when there has been something to flush, by the store's clock; `None`: nothing is
+    /// waiting.
     busy_since: Option<Duration>,
 }
 
-/// How commits were delayed.
+/// Statistics of delayed commits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Delays {
     pub(crate) commits: u64,
@@ -85,7 +85,7 @@ impl Pacer {
         self.frozen_layers.store(frozen.used_bytes.len() as u32, Ordering::Relaxed);
     }
 
-    /// Says how many versions of the oldest frozen layer are written.
+    /// Records how many versions of the oldest frozen layer are written.
     pub(crate) fn flushing(&self, versions: u64, of: u64, now: Duration) {
         debug_assert!(versions <= of.max(1), "no more is written than there is");
         let done = u64::from(PROGRESS_END) * versions / of.max(1);
@@ -96,14 +96,14 @@ impl Pacer {
             return;
         };
         let written = *bytes as f64 * f64::from(done) / f64::from(PROGRESS_END);
-        // What begins late is not slow for that.
+        // A flush that starts slowly is not slow yet.
         if done >= PROGRESS_END / 8 && written > 0.0 {
             let so_far = now.saturating_sub(since).as_nanos() as f64 / written;
             self.this_flush_ns_per_byte.store(so_far.to_bits(), Ordering::Relaxed);
         }
     }
 
-    /// Counts the oldest frozen layer as flushed, and learns from the time that it took.
+    /// Counts the oldest frozen layer as flushed, and updates the measured time per byte.
     pub(crate) fn flushed(&self, now: Duration) {
         let mut frozen = self.frozen.lock();
         let bytes = frozen.used_bytes.pop_front().unwrap_or(0);
@@ -122,7 +122,7 @@ impl Pacer {
         }
     }
 
-    /// The delay of a commit of `bytes` when the open layer is filled to this part of its size.
+    /// Returns the delay of a commit of `bytes` when the open layer is filled to this fraction.
     pub(crate) fn delay_of(
         &self,
         bytes: u64,
@@ -139,7 +139,7 @@ impl Pacer {
         delay(debt, frozen_layers_max as f64 + 1.0, flush * bytes as f64).min(longest)
     }
 
-    /// Adds to what is owed, and returns what is to be slept now.
+    /// Adds a delay to what is owed, and returns how long to sleep now.
     pub(crate) fn owe(&self, delay: Duration) -> Option<Duration> {
         if delay.is_zero() {
             return None;
@@ -161,8 +161,8 @@ impl Pacer {
     }
 }
 
-/// How long a commit is delayed whose bytes take `flush_ns` to flush, at a debt of so many layers
-/// of `max`.
+/// Returns the delay of a commit whose bytes take `flush_ns` to flush, at a debt of `debt` out of
+/// `max` layers.
 fn delay(debt: f64, max: f64, flush_ns: f64) -> Duration {
     debug_assert!(max > 0.0 && flush_ns >= 0.0);
     let begins = max / 2.0;
@@ -202,18 +202,19 @@ mod tests {
         pacer.froze(1_000_000_000, 10 * second);
         pacer.froze(1_000_000_000, 12 * second);
         pacer.flushed(14 * second);
-        // Each is weighted like all before it: 20 ns a byte is assumed, then 4 and 6 are measured.
+        // Each has the weight of all before it: 20 ns a byte is assumed, then 4 and 6 are measured.
         assert_eq!(f64::from_bits(pacer.flush_ns_per_byte.load(Ordering::Relaxed)), 12.0);
         pacer.flushed(20 * second);
         assert_eq!(f64::from_bits(pacer.flush_ns_per_byte.load(Ordering::Relaxed)), 9.0);
         assert_eq!(pacer.frozen_layers.load(Ordering::Relaxed), 0);
     }
 
-    /// A writer and a flush in made-up time: what the longest commit waits, and how long all took.
+    /// Simulates a writer and a flush. Returns the longest wait of a commit, and the total time.
     fn simulate(write_ns: f64, flush_ns: f64, batch: f64, is_paced: bool) -> (f64, f64) {
         let pacer = Pacer::default();
         let longest = Duration::from_millis(10);
-        // What is left of the layer that is being flushed, and how many are frozen with it.
+        // What is left of the layer that is being flushed, and the number of frozen layers
+        // including it.
         let (mut now, mut open, mut frozen, mut left) = (0.0_f64, 0.0_f64, 0_usize, 0.0_f64);
         let mut longest_wait = 0.0_f64;
         let nanos = |ns: f64| Duration::from_nanos(ns as u64);

@@ -1,5 +1,4 @@
-//! [`PageCache`]: pages that redo has made, kept for the next reads of them. Off unless it is asked
-//! for.
+//! [`PageCache`]: materialized pages, kept for the next reads. Off by default.
 
 use std::sync::Arc;
 
@@ -8,12 +7,12 @@ use quick_cache::{Weighter, sync::Cache};
 
 /// Pages by timeline, key, and the Lsn of the newest version that was applied.
 ///
-/// At every Lsn from there up to the next version the page is the same. Relied on, and documented
-/// by quick_cache: the weights never add up to more than the capacity that it was made with. Not
-/// relied on: that a page is there after it was put.
+/// The page is the same at every Lsn from there up to the next version. Documented by quick_cache
+/// and relied on: the weights never add up to more than the capacity. Not relied on: that a page is
+/// found after it was put.
 pub(crate) struct PageCache(Cache<Name, Arc<[u8]>, ByBytes>);
 
-/// Longer pages are not kept, in bytes.
+/// Longer pages are not cached, in bytes.
 const PAGE_LEN_MAX: usize = 256 << 10;
 
 type Name = (u64, Key, Lsn);
@@ -23,13 +22,13 @@ struct ByBytes;
 
 impl Weighter<Name, Arc<[u8]>> for ByBytes {
     fn weight(&self, _: &Name, page: &Arc<[u8]>) -> u64 {
-        // The counts before the bytes, and the entry in the cache.
+        // The reference counts before the bytes, and the entry in the cache.
         (page.len() + 2 * size_of::<usize>() + size_of::<(Name, Arc<[u8]>)>()) as u64
     }
 }
 
 impl PageCache {
-    /// One of at most so many bytes; none of zero.
+    /// Creates one of at most `max_bytes`; `None` for zero.
     pub(crate) fn new(max_bytes: u64) -> Option<PageCache> {
         const PAGE_GUESS: u64 = 8 << 10;
         let pages = usize::try_from(max_bytes / PAGE_GUESS).unwrap_or(usize::MAX);
@@ -41,7 +40,7 @@ impl PageCache {
     }
 
     pub(crate) fn put(&self, timeline: u64, key: Key, newest: Lsn, page: &[u8]) {
-        // Memory for a copy cannot be asked for in vain: one that is large may end the process.
+        // An allocation for the copy cannot fail gracefully: a large one may abort the process.
         if page.len() < PAGE_LEN_MAX {
             self.0.insert((timeline, key, newest), page.into());
         }

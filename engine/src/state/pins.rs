@@ -1,4 +1,4 @@
-//! Who holds which version of the layer map, and what that keeps alive.
+//! [`PinRegistry`]: which holder holds which version of the layer map, and what it keeps alive.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +22,7 @@ use crate::{
 /// No version is held.
 const UNPINNED: u64 = u64::MAX;
 
-/// How many slots of the registry are visited under one hold of its lock: tens of microseconds.
+/// How many slots of the registry are visited under one lock hold: tens of microseconds.
 const VISITED_AT_ONCE: usize = 512;
 
 /// The pins of a timeline.
@@ -37,7 +37,7 @@ struct Entry {
     held: Arc<Held>,
 }
 
-/// What one pin holds now; shared between its holder, who writes it, and the registry.
+/// What one pin holds now; the holder writes it, and the registry reads it.
 #[derive(Debug)]
 struct Held {
     /// Number of the map version, or [`UNPINNED`].
@@ -60,33 +60,33 @@ struct CopiedPin {
     since: Duration,
     /// Number of the map version, or [`UNPINNED`].
     number: u64,
-    /// Of a detached version: where the layer in memory begins that it keeps.
+    /// For a detached version: the start of the in-memory layer that it keeps.
     layer_start: Option<u64>,
 }
 
-/// What a detached version keeps.
+/// What a detached version keeps alive.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DetachedKeeps {
-    /// Where the layer in memory begins, if it is one.
+    /// The start of the layer, if it is in memory.
     pub(crate) layer_start: Option<u64>,
-    /// Names the layer, file or block: its address.
+    /// Identifies the layer, file or block: its address.
     pub(crate) what: usize,
-    /// How much memory that takes.
+    /// Its memory, in bytes.
     pub(crate) pinned_bytes: u64,
-    /// How long the version is.
+    /// Length of the version, in bytes.
     pub(crate) requested_bytes: u64,
 }
 
-/// A registration; its holder takes it out again with [`PinRegistry::remove`].
+/// A registration; its holder must remove it with [`PinRegistry::remove`].
 #[derive(Debug)]
 pub(crate) struct PinHandle {
-    /// None: it is not registered.
+    /// `None`: it is not registered.
     key: Option<SlotKey>,
     held: Arc<Held>,
 }
 
 impl PinHandle {
-    /// One that no registry knows, for what is taken in a forked child.
+    /// Creates one that is in no registry, for pins in a forked child.
     pub(crate) fn unregistered() -> PinHandle {
         let held = Held { number: AtomicU64::new(UNPINNED), detached: None };
         PinHandle { key: None, held: Arc::new(held) }
@@ -101,7 +101,7 @@ impl PinHandle {
     }
 }
 
-/// A retired layer as the accounting sees it: the map versions that had it, and its size.
+/// A retired layer for the accounting: the map versions that had it, and its size.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RetiredBytes {
     pub(crate) start: u64,
@@ -121,7 +121,7 @@ impl PinRegistry {
         self.insert(kind, caller, clock, Held { number: AtomicU64::new(number), detached: None })
     }
 
-    /// Of a version that keeps one layer or block.
+    /// Adds a version that keeps one layer or block alive.
     pub(crate) fn add_detached(
         &self,
         caller: &'static Location<'static>,
@@ -155,7 +155,7 @@ impl PinRegistry {
         debug_assert!(removed.is_some(), "a pin is removed once");
     }
 
-    /// What detached versions keep.
+    /// Returns what detached versions keep alive.
     pub(crate) fn detached(&self) -> DetachedStats {
         let mut keeps = Vec::new();
         self.visit(
@@ -177,7 +177,7 @@ impl PinRegistry {
         stats
     }
 
-    /// Whether any pin holds something: what [`PinRegistry::list`] would list is not empty.
+    /// Whether any pin holds something, so that [`PinRegistry::list`] is not empty.
     pub(crate) fn is_any_held(&self) -> bool {
         let mut is_held = false;
         self.visit(
@@ -190,8 +190,8 @@ impl PinRegistry {
         is_held
     }
 
-    /// All pins that hold something, and what each alone keeps of the retired layers. A pin that
-    /// comes or goes meanwhile may be among them or not.
+    /// Lists all pins that hold something, and what each alone keeps of the retired layers. A pin
+    /// that is added or removed meanwhile may be in the list or not.
     pub(crate) fn list(&self, clock: Clock, retired: &[RetiredBytes]) -> Vec<PinInfo> {
         let now = clock.now();
         let pins = self.copy(|| {});
@@ -206,8 +206,7 @@ impl PinRegistry {
         pins.iter().zip(kept_alone).map(info).collect()
     }
 
-    /// Copies the pins that hold something. `between` is called between two parts, without the
-    /// lock.
+    /// Copies the pins that hold something. Calls `between` between two parts, without the lock.
     fn copy(&self, between: impl FnMut()) -> Vec<CopiedPin> {
         let mut copied = Vec::new();
         self.visit(
@@ -228,10 +227,10 @@ impl PinRegistry {
         copied
     }
 
-    /// Visits each pin once until `visit` breaks off. The lock, which every new reader and snapshot
-    /// takes, is held for [`VISITED_AT_ONCE`] slots at a time.
+    /// Visits each pin once, until `visit` breaks. Every new reader and snapshot takes the lock; it
+    /// is held for [`VISITED_AT_ONCE`] slots at a time.
     fn visit(&self, mut visit: impl FnMut(&Entry) -> ControlFlow<()>, mut between: impl FnMut()) {
-        // Pins beyond this are younger than the call.
+        // Pins beyond this were added after the call.
         let end = self.0.lock().index_end();
         for start in (0..end).step_by(VISITED_AT_ONCE) {
             {
@@ -246,15 +245,15 @@ impl PinRegistry {
     }
 }
 
-/// For each pin, the bytes of retired layers that it alone holds.
+/// Returns, for each pin, the bytes of retired layers that it alone holds.
 ///
-/// One sort of the pins and two binary searches for each layer: with many pins over many retired
-/// layers, comparing each with each takes seconds.
+/// One sort of the pins and two binary searches per layer: comparing each pin with each layer takes
+/// seconds when there are many of both.
 fn bytes_kept_alone(pins: &[CopiedPin], retired: &[RetiredBytes]) -> Vec<u64> {
     let mut kept = vec![0; pins.len()];
-    // Of map versions: by number. The number of a detached version is that of no map version.
+    // Pins of map versions, by number. A detached version has no map version's number.
     let mut by_number: Vec<(u64, usize)> = Vec::with_capacity(pins.len());
-    // Of detached versions: how many keep the layer that begins there, and one of them.
+    // Detached versions, by start of layer: how many keep that layer, and one of them.
     let mut by_layer: BTreeMap<u64, (usize, usize)> = BTreeMap::new();
     for (index, pin) in pins.iter().enumerate() {
         match pin.layer_start {
@@ -292,7 +291,7 @@ mod tests {
     use super::*;
 
     thread_local! {
-        /// How often this thread has looked at a pin to find out what pins keep.
+        /// How many pins this thread has visited to compute what pins keep.
         pub(super) static VISITS: Cell<u64> = const { Cell::new(0) };
     }
 
@@ -310,7 +309,7 @@ mod tests {
         let pins: Vec<_> = (0..PINS).map(add).collect();
         let infos = registry.list(Clock::default(), &retired(25));
         assert_eq!(infos.len(), pins.len());
-        // The comparisons of the sort are most of it.
+        // Most of these are comparisons of the sort.
         let visits = VISITS.get();
         assert!(visits <= 2 * PINS * u64::from(PINS.ilog2() + 1), "{visits} visits");
     }
@@ -328,14 +327,14 @@ mod tests {
             registry.remove(&pins.swap_remove(0));
         });
         assert!(parts >= 10, "{parts} parts");
-        // Each goes or is listed; those that came meanwhile may be listed too.
+        // Each pin either was removed or is listed; pins added meanwhile may be listed too.
         assert!((9 * VISITED_AT_ONCE..=11 * VISITED_AT_ONCE).contains(&copied.len()));
         assert!(registry.is_any_held());
         pins.iter().for_each(|pin| pin.unpin());
         assert!(!registry.is_any_held() && registry.copy(|| {}).is_empty());
     }
 
-    /// Against a count of the holders of each layer, pin by pin.
+    /// Compares with a count of the holders of each layer, pin by pin.
     #[test]
     fn what_a_pin_alone_keeps_is_what_no_other_holds() {
         let mut random = fastrand::Rng::with_seed(5);

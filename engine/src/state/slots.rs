@@ -1,12 +1,12 @@
-//! Numbered slots for things that come and go: layers, pins. This is the one file that names slab.
+//! Numbered slots for objects that come and go: layers, pins. Only this file names slab.
 //!
-//! slab documents that it may use a number again once it is free, and a stale number then means
-//! another value. So a [`SlotKey`] carries a generation beside the number, and a stale one finds
-//! nothing. Which free number comes next, slab does not say: nothing here relies on it.
+//! slab may reuse a number once it is free, and a stale number then means another value. So a
+//! [`SlotKey`] carries a generation beside the number, and a stale key finds nothing. slab does not
+//! say which free number comes next, and nothing here relies on it.
 
 use slab::Slab;
 
-/// Names what was put into a slot, for as long as it is there.
+/// Key of a value in a slot, valid for as long as the value is there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct SlotKey {
     index: u32,
@@ -14,7 +14,7 @@ pub(crate) struct SlotKey {
 }
 
 impl SlotKey {
-    /// The slot's number: dense, and used again.
+    /// Returns the slot's number: dense, and reused.
     pub(crate) fn index(self) -> u32 {
         self.index
     }
@@ -41,7 +41,7 @@ impl<T> Slots<T> {
         SlotKey { index: u32::try_from(index).expect("fewer than 2^32 slots"), generation }
     }
 
-    /// Takes it out again; `None` if it is not there any more.
+    /// Removes a value; returns `None` if it is not there any more.
     pub(crate) fn remove(&mut self, key: SlotKey) -> Option<T> {
         self.get(key)?;
         Some(self.slab.remove(key.index as usize).1)
@@ -54,12 +54,12 @@ impl<T> Slots<T> {
             .map(|slot| &slot.1)
     }
 
-    /// No slot in use has this number or a higher one.
+    /// Returns a number above those of all slots in use.
     pub(crate) fn index_end(&self) -> usize {
         self.slab.capacity()
     }
 
-    /// What is in the slot of this number.
+    /// Returns the value in the slot of this number.
     pub(crate) fn at(&self, index: usize) -> Option<&T> {
         self.slab.get(index).map(|slot| &slot.1)
     }

@@ -1,4 +1,4 @@
-//! [`StoreShared`]: what the timelines and the threads of a store share.
+//! [`StoreShared`]: what the timelines and threads of a store share.
 
 use std::{
     path::{Path, PathBuf},
@@ -30,34 +30,33 @@ pub(crate) const TIMELINES_NAME: &str = "timelines";
 /// How many sequence numbers are reserved with one edit of the manifest.
 const SEQUENCES_RESERVED: u64 = 1024;
 
-/// What the store's timelines and threads share.
+/// State that the store's timelines and threads share.
 pub(crate) struct StoreShared {
     pub(crate) id: u128,
-    /// The process that opened it: nothing is done in a forked child.
+    /// The process that opened it: in a forked child nothing is done.
     pub(crate) owner: ProcessMark,
     pub(crate) dir: PathBuf,
     pub(crate) options: Options,
-    /// Opened to be read only: nothing in the directory is written, renamed or removed.
+    /// The store is open read-only: nothing in the directory is written, renamed or removed.
     pub(crate) reads_only: bool,
     pub(crate) storage: SharedStorage,
-    /// How layer files are read.
+    /// Access to layer files.
     pub(crate) access: Arc<LayerAccess>,
-    /// Pages that redo has made, if these are kept.
+    /// Cache of materialized pages, if any.
     pub(crate) pages: Option<PageCache>,
     pub(crate) pool: Arc<ChunkPool>,
-    /// None once the store is closed: from then on the directory may be another store's.
+    /// `None` once the store is closed: from then on the directory may belong to another store.
     pub(crate) manifest: Mutex<Option<Manifest>>,
-    /// The edit of an import has failed, and may come up after a crash all the same, until another
-    /// edit has succeeded. Set by whoever imports, under the write lease, and read by commits under
-    /// theirs.
+    /// The edit of an import or of a merge has failed, but may still be found after a crash until
+    /// another edit has succeeded. Commits and merges read it first.
     pub(crate) edits_in_doubt: AtomicBool,
     pub(crate) timelines: Mutex<Vec<Arc<TimelineShared>>>,
-    /// Sequence numbers of layers: the next one, and where those end that the manifest knows to be
-    /// in use.
+    /// Sequence numbers of layers: the next one, and the end of those that are reserved in the
+    /// manifest.
     pub(crate) sequences: Mutex<std::ops::Range<u64>>,
-    /// Set by the opening, once the log is replayed.
+    /// Set by open, once the log is replayed.
     pub(crate) log: OnceLock<Arc<Log>>,
-    /// Set once the manifest says where the log begins.
+    /// Set once the manifest records where the log begins.
     pub(crate) log_begun: OnceLock<()>,
     pub(crate) log_beginning: Mutex<()>,
     pub(crate) flusher: Wakeup,
@@ -67,23 +66,24 @@ pub(crate) struct StoreShared {
     pub(crate) logger: Wakeup,
     pub(crate) preparer: Wakeup,
     pub(crate) fetchers: FetchThreads,
-    /// Those of the process when the store was opened.
+    /// Major page faults of the process when the store was opened.
     pub(crate) major_faults_before: u64,
     pub(crate) closed: AtomicBool,
-    /// Whether the directory is this store's. Locked for reading while a name is made or removed in
-    /// it by work that may outlive the store.
+    /// Whether the directory still belongs to this store. Work that may outlive the store holds the
+    /// read lock while it makes or removes a name in the directory.
     pub(crate) owns_directory: RwLock<bool>,
-    /// Nobody flushes any more. Ordered by the lock of `timelines`.
+    /// The flush thread has panicked: nothing is flushed any more. Ordered by the lock of
+    /// `timelines`.
     pub(crate) flusher_panicked: AtomicBool,
 }
 
-/// Where a timeline of the store in `dir` has its layer files.
+/// Returns the directory of a timeline's layer files, in the store at `dir`.
 pub(crate) fn timeline_dir(dir: &Path, number: u64) -> PathBuf {
     dir.join(TIMELINES_NAME).join(number.to_string())
 }
 
 impl StoreShared {
-    /// The state of a store whose manifest was read and whose timelines are not open yet.
+    /// Creates the state of a store whose manifest was read and whose timelines are not open yet.
     pub(crate) fn new(
         dir: PathBuf,
         manifest: Manifest,
@@ -130,33 +130,34 @@ impl StoreShared {
         }
     }
 
-    /// Whether this is the copy of a store that a forked child has. Then no lock may be taken: a
-    /// thread that only the parent has may have held it.
+    /// Whether this is the copy of a store in a forked child. Then no lock may be taken: a thread
+    /// that exists only in the parent may have held it.
     #[inline]
     pub(crate) fn is_inherited(&self) -> bool {
         !self.owner.is_current()
     }
 
-    /// Keeps the directory this store's for as long as the guard lives: held while a flush of a
-    /// caller, or an import, either of which can outlive the store, makes or removes a name in it.
+    /// Ensures that the directory belongs to this store for as long as the guard lives. A caller's
+    /// flush and an import can outlive the store; they must hold this while they make or remove a
+    /// name in the directory.
     ///
     /// # Errors
-    /// [`Error::Closed`]: the directory may be another store's by now.
+    /// [`Error::Closed`]: the directory may belong to another store by now.
     pub(crate) fn lock_directory(&self) -> Result<RwLockReadGuard<'_, bool>> {
         let owned = self.owns_directory.read();
         if *owned { Ok(owned) } else { Err(Error::Closed) }
     }
 
-    /// Adds edits to the manifest, all or none, durably.
+    /// Appends edits to the manifest, all or none, durably.
     ///
     /// An import can outlive the store, and with it the lock of the directory: it gets
-    /// [`Error::Closed`].
+    /// [`Error::Closed`] then.
     pub(crate) fn append_edits(&self, edits: &[Edit]) -> Result<()> {
         debug_assert!(!self.is_inherited(), "a forked child writes nothing");
         debug_assert!(!self.reads_only, "a store that is only read is not written");
         let mut manifest = self.manifest.lock();
         manifest.as_mut().ok_or(Error::Closed)?.append(edits)?;
-        // What had failed before is undone by now.
+        // This edit has undone one that failed before.
         self.edits_in_doubt.store(false, Ordering::Relaxed);
         Ok(())
     }
@@ -170,8 +171,9 @@ impl StoreShared {
         appended
     }
 
-    /// Before a commit goes to the log: it follows the commits before it, and not an import that
-    /// has failed. One that could come up after a crash is ruled out.
+    /// Called before a commit goes to the log, which must follow the commits before it and not a
+    /// failed import, and before a merge. Ensures that an edit that failed cannot be found after a
+    /// crash.
     pub(crate) fn settle_edits(&self) -> Result<()> {
         match self.edits_in_doubt.load(Ordering::Relaxed) {
             true => self.append_edits(&[]),
@@ -179,8 +181,8 @@ impl StoreShared {
         }
     }
 
-    /// A sequence number that no layer of this store ever had. The manifest knows before it is
-    /// used, so also a file that a crash left behind keeps its name for ever.
+    /// Returns a sequence number that no layer of this store ever had. The manifest reserves it
+    /// before it is used, so the name of a file that a crash left is not used again either.
     pub(crate) fn take_sequence(&self) -> Result<u64> {
         let mut sequences = self.sequences.lock();
         if sequences.is_empty() {
@@ -199,7 +201,7 @@ impl StoreShared {
         }
     }
 
-    /// False: the store is closed, and the caller has to reclaim.
+    /// Returns false if the store is closed: the caller must reclaim.
     #[must_use]
     pub(crate) fn wake_reclaimer(&self) -> bool {
         self.is_inherited() || self.reclaimer.wake()

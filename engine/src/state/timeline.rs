@@ -1,9 +1,9 @@
-//! [`Timeline`]: one line of history, and the state that its writer, readers and flush share.
+//! [`TimelineShared`]: the state that the writer, readers and flush of a timeline share.
 //!
-//! Locks, each taken only before those further down: the open layer's place (`writer`), the flush
+//! Locks, in the order in which they must be taken: the open layer's place (`writer`), the flush
 //! state, the edits (`edits`, one publisher at a time), the store's manifest. Readers take none of
-//! them while the store is open; after it was closed, a reader that lets go of a map version takes
-//! the edits, because it frees what it has held.
+//! them while the store is open. After it is closed, a reader that releases a map version takes
+//! `edits`, because it frees what it held.
 
 use std::{
     collections::BTreeMap,
@@ -40,48 +40,47 @@ use crate::{
     },
 };
 
-/// What everybody who works on a timeline shares.
+/// State of a timeline, shared by everything that works on it.
 pub(crate) struct TimelineShared {
     pub(crate) number: u64,
     pub(crate) name: String,
-    /// No value is below it.
+    /// No value is below this.
     pub(crate) start: Lsn,
     pub(crate) dir: PathBuf,
     pub(crate) store: Arc<StoreShared>,
     pub(crate) published: Published<LayerMap>,
-    /// What a reader holds that holds nothing.
+    /// Placeholder map of an unpinned reader.
     pub(crate) unpinned: Held<LayerMap>,
     pub(crate) pins: PinRegistry,
-    /// The open layer, unless the holder of the write lease has taken it out. Locked for a moment,
-    /// also by a flush that rolls.
+    /// The open layer, unless the holder of the write lease has taken it out. Locked briefly, also
+    /// by a flush that rolls.
     pub(crate) writer: Mutex<Option<Box<OpenLayer>>>,
-    /// Held by whoever publishes.
+    /// Locked by the publisher.
     pub(crate) edits: Mutex<Edits>,
     pub(crate) flush: Mutex<FlushState>,
-    /// What makes pages of long chains when they are flushed.
+    /// The redo that materializes pages of long chains in flushes.
     pub(crate) flush_redo: Mutex<Option<FlushRedo>>,
-    /// Held by whoever flushes a layer: one at a time.
+    /// Locked while a layer is flushed: one at a time.
     pub(crate) flushing: Mutex<()>,
     /// Held by the thread that merges layer files: one at a time.
     pub(crate) compacting: Mutex<()>,
     pub(crate) compaction: Mutex<CompactionState>,
-    /// A flush ended, well or not.
+    /// Signalled when a flush has ended, successfully or not.
     pub(crate) flush_ended: Condvar,
-    /// Tasks that wait for that.
+    /// Tasks that wait for a flush to end.
     pub(crate) flush_waiters: Waiters,
     pub(crate) last_record_lsn: AtomicU64,
     pub(crate) waiters: Waiters,
-    /// How long commits are delayed while flushing is behind.
+    /// Delays commits while flushing is behind.
     pub(crate) pacer: Pacer,
-    /// A commit is under way: it has found the store open, and has not become visible yet.
+    /// A commit is in progress: it has found the store open, and is not visible yet.
     pub(crate) committing: AtomicBool,
     pub(crate) disk_consistent_lsn: AtomicU64,
 }
 
-/// The map as it is now, for a look outside of any pin. What was retired meanwhile is reclaimed
-/// after it.
+/// The current map, for use outside of a pin. After use, what was retired meanwhile is reclaimed.
 pub(crate) struct Look<'t> {
-    /// Taken out by drop alone, so that the count is gone before the reclaimer is woken.
+    /// Taken out only by drop, so that the count is gone before the reclaimer is woken.
     map: Option<Held<LayerMap>>,
     timeline: &'t TimelineShared,
 }
@@ -103,12 +102,12 @@ impl Drop for Look<'_> {
     }
 }
 
-/// What only publishers see.
+/// State of publishers.
 #[derive(Default)]
 pub(crate) struct Edits {
     /// Which slots of the map hold a layer file.
     slots: Slots<()>,
-    /// Layers in memory that are out of the map, until nobody holds them.
+    /// In-memory layers that are out of the map but still held.
     pub(crate) retired: Vec<RetiredLayer>,
     /// Layer files that are out of the map, until nothing holds them.
     pub(crate) retired_files: Vec<Arc<FileLayer>>,
@@ -118,7 +117,7 @@ pub(crate) struct Edits {
 
 pub(crate) struct RetiredLayer {
     pub(crate) slot: MemSlot,
-    /// The last map version that had it.
+    /// The last map version that contained it.
     pub(crate) last_number: u64,
 }
 
@@ -139,7 +138,7 @@ impl Edits {
     }
 }
 
-/// Where a timeline begins when it is opened.
+/// Initial state of a timeline that is opened.
 pub(crate) struct TimelineParts {
     pub(crate) number: u64,
     pub(crate) name: String,
@@ -195,17 +194,17 @@ impl TimelineShared {
         self.store.options.clock
     }
 
-    /// The map as it is now.
+    /// Returns the current map.
     pub(crate) fn look(&self) -> Look<'_> {
         Look { map: Some(self.current_map()), timeline: self }
     }
 
-    /// The map as it is now, counted; in a forked child an empty one, without a lock.
+    /// Returns the current map, counted; in a forked child an empty one, without a lock.
     pub(crate) fn current_map(&self) -> Held<LayerMap> {
         if self.store.is_inherited() { self.unpinned.clone() } else { self.published.load() }
     }
 
-    /// Registers what holds a map version.
+    /// Registers a holder of a map version.
     pub(crate) fn pin(
         &self,
         kind: PinKind,
@@ -218,8 +217,8 @@ impl TimelineShared {
         }
     }
 
-    /// Called by each holder of a map version or a layer in memory that has let go of it. Once the
-    /// store is closed there is no thread that reclaims: then the caller does.
+    /// Must be called after releasing a map version or an in-memory layer. Once the store is closed
+    /// no thread reclaims, so the caller does.
     pub(crate) fn wake_reclaimer(&self) {
         if !self.store.wake_reclaimer() {
             self.reclaim();
@@ -230,8 +229,8 @@ impl TimelineShared {
         Lsn(self.disk_consistent_lsn.load(Ordering::Acquire))
     }
 
-    /// Frees what nobody holds any more. On the reclaimer's thread; once the store is closed, on
-    /// that of each who lets go.
+    /// Frees what is not held any more. Runs on the reclaimer's thread; once the store is closed,
+    /// on each thread that releases something.
     pub(crate) fn reclaim(&self) {
         drop(self.published.reclaim());
         let mut reclaimed = Vec::new();
@@ -255,14 +254,14 @@ impl TimelineShared {
             }
             take_unheld(&mut edits.retired_files)
         };
-        // Outside the lock: this is where memory goes back to the pool.
+        // Outside the lock: here memory returns to the pool.
         drop(reclaimed);
         if !unheld.is_empty() {
             remove_marked(self, &unheld);
         }
     }
 
-    /// The layers in memory that are out of the map and still held.
+    /// Returns the in-memory layers that are out of the map but still held.
     pub(crate) fn retired(&self) -> Vec<RetiredBytes> {
         let describe = |retired: &RetiredLayer| RetiredBytes {
             start: retired.slot.layer.start_lsn().0,

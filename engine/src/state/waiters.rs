@@ -1,4 +1,4 @@
-//! [`Reached`]: a timeline that gets as far as a reader wants to read, as a future.
+//! [`Waiters`]: tasks that wait for a timeline to reach an Lsn.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering, fence},
@@ -8,15 +8,13 @@ use std::{
 use pagestrata_layers::Lsn;
 use parking_lot::Mutex;
 
-/// Tasks that wait for a timeline to get somewhere, or, with any Lsn, for something that is not an
-/// Lsn.
+/// Tasks that wait for a timeline to reach an Lsn, or, with any Lsn, for another event.
 ///
-/// Whoever waits enters the list and then looks at the timeline; whoever commits stores the
-/// timeline's Lsn and then looks whether somebody waits. Each puts a fence between the two, so one
-/// of them sees the other.
+/// A waiter enters the list and then checks the timeline's Lsn. A commit stores the timeline's Lsn
+/// and then checks for waiters. Each puts a fence between the two, so at least one of them sees the
+/// other.
 pub(crate) struct Waiters {
-    /// The lowest Lsn that somebody waits for; `Lsn::MAX` if nobody does. A commit reads no more
-    /// than this.
+    /// The lowest Lsn that a task waits for; `Lsn::MAX` if there is none. A commit reads only this.
     lowest: AtomicU64,
     list: Mutex<List>,
 }
@@ -34,7 +32,7 @@ impl Default for Waiters {
 }
 
 impl Waiters {
-    /// After the timeline has come to `lsn`.
+    /// Called after the timeline has reached `lsn`.
     #[inline]
     pub(crate) fn reached(&self, lsn: Lsn) {
         fence(Ordering::SeqCst);
@@ -43,7 +41,7 @@ impl Waiters {
         }
     }
 
-    /// Wakes those who wait for `lsn` and less.
+    /// Wakes the tasks that wait for `lsn` or less.
     #[cold]
     pub(crate) fn wake_up_to(&self, lsn: Lsn) {
         let mut list = self.list.lock();
@@ -70,7 +68,7 @@ impl Waiters {
         list.waiting.push(entry);
         self.set_lowest(&list);
         drop(list);
-        // Only now: a waker may be the last to know of a task that waits here too.
+        // Dropped last: a waker may be the last owner of a task that waits here too.
         drop(old);
         fence(Ordering::SeqCst);
     }

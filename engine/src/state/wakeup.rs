@@ -1,10 +1,10 @@
-//! [`Wakeup`]: how a thread of the store learns that there is work, or that it must end.
+//! [`Wakeup`]: tells a thread of the store that there is work, or that it must end.
 
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-/// How a thread of the store is told that there is work, or that it shall end.
+/// Signal to a thread of the store: there is work, or it must end.
 #[derive(Default)]
 pub(crate) struct Wakeup {
     state: Mutex<WakeupState>,
@@ -18,7 +18,8 @@ struct WakeupState {
 }
 
 impl Wakeup {
-    /// Tells the thread that there is work. False: it was told to end and may not do it.
+    /// Tells the thread that there is work. Returns false if it was told to end and may not do the
+    /// work.
     pub(crate) fn wake(&self) -> bool {
         let mut state = self.state.lock();
         state.work = true;
@@ -31,7 +32,7 @@ impl Wakeup {
         self.changed.notify_one();
     }
 
-    /// Waits for work, at most as long as `retry` says if it says so; false: the thread shall end.
+    /// Waits for work, at most for `retry` if given. Returns false if the thread must end.
     pub(crate) fn wait(&self, retry: Option<Duration>) -> bool {
         let mut state = self.state.lock();
         while !state.work && !state.stop {

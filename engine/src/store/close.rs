@@ -1,4 +1,4 @@
-//! [`CloseFuture`]: a store that is closed while a task goes on.
+//! [`CloseFuture`]: closes a store from a task.
 
 use std::{
     fmt,
@@ -26,14 +26,14 @@ use crate::{
 
 /// The future of [`Store::close_async`].
 ///
-/// A thread that was started for it closes the store: syncs and waits of a close block no task.
-/// `Send` and `'static`; it needs no particular executor. With
-/// [`Background::Callers`](crate::Background::Callers), or where no thread can be started, the
-/// first poll closes the store, and blocks.
+/// A thread that is started for it closes the store, so that syncs and waits of the close block no
+/// task. The future is `Send` and `'static` and needs no particular executor. With
+/// [`Background::Callers`](crate::Background::Callers), or if no thread can be started, the first
+/// poll closes the store, and blocks.
 ///
-/// Dropping it stops waiting and nothing else: the thread closes the store all the same, and only
-/// then can the directory be opened again. Where there is no thread, dropping it before the first
-/// poll is dropping the [`Store`].
+/// Dropping the future only stops the waiting: the thread still closes the store, and the directory
+/// cannot be opened again before that. If there is no thread, dropping the future before the first
+/// poll is the same as dropping the [`Store`].
 #[must_use = "the close's outcome is lost unless it is awaited"]
 pub struct CloseFuture {
     /// The process that closes.
@@ -42,9 +42,9 @@ pub struct CloseFuture {
 }
 
 enum State {
-    /// The next poll closes it. Taken by that poll.
+    /// The next poll takes the store and closes it.
     Here(Option<Box<Store>>, Duration),
-    /// Taken by the poll that finds it ended.
+    /// Taken by the poll that finds the thread ended.
     Thread(Arc<EndSignal>, Option<JoinHandle<Option<Result<CloseReport>>>>),
 }
 
@@ -52,7 +52,7 @@ enum State {
 #[derive(Default)]
 struct EndSignal(Mutex<(bool, Option<Waker>)>);
 
-/// Held by the thread; dropped at its end, also when it panics.
+/// Held by the thread and dropped when it ends, even by a panic.
 struct TellEnd(Arc<EndSignal>);
 
 impl Drop for TellEnd {
@@ -73,12 +73,12 @@ impl CloseFuture {
         CloseFuture { owner: ProcessMark::current(), state }
     }
 
-    /// With `is_blocking` the first poll closes it, else a thread.
+    /// If `is_blocking`, the first poll closes the store; otherwise a thread does.
     pub(crate) fn new(store: Store, is_blocking: bool, grace: Duration) -> CloseFuture {
         if is_blocking {
             return CloseFuture::of(State::Here(Some(Box::new(store)), grace));
         }
-        // Shared with the closure, so that the store survives a thread that cannot be started.
+        // Shared with the closure, so that the store is not lost if the thread cannot be started.
         let slot = Arc::new(Mutex::new(Some(Box::new(store))));
         let ending = Arc::new(EndSignal::default());
         let spawned = Builder::new().name("pagestrata-close".to_owned()).spawn({
@@ -117,7 +117,7 @@ impl Future for CloseFuture {
                     }
                 }
                 let thread = thread.take().expect("polled after it was ready");
-                // It has nothing left to do but to end.
+                // The thread has nothing left to do but to end.
                 match thread.join() {
                     Ok(outcome) => Poll::Ready(outcome.expect("the store was given to the thread")),
                     Err(panic) => resume_unwind(panic),
@@ -132,7 +132,7 @@ impl Drop for CloseFuture {
         if let State::Thread(_, thread) = &mut self.state
             && !self.owner.is_current()
         {
-            // It is no thread of this process, and cannot even be detached.
+            // It is not a thread of this process, and cannot even be detached.
             std::mem::forget(thread.take());
         }
     }
@@ -144,29 +144,28 @@ impl fmt::Debug for CloseFuture {
     }
 }
 
-/// How long closing sleeps before it looks again whether a commit that is under way has ended.
+/// Sleep between checks of whether a commit in progress has ended.
 const COMMIT_NAP: Duration = Duration::from_micros(100);
 
 impl Store {
-    /// Flushes everything that was committed, syncs the log, waits up to `grace` for readers and
-    /// snapshots to go, and closes.
+    /// Flushes everything committed, syncs the log, waits up to `grace` for readers and snapshots
+    /// to be dropped, and closes.
     ///
-    /// It never waits longer than that for a reader: those that are left are in the report and can
-    /// go on reading. Memory of retired layers is freed; of those that a pin holds, when that pin
-    /// goes.
+    /// It never waits longer than `grace` for a reader: the remaining ones are in the report and
+    /// can still read. Memory of retired layers is freed; a pinned layer is freed with its pin.
     ///
     /// # Errors
-    /// [`Error::FlushFailed`], [`Error::ReadOnly`]: what was acknowledged is in the log; without a
-    /// log ([`Durability::External`](crate::Durability::External)) what was not flushed is gone.
-    /// The store is closed all the same. [`Error::Closed`] in a forked child: nothing is done.
+    /// [`Error::FlushFailed`], [`Error::ReadOnly`]: acknowledged commits are in the log; without a
+    /// log ([`Durability::External`](crate::Durability::External)) what was not flushed is lost.
+    /// The store is closed in either case. [`Error::Closed`] in a forked child: nothing is done.
     pub fn close(mut self, grace: Duration) -> Result<CloseReport> {
         if self.shared.is_inherited() {
             return Err(Error::Closed);
         }
         let mut report = CloseReport::default();
         let mut failed = Ok(());
-        // From here on no commit is accepted that would be neither flushed nor reported: one that
-        // has found the store open is waited for, see `CommitUnderWay`.
+        // From here on no commit is accepted that would be neither flushed nor reported. A commit
+        // that has found the store open is waited for, see `CommitUnderWay`.
         self.shared.closed.store(true, Ordering::Release);
         fence(Ordering::SeqCst);
         for timeline in self.timelines() {
@@ -186,9 +185,9 @@ impl Store {
             report.disk_consistent_lsns.push((timeline.name().to_owned(), lsn));
         }
         debug_assert_eq!(report.disk_consistent_lsns.len(), self.timelines().len());
-        // What could not be flushed.
+        // Covers what could not be flushed.
         failed = failed.and(self.shared.log().sync().map_err(Error::from));
-        // A flush frees the log last, when those who wait for it may have gone on.
+        // A flush frees the log last, when its waiters may have continued already.
         self.timelines().iter().for_each(|timeline| drop(timeline.0.flushing.lock()));
         self.shared.log().give_back_spares();
         let clock = self.shared.options.clock;
@@ -207,8 +206,8 @@ impl Store {
         failed.map(|()| report)
     }
 
-    /// As [`Store::close`], for a task: a thread that is started for it closes the store, and no
-    /// commit is accepted from the call on. Dropping the future does not stop the close; see
+    /// As [`Store::close`], for a task: a thread that is started for it closes the store. No commit
+    /// is accepted after the call. Dropping the future does not stop the close; see
     /// [`CloseFuture`].
     ///
     /// ```
@@ -223,7 +222,7 @@ impl Store {
     /// As [`Store::close`].
     ///
     /// # Panics
-    /// The future panics when closing has panicked, with the same payload.
+    /// The future panics if closing panicked, with the same payload.
     pub fn close_async(self, grace: Duration) -> CloseFuture {
         self.shared.closed.store(true, Ordering::Release);
         let is_blocking =
@@ -234,8 +233,8 @@ impl Store {
     pub(super) fn stop(&mut self) {
         let shared = &self.shared;
         if shared.is_inherited() {
-            // The threads are the parent's, and so may be the locks. Not even detached: they are
-            // not threads of this process.
+            // The threads are the parent's, and the locks may be held there. Not even detached:
+            // they are not threads of this process.
             self.threads.drain(..).for_each(std::mem::forget);
             return;
         }
@@ -253,19 +252,19 @@ impl Store {
             }
         }
         debug_assert!(self.threads.is_empty(), "nothing runs in the background any more");
-        // Taken out first: a waker may come back to the store.
+        // Taken out first: a waker may call back into the store.
         let timelines = std::mem::take(&mut *shared.timelines.lock());
         for timeline in timelines {
             timeline.stop_flushing();
             timeline.waiters.wake_up_to(Lsn::MAX);
-            // What was let go of before the reclaimer was told to end. Whatever is let go of later
-            // is freed there and then.
+            // Reclaims what was released before the reclaimer was told to end. Whatever is released
+            // later is freed by its holder.
             timeline.reclaim();
         }
         shared.pool.close();
         shared.fetchers.stop();
-        // These wait for a commit, a sync, an edit that is under way; there are no others before
-        // the lock is given back.
+        // These locks wait for a commit, a sync or an edit in progress; there are no others before
+        // the lock of the directory is released.
         if let Some(log) = shared.log.get() {
             log.close();
         }

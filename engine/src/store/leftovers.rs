@@ -1,13 +1,12 @@
-//! Files that the manifest does not name: what a crash has left, and what shows that the manifest
-//! is too old.
+//! Files that the manifest does not name: either a crash left them, or the manifest is too old.
 //!
-//! A layer file gets its final name before the manifest names it (the order of durable steps is in
-//! `flush`), so a crash can leave a finished file that no manifest names. An older manifest that
-//! somebody has put back beside newer layers looks the same, and there the file must not be
-//! removed. A marker tells the two apart: an empty file beside the layer file, durable before the
-//! layer file has its final name, and removed once the edit that names the layer is durable.
+//! A layer file gets its final name before the manifest names it (`flush` defines the order of
+//! durable steps), so a crash can leave a finished file that no manifest names. An older manifest
+//! that was restored beside newer layers looks the same, and then the file must not be removed. A
+//! marker tells the two apart: an empty file beside the layer file, durable before the layer file
+//! has its final name, and removed once the edit that names the layer is durable.
 //!
-//! | what the manifest does not name | what it is |
+//! | file that the manifest does not name | meaning |
 //! |---|---|
 //! | `<sequence>.tmp` | an unfinished file: a writing open removes it |
 //! | a finished file with its marker `<sequence>.unfinished` | left by a crash before the edit: a writing open removes it |
@@ -34,7 +33,7 @@ use crate::{
     state::store::{TIMELINES_NAME, timeline_dir},
 };
 
-/// What the name of a file in a timeline's directory says that it is.
+/// Kind of a file in a timeline's directory, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum NameKind {
     Layer,
@@ -42,7 +41,8 @@ enum NameKind {
     Marker,
 }
 
-/// What a name says, and the sequence number in it. `None`: the engine gives no file such a name.
+/// Returns the kind and the sequence number of a name; `None` if the engine does not use such
+/// names.
 fn parse(name: &str) -> Option<(NameKind, u64)> {
     let (stem, extension) = name.rsplit_once('.')?;
     let kind = match extension {
@@ -60,7 +60,7 @@ fn parse(name: &str) -> Option<(NameKind, u64)> {
     Some((kind, sequence.filter(|_| digits.bytes().all(is_digit))?))
 }
 
-/// The names of the layer files that the manifest names, by the number of their timeline.
+/// Names of the layer files in the manifest, by the number of their timeline.
 pub(crate) struct NamedFiles(BTreeMap<u64, BTreeSet<String>>);
 
 impl NamedFiles {
@@ -70,7 +70,7 @@ impl NamedFiles {
     }
 }
 
-/// What an interrupted flush or import has left in a store.
+/// Files that an interrupted flush or import has left in a store.
 #[derive(Debug, Default)]
 pub(crate) struct Leftovers {
     /// Unfinished layer files, and finished ones with a marker.
@@ -79,12 +79,12 @@ pub(crate) struct Leftovers {
 }
 
 impl Leftovers {
-    /// Looks for files that the manifest does not name, in the directories of its timelines and of
-    /// those that it does not know.
+    /// Finds files that the manifest does not name, in the directories of its timelines and of
+    /// timelines that it does not know.
     ///
     /// # Errors
-    /// [`Error::UnexplainedFiles`] when the manifest is older than files that are here;
-    /// [`Error::Layers`] with `Corrupt` when a timeline's directory is missing.
+    /// [`Error::UnexplainedFiles`] if the manifest is older than files that are here;
+    /// [`Error::Layers`] with `Corrupt` if a timeline's directory is missing.
     pub(crate) fn find(
         storage: &dyn Storage,
         store: &Path,
@@ -99,7 +99,7 @@ impl Leftovers {
             leftovers.sort_out(&dir, &names, named, next_sequence, &mut unexplained);
         }
         for number in unknown_timelines(storage, store, named)? {
-            // What was left of the creation of a timeline is an empty directory.
+            // An interrupted creation of a timeline leaves an empty directory.
             let dir = timeline_dir(store, number);
             let names = storage.list(&dir)?;
             let is_layer =
@@ -141,38 +141,38 @@ impl Leftovers {
         }
     }
 
-    /// Removes them, durably, and returns the names of the layer files. Then the markers go.
+    /// Removes the files, durably, and then the markers. Returns the names of the layer files.
     ///
     /// # Errors
-    /// [`Error::Layers`]: some may be gone; the next open goes on with the rest.
+    /// [`Error::Layers`]: some may be removed; the next open continues with the rest.
     pub(crate) fn remove(self, storage: &dyn Storage) -> Result<Vec<String>> {
         let mut removed = Vec::new();
         let mut dirs = BTreeSet::new();
         for path in &self.layers {
             match storage.remove(path) {
                 Ok(()) => {}
-                // What cannot be written can still be read.
+                // A store that cannot be written can still be read.
                 Err(error) if is_of_read_only_file_system(&error) => return Ok(removed),
                 Err(error) => return Err(error.into()),
             }
             dirs.extend(path.parent());
             removed.extend(path.file_name().map(|name| name.to_string_lossy().into_owned()));
         }
-        // Also where there is a marker alone: the process before may have removed the layer file
-        // and ended before the removal was durable.
+        // Also if there is only a marker: the previous process may have removed the layer file and
+        // ended before the removal was durable.
         dirs.extend(self.markers.iter().filter_map(|marker| marker.parent()));
         for dir in dirs {
             storage.sync_dir(dir)?;
         }
         for marker in &self.markers {
-            // At best: a marker that stays says nothing of a layer that the manifest names.
+            // Best effort: the marker of a layer that the manifest names is ignored.
             let _ = storage.remove(marker);
         }
         Ok(removed)
     }
 }
 
-/// Numbers of directories of timelines that the manifest does not know.
+/// Returns the numbers of timeline directories that the manifest does not know.
 fn unknown_timelines(storage: &dyn Storage, store: &Path, named: &NamedFiles) -> Result<Vec<u64>> {
     let timelines = store.join(TIMELINES_NAME);
     if !storage.exists(&timelines)? {

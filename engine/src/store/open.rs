@@ -1,4 +1,4 @@
-//! Opening a store: its directory locked, its manifest read, its log replayed, its threads started.
+//! Opening a store: lock the directory, read the manifest, replay the log, start the threads.
 
 use std::{path::Path, sync::Arc};
 
@@ -32,7 +32,7 @@ use crate::{
 const LOCK_NAME: &str = "LOCK";
 
 impl Store {
-    /// Opens a store, to be written or to be read only.
+    /// Opens a store, for writing or read-only.
     pub(crate) fn open_as(
         storage: SharedStorage,
         path: &Path,
@@ -51,7 +51,7 @@ impl Store {
         let mut state = manifest.state().clone();
         let (next_sequence, named) = (state.next_sequence, NamedFiles::of(&state));
         let shared = StoreShared::new(dir, manifest, storage, options, reads_only);
-        // From here on, also an opening that fails gives everything back, by the drop of this.
+        // From here on dropping `store` releases everything, even if the open fails.
         let mut store = Store { shared, threads: Vec::new(), _lock: lock };
         let shared = &store.shared;
         let mut timelines = Vec::new();
@@ -71,7 +71,7 @@ impl Store {
         let replayed = match damage {
             Some(damage) => ReplayOutcome::unusable(&damage),
             None if reads_only => ReplayOutcome::unusable("it was opened to be read only"),
-            // Only now: an opening that fails leaves the store as it was.
+            // Not before this point: an open that fails leaves the store as it was.
             None => {
                 shared.remove_leftovers(leftovers, &replayed.strays, &mut report)?;
                 replayed
@@ -89,16 +89,16 @@ impl Store {
     }
 }
 
-/// A store that exists, locked, and what its manifest says.
+/// An existing store, locked, with its manifest read.
 pub(crate) struct ClosedStore {
-    /// Of its directory.
+    /// Storage of its directory.
     pub(crate) storage: SharedStorage,
     pub(crate) id: u128,
     pub(crate) state: State,
     _lock: Box<dyn Lock>,
 }
 
-/// Takes the lock of a store that exists and reads its manifest.
+/// Takes the lock of an existing store and reads its manifest.
 pub(crate) fn lock_and_read(storage: &SharedStorage, dir: &Path) -> Result<ClosedStore> {
     let options = Options { create: false, ..Options::default() };
     let outside = storage;
@@ -109,14 +109,14 @@ pub(crate) fn lock_and_read(storage: &SharedStorage, dir: &Path) -> Result<Close
     Ok(ClosedStore { storage, id, state, _lock: lock })
 }
 
-/// As [`lock_dir`], of a store that exists and without making the file that is locked: where it is
-/// missing, as in a copy of a store, no process has the store open.
+/// As [`lock_dir`], for an existing store, and without creating the lock file: if it is missing, as
+/// in a copy of a store, no process has the store open.
 fn lock_to_read(storage: &dyn Storage, dir: &Path) -> Result<(SharedStorage, Box<dyn Lock>)> {
     #[derive(Debug)]
     struct NoLock;
     impl Lock for NoLock {}
 
-    // A link that leads nowhere is a name too.
+    // A dangling link is a name too.
     if storage.exists(&dir.join(CURRENT_NAME))?
         && storage.list(dir)?.iter().all(|name| name != LOCK_NAME)
     {
@@ -125,8 +125,8 @@ fn lock_to_read(storage: &dyn Storage, dir: &Path) -> Result<(SharedStorage, Box
     lock_dir(storage, dir, &Options { create: false, ..Options::default() })
 }
 
-/// Opens a directory that holds a store or may get one, and takes its lock. All that the store does
-/// is done by the storage that this returns: in this directory, wherever it is moved.
+/// Opens a directory that holds a store or may get one, and takes its lock. The store must do
+/// everything through the returned storage, which stays in this directory even if that is moved.
 fn lock_dir(
     storage: &dyn Storage,
     dir: &Path,
@@ -145,7 +145,7 @@ fn lock_dir(
         && !storage.exists(&dir.join(LOCK_NAME))?
         && !storage.exists(&dir.join(CURRENT_NAME))?
     {
-        // Without a lock: no lock file is left where there is no store.
+        // Before the lock is taken: no lock file may be left where there is no store.
         Manifest::open(storage.clone(), dir)?;
         name_in_timelines(&*storage, dir)?;
         return Err(Error::NoStore { path: dir.to_owned() });
@@ -155,8 +155,8 @@ fn lock_dir(
     Ok((storage, lock))
 }
 
-/// Opens or creates the manifest of a locked directory. What is `outside` of the directory is its
-/// own name.
+/// Opens or creates the manifest of a locked directory. `outside` is the storage that holds the
+/// directory's own name.
 fn open_manifest(
     storage: &SharedStorage,
     outside: &dyn Storage,
@@ -176,8 +176,7 @@ fn open_manifest(
         let found = format!("{TIMELINES_NAME}/{found}");
         return Err(Error::NotAStore { path: dir.to_owned(), found });
     }
-    // Every other name is made durable in a directory of the store's own; its own name is in its
-    // parent.
+    // All other names are made durable in directories of the store; its own name is in its parent.
     if let Some(parent) = dir.parent() {
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
         outside.sync_dir(parent)?;
@@ -192,8 +191,8 @@ fn open_manifest(
     Ok((Manifest::create(storage.clone(), dir, id)?, report))
 }
 
-/// Something in the directory of timelines, where there is no CURRENT. A timeline of a store is not
-/// made before CURRENT is durable, so where there is one CURRENT is lost, and this is an error.
+/// Returns a name in the directory of timelines when there is no CURRENT. A timeline is created
+/// only after CURRENT is durable, so if there is one, CURRENT was lost, and this is an error.
 fn name_in_timelines(storage: &dyn Storage, dir: &Path) -> Result<Option<String>> {
     let timelines = dir.join(TIMELINES_NAME);
     if !storage.exists(&timelines)? {
@@ -231,8 +230,7 @@ impl StoreShared {
         Ok(TimelineShared::new(self.clone(), opening))
     }
 
-    /// Removes what an interrupted flush or import has left, and segments of the log that are of no
-    /// use.
+    /// Removes what an interrupted flush or import has left, and unneeded segments of the log.
     fn remove_leftovers(
         &self,
         leftovers: Leftovers,
@@ -244,7 +242,7 @@ impl StoreShared {
         for name in strays {
             match self.storage.remove(&self.log_dir().join(name)) {
                 Ok(()) => report.orphans_removed.push(name.clone()),
-                // What cannot be written can still be read.
+                // A store that cannot be written can still be read.
                 Err(error) if is_of_read_only_file_system(&error) => {}
                 Err(error) => return Err(error.into()),
             }

@@ -1,4 +1,4 @@
-//! [`ReadOnlyStore`]: a store that is opened to be read, and left as it was byte for byte.
+//! [`ReadOnlyStore`]: a store that is opened for reading and not changed by a byte.
 
 use std::{fmt, path::Path, sync::Arc};
 
@@ -11,23 +11,23 @@ use crate::{
     store::{Store, timeline::Timeline},
 };
 
-/// A store that was opened by [`Store::open_read_only`].
+/// A store opened by [`Store::open_read_only`].
 ///
-/// Its timelines read as those of a [`Store`]; whatever would write fails with
+/// Its timelines read like those of a [`Store`]; every call that would write fails with
 /// [`Error::ReadOnly`](crate::Error::ReadOnly). Timelines, readers and snapshots that outlive it
-/// can still read. The store is in use as long as this lives: no other process can open it.
+/// can still read. No other process can open the store while this exists.
 pub struct ReadOnlyStore {
     store: Store,
     report: OpenReport,
 }
 
 impl Store {
-    /// Opens the store in a directory to read it. Nothing in the directory is made, written,
+    /// Opens the store in a directory for reading. Nothing in the directory is created, written,
     /// renamed or removed.
     ///
-    /// What the log holds and no layer file does is read into memory, whatever its length. What a
-    /// crash has left, such as a torn tail of the log or an unfinished layer file, stays where it
-    /// is. [`Options::create`] is taken to be false.
+    /// The part of the log that is not in layer files is read into memory, whatever its length.
+    /// What a crash has left, such as a torn tail of the log or an unfinished layer file, stays in
+    /// place. [`Options::create`] is ignored and taken for false.
     ///
     /// ```
     /// use pagestrata::{Error, Key, Lsn, Options, Scratch, Store, Value};
@@ -58,7 +58,7 @@ impl Store {
         Store::open_read_only_with(Arc::new(RealStorage), path, options)
     }
 
-    /// As [`Store::open_read_only`], on another storage than the operating system's files.
+    /// As [`Store::open_read_only`], on a given storage instead of the operating system's files.
     ///
     /// # Errors
     /// As [`Store::open`].
@@ -74,7 +74,7 @@ impl Store {
 }
 
 impl ReadOnlyStore {
-    /// A timeline by its name.
+    /// Returns the timeline of this name.
     ///
     /// # Errors
     /// [`Error::NoTimeline`](crate::Error::NoTimeline)
@@ -82,19 +82,19 @@ impl ReadOnlyStore {
         self.store.timeline(name)
     }
 
-    /// All timelines.
+    /// Returns all timelines.
     #[must_use]
     pub fn timelines(&self) -> Vec<Timeline> {
         self.store.timelines()
     }
 
-    /// Sizes and counts of all timelines together.
+    /// Returns sizes and counts of all timelines together.
     #[must_use]
     pub fn stats(&self) -> StoreStats {
         self.store.stats()
     }
 
-    /// What opening it found.
+    /// Returns the report of the open.
     #[must_use]
     pub fn open_report(&self) -> &OpenReport {
         &self.report

@@ -1,9 +1,9 @@
-//! Recovery: the log's records, from the disk-consistent Lsn of each timeline on, back into its
-//! open layer.
+//! Recovery: replays the log's records, from each timeline's disk-consistent Lsn on, into its open
+//! layer.
 //!
-//! A commit is skipped if it is in layer files already, and taken if it follows the one before:
-//! each says which that was, so a commit that is missing is found whatever has swallowed it.
-//! Anything else is corruption.
+//! A commit is skipped if it is in layer files already, and applied if it follows the commit before
+//! it. Each commit names its predecessor, so a missing commit is always detected. Anything else is
+//! corruption.
 
 use std::{
     collections::BTreeMap,
@@ -28,30 +28,28 @@ use crate::{
     state::{store::StoreShared, timeline::TimelineShared},
 };
 
-/// How often the caller is told how far it is, in bytes of the log.
+/// Interval of progress reports, in bytes of the log.
 const PROGRESS_BYTES: u64 = 4 << 20;
 
-/// From this length of the log on, its replay has memory prepared for it.
+/// From this length of the log on, memory is prepared for its replay.
 const STOCKED_LOG_BYTES: u64 = 64 << 20;
-/// How many chunks are prepared ahead: one for values, one for the index, one that is being
-/// prepared.
+/// Number of chunks prepared ahead: one for values, one for the index, one in preparation.
 const STOCKED_CHUNKS: usize = 3;
-/// How long it takes at the most until a chunk that was taken is replaced. Filling one takes ten
-/// times as long.
+/// Longest time until a chunk that was taken is replaced. Filling one takes ten times as long.
 const STOCK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// A timeline that is being recovered.
 struct TimelineReplay<'t> {
     timeline: &'t Arc<TimelineShared>,
     writer: MappedMutexGuard<'t, OpenLayer>,
-    /// What was in layer files when the store was opened.
+    /// The disk-consistent Lsn when the store was opened.
     disk_consistent_lsn: Lsn,
-    /// The commit of which a part has been read, but not the last one.
+    /// A commit of which some parts were read, but not the last one.
     partial: Option<Lsn>,
 }
 
-/// Replays the log from the segment `start` on. Returns what was found, and the damage that ended
-/// it if the options say that the store shall be opened all the same.
+/// Replays the log from the segment `start` on. Returns what was found, and the damage at which the
+/// replay ended if the options say that the store must be opened anyway.
 pub(crate) fn replay_log(
     shared: &StoreShared,
     timelines: &[Arc<TimelineShared>],
@@ -89,7 +87,7 @@ pub(crate) fn replay_log(
             }
         })
     });
-    // What was never committed whole is not there.
+    // Removes incomplete commits.
     if !cfg!(planted_bug = "half_commit_kept") {
         recovering.values_mut().for_each(|timeline| timeline.writer.abort());
     }
@@ -112,15 +110,15 @@ pub(crate) fn replay_log(
     }
 }
 
-/// Does some work while another thread, if the store may have some, sees to it that there is memory
-/// for the layers it fills: a long replay is bound by memory that is touched for the first time.
+/// Runs `work` while another thread, if the store may have one, prepares memory for the layers that
+/// it fills: a long replay is bound by the first access to new memory.
 fn with_stocked_pool<R>(shared: &StoreShared, log_bytes: u64, work: impl FnOnce() -> R) -> R {
     if log_bytes < STOCKED_LOG_BYTES || shared.options.background == Background::Callers {
         return work();
     }
     let is_done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        // Without it the work takes longer.
+        // Without the thread the work takes longer.
         let _ = std::thread::Builder::new().spawn_scoped(scope, || {
             let mut stocked = 0;
             while !is_done.load(Ordering::Relaxed) && stocked < log_bytes {
@@ -130,7 +128,7 @@ fn with_stocked_pool<R>(shared: &StoreShared, log_bytes: u64, work: impl FnOnce(
                 }
             }
         });
-        // Also when the work panics: the scope waits for the thread.
+        // Even if the work panics: the scope waits for the thread.
         let _done = SetOnDrop(&is_done);
         work()
     })
@@ -153,16 +151,16 @@ impl<'t> TimelineReplay<'t> {
         TimelineReplay { timeline, writer, disk_consistent_lsn, partial: None }
     }
 
-    /// Takes a record. Whether it has committed something.
+    /// Applies a record. Returns whether it completed a commit.
     fn replay(&mut self, record: &Record<'_>, corrupt: impl Fn(Mismatch) -> Error) -> Result<bool> {
         if record.lsn <= self.disk_consistent_lsn {
             return Ok(false);
         }
         let part = CommitPart::decode(record.payload).map_err(&corrupt)?;
-        // What is left of a commit that came to nothing. Either commits that took its place are in
-        // layer files, or everything before it is, and the log was freed up to a segment between
-        // its parts. A commit that was accepted has a last part, and keeps its first one in the log
-        // until it is in a layer file.
+        // The rest of an incomplete commit. Either the commits that replaced it are in layer files,
+        // or everything before it is, and the log was freed up to a segment between its parts. An
+        // accepted commit has a last part, and keeps its first one in the log until it is in a
+        // layer file.
         let is_replaced = part.previous < self.disk_consistent_lsn;
         let has_no_start = part.previous == self.disk_consistent_lsn
             && !part.is_first
@@ -178,7 +176,7 @@ impl<'t> TimelineReplay<'t> {
             return Err(corrupt((expected, format!("one behind {}", part.previous))));
         }
         if part.is_first {
-            // One before it was never finished.
+            // The commit before it was never completed.
             self.writer.abort();
         } else if self.partial != Some(record.lsn) {
             let expected = format!("the first part of the commit of {}", record.lsn);

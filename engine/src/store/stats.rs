@@ -1,4 +1,4 @@
-//! Statistics of a timeline and of a store, collected.
+//! Statistics of a timeline and of a store: collected here from their parts.
 
 use pagestrata_layers::Lsn;
 

@@ -1,5 +1,4 @@
-//! The store's threads, and what stands in for them when it has none: how work is asked for, done,
-//! and ended.
+//! The store's threads, and the calls that replace them when it has none.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -13,11 +12,11 @@ use crate::{
     state::store::StoreShared,
 };
 
-/// For so long nothing must have been appended to a log until it gives its spare segments back.
+/// A log without appends for this long releases its spare segments.
 const IDLE_AFTER: Duration = Duration::from_secs(10);
-/// How often it is looked, while there is something to give back.
+/// Interval between checks, while there are segments to release.
 const IDLE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// So many spare segments an idle log keeps.
+/// Number of spare segments that an idle log keeps.
 const IDLE_SPARES_MAX: u64 = 1;
 
 /// Since when nothing was appended to the log.
@@ -27,14 +26,14 @@ struct IdleLog {
     since: Duration,
 }
 
-/// What is to be done about spare segments.
+/// Decision about spare segments.
 #[derive(Debug, PartialEq, Eq)]
 enum Look {
     /// There are no more than an idle log keeps.
     Nothing,
-    /// To look again.
+    /// Check again later.
     Later,
-    /// To remove them.
+    /// Remove them.
     GiveBack,
 }
 
@@ -53,8 +52,7 @@ impl IdleLog {
     }
 }
 
-/// Does something when its thread panics, which would be a defect: nobody waits for ever for what
-/// the thread has left.
+/// Runs a function if its thread panics, which would be a defect, so that no waiter waits forever.
 struct OnPanic<F: Fn()>(F);
 
 impl<F: Fn()> Drop for OnPanic<F> {
@@ -103,13 +101,13 @@ pub(crate) fn spawn_threads(
 }
 
 impl StoreShared {
-    /// One layer of each timeline at a time: a busy writer of one does not keep those of the others
-    /// waiting. A timeline whose flush has failed has a time of its own for its next try, whatever
-    /// wakes the thread meanwhile.
+    /// Flushes one layer of each timeline in turn, so that a busy writer of one does not delay the
+    /// others. A timeline whose flush failed has its own retry time, whatever else wakes the
+    /// thread.
     fn flush_until_stopped(&self) {
         let _told = OnPanic(|| {
-            // Before the list is taken: a timeline that is not in it yet sees this when it is put
-            // there.
+            // Before the list is taken: a timeline that is not in the list yet sees this when it is
+            // added.
             self.flusher_panicked.store(true, Ordering::Relaxed);
             self.all_timelines().iter().for_each(|timeline| timeline.stop_flushing());
         });
@@ -132,21 +130,21 @@ impl StoreShared {
         }
     }
 
-    /// Frees what nobody holds any more, each time that somebody has let go.
+    /// Frees what is not held any more, each time that a holder has released something.
     ///
-    /// No timer: a layer that is held for ever costs its memory and nothing else. All who hold a
-    /// version of the map or a layer in memory let go first and wake then: a reader when it pins
-    /// anew, unpins or is dropped, a snapshot, a detached version, a look at the map, a flush.
-    /// Guards, scans and what reads return borrow from one of these.
+    /// There is no timer: a layer that is held forever costs its memory and nothing else. Every
+    /// holder of a map version or in-memory layer releases first and wakes this thread then: a
+    /// reader when it pins anew, unpins or is dropped, a snapshot, a detached version, a look at
+    /// the map, a flush. Guards, scans and read results borrow from one of these.
     fn reclaim_until_stopped(&self) {
         while self.reclaimer.wait(None) {
             self.all_timelines().iter().for_each(|timeline| timeline.reclaim());
         }
     }
 
-    /// Prepares segments of the log ahead. On a thread of its own: commits that are waited for do
-    /// not wait for a segment to be made, and the next segment does not wait for a sync. Gives
-    /// spare segments back when nothing was appended for a while.
+    /// Prepares segments of the log ahead. On its own thread: commits do not wait for the creation
+    /// of a segment, and the next segment does not wait for a sync. Releases spare segments when
+    /// nothing was appended for a while.
     fn prepare_until_stopped(&self) {
         let panicked = "the thread that prepares the log's segments panicked";
         let _told = OnPanic(|| drop(self.log().fail(panicked)));
@@ -166,8 +164,7 @@ impl StoreShared {
         }
     }
 
-    /// Syncs for futures, when asked; and in intervals if the durability is
-    /// [`Durability::Buffered`].
+    /// Syncs for futures on request, and at intervals with [`Durability::Buffered`].
     fn log_until_stopped(&self) {
         let _told = OnPanic(|| drop(self.log().fail("the log's thread panicked")));
         let interval = match self.options.durability {
@@ -180,7 +177,7 @@ impl StoreShared {
             if interval.is_some()
                 && let Err(error) = log.sync()
             {
-                // Everybody who writes is told, and `stats` tells too.
+                // Every writer gets the error, and `stats` reports it too.
                 #[cfg(feature = "tracing")]
                 tracing::error!(%error, "the log cannot be synced: the store is read-only");
                 drop(error);

@@ -19,34 +19,34 @@ use crate::{
     write::lease::{OwnedWriteLease, WriteLease},
 };
 
-/// One line of history. A handle: clone it freely, it keeps the timeline's memory and files open.
+/// A handle of one line of history: cheap to clone. It keeps the timeline's memory and files open.
 #[derive(Clone)]
 pub struct Timeline(pub(crate) Arc<TimelineShared>);
 
 impl Timeline {
-    /// Its name.
+    /// Returns its name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.0.name
     }
 
-    /// The Lsn that it starts at: nothing below it can be put or read.
+    /// Returns the Lsn that it starts at: nothing below it can be put or read.
     #[must_use]
     pub fn start_lsn(&self) -> Lsn {
         self.0.start
     }
 
-    /// Takes the exclusive right to append. It is free again when the lease is dropped, and what
-    /// was not committed by then is taken back.
+    /// Takes the exclusive right to append. Dropping the lease releases it and discards what was
+    /// not committed.
     ///
     /// # Errors
-    /// [`Error::LeaseHeld`] at once when another lease is out; [`Error::ReadOnly`],
+    /// [`Error::LeaseHeld`] at once if the lease is held elsewhere; [`Error::ReadOnly`],
     /// [`Error::Closed`].
     pub fn write_lease(&self) -> Result<WriteLease<'_>> {
         self.write_lease_owned()
     }
 
-    /// As [`Timeline::write_lease`], but returns `None` when another lease is out.
+    /// As [`Timeline::write_lease`], but returns `None` if the lease is held elsewhere.
     ///
     /// # Errors
     /// [`Error::ReadOnly`], [`Error::Closed`].
@@ -86,7 +86,7 @@ impl Timeline {
     /// As [`Timeline::write_lease`].
     pub fn write_lease_owned(&self) -> Result<OwnedWriteLease> {
         self.0.store.check_writable()?;
-        // Waits for no one but a flush that rolls.
+        // Waits only for a flush that rolls.
         let writer = self.0.writer.lock().take();
         match writer {
             Some(writer) => Ok(WriteLease::new(self.0.clone(), writer)),
@@ -94,14 +94,14 @@ impl Timeline {
         }
     }
 
-    /// A reader: one for each thread or connection.
+    /// Returns a reader; use one per thread or connection.
     #[must_use]
     #[track_caller]
     pub fn reader(&self) -> Reader {
         Reader::new(self.0.clone(), Location::caller())
     }
 
-    /// An owned pin at the last record.
+    /// Returns an owned pin at the last record.
     #[must_use]
     #[track_caller]
     pub fn snapshot(&self) -> Snapshot {
@@ -110,7 +110,7 @@ impl Timeline {
         Snapshot::new(map, committed, self.0.clone(), Location::caller())
     }
 
-    /// An owned pin at an Lsn.
+    /// Returns an owned pin at an Lsn.
     ///
     /// # Errors
     /// [`Error::NotYet`], [`Error::BelowCutoff`]; [`Error::Closed`] in a forked child.
@@ -131,8 +131,9 @@ impl Timeline {
         Ok(Snapshot::new(self.0.published.load(), lsn, self.0.clone(), Location::caller()))
     }
 
-    /// What brings into memory all that the pages at `lsn` need, as far as a mapping or the cache
-    /// has room: [`Fetch::start`] it, or await it. What is found wrong on the way is its error.
+    /// Returns a fetch of everything that the pages at `lsn` need, as far as the mapping or the
+    /// cache has room: [`Fetch::start`] or await it. An error found on the way is the error of the
+    /// fetch.
     ///
     /// ```
     /// # use pagestrata::{Key, Lsn, Result, Timeline};
@@ -150,8 +151,8 @@ impl Timeline {
         Ok(Fetch::of_pages(&self.0.store, snapshot, keys.to_vec(), lsn))
     }
 
-    /// Becomes ready once everything up to `lsn` is committed, so that it can be read. Needs no
-    /// runtime and holds no layer.
+    /// Returns a future that completes once everything up to `lsn` is committed and can be read.
+    /// Needs no particular executor and holds no layer.
     ///
     /// ```
     /// # use pagestrata::{Lsn, Result, Snapshot, Timeline};
@@ -162,14 +163,13 @@ impl Timeline {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Closed`], when the store is closed before.
+    /// [`Error::Closed`] if the store is closed before that.
     pub fn wait_for(&self, lsn: Lsn) -> WaitForLsn {
         WaitForLsn::new(self.0.clone(), lsn)
     }
 
-    /// Everything that holds a version of the layer map or a layer, and what each of them alone
-    /// keeps in memory. Readers and snapshots can be made and dropped meanwhile: those are in the
-    /// list or not.
+    /// Lists every holder of a map version or layer, and how much memory each of them alone keeps.
+    /// Readers and snapshots that are created or dropped meanwhile may be in the list or not.
     #[must_use]
     pub fn pins(&self) -> Vec<PinInfo> {
         if self.0.store.is_inherited() {
@@ -178,15 +178,15 @@ impl Timeline {
         self.0.pins.list(self.0.clock(), &self.0.retired())
     }
 
-    /// Rolls and flushes, and waits until everything that was committed before this call is in
-    /// synced layer files. Returns the disk-consistent Lsn.
+    /// Rolls and flushes, and waits until everything committed before this call is in synced layer
+    /// files. Returns the disk-consistent Lsn.
     ///
-    /// While a write lease is out the open layer cannot be rolled: then what is frozen is flushed,
-    /// and the returned Lsn says how far that goes ([`WriteLease::flush`] flushes everything under
-    /// a lease).
+    /// While a write lease is held the open layer cannot be rolled. Then only frozen layers are
+    /// flushed, and the returned Lsn tells how far they reach ([`WriteLease::flush`] flushes
+    /// everything, under the lease).
     ///
     /// # Errors
-    /// [`Error::FlushFailed`]: nothing is lost, and it will be tried again; [`Error::ReadOnly`],
+    /// [`Error::FlushFailed`]: nothing is lost, and the flush is retried; [`Error::ReadOnly`],
     /// [`Error::Closed`].
     pub fn flush(&self) -> Result<Lsn> {
         self.0.store.check_open()?;
@@ -194,7 +194,7 @@ impl Timeline {
     }
 
     /// As [`Timeline::flush`], for a task: no thread is blocked. Nothing happens before the first
-    /// poll; dropped after it, the flush goes on in the background.
+    /// poll. If the future is dropped after that, the flush continues in the background.
     ///
     /// ```
     /// # use pagestrata::{Lsn, Result, Timeline};
@@ -223,8 +223,8 @@ impl Timeline {
         self.0.compact()
     }
 
-    /// Gives the flushes of this timeline the redo that makes pages of long chains
-    /// ([`Options::deltas_per_page_max`](crate::Options::deltas_per_page_max)), in the place of
+    /// Sets the redo that flushes of this timeline materialize pages of long chains with
+    /// ([`Options::deltas_per_page_max`](crate::Options::deltas_per_page_max)), instead of
     /// [`Options::flush_redo`](crate::Options::flush_redo): from the next flush on, until the store
     /// is closed.
     pub fn set_flush_redo(&self, redo: FlushRedo) {
@@ -235,20 +235,20 @@ impl Timeline {
         drop(before);
     }
 
-    /// The last committed Lsn; before anything was put, the start.
+    /// Returns the last committed Lsn; the start if nothing was committed yet.
     #[must_use]
     pub fn last_record_lsn(&self) -> Lsn {
         Lsn(self.0.last_record_lsn.load(Ordering::Acquire)).max(self.0.start)
     }
 
-    /// Up to here everything is in synced layer files: a crash takes nothing at or below it, and
-    /// the log is free. Without a log, stream again from here after a reopen.
+    /// Returns the Lsn up to which everything is in synced layer files: a crash loses nothing at or
+    /// below it, and its log may be freed. Without a log, stream again from here after a reopen.
     #[must_use]
     pub fn disk_consistent_lsn(&self) -> Lsn {
         self.0.disk_consistent_lsn()
     }
 
-    /// Sizes, counts and the state of flushing.
+    /// Returns sizes, counts and the state of flushing.
     #[must_use]
     pub fn stats(&self) -> TimelineStats {
         if self.0.store.is_inherited() {

@@ -1,4 +1,4 @@
-//! The layers of a timeline, for people and tools: listed, and verified down to the last bit.
+//! Layer files for tools: listed, and verified byte by byte.
 
 use std::path::Path;
 
@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// A verification under way: it goes on behind what is damaged.
+/// A running verification: it continues after damage.
 #[derive(Default)]
 struct Verifier {
     report: VerifyReport,
@@ -31,7 +31,7 @@ struct Verifier {
 }
 
 impl Verifier {
-    /// Takes up what has come of one file: its length and what is in it.
+    /// Adds the result of one file: its length and what is in it.
     fn add(&mut self, path: &Path, verified: LayersResult<(u64, LayerVerifyReport)>) {
         self.report.layer_files += 1;
         match verified {
@@ -54,7 +54,7 @@ impl Verifier {
         self.add(path, opened.and_then(|file| Ok((file.summary().file_len, file.verify()?))));
     }
 
-    /// Reads the log, up to the first damage: nothing is known of what is behind it.
+    /// Reads the log up to the first damage. What follows the damage is unknown.
     fn add_log(&mut self, storage: &SharedStorage, dir: &Path, id: u128, state: &State) {
         let log = dir.join(LOG_NAME);
         let known = |record: &Record<'_>| {
@@ -88,11 +88,10 @@ impl Verifier {
     }
 }
 
-/// Verifies layer files on their own, as [`Timeline::verify`] does. `progress` is told after each
-/// of them.
+/// Verifies given layer files, as [`Timeline::verify`] does. Calls `progress` after each file.
 ///
 /// # Errors
-/// [`Error::Damaged`] with every file that is damaged, or cannot be read.
+/// [`Error::Damaged`] with every file that is damaged or cannot be read.
 pub fn verify_files(
     storage: &SharedStorage,
     files: impl IntoIterator<Item = impl AsRef<Path>>,
@@ -107,13 +106,13 @@ pub fn verify_files(
 }
 
 impl Store {
-    /// Verifies the layer files of a store that nobody has open, of one timeline, or of all and the
-    /// log: as [`Timeline::verify`] does, and also those whose damage keeps the store from being
-    /// opened. `progress` is told after each of them. Changes nothing.
+    /// Verifies a store that is not open: the layer files of one timeline, or of all and the log.
+    /// As [`Timeline::verify`], but also for files whose damage keeps the store from being opened.
+    /// Calls `progress` after each file. Changes nothing.
     ///
     /// # Errors
     /// [`Error::Damaged`] with every file that is damaged or missing; [`Error::NoTimeline`]; those
-    /// of [`Store::open`] where there is no store, it is in use, or its manifest is damaged.
+    /// of [`Store::open`] if there is no store, it is in use, or its manifest is damaged.
     pub fn verify(
         storage: &SharedStorage,
         path: impl AsRef<Path>,
@@ -151,7 +150,7 @@ impl Store {
 }
 
 impl Timeline {
-    /// Its layer files, by their Lsns and then their keys.
+    /// Lists its layer files, ordered by Lsns and then by keys.
     #[must_use]
     pub fn layers(&self) -> Vec<LayerInfo> {
         let map = self.0.look();
@@ -188,8 +187,8 @@ impl Timeline {
     /// Reads every byte of every layer file and checks checksums, digests, order and ranges.
     ///
     /// # Errors
-    /// [`Error::Damaged`] with every damaged file and the first damage in it. They can go on being
-    /// read: what is damaged is refused, wherever it is touched.
+    /// [`Error::Damaged`] with every damaged file and the first damage in it. Undamaged parts can
+    /// still be read: only reads of damaged blocks fail.
     pub fn verify(&self) -> Result<VerifyReport> {
         let map = self.0.look();
         let mut verifying = Verifier::default();

@@ -1,4 +1,4 @@
-//! [`WaitForLsn`]: a timeline that gets as far as a reader wants to read, as a future.
+//! [`WaitForLsn`]: a future that waits for a timeline to reach an Lsn.
 
 use std::{
     fmt,

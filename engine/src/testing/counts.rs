@@ -1,19 +1,18 @@
-//! [`Counts`]: what a run did, so that one sees that rare paths ran.
+//! [`Counts`]: what a run did, to show that rare paths ran.
 
 use std::{collections::BTreeMap, fmt};
 
-/// How often things were done, by name; names that begin with `max_` hold the highest value
-/// instead.
+/// Counters by name; names that begin with `max_` hold the highest value instead.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts(BTreeMap<&'static str, u64>);
 
 impl Counts {
-    /// One more.
+    /// Adds one.
     pub fn add(&mut self, name: &'static str) {
         self.add_many(name, 1);
     }
 
-    /// Several more.
+    /// Adds several.
     pub fn add_many(&mut self, name: &'static str, more: u64) {
         *self.0.entry(name).or_default() += more;
     }
@@ -25,13 +24,13 @@ impl Counts {
         *highest = value.max(*highest);
     }
 
-    /// How often, or how high; zero for a name that never came up.
+    /// Returns a counter; zero if the name was never counted.
     #[must_use]
     pub fn get(&self, name: &str) -> u64 {
         self.0.get(name).copied().unwrap_or_default()
     }
 
-    /// Adds another run's.
+    /// Adds the counters of another run.
     pub fn merge(&mut self, other: &Counts) {
         for (name, value) in &other.0 {
             match name.starts_with("max_") {

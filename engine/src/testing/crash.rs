@@ -1,24 +1,24 @@
-//! [`CrashExplorer`]: work on a store, crashes at every place, and what is found afterwards held
+//! [`CrashExplorer`]: crashes a working store at every point, and checks what is found afterwards
 //! against what was acknowledged.
 //!
 //! ```text
 //! sequence or seed -> operations on a Store, on a storage that is copied before each change
-//!                       each copy -> killed, and the power fails in all ways or some -> images
-//!                       each new image -> opened, read, verified, opened again -> what it holds
-//!                       promised <= what it holds <= tried, at a commit, as the model was then
+//!                       each copy -> process crash, and power loss in all or some ways -> images
+//!                       each new image -> opened, read, verified, opened again -> its contents
+//!                       promised <= contents <= tried, at a commit, as the model was then
 //! ```
 //!
-//! What must hold of every image: it opens; each timeline ends at one of its commits, none before
-//! the last that was acknowledged, with the history of every key as it was then; and opening it
-//! again changes nothing. Of some images also: the same for crashes within the opening and within
-//! the first commits after it; and of the log of a store that runs: a flipped bit is noticed, or
-//! takes nothing that was acknowledged.
+//! For every image: it must open; each timeline must end at one of its commits, not before the last
+//! acknowledged one, with the history of every key as it was at that commit; and opening it again
+//! must change nothing. For some images: the same must hold for crashes during the open and during
+//! the first commits after it. For the log of a running store: a flipped bit must be detected, or
+//! must lose nothing that was acknowledged.
 //!
-//! Equal images are opened once. So a state is a moment and what a crash leaves of it; distinct
-//! images are fewer.
+//! Equal images are opened once. A state is a moment together with what a crash leaves of it, so
+//! there are fewer distinct images than states.
 //!
-//! **Invariant:** no clock and no chance: a sequence or a seed always does the same. How long to go
-//! on is its user's.
+//! **Invariant:** no clock and no randomness of its own: a sequence or a seed always does the same.
+//! The caller decides how long to explore.
 
 mod exhaustive;
 mod explore;
@@ -35,38 +35,37 @@ use explore::{Effort, Explore, guarded};
 
 use crate::testing::Counts;
 
-/// Explores crashes, and counts. One for each thread.
+/// Explores crashes and counts what it explored; use one per thread.
 pub struct CrashExplorer {
     explore: Explore,
     sequences: u64,
     seeds: u64,
 }
 
-/// What was explored.
+/// Counts of what was explored.
 #[derive(Clone, Debug, Default)]
 pub struct CrashCounts {
     /// Short sequences of operations.
     pub sequences: u64,
     /// Long workloads.
     pub seeds: u64,
-    /// Moments at which there was a crash.
+    /// Moments at which a crash was simulated.
     pub points: u64,
-    /// What crashes left: moments times images.
+    /// Moments times images.
     pub states: u64,
-    /// Those of them where the crash was within an opening, or in what came after an opening of an
-    /// image.
+    /// States whose crash was during an open, or after the open of an image.
     pub recovery_states: u64,
-    /// Distinct images; each was opened, and again if that had changed it.
+    /// Distinct images; each was opened, and again if the first open changed it.
     pub images: u64,
-    /// The rest.
+    /// Other counters.
     pub others: Counts,
 }
 
-/// Something that must not be, and how one comes there.
+/// A violation of a guarantee, and how to reproduce it.
 #[derive(Clone, Debug)]
 pub struct CrashViolation {
     what: String,
-    /// Innermost first.
+    /// Where it happened, innermost first.
     places: Vec<String>,
 }
 
@@ -82,19 +81,19 @@ impl Default for CrashExplorer {
 }
 
 impl CrashExplorer {
-    /// One that has explored nothing.
+    /// Creates one that has explored nothing.
     #[must_use]
     pub fn new() -> CrashExplorer {
         CrashExplorer { explore: Explore::new(EXHAUSTIVE), sequences: 0, seeds: 0 }
     }
 
-    /// How many sequences of at most this length there are; they have the numbers below that.
+    /// Returns how many sequences have at most this length; their numbers are below that.
     #[must_use]
     pub fn sequences_of(len: u32) -> u64 {
         exhaustive::count(len)
     }
 
-    /// Explores a short sequence: crashes at each call to the storage of its last operation.
+    /// Explores a short sequence: crashes at each storage call of its last operation.
     ///
     /// # Errors
     /// The first violation.
@@ -114,7 +113,7 @@ impl CrashExplorer {
     pub fn seed(&mut self, seed: u64) -> Result<(), CrashViolation> {
         self.explore.effort = SEEDED;
         self.explore.reseed(seed);
-        // What is new, and so is looked at deeper, does not depend on the seeds before.
+        // Which images are new, and so explored in depth, must not depend on earlier seeds.
         self.explore.forget();
         guarded(|| seeded::run(&mut self.explore, seed))
             .map_err(|violation| violation.at(format!("seed {seed}")))?;
@@ -122,7 +121,7 @@ impl CrashExplorer {
         Ok(())
     }
 
-    /// What was explored so far.
+    /// Returns the counts so far.
     #[must_use]
     pub fn counts(&self) -> CrashCounts {
         CrashCounts {
@@ -144,7 +143,7 @@ impl fmt::Debug for CrashExplorer {
 }
 
 impl CrashCounts {
-    /// Adds another explorer's.
+    /// Adds the counts of another explorer.
     pub fn merge(&mut self, other: &CrashCounts) {
         self.sequences += other.sequences;
         self.seeds += other.seeds;

@@ -1,14 +1,14 @@
-//! Making what was read cold again.
+//! Evicts layer files from the page cache, so that reads are cold again.
 
 use std::io;
 
 use crate::Timeline;
 
-/// Has the operating system forget what it has in memory of a timeline's layer files; pages that
-/// are shown by a mapping of another process stay. What a store has in its own cache stays too.
+/// Evicts a timeline's layer files from the operating system's page cache. Pages that another
+/// process maps stay resident, and so does the store's own cache.
 ///
 /// # Errors
-/// When a file cannot be opened, or the system does not take the advice.
+/// A file cannot be opened, or the system refuses the advice.
 pub fn evict_layer_files(timeline: &Timeline) -> io::Result<()> {
     let map = timeline.0.look();
     for file in map.files.iter() {

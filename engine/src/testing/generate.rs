@@ -1,19 +1,19 @@
-//! Sequences from a seed: weights and sizes that make rare paths run.
+//! Sequences from a seed: weights and sizes are chosen so that rare paths run.
 
 use super::ops::{Ending, KeyChoice, LsnChoice, LsnStep, Op, Sequence, Setup, ValueChoice};
 
-/// How long a sequence is.
+/// Length of a sequence.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Size {
-    /// Up to some 60 operations, small values.
+    /// Up to about 60 operations, small values.
     Short,
-    /// Some hundred operations, any values.
+    /// A few hundred operations, any values.
     Medium,
     /// Thousands of operations, any values, long chains and wide ranges.
     Long,
 }
 
-/// A generator of operations around a few keys.
+/// Generates operations around a few keys.
 struct Generator<'r> {
     random: &'r mut fastrand::Rng,
     size: Size,
@@ -22,7 +22,7 @@ struct Generator<'r> {
 }
 
 impl Sequence {
-    /// A random sequence: the same one for the same state of the generator.
+    /// Returns a random sequence: the same one for the same state of the generator.
     #[must_use]
     pub fn random(random: &mut fastrand::Rng, size: Size) -> Sequence {
         let setup = Setup {
@@ -44,7 +44,7 @@ impl Sequence {
         };
         let mut generator = Generator { random, size, objects, blocks };
         let mut ops: Vec<_> = (0..ops).map(|_| generator.op()).collect();
-        // The same again, right behind: what is done twice at one Lsn is a case of its own.
+        // Repeats some operations directly: repeating one at the same Lsn is a separate case.
         for at in 1..ops.len() {
             if generator.random.u8(..24) == 0 {
                 ops[at] = ops[at - 1].again();
@@ -55,7 +55,7 @@ impl Sequence {
 }
 
 impl Op {
-    /// The same at the same Lsn.
+    /// The same operation at the same Lsn.
     fn again(self) -> Op {
         let mut op = self;
         match &mut op {
@@ -82,13 +82,13 @@ impl Generator<'_> {
         KeyChoice { object, block }
     }
 
-    /// Forward mostly.
+    /// Mostly forward.
     fn step(&mut self) -> LsnStep {
         let rare = match self.size {
             Size::Short => 64,
             Size::Medium | Size::Long => 1024,
         };
-        // The end of all Lsns is not for long sequences: nothing can be put behind it.
+        // The maximum Lsn is not for long sequences: nothing can be put after it.
         LsnStep(match self.random.u16(..rare) {
             0 => self.random.u8(246..),
             _ => self.forward(),

@@ -1,5 +1,5 @@
-//! [`Model`]: what a timeline should answer, in the plainest way: a sorted map of all versions and
-//! a list of tombstones.
+//! [`Model`]: what a timeline must answer, in the simplest form: a sorted map of all versions and a
+//! list of tombstones.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,8 +18,7 @@ pub struct Stored {
     pub bytes: Arc<[u8]>,
 }
 
-/// Why something is refused: the kinds of [`Error`] that follow from what was asked, and from
-/// nothing else.
+/// Why a call is refused: the kinds of [`Error`] that follow from the arguments alone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs, reason = "named as the errors are")]
 pub enum Refusal {
@@ -37,7 +36,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The refusal that an error is, unless it is of another kind: of storage, of memory.
+    /// Returns the refusal that an error stands for; `None` for errors of storage or memory.
     #[must_use]
     pub fn of(error: &Error) -> Option<Refusal> {
         Some(match error {
@@ -73,7 +72,7 @@ struct Tombstone {
     lsn: Lsn,
 }
 
-/// A timeline as it should be.
+/// The model of a timeline.
 #[derive(Clone, Debug)]
 pub struct Model {
     start: Lsn,
@@ -87,7 +86,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// A timeline that starts at `start` and holds nothing.
+    /// Creates an empty timeline that starts at `start`.
     #[must_use]
     pub fn new(start: Lsn) -> Model {
         let committed = start.previous();
@@ -103,15 +102,14 @@ impl Model {
         }
     }
 
-    /// Of a store whose flushes cut chains of more deltas than this; 0: of one whose flushes cut
-    /// none.
+    /// Sets the bound on deltas above which the store's flushes cut a chain; 0: they cut none.
     #[must_use]
     pub fn with_deltas_per_page_max(mut self, deltas: usize) -> Model {
         self.deltas_per_page_max = deltas;
         self
     }
 
-    /// Whether a flush may make a page of the chain that ends at `lsn`: it is long.
+    /// Whether the chain that ends at `lsn` is so long that a flush may materialize its page.
     #[must_use]
     pub fn may_be_cut(&self, key: Key, lsn: Lsn) -> bool {
         let History { versions, has_base } = self.find(key, lsn);
@@ -119,43 +117,43 @@ impl Model {
         self.deltas_per_page_max > 0 && has_base && deltas > self.deltas_per_page_max
     }
 
-    /// Nothing is below it.
+    /// Returns the start: nothing is below it.
     #[must_use]
     pub fn start(&self) -> Lsn {
         self.start
     }
 
-    /// Everything up to here is visible.
+    /// Returns the Lsn up to which everything is visible.
     #[must_use]
     pub fn committed(&self) -> Lsn {
         self.committed
     }
 
-    /// The Lsn of the last append, committed or not.
+    /// Returns the Lsn of the last append, committed or not.
     #[must_use]
     pub fn last(&self) -> Lsn {
         self.last
     }
 
-    /// The highest Lsn that can be read.
+    /// Returns the highest Lsn that can be read.
     #[must_use]
     pub fn last_record(&self) -> Lsn {
         self.committed.max(self.start)
     }
 
-    /// Whether anything waits for a commit.
+    /// Whether anything is uncommitted.
     #[must_use]
     pub fn has_pending(&self) -> bool {
         !self.pending.is_empty() || !self.pending_tombstones.is_empty()
     }
 
-    /// How many versions are committed.
+    /// Returns the number of committed versions.
     #[must_use]
     pub fn versions_count(&self) -> usize {
         self.versions.len()
     }
 
-    /// The highest Lsn of a committed version or tombstone, or the Lsn before the start.
+    /// Returns the highest Lsn of a committed version or tombstone, or the Lsn before the start.
     #[must_use]
     pub fn highest_lsn(&self) -> Lsn {
         let versions = self.versions.keys().map(|(_, lsn)| *lsn);
@@ -163,13 +161,13 @@ impl Model {
         all.max().unwrap_or(self.start.previous())
     }
 
-    /// All keys that have a committed version.
+    /// Returns all keys that have a committed version.
     #[must_use]
     pub fn keys(&self) -> BTreeSet<Key> {
         self.versions.keys().map(|(key, _)| *key).collect()
     }
 
-    /// The Lsns of the committed versions of a key, ascending.
+    /// Returns the Lsns of the committed versions of a key, ascending.
     #[must_use]
     pub fn lsns_of(&self, key: Key) -> Vec<Lsn> {
         self.versions.range((key, Lsn(0))..=(key, Lsn::MAX)).map(|((_, lsn), _)| *lsn).collect()
@@ -185,7 +183,7 @@ impl Model {
     /// Appends a value.
     ///
     /// # Errors
-    /// Its refusal; nothing is changed.
+    /// The refusal; nothing is changed.
     pub fn put(&mut self, key: Key, lsn: Lsn, value: Stored) -> Result<(), Refusal> {
         self.check_lsn(lsn)?;
         if value.bytes.len() > VALUE_LEN_MAX {
@@ -202,7 +200,7 @@ impl Model {
     /// Appends several values, all or none.
     ///
     /// # Errors
-    /// The refusal of the first that is refused; nothing is changed.
+    /// The refusal of the first refused value; nothing is changed.
     pub fn put_batch(
         &mut self,
         batch: impl IntoIterator<Item = (Key, Lsn, Stored)>,
@@ -224,7 +222,7 @@ impl Model {
     /// Drops the blocks of an object from `first_block` on.
     ///
     /// # Errors
-    /// Its refusal; nothing is changed.
+    /// The refusal; nothing is changed.
     pub fn drop_blocks(&mut self, object: u128, first_block: u32, lsn: Lsn) -> Result<(), Refusal> {
         self.check_lsn(lsn)?;
         let tombstone = Tombstone { object, first_block, lsn };
@@ -236,10 +234,10 @@ impl Model {
         Ok(())
     }
 
-    /// Makes what was appended visible.
+    /// Makes everything appended visible.
     ///
     /// # Errors
-    /// Its refusal; nothing is changed.
+    /// The refusal; nothing is changed.
     pub fn commit(&mut self, lsn: Lsn) -> Result<(), Refusal> {
         if lsn < self.last || lsn < self.committed || lsn == Lsn::MAX {
             return Err(Refusal::LsnOutOfOrder);
@@ -250,14 +248,14 @@ impl Model {
         Ok(())
     }
 
-    /// Takes back what was not committed.
+    /// Discards what was not committed.
     pub fn abort(&mut self) {
         self.pending.clear();
         self.pending_tombstones.clear();
         self.last = self.committed;
     }
 
-    /// Whether images can be imported at `lsn`.
+    /// Checks whether images can be imported at `lsn`.
     ///
     /// # Errors
     /// The refusal.
@@ -271,14 +269,14 @@ impl Model {
         Ok(())
     }
 
-    /// Adds images at an Lsn that [`Model::check_import`] found good, and commits it.
+    /// Adds images at an Lsn that [`Model::check_import`] accepted, and commits it.
     pub fn import(&mut self, lsn: Lsn, images: impl IntoIterator<Item = (Key, Arc<[u8]>)>) {
         let image = |bytes| Stored { kind: Kind::Image, bytes };
         self.versions.extend(images.into_iter().map(|(key, bytes)| ((key, lsn), image(bytes))));
         (self.committed, self.last) = (lsn, lsn);
     }
 
-    /// Loses everything above `lsn`, as a store does that is reopened without what was not flushed.
+    /// Discards everything above `lsn`, as a reopened store does that lost unflushed commits.
     pub fn cut_to(&mut self, lsn: Lsn) {
         self.abort();
         self.versions.retain(|(_, of), _| *of <= lsn);
@@ -294,7 +292,7 @@ impl Model {
         }
     }
 
-    /// What is found of `key` at `lsn` by somebody who sees everything up to `upper`.
+    /// Returns what a read of `key` at `lsn` finds, if the reader sees everything up to `upper`.
     ///
     /// # Errors
     /// The refusal of the read.
@@ -327,7 +325,7 @@ impl Model {
         put && self.find(key, lsn).versions.is_empty()
     }
 
-    /// The pages of a range of objects, each with the Lsn of its newest version.
+    /// Returns the pages of a range of objects, each with the Lsn of its newest version.
     ///
     /// # Errors
     /// The refusal of the scan.

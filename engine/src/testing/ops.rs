@@ -1,29 +1,29 @@
-//! [`Op`]: everything that can be done to a timeline, in numbers so small that a fuzzer and a
-//! generator hit the edges.
+//! [`Op`]: every operation on a timeline, with parameters so small that a fuzzer and a generator
+//! hit the edges.
 
 use arbitrary::Arbitrary;
 
 use crate::{Key, Lsn};
 
-/// A store's options and what is done to it.
+/// The options of a store and the operations on it.
 #[derive(Clone, Debug, PartialEq, Eq, Arbitrary)]
 pub struct Sequence {
     /// The options.
     pub setup: Setup,
-    /// What is done, in order.
+    /// The operations, in order.
     pub ops: Vec<Op>,
 }
 
-/// The options of a store and of its timeline. Each is brought into its range.
+/// The options of a store and of its timeline. Any number is brought into its range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Arbitrary)]
 pub struct Setup {
     /// Whether layer files are compressed.
     pub compressed: bool,
-    /// Data blocks have 1 KiB, twice, four, eight or sixteen times that.
+    /// Size of data blocks: 1 KiB times one, two, four, eight or sixteen.
     pub block_size: u8,
     /// One to four frozen layers.
     pub frozen_layers: u8,
-    /// With a log that is synced, half of the time; with one that is not, or with none.
+    /// A synced log for half of the numbers; otherwise a log that is not synced, or none.
     pub durability: u8,
     /// Whether the store has no threads.
     pub callers: bool,
@@ -31,8 +31,8 @@ pub struct Setup {
     pub pooled: bool,
     /// Where the timeline starts.
     pub start: LsnStep,
-    /// How layer files are read at first; each opening takes the next way. Some map a few files
-    /// only.
+    /// How layer files are read at first; each open takes the next way. Some ways map only a few
+    /// files.
     pub access: u8,
 }
 
@@ -45,11 +45,11 @@ pub struct KeyChoice {
     pub block: u16,
 }
 
-/// The objects at the edges, the lowest and the highest among them.
+/// Objects at the edges, including the lowest and the highest.
 const OBJECTS: [u128; 8] = [0, 1, 2, 3, u64::MAX as u128, 1 << 64, u128::MAX - 1, u128::MAX];
 
 impl KeyChoice {
-    /// Half of the objects are eight at the edges, the others are dense. Blocks are dense, but for
+    /// Half of the objects are eight at the edges, the others are dense. Blocks are dense, except
     /// the highest 256 numbers: powers of two, one less than these, the highest blocks, and blocks
     /// far apart.
     #[must_use]
@@ -70,18 +70,18 @@ impl KeyChoice {
     }
 }
 
-/// How an Lsn follows from the last one; see [`LsnStep::lsn`].
+/// The step from the last Lsn to the next one; see [`LsnStep::lsn`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Arbitrary)]
 pub struct LsnStep(pub u8);
 
 impl LsnStep {
-    /// The same Lsn again, if nothing is committed there yet, else the next.
+    /// The same Lsn again if nothing is committed there yet, otherwise the next.
     pub const SAME: LsnStep = LsnStep(0);
     /// The next Lsn.
     pub const NEXT: LsnStep = LsnStep(64);
 
-    /// Mostly the same or a few further; sometimes a large gap or half of all that is left; and
-    /// what is refused: back, committed already, zero, the maximum.
+    /// Mostly the same Lsn or a few further; sometimes a large gap or half of the remaining range;
+    /// and Lsns that are refused: lower, committed already, zero, the maximum.
     #[must_use]
     pub fn lsn(self, last: Lsn, committed: Lsn) -> Lsn {
         let further = |by: u64| Lsn(last.0.saturating_add(by).min(u64::MAX - 1));
@@ -193,7 +193,7 @@ pub enum Ending {
     Drop,
     /// Closed: everything that was committed is flushed.
     Close,
-    /// Closed while somebody has the write lease: the open layer is gone.
+    /// Closed while the write lease is held: the open layer is lost.
     CloseLeased,
 }
 

@@ -1,4 +1,4 @@
-//! [`run`]: a sequence on a store and on the model, from one opening of the store to the next.
+//! [`run`]: runs a sequence on a store and on the model, from one open of the store to the next.
 
 use std::{collections::BTreeSet, path::Path, rc::Rc, sync::Arc, time::Duration};
 
@@ -18,14 +18,14 @@ const TIMELINE: &str = "main";
 /// Values are cut to [`CUT_VALUE_LEN`] once a sequence has put this much, in bytes.
 const VALUE_BYTES_MAX: usize = 32 << 20;
 const CUT_VALUE_LEN: usize = 48;
-/// More is not held at once.
+/// Maximum number of objects that are held at once.
 const HELD_MAX: usize = 24;
 
-/// What outlives an operation.
+/// What is held across operations.
 pub(super) enum Held {
     Snapshot {
         snapshot: Snapshot,
-        /// What was committed when it was taken.
+        /// The last committed Lsn when it was taken.
         seen: Lsn,
         /// The model that it saw, if the store has lost something since.
         of: Option<Rc<Model>>,
@@ -38,23 +38,23 @@ pub(super) enum Held {
     },
 }
 
-/// What a sequence has come to, across all openings of its store.
+/// The state of a sequence across all opens of its store.
 pub(super) struct Run {
     pub(super) model: Model,
     pub(super) held: Vec<Held>,
     pub(super) counts: Counts,
-    /// Every Lsn that was ever committed: a store can be back at any of them.
+    /// Every Lsn that was ever committed: a reopened store may be at any of them.
     pub(super) commits: BTreeSet<Lsn>,
-    /// The highest disk-consistent Lsn that was ever seen.
+    /// The highest disk-consistent Lsn seen.
     pub(super) durable: Lsn,
-    /// The last one that was accepted.
+    /// The last accepted drop.
     pub(super) last_drop: Option<(u128, u32, Lsn)>,
     values: u64,
     value_bytes: usize,
 }
 
 impl Setup {
-    /// The options that it stands for, at an opening of the store, counted from zero.
+    /// Returns the options for an open of the store; opens count from zero.
     #[must_use]
     pub fn options(&self, opening: usize) -> Options {
         let mappings_max = if self.access < 128 { 2 } else { 1 << 10 };
@@ -95,17 +95,17 @@ impl Setup {
         }
     }
 
-    /// Where the timeline starts.
+    /// Returns where the timeline starts.
     #[must_use]
     pub fn start_lsn(&self) -> Lsn {
         self.start.lsn(Lsn(0x10), Lsn(0xF)).clamp(Lsn(1), Lsn(u64::MAX - 1))
     }
 }
 
-/// Runs a sequence on a new store, in `dir` of `storage` with nothing in it, and on the model.
+/// Runs a sequence on a new store and on the model. `dir` of `storage` must be empty.
 ///
 /// # Panics
-/// Where the two differ, with the operation.
+/// If the two differ; the message names the operation.
 #[must_use]
 pub fn run(storage: &SharedStorage, dir: &Path, sequence: &Sequence) -> Counts {
     let start = sequence.setup.start_lsn();
@@ -185,7 +185,7 @@ impl Run {
         (ending, timeline)
     }
 
-    /// With the lease taken, only what is frozen can be flushed.
+    /// With the lease held, only frozen layers can be flushed.
     fn close_leased(&mut self, timeline: &Timeline) {
         let values = self.model.highest_lsn();
         let reached = timeline.flush().expect("flushing works");
@@ -194,8 +194,8 @@ impl Run {
         self.saw_durable(reached);
     }
 
-    /// At the end of a sequence, before the store is closed: everything is as it should be, and
-    /// everything goes.
+    /// Called at the end of a sequence, before the store is closed: checks everything, and releases
+    /// everything that is held.
     fn finish(&mut self, timeline: &Timeline) {
         self.model.abort();
         self.check_held();
@@ -204,8 +204,8 @@ impl Run {
         let reached = timeline.flush().expect("flushing works");
         assert_eq!(reached, self.model.committed(), "flushed without a lease");
         self.saw_durable(reached);
-        // Nobody holds anything: the reclaimer frees every layer that was retired. If it does not,
-        // this never ends.
+        // Nothing is held: the reclaimer must free every retired layer. If it does not, this loop
+        // does not end.
         while timeline.stats().retired_layers > 0 {
             match timeline.0.store.options.background {
                 Background::Threads => std::thread::yield_now(),
@@ -216,7 +216,7 @@ impl Run {
         assert_eq!((stats.frozen_layers, timeline.pins().len()), (0, 0));
     }
 
-    /// Ends the store. The session's lease and readers are gone.
+    /// Ends the store. The session's lease and readers are dropped by then.
     fn end(&mut self, store: Store, timeline: &Timeline, how: Ending) {
         let flushes = timeline.stats().flush;
         assert_eq!((flushes.failures, &flushes.last_error), (0, &None));
@@ -242,8 +242,8 @@ impl Run {
         self.durable = lsn;
     }
 
-    /// Brings the model to where the reopened store is: at its last commit if there is a log, else
-    /// at one that was flushed.
+    /// Moves the model to where the reopened store is: its last commit if there is a log, otherwise
+    /// a flushed commit.
     fn reopened(&mut self, timeline: &Timeline, durability: Durability) {
         let flushed = timeline.disk_consistent_lsn();
         self.saw_durable(flushed);
@@ -261,7 +261,7 @@ impl Run {
         assert_eq!(timeline.last_record_lsn(), back.max(self.model.start()));
         if back < self.model.committed() {
             self.counts.add("reopens_that_lose");
-            // Whoever still holds a snapshot has lost nothing.
+            // A snapshot that is still held has lost nothing.
             let mut before: Option<Rc<Model>> = None;
             for held in &mut self.held {
                 if let Held::Snapshot { of: of @ None, .. } = held {
@@ -318,7 +318,7 @@ impl Run {
     }
 }
 
-/// Names the operation that panics.
+/// Names the operation in the message of a panic.
 struct Running<'o> {
     number: usize,
     op: &'o Op,

@@ -1,5 +1,5 @@
-//! [`Session`]: one opening of a store. Applies each operation to it and to the model, and
-//! compares.
+//! [`Session`]: one open of a store. Applies each operation to it and to the model, and compares
+//! the results.
 
 use std::sync::Arc;
 
@@ -14,19 +14,19 @@ use crate::{
     Snapshot, Timeline, VALUE_LEN_MAX, Value, Versions, WriteLease,
 };
 
-/// How many versions of a snapshot are looked at each time.
+/// How many versions of a snapshot are checked each time.
 const SNAPSHOT_KEYS: usize = 8;
 
 /// What borrows an open store.
 pub(super) struct Session<'t> {
     timeline: &'t Timeline,
     lease: Option<WriteLease<'t>>,
-    /// Left pinned between operations, each at its own version of the layer map.
+    /// They stay pinned between operations, each at its own version of the layer map.
     readers: [Reader; 3],
     scratch: Scratch,
 }
 
-/// Engine and model agree that it was done, or why not. Whether it was.
+/// Checks that engine and model agree on success or on the error. Returns whether it succeeded.
 #[track_caller]
 fn agree<T>(
     counts: &mut Counts,
@@ -70,7 +70,7 @@ impl<'t> Session<'t> {
         Session { timeline, lease: None, readers, scratch: Scratch::new() }
     }
 
-    /// Takes the write lease, if it has not got it.
+    /// Takes the write lease, unless it is held already.
     pub(super) fn lease(&mut self) -> &mut WriteLease<'t> {
         let take = || self.timeline.write_lease().expect("nobody else has it");
         self.lease.get_or_insert_with(take)
@@ -333,7 +333,7 @@ impl<'t> Session<'t> {
         run.hold(Held::Detached { version, lsn, kind, bytes });
     }
 
-    /// What was read under a guard stays, whatever happens to its layers meanwhile.
+    /// What was read under a guard must not change, whatever happens to its layers.
     fn hold_guard(&mut self, run: &mut Run, key: KeyChoice, value: ValueChoice) {
         let page = key.key();
         let (mut reader, mut first, mut second) =
@@ -348,7 +348,7 @@ impl<'t> Session<'t> {
             let committed = run.model.committed();
             self.put_one(run, key, LsnStep::NEXT, value, Kind::Delta { will_init: false });
             if !Arc::ptr_eq(&guard.map().open.layer, &self.timeline.0.look().open.layer) {
-                // The put found its layer full and rolled: the guard sees no more than it did.
+                // The put found its layer full and rolled: the guard sees no more than before.
                 guarded.get_or_insert(run.model.last_record());
                 is_of_nothing |= run.model.committed() < run.model.start();
             }
@@ -356,23 +356,22 @@ impl<'t> Session<'t> {
             self.commit(run, lsn);
             self.roll(run);
             if run.model.committed() > committed {
-                // Rolled at the latest now: the guard sees this commit and none after it.
+                // Rolled by now at the latest: the guard sees this commit and none after it.
                 guarded.get_or_insert(run.model.last_record());
             }
             self.flush(run);
         }
         let upper = guard.last_record_lsn();
         let expected = guarded.unwrap_or(run.model.last_record());
-        // A layer full of what was taken back rolls before it takes a value; then the guard sees
-        // nothing more.
+        // A layer that is full of aborted values rolls before it takes a value; the guard sees
+        // nothing more then.
         assert!(upper == expected || upper == bound, "a guard sees {upper}, not {expected}");
         run.counts.add_many("guards_that_see_more", u64::from(upper > bound));
         let expected = before.history(page, bound, bound).expect("readable");
         check_versions(&read, &expected, &before, page, bound);
         let (model, counts) = (&run.model, &mut run.counts);
         if is_of_nothing {
-            // It goes on seeing that nothing was committed, also not at the start, which can be
-            // read.
+            // It must still see that nothing was committed, even at the start, which can be read.
             assert!(!guard.exists(page, bound).expect("readable"));
             counts.add("guards_of_nothing_held");
             return;
@@ -418,7 +417,7 @@ impl<'t> Session<'t> {
             .map(|block| (Key { object, block }, new_value(run, value, Kind::Image).bytes))
             .collect();
         let expected = run.model.check_import(lsn);
-        // The lease alone, so that the counts can be lent too.
+        // Only the lease is taken, so that the counts can be borrowed too.
         self.lease();
         let lease = self.lease.as_mut().expect("taken above");
         let found = lease.import_images(lsn);
@@ -444,13 +443,13 @@ impl<'t> Session<'t> {
     }
 }
 
-/// A value that no other is like.
+/// Makes a value that is unlike any other.
 fn new_value(run: &mut Run, choice: ValueChoice, kind: Kind) -> Stored {
     let (number, len) = run.next_value(choice.len());
     Stored { kind, bytes: fill_value(number, choice.fill, len).into() }
 }
 
-/// Redo that shows what it was given: the base, then each delta with its Lsn.
+/// Redo that shows its input: the base, then each delta with its Lsn.
 pub(super) struct Append;
 
 impl Redo for Append {
@@ -477,7 +476,7 @@ fn add_to_page(page: &mut Vec<u8>, lsn: Option<Lsn>, bytes: &[u8]) {
     page.extend_from_slice(bytes);
 }
 
-/// The page that [`Append`] makes of what the model has.
+/// The page that [`Append`] makes of the model's versions.
 fn expected_page(model: &Model, key: Key, lsn: Lsn, upper: Lsn) -> Result<Vec<u8>, Refusal> {
     let history = model.history(key, lsn, upper)?;
     let versions = match (history.versions.is_empty(), history.has_base) {
@@ -496,7 +495,7 @@ fn expected_page(model: &Model, key: Key, lsn: Lsn, upper: Lsn) -> Result<Vec<u8
     Ok(page)
 }
 
-/// Reads many pages at once, twice: in the order given, and as a range.
+/// Reads many pages at once, twice: in the given order, and as a range.
 fn check_pages(
     guard: Guard<'_>,
     model: &Model,
@@ -552,8 +551,8 @@ fn check_pages(
     assert!(found.into_iter().eq(expected), "pages from {start} to {end} at {lsn}");
 }
 
-/// What was found is what the model has; or it ends earlier, with a page that a flush has made of a
-/// long chain.
+/// Checks that the versions found are the model's, or end earlier with a page that a flush has
+/// materialized for a long chain.
 #[track_caller]
 fn check_versions(found: &Versions<'_>, expected: &History<'_>, model: &Model, key: Key, lsn: Lsn) {
     let is_same = |(index, found): (usize, PageVersion<'_>)| {
@@ -617,7 +616,7 @@ fn check_read(
     }
 }
 
-/// Reads without waiting: what is not in memory is fetched, and the read is tried again.
+/// Reads without waiting: fetches what is not in memory, and tries again.
 fn try_until_hit<'s>(
     guard: Guard<'s>,
     key: Key,
@@ -637,7 +636,7 @@ fn try_until_hit<'s>(
     }
 }
 
-/// Scans from one object to before another, or to the end if that is not above.
+/// Scans from one object to before another, or to the end if the other is not above.
 fn check_scan(
     guard: Guard<'_>,
     model: &Model,
@@ -660,7 +659,7 @@ fn check_scan(
     }
 }
 
-/// A snapshot against the model that it was taken of.
+/// Checks a snapshot against the model at which it was taken.
 pub(super) fn check_snapshot(
     snapshot: &Snapshot,
     seen: Lsn,
@@ -671,7 +670,7 @@ pub(super) fn check_snapshot(
     let (guard, upper) = (snapshot.guard(), snapshot.lsn());
     assert_eq!(guard.last_record_lsn(), upper);
     if seen < model.start() {
-        // Taken before anything was committed: nothing that was put at the start since is seen.
+        // Taken before anything was committed: it sees nothing that was put at the start since.
         assert!(guard.scan(.., upper).next().is_none());
         for key in model.keys() {
             assert!(!guard.exists(key, upper).expect("readable"));
@@ -693,7 +692,8 @@ pub(super) fn check_snapshot(
     check_pages(guard, model, &some, upper, upper, scratch, counts);
 }
 
-/// All keys and their neighbours, at the last record and at some Lsns of theirs; and a scan of all.
+/// Checks all keys and their neighbours, at the last record and at some of their Lsns; and a scan
+/// of everything.
 pub(super) fn check_everything(timeline: &Timeline, model: &Model, counts: &mut Counts) {
     let (mut reader, mut scratch) = (timeline.reader(), Scratch::new());
     let guard = reader.pin();

@@ -1,4 +1,4 @@
-//! [`UnsyncedStorage`]: real files that are never synced, for tests that no crash is a part of.
+//! [`UnsyncedStorage`]: real files that are never synced, for tests without crashes.
 
 use std::{io::IoSlice, path::Path, sync::Arc};
 
@@ -6,13 +6,13 @@ use pagestrata_layers::Result;
 
 use crate::storage::{File, FileMap, Lock, RealStorage, SharedStorage, Storage};
 
-/// The operating system's files without any sync: the same bytes, thousands of times faster on a
-/// disk.
+/// The operating system's files without any sync: the same bytes, but thousands of times faster on
+/// a disk.
 #[derive(Clone, Debug)]
 pub struct UnsyncedStorage(SharedStorage);
 
 impl UnsyncedStorage {
-    /// As a store takes it.
+    /// Returns it in the form that a store takes.
     #[must_use]
     pub fn shared() -> SharedStorage {
         Arc::new(UnsyncedStorage(Arc::new(RealStorage)))

@@ -3,9 +3,8 @@
 use crate::{options::Background, state::timeline::TimelineShared};
 
 impl TimelineShared {
-    /// After a commit of `bytes`, which has left the open layer with `used_bytes`: sleeps if
-    /// flushing is behind. A store without threads flushes when its callers wait, and there is
-    /// nobody to wait for.
+    /// Called after a commit of `bytes` that filled the open layer to `used_bytes`: sleeps if
+    /// flushing is behind. Does nothing in a store without threads, where callers flush themselves.
     pub(crate) fn pace(&self, bytes: u64, used_bytes: u64) {
         let options = &self.store.options;
         if options.background == Background::Callers || options.write_delay_max.is_zero() {

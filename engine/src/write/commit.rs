@@ -1,4 +1,4 @@
-//! [`CommitTicket`]: what a commit has promised, waited for by a thread or as a future.
+//! [`CommitTicket`]: waits for a commit's durability, as a thread or as a future.
 
 use std::{
     fmt,
@@ -16,25 +16,23 @@ use crate::{
     options::{Background, Durability, Options},
 };
 
-/// How durable one commit is when its ticket says so; see
-/// [`WriteLease::commit_with`](crate::WriteLease::commit_with).
+/// Durability of one commit; see [`WriteLease::commit_with`](crate::WriteLease::commit_with).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub enum CommitDurability {
-    /// As durable as the store promises of all commits: [`Options::durability`].
+    /// The store's durability: [`Options::durability`].
     #[default]
     OfStore,
-    /// The log is synced past the commit, also in a store whose commits are not waited for
-    /// ([`Durability::Buffered`]). So is everything that any timeline committed before it.
+    /// The log is synced past the commit, even in a store that syncs periodically
+    /// ([`Durability::Buffered`]). Everything that any timeline committed before it is synced too.
     Synced,
 }
 
-/// Stands for a commit. What it promises is the store's [`Durability`](crate::Durability), or more
-/// if the commit asked for it ([`CommitDurability`]).
+/// A commit to wait for, until it is as durable as the store's [`Durability`](crate::Durability)
+/// promises, or more if the commit asked for it ([`CommitDurability`]).
 ///
-/// It can be awaited too, on any executor: what `wait` does is then done by the store's own thread
-/// (without threads of its own, [`Background::Callers`](crate::Background::Callers), by the first
-/// poll, which blocks).
+/// It can be awaited on any executor: a thread of the store does then what `wait` does. Without
+/// threads ([`Background::Callers`](crate::Background::Callers)) the first poll does, and blocks.
 ///
 /// ```
 /// # use pagestrata::{CommitTicket, Result};
@@ -44,16 +42,16 @@ pub enum CommitDurability {
 /// ```
 pub struct CommitTicket {
     lsn: Lsn,
-    /// The process that has committed.
+    /// The process that committed.
     owner: ProcessMark,
-    /// None: there is nothing to wait for.
+    /// `None`: there is nothing to wait for.
     log: Option<LogWait>,
 }
 
 struct LogWait {
     log: Arc<Log>,
     end: Position,
-    /// Until it is synced; else there is only a failure to be told of.
+    /// Whether to wait for a sync; if not, only a failure is reported.
     synced: bool,
     background: Background,
 }
@@ -78,19 +76,19 @@ impl CommitTicket {
         CommitTicket { lsn, owner: ProcessMark::current(), log: end.map(waiting) }
     }
 
-    /// The Lsn that was committed.
+    /// Returns the committed Lsn.
     #[must_use]
     pub fn lsn(&self) -> Lsn {
         self.lsn
     }
 
-    /// Returns once the commit is as durable as was promised: with [`Durability::Synced`] or
-    /// [`CommitDurability::Synced`] once the log is synced past it, else at once. All who wait at
-    /// the same time share a sync.
+    /// Returns once the commit is as durable as promised: with [`Durability::Synced`] or
+    /// [`CommitDurability::Synced`] once the log is synced past it, otherwise at once. Concurrent
+    /// waiters share a sync.
     ///
     /// # Errors
-    /// [`Error::ReadOnly`]: the log has failed. After a reopen the commit is there whole, or not at
-    /// all. [`Error::Closed`] in a forked child.
+    /// [`Error::ReadOnly`]: the log has failed. After a reopen the commit is there as a whole or
+    /// not at all. [`Error::Closed`] in a forked child.
     pub fn wait(self) -> Result<()> {
         if !self.owner.is_current() {
             return Err(Error::Closed);
@@ -121,7 +119,7 @@ impl IntoFuture for CommitTicket {
     }
 }
 
-/// The future of a [`CommitTicket`]: ready once the commit is as durable as the store promises.
+/// The future of a [`CommitTicket`]: completes once the commit is as durable as promised.
 #[derive(Debug)]
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct CommitFuture(State);
@@ -129,7 +127,7 @@ pub struct CommitFuture(State);
 #[derive(Debug)]
 enum State {
     Synced(SyncFuture),
-    /// Taken by the poll that is ready.
+    /// Taken by the poll that completes.
     Blocking(Option<CommitTicket>),
 }
 

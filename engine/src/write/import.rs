@@ -1,4 +1,4 @@
-//! [`ImageImport`]: a base backup's pages, straight into image layers.
+//! [`ImageImport`]: writes the pages of a base backup straight into image layers.
 
 use std::{
     fmt,
@@ -19,19 +19,19 @@ use crate::{
     state::timeline::TimelineShared,
 };
 
-/// An import of images at one Lsn. Nothing of it is visible until [`ImageImport::finish`]; dropped
-/// before, it leaves nothing but files that the next opening of the store removes.
+/// An import of images at one Lsn. Nothing of it is visible until [`ImageImport::finish`]. If it is
+/// dropped before that, its files are removed by the next open of the store.
 pub struct ImageImport<'l> {
     timeline: &'l Arc<TimelineShared>,
     writer: &'l mut OpenLayer,
     lsn: Lsn,
     /// The image layer that is being written.
     current: Option<Current<'l>>,
-    /// Those that are durable under their names.
+    /// The layers that are durable under their names.
     records: Vec<LayerRecord>,
-    /// The last key of all.
+    /// The last key of the import so far.
     last: Option<Key>,
-    /// Images may be missing: it cannot be finished any more.
+    /// Images may be missing: the import can no longer be finished.
     failed: bool,
     images: u64,
     image_bytes: u64,
@@ -70,11 +70,11 @@ impl<'l> ImageImport<'l> {
         }
     }
 
-    /// Adds one image; they come in ascending order of their keys.
+    /// Adds an image. Keys must be in ascending order.
     ///
     /// # Errors
-    /// [`Error::OutOfOrder`] and [`Error::ValueTooLong`], which leave the import as it was. After
-    /// any other error images may be missing, and every further call fails.
+    /// [`Error::OutOfOrder`] and [`Error::ValueTooLong`] leave the import as it was. After any
+    /// other error images may be missing, and every further call fails.
     pub fn put(&mut self, key: Key, image: &[u8]) -> Result<()> {
         self.check()?;
         if let Some(last) = self.last.filter(|&last| key <= last) {
@@ -135,10 +135,10 @@ impl<'l> ImageImport<'l> {
         Ok(())
     }
 
-    /// Makes the images durable and visible, all at once, and commits their Lsn.
+    /// Makes all images durable and then visible at once, and commits their Lsn.
     ///
     /// # Errors
-    /// [`Error::Layers`](crate::Error::Layers); nothing is visible then.
+    /// [`Error::Layers`](crate::Error::Layers): nothing is visible.
     pub fn finish(mut self) -> Result<ImportReport> {
         self.check()?;
         self.finish_layer()?;
@@ -158,7 +158,7 @@ impl<'l> ImageImport<'l> {
         debug_assert!(self.writer.layer().is_empty() && !self.writer.has_pending());
         let append = |edits: &[Edit]| timeline.store.append_in_doubt(edits);
         timeline.publish_edit(&edit, append, |map, since| {
-            // The empty open layer stays at its Lsn: what pinned it before sees nothing of this.
+            // The empty open layer stays at its Lsn: earlier pins of it see nothing of the import.
             let open = MemSlot { layer: next.layer().clone(), since };
             Some(std::mem::replace(&mut map.open, open))
         })?;

@@ -1,7 +1,7 @@
 //! [`WriteLease`]: the exclusive right to append to a timeline.
 //!
-//! It keeps the open layer in place while it is held: rolling needs the lease too, so no append
-//! ever finds its layer frozen, and there is nothing to retry.
+//! While the lease is held, the open layer stays the same: rolling needs the lease too. So no
+//! append finds its layer frozen, and there is nothing to retry.
 
 use std::{
     fmt,
@@ -26,10 +26,10 @@ use crate::{
     },
 };
 
-/// The open layer leaves a lease with its drop.
+/// Drop takes the open layer out of the lease.
 const IN_PLACE: &str = "the lease holds the open layer until it is dropped";
 
-/// The exclusive right to append to a timeline. Dropping it takes back what was not committed.
+/// The exclusive right to append to a timeline. Dropping it discards what was not committed.
 ///
 /// ```compile_fail,E0382
 /// # use pagestrata::{CommitTicket, WriteLease, Lsn};
@@ -84,9 +84,9 @@ const IN_PLACE: &str = "the lease holds the open layer until it is dropped";
 /// ```
 pub struct WriteLease<'t> {
     timeline: Arc<TimelineShared>,
-    /// Taken out by drop alone.
+    /// Taken out only by drop.
     writer: Option<Box<OpenLayer>>,
-    /// What the open layer used after the last commit, in bytes.
+    /// Memory of the open layer after the last commit, in bytes.
     used_at_commit: u64,
     borrowed: PhantomData<&'t TimelineShared>,
 }
@@ -103,10 +103,10 @@ pub struct WriteLease<'t> {
 /// ```
 pub type OwnedWriteLease = WriteLease<'static>;
 
-/// Marks its timeline as having a commit under way. [`Store::close`](crate::Store::close) says that
-/// the store is closed and then waits for the mark to go; a commit sets the mark and then looks
-/// whether the store is closed. Each has a fence between the two, so a commit is either refused or
-/// waited for.
+/// Marks its timeline as having a commit in progress. [`Store::close`](crate::Store::close) first
+/// marks the store as closed and then waits for this mark to go; a commit first sets this mark and
+/// then checks whether the store is closed. Each has a fence between the two, so a commit is either
+/// refused or waited for.
 struct CommitUnderWay<'t>(&'t TimelineShared);
 
 impl<'t> CommitUnderWay<'t> {
@@ -136,32 +136,32 @@ impl WriteLease<'_> {
         self.writer.as_deref().expect(IN_PLACE)
     }
 
-    /// The timeline and the open layer, apart.
+    /// Returns the timeline and the open layer separately.
     #[inline]
     fn parts(&mut self) -> (&Arc<TimelineShared>, &mut OpenLayer) {
         (&self.timeline, self.writer.as_deref_mut().expect(IN_PLACE))
     }
 
-    /// Appends one value: copies it once, into the open layer. Invisible until it is committed.
+    /// Appends one value: copies it once, into the open layer. It is invisible until it is
+    /// committed.
     ///
-    /// A delta is taken without a look at what it changes, since that may have to be read from a
-    /// file: whether the page has a base is for the caller to know, or to ask
-    /// [`WriteLease::exists`] first. Where there is none, reads of the page fail with
-    /// [`Error::MissingBase`].
+    /// A delta is accepted without checking for a base, because that may need a read from a file.
+    /// The caller must know whether the page has one, or call [`WriteLease::exists`] first. If
+    /// there is none, reads of the page fail with [`Error::MissingBase`].
     ///
     /// # Errors
     /// [`Error::LsnOutOfOrder`] (below the last append, or at or below the last commit),
     /// [`Error::DuplicateVersion`], [`Error::ValueTooLong`]; [`Error::Layers`] with `Full` or
     /// `OutOfMemory`; [`Error::FlushStalled`]; [`Error::Closed`] while the store closes and in a
-    /// forked child. Nothing is changed, and a stalled writer goes on when flushing does.
+    /// forked child. Nothing is changed, and the put can be repeated once flushing succeeds again.
     #[inline]
     pub fn put(&mut self, key: Key, lsn: Lsn, value: Value<'_>) -> Result<()> {
         self.check_room()?;
         Ok(self.parts().1.put(key, lsn, value)?)
     }
 
-    /// Appends several values, all or none. Neighbours that borrow the very same bytes, as of a log
-    /// record that touches several pages, share one copy.
+    /// Appends several values, all or none. Adjacent entries that borrow the very same bytes, as of
+    /// a log record that touches several pages, share one copy.
     ///
     /// # Errors
     /// As [`WriteLease::put`]; nothing is changed.
@@ -171,37 +171,37 @@ impl WriteLease<'_> {
     }
 
     /// Drops the blocks of an object from `first_block` on, as a truncation or removal does: reads
-    /// at or above `lsn` find nothing of what was put below `lsn`. Values at `lsn` itself come
-    /// after it.
+    /// at or above `lsn` find no value that was put below `lsn`. Values at `lsn` itself come after
+    /// the drop.
     ///
     /// # Errors
-    /// As [`WriteLease::put`], and [`Error::DropAfterPut`] when one of these blocks was put at this
-    /// very Lsn already. Nothing is changed.
+    /// As [`WriteLease::put`], and [`Error::DropAfterPut`] if one of these blocks was already put
+    /// at this very Lsn. Nothing is changed.
     pub fn drop_blocks(&mut self, object: u128, first_block: u32, lsn: Lsn) -> Result<()> {
         self.check_room()?;
         Ok(self.parts().1.drop_blocks(object, first_block, lsn)?)
     }
 
     /// Makes everything appended so far visible at once, as of `lsn`, and writes it to the log
-    /// first. Nothing can be put at or below it afterwards. It is durable when the ticket says so.
+    /// first. Nothing can be put at or below `lsn` afterwards. [`CommitTicket::wait`] returns when
+    /// it is durable.
     ///
-    /// Rolls when the open layer has its size, or keeps the log from being freed; when too many
-    /// frozen layers wait for their flush already, it waits for one first. While flushing is behind
-    /// it is delayed, once it is visible, so that this does not happen
+    /// Rolls if the open layer has reached its size, or keeps the log from being freed; if too many
+    /// frozen layers wait for their flush, waits for one first. To avoid that wait, a commit is
+    /// delayed while flushing is behind, after it has become visible
     /// ([`Options::write_delay_max`](crate::Options::write_delay_max)).
     ///
     /// # Errors
-    /// [`Error::LsnOutOfOrder`] when `lsn` is below an appended one; [`Error::Layers`] with `Full`
-    /// or `OutOfMemory`; [`Error::NoSpace`], [`Error::LogFull`], [`Error::FlushFailed`] when the
-    /// log has its full length; [`Error::ReadOnly`], [`Error::Closed`]. Nothing is published, and
-    /// what was appended still waits for its commit.
+    /// [`Error::LsnOutOfOrder`] if `lsn` is below an appended one; [`Error::Layers`] with `Full` or
+    /// `OutOfMemory`; [`Error::NoSpace`], [`Error::LogFull`], [`Error::FlushFailed`] if the log has
+    /// reached its maximum length; [`Error::ReadOnly`], [`Error::Closed`]. Nothing is published,
+    /// and the values still wait for their commit.
     pub fn commit(&mut self, lsn: Lsn) -> Result<CommitTicket> {
         self.commit_with(lsn, CommitDurability::OfStore)
     }
 
-    /// As [`WriteLease::commit`], with a durability of this commit's own: in a store whose commits
-    /// are not waited for ([`Durability::Buffered`]), one that must survive a power failure is
-    /// waited for.
+    /// As [`WriteLease::commit`], with a durability for this commit: in a store that syncs
+    /// periodically ([`Durability::Buffered`]), a single commit can ask to survive a power loss.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -248,17 +248,16 @@ impl WriteLease<'_> {
         Ok(ticket)
     }
 
-    /// Takes back everything that was appended since the last commit.
+    /// Discards everything that was appended since the last commit.
     pub fn abort(&mut self) {
         self.parts().1.abort();
     }
 
-    /// Whether the page exists for what is put next: something was put, by this lease or before it,
-    /// committed or not, and not dropped since. Says nothing about whether the page can be made:
-    /// deltas without a base exist too.
+    /// Whether the page exists for the next put: it was put, by this lease or before, committed or
+    /// not, and not dropped since. Does not tell whether the page can be materialized: deltas
+    /// without a base exist too.
     ///
-    /// Looks in memory first, and reads layer files where that says nothing; it may wait for a
-    /// device.
+    /// Looks in memory first, and reads layer files only if needed; it may wait for a device.
     ///
     /// ```
     /// # use pagestrata::{Key, Lsn, Result, Value, WriteLease};
@@ -276,8 +275,8 @@ impl WriteLease<'_> {
         Ok(self.newest(key)?.is_some())
     }
 
-    /// The newest version of a page as this lease sees it: what it has put and not committed, then
-    /// everything that is committed. `None`: nothing was put, or it was dropped since. As
+    /// Returns the newest version of a page as this lease sees it: its own uncommitted puts, then
+    /// everything committed. `None`: the page was never put, or was dropped since. Like
     /// [`WriteLease::exists`], it may wait for a device.
     ///
     /// # Errors
@@ -289,14 +288,13 @@ impl WriteLease<'_> {
         newest_of_writer(&self.timeline, self.writer(), key)
     }
 
-    /// Freezes the open layer, to be flushed in the background, and begins an empty one. Does no
-    /// I/O and copies nothing. A layer to which nothing was committed stays. One to which only Lsns
-    /// were committed, without values, is rolled: its flush makes no file and moves the
-    /// disk-consistent Lsn on.
+    /// Freezes the open layer, for a flush in the background, and starts an empty one. Does no I/O
+    /// and copies nothing. A layer without commits is not rolled. A layer with commits but without
+    /// values is rolled: its flush writes no file, but advances the disk-consistent Lsn.
     ///
     /// # Errors
-    /// [`Error::Uncommitted`]; [`Error::FlushStalled`] when too many frozen layers wait and
-    /// flushing fails; [`Error::ReadOnly`], [`Error::Closed`].
+    /// [`Error::Uncommitted`]; [`Error::FlushStalled`] if too many frozen layers wait and flushing
+    /// fails; [`Error::ReadOnly`], [`Error::Closed`].
     pub fn roll(&mut self) -> Result<()> {
         self.check_committed()?;
         let layer = self.writer().layer();
@@ -306,17 +304,17 @@ impl WriteLease<'_> {
         self.roll_now()
     }
 
-    /// Rolls and flushes as [`Timeline::flush`](crate::Timeline::flush) does, under the lease:
-    /// returns once everything that was committed is in synced layer files, with the
-    /// disk-consistent Lsn, which is then that of the last commit.
+    /// Rolls and flushes like [`Timeline::flush`](crate::Timeline::flush), under the lease: waits
+    /// until everything committed is in synced layer files. Returns the disk-consistent Lsn, which
+    /// is that of the last commit then.
     ///
     /// # Errors
-    /// [`Error::Uncommitted`]: nothing was rolled or flushed, and what was put still waits for its
-    /// commit. [`Error::FlushFailed`], [`Error::FlushStalled`]: nothing is lost, and it will be
-    /// tried again; [`Error::ReadOnly`], [`Error::Closed`].
+    /// [`Error::Uncommitted`]: nothing was rolled or flushed, and the values still wait for their
+    /// commit. [`Error::FlushFailed`], [`Error::FlushStalled`]: nothing is lost, and the flush is
+    /// retried; [`Error::ReadOnly`], [`Error::Closed`].
     pub fn flush(&mut self) -> Result<Lsn> {
         self.check_committed()?;
-        // Also where commits without values have moved the last record alone.
+        // Also if commits without values have only advanced the last record.
         if self.timeline.is_flush_due(self.writer()) {
             self.roll_now()?;
         }
@@ -331,12 +329,12 @@ impl WriteLease<'_> {
         }
     }
 
-    /// Begins to import images at `lsn`, straight into image layers: for a base backup.
+    /// Starts an import of images at `lsn`, straight into image layers: for a base backup.
     ///
-    /// Everything in memory is flushed first.
+    /// Flushes everything in memory first.
     ///
     /// # Errors
-    /// [`Error::ImportBehind`] when the timeline holds anything at or above `lsn`;
+    /// [`Error::ImportBehind`] if the timeline holds anything at or above `lsn`;
     /// [`Error::Uncommitted`]; [`Error::FlushFailed`]; [`Error::Closed`].
     pub fn import_images(&mut self, lsn: Lsn) -> Result<ImageImport<'_>> {
         self.check_committed()?;
@@ -352,13 +350,13 @@ impl WriteLease<'_> {
         Ok(ImageImport::new(timeline, writer, lsn))
     }
 
-    /// The Lsn of the last append, committed or not.
+    /// Returns the Lsn of the last append, committed or not.
     #[must_use]
     pub fn last_lsn(&self) -> Lsn {
         self.writer().last_lsn()
     }
 
-    /// An open layer that could not be rolled may grow to twice its size, and no further.
+    /// An open layer that could not be rolled may grow to at most twice its size.
     #[inline]
     fn check_room(&mut self) -> Result<()> {
         if self.timeline.store.is_inherited() {
@@ -372,7 +370,7 @@ impl WriteLease<'_> {
         Ok(())
     }
 
-    /// Rolls after all: flushing may work again, or the layer is full of what was taken back, which
+    /// Tries to roll again: flushing may work by now, or the layer is full of aborted values, which
     /// no commit has rolled.
     #[cold]
     fn make_room(&mut self) -> Result<()> {
@@ -380,7 +378,7 @@ impl WriteLease<'_> {
         self.roll_now()
     }
 
-    /// Rolls, once one more layer may be frozen. Nothing is uncommitted.
+    /// Rolls once one more layer may be frozen. Nothing may be uncommitted.
     fn roll_now(&mut self) -> Result<()> {
         let (timeline, writer) = self.parts();
         timeline.wait_for_frozen_slot()?;
@@ -390,7 +388,7 @@ impl WriteLease<'_> {
     }
 }
 
-/// Commits, up to where readers see it. A store that is being closed waits for it.
+/// Commits, up to the point where readers see it. A store that is being closed waits for it.
 fn log_and_publish(
     timeline: &TimelineShared,
     writer: &mut OpenLayer,
@@ -415,7 +413,7 @@ impl Drop for WriteLease<'_> {
     fn drop(&mut self) {
         let Some(mut writer) = self.writer.take() else { return };
         if self.timeline.store.is_inherited() {
-            // What it would give back is the parent's.
+            // What it would release belongs to the parent.
             std::mem::forget(writer);
             return;
         }

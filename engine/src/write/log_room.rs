@@ -1,4 +1,4 @@
-//! Room in the log: commits wait for it, and flushes that free it are asked for.
+//! Space in the log: commits wait for it, and request the flushes that free it.
 
 use std::sync::Arc;
 
@@ -11,12 +11,13 @@ use crate::{
 };
 
 impl StoreShared {
-    /// Whether the log is so long that layers have to be flushed to free it.
+    /// Whether the log is so long that layers must be flushed to free it.
     fn is_log_overdue(&self) -> bool {
         self.log.get().is_some_and(|log| log.bytes() > self.options.log_size_max_bytes / 2)
     }
 
-    /// The timelines that the oldest segment waits for, and up to which Lsn each has to be flushed.
+    /// Returns the timelines that the oldest segment waits for, and the Lsn up to which each must
+    /// be flushed.
     fn overdue_timelines(&self) -> Vec<(Arc<TimelineShared>, Lsn)> {
         let needs = self.log().oldest_needs();
         let lsn_of = |number| needs.iter().find(|need| need.0 == number).map(|need| need.1);
@@ -24,23 +25,22 @@ impl StoreShared {
         all.filter_map(|timeline| lsn_of(timeline.number).map(|lsn| (timeline, lsn))).collect()
     }
 
-    /// Rolls the timelines that keep the log from being freed, but for those whose write lease is
-    /// taken: they roll at their next commit.
+    /// Rolls the timelines that keep the log from being freed, except those whose write lease is
+    /// held: they roll at their next commit.
     pub(crate) fn roll_overdue(&self) {
         if self.is_log_overdue() {
             for (timeline, lsn) in self.overdue_timelines() {
-                // What cannot be frozen now is when the next flush has made room.
+                // A layer that cannot be frozen now is frozen when the next flush has made room.
                 timeline.roll_unless_leased(lsn);
             }
         }
     }
 
-    /// Before a commit of the timeline `own`: as long as the log has its full length, waits for
-    /// flushes that free some of it.
+    /// Called before a commit of the timeline `own`: while the log has its maximum length, waits
+    /// for flushes that free some of it.
     ///
-    /// Where this timeline's own open layer has to be flushed, whoever else's too, the commit goes
-    /// on: the layer cannot be rolled before the commit, and is right after it
-    /// ([`StoreShared::is_overdue`]).
+    /// If this timeline's own open layer must be flushed too, the commit proceeds: the layer cannot
+    /// be rolled before the commit, and is rolled right after it ([`StoreShared::is_overdue`]).
     pub(crate) fn wait_for_log_room(&self, own: u64) -> Result<()> {
         debug_assert_ne!(self.options.durability, Durability::External);
         while self.log().bytes() > self.options.log_size_max_bytes {
@@ -65,20 +65,20 @@ impl StoreShared {
                     let (bytes, timeline) = (self.log().bytes(), timeline.name.clone());
                     return Err(Error::LogFull { bytes, timeline });
                 }
-                // Until also the log is freed: that is the last thing a flush does.
+                // Wait until the log is freed too, which a flush does last.
                 drop(timeline.flushing.lock());
             }
         }
         Ok(())
     }
 
-    /// After a commit: whether the open layer of its timeline, which begins at `start`, keeps the
-    /// log from being freed.
+    /// Called after a commit: whether the open layer of its timeline, which begins at `start`,
+    /// keeps the log from being freed.
     pub(crate) fn is_overdue(&self, timeline: u64, start: Lsn) -> bool {
         if !self.is_log_overdue() {
             return false;
         }
-        // Those that nobody writes to now are rolled by whoever flushes.
+        // The flush thread rolls timelines without a writer.
         self.wake_flusher();
         self.log().oldest_needs().iter().any(|&(of, lsn)| of == timeline && start <= lsn)
     }

@@ -299,7 +299,7 @@ fn what_outlives_its_store_leaves_nothing_in_the_directory_of_the_next() {
                 send.send(open_in(&next, Options::default())).unwrap();
                 let _ = tell.send(());
             });
-            // A drop that waits for whoever makes the file cannot be waited for here.
+            // A drop that waits for the thread that makes the file cannot be waited for here.
             let _ = told.recv_timeout(Duration::from_millis(500));
         };
         let between_both = storage.clone();

@@ -1,9 +1,9 @@
 //! A layer file whose pages cannot be read for a while: reads that may not wait do not, all others
 //! do.
 //!
-//! The file is one in memory (tmpfs) with a hole in it, and the hole's page faults are ours to
-//! answer (`man 2 userfaultfd`): so a page comes when the test says, and whoever touches one before
-//! is stopped until then.
+//! The file is in memory (tmpfs) with a hole in it, and the test answers the hole's page faults
+//! (`man 2 userfaultfd`). So a page arrives when the test decides, and a thread that touches it
+//! earlier is stopped until then.
 
 use std::{
     env,
@@ -74,7 +74,7 @@ impl Faults {
         }
         let mut message = [0; 32];
         match self.0.read_exact(&mut message) {
-            // Somebody else was faster: a thread that faulted was told to go on.
+            // Another thread was faster: a thread that faulted may continue.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
             read => read.unwrap(),
         }
@@ -185,7 +185,7 @@ fn a_read_that_may_not_wait_never_does() {
         sum / (reads / 2) as u32,
     );
     let_go.send(()).unwrap();
-    // Whoever may wait waits, and finds it.
+    // A read that may wait does, and succeeds.
     let mut others = (0..PAGES).map(|block| (cold + block) % PAGES);
     assert!(others.all(|block| {
         let found = guard.versions(key(block), Lsn(2), &mut scratch).unwrap();

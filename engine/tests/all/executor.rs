@@ -188,7 +188,7 @@ fn what_was_prefetched_is_a_hit() {
             let Ready::Hit(page) = ready else { panic!("{access:?}: {key} is not there") };
             assert!(*page == image(key.block)[..]);
         }
-        // One that nobody awaits is done all the same.
+        // A fetch that is started but not awaited is done too.
         let mut other = timeline.prefetch(&[key(400)], Lsn(2)).unwrap();
         other.start();
         drop(other);

@@ -218,8 +218,8 @@ fn flushes_that_fail_again_and_again_leave_nothing_behind() {
     }
 }
 
-/// A storage that panics takes the flushing thread with it: who waits for a flush is told, and
-/// nobody waits for ever.
+/// A storage that panics takes the flush thread with it: every waiter for a flush gets an error,
+/// and none waits forever.
 #[test]
 fn nobody_waits_for_a_flushing_thread_that_panicked() {
     let storage = SimulatedStorage::new();

@@ -145,7 +145,7 @@ fn the_log_stays_within_its_bound() {
         }
         assert!(idle.disk_consistent_lsn() >= Lsn(5), "flushed, for it kept the log");
         check(&busy, 2000);
-        // A lease that nobody gives back keeps its layer, and with it the log.
+        // A lease that is never dropped keeps its layer, and with it the log.
         let mut lease = idle.write_lease().unwrap();
         lease.put(Key::new(1, 2), Lsn(6), Value::Image(b"held")).unwrap();
         lease.commit(Lsn(6)).unwrap().wait().unwrap();

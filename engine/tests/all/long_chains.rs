@@ -132,7 +132,7 @@ fn check_unmade(redo: AllBut) {
     timeline.set_flush_redo(FlushRedo(Arc::new(redo)));
     let keys = [1, 2, 3, 4].map(|block| Key::new(1, block));
     let fresh_page = Value::Delta { bytes: b"<", will_init: true };
-    // The fourth one has no base: nobody can read it.
+    // The fourth one has no base, so it cannot be read.
     put(&timeline, keys[..3].iter().map(|key| (*key, Lsn(2), fresh_page)));
     let lsns = (3..3 + u64::from(MAX)).map(Lsn);
     put(&timeline, lsns.flat_map(|lsn| keys.map(|key| (key, lsn, delta(b"x")))));
@@ -216,7 +216,7 @@ fn a_page_that_does_not_fit_is_made_again() {
     assert_eq!(page(&timeline, key, Lsn(8)), [&image[..], b"abcdefghijkl"].concat());
 }
 
-/// What comes back from the log is flushed before anybody has the timeline.
+/// What is recovered from the log is flushed before a caller has the timeline.
 #[test]
 fn what_is_recovered_is_cut_too() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,8 +1,8 @@
 //! The named scenarios of the reliability goal, each with its exact outcome: power cuts, damage,
 //! full disks, failed syncs, other processes, panics.
 //!
-//! A workload is numbered commits, each of two pages of its own; from the number everything else
-//! follows, so that whoever opens what is left knows what has to be there.
+//! A workload is a sequence of numbered commits, each of two pages of its own. Everything else
+//! follows from the number, so the process that opens the store later knows what must be there.
 //!
 //! Each scenario runs in all access modes, with the same outcome.
 

@@ -40,7 +40,7 @@ fn check(guard: pagestrata::Guard<'_>, lsn: Lsn, scratch: &mut Scratch) {
 fn reclaimed_to(timeline: &Timeline, layers: u64) {
     while timeline.stats().retired_layers > layers {
         std::thread::sleep(Duration::from_millis(1));
-        // A look holds the map for a moment; whoever goes then wakes the reclaimer.
+        // A look holds the map briefly; a holder that releases it then wakes the reclaimer.
         drop(timeline.reader());
     }
     assert_eq!(timeline.stats().retired_layers, layers);

@@ -241,8 +241,8 @@ fn an_idle_reader_is_seen_and_what_it_kept_is_reclaimed() {
     assert_eq!(read(idle.pin(), Key::new(1, 1), 2).len(), 1);
 }
 
-/// Whoever lets go last of a retired layer has it reclaimed. Without its wake-up the layer stays,
-/// and this never ends.
+/// The last holder of a retired layer has it reclaimed. Without its wake-up the layer stays, and
+/// this test does not end.
 #[test]
 fn every_kind_of_holder_wakes_the_reclaimer() {
     let (_dir, _store, timeline) = fresh(Options::default());
@@ -423,7 +423,7 @@ fn orphans_are_removed_and_missing_files_are_errors() {
     let layer = timeline.layers().remove(0).path;
     drop((timeline, store));
     fs::write(layer.with_file_name("00000007.tmp"), b"half a layer").unwrap();
-    // Not the engine's: a copy that somebody has put aside, and a directory of the file system.
+    // Not files of the engine: a backup copy, and a directory of the file system.
     let (aside, found) = (layer.with_extension("delta.bak"), layer.with_file_name("lost+found"));
     fs::copy(&layer, &aside).unwrap();
     fs::create_dir(&found).unwrap();

@@ -87,7 +87,7 @@ pub(crate) fn sleep() -> ! {
 /// A process that hangs is ended, and so is its child.
 pub(crate) fn check() {
     let mut hanging = Command::new(env::current_exe().unwrap());
-    // Returns when nobody can write any more: not before the child has ended too.
+    // Returns when every writer of the pipe has ended, the child included.
     let output = hanging.arg(HANGS).stdin(Stdio::null()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(101), "{said}");

@@ -1,5 +1,5 @@
-//! Records that are whole, in the log of a store that did not write them: what they say of commits
-//! may be anything.
+//! Records with valid frames in a store's log that the store did not write: their content may be
+//! anything.
 
 use std::{path::Path, sync::OnceLock};
 
@@ -28,15 +28,15 @@ pub struct Commits {
 #[derive(Debug, Arbitrary)]
 struct Part {
     timeline: u8,
-    /// How far its Lsn is above the one before; of every eighth, how far below, or below the
-    /// highest there is.
+    /// How far its Lsn is above the one before; for one in eight, how far below, or below the
+    /// maximum.
     ahead: u8,
-    /// What is wrong with the Lsn that was committed before.
+    /// Error in the Lsn of the previous commit.
     previous_xor: u64,
     /// Bits 0 and 1: not the first part, not the last.
     flags: u8,
     body: Body,
-    /// Other lengths than there are.
+    /// A false number of entries.
     entries: Option<u32>,
     table_len: Option<u32>,
 }
@@ -57,7 +57,7 @@ struct Entry {
     len: u8,
 }
 
-/// Number, the first Lsn, and the committed one.
+/// Number, name, and the committed Lsn.
 const TIMELINES: [(u64, &str, u64); 2] = [(1, "main", BASE_LSN), (2, "other", 0)];
 
 fn base() -> &'static Files {
@@ -87,7 +87,7 @@ fn varint(out: &mut Vec<u8>, mut number: u64) {
     out.push(number as u8);
 }
 
-/// Entries as a commit encodes them, whatever they are.
+/// Encodes entries as a commit does, whatever they are.
 fn encode(entries: &[Entry]) -> (Vec<u8>, Vec<u8>) {
     let (mut table, mut values) = (Vec::new(), Vec::new());
     for entry in entries {
@@ -127,7 +127,7 @@ impl Part {
 }
 
 impl Commits {
-    /// Appends the records to the log that the store has begun.
+    /// Appends the records to the log of the store.
     fn append(&self, storage: &SimulatedStorage) {
         let dir = Path::new(DIR);
         let replay = Replay::open(storage.shared(), dir, STORE, Some(1)).unwrap();
@@ -141,7 +141,7 @@ impl Commits {
                 6 => u64::MAX - u64::from(part.ahead / 8),
                 _ => committed[of].saturating_add(1 + u64::from(part.ahead)),
             };
-            // A timeline that is not there, now and then.
+            // Sometimes a timeline that does not exist.
             let stream = if part.timeline > 250 { 9 } else { TIMELINES[of].0 };
             log.append(stream, Lsn(lsn), &[&part.payload(committed[of])]).unwrap();
             if part.flags & 2 == 0 {
@@ -170,7 +170,7 @@ impl Commits {
             if report.read_only.is_some() {
                 continue;
             }
-            // What was taken can be written to a layer, and more behind it.
+            // What was accepted can be flushed, and more can be committed after it.
             timeline.flush().unwrap();
             timeline.verify().unwrap();
             if last.0 > 1 << 60 {
@@ -194,7 +194,7 @@ impl Commits {
     }
 }
 
-/// No commit behind it changes what was there.
+/// No later commit changes what was there.
 fn check_base(timeline: &Timeline) {
     let (mut reader, mut scratch) = (timeline.reader(), Scratch::new());
     let guard = reader.pin();

@@ -1,4 +1,4 @@
-//! Damage to a log, and what it leaves as evidence of what was synced.
+//! Damage to a log, and the evidence that it leaves of what was synced.
 
 use std::path::{Path, PathBuf};
 
@@ -21,7 +21,7 @@ pub enum Damage {
         place: Place,
         len: u16,
     },
-    /// Sectors are what they were at an earlier time.
+    /// Sectors are as they were at an earlier time.
     Old {
         place: Place,
         sectors: u8,
@@ -41,7 +41,7 @@ pub enum Damage {
     Remove {
         segment: u8,
     },
-    /// A segment's bytes under another number too.
+    /// A copy of a segment's bytes under another number.
     Copy {
         segment: u8,
         number: u32,
@@ -50,18 +50,18 @@ pub enum Damage {
 
 #[derive(Debug, Arbitrary)]
 pub enum Place {
-    /// In a frame, or a few bytes behind it.
+    /// In a frame, or a few bytes after it.
     Frame { frame: u16, at: u16 },
     /// In a segment's header, or anywhere.
     Segment { segment: u8, at: u16 },
 }
 
-/// A log to be damaged.
+/// A log that is to be damaged.
 pub struct Target<'t> {
     pub dir: PathBuf,
-    /// Only those of the log.
+    /// Only files of the log.
     pub files: &'t mut Files,
-    /// As they were at earlier times.
+    /// The files at earlier times.
     pub generations: &'t [Files],
     pub frames: &'t [Frame],
 }
@@ -135,9 +135,9 @@ impl Target<'_> {
     }
 }
 
-/// Up to where any frame that is still whole, or `SYNCED`, says that the log was synced. Whatever
-/// is missing before it is missing by damage; what lies behind it is lost together with all that
-/// knew of its sync, and cannot be told from a torn tail.
+/// Returns the position up to which an intact frame, or `SYNCED`, records the log as synced.
+/// Whatever is missing before it is missing because of damage. What lies after it is lost together
+/// with every record of its sync, and cannot be told from a torn tail.
 pub fn evidence(sound: &Files, damaged: &Files, frames: &[Frame]) -> u64 {
     let is_whole = |frame: &&Frame| {
         let header = frame.offset..frame.offset + FRAME_HEADER_LEN;

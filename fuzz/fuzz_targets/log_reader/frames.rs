@@ -1,4 +1,4 @@
-//! The log's bytes, read and written here without the crate's own code for it, by the tables in
+//! Reads and writes the bytes of the log without the code of the crate, from the tables in
 //! `wal/src/format.rs`.
 
 use std::{
@@ -14,19 +14,19 @@ const SYNCED_LEN: usize = 44;
 
 pub type Files = BTreeMap<PathBuf, Vec<u8>>;
 
-/// A frame of a log that is sound.
+/// A frame of an undamaged log.
 #[derive(Clone, Debug)]
 pub struct Frame {
     pub path: PathBuf,
     pub offset: usize,
-    /// With its payload and what is behind it up to the next one.
+    /// Length including the payload and the bytes up to the next frame.
     pub len: usize,
     pub kind: u8,
     pub stream: u64,
     pub lsn: u64,
-    /// Where it ends, as the log counts.
+    /// Position of its end in the log.
     pub end: u64,
-    /// The log was synced up to here when it was written.
+    /// The log was synced up to here when the frame was written.
     pub synced: u64,
     pub payload: Vec<u8>,
 }
@@ -45,7 +45,7 @@ fn number<const N: usize>(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(number)
 }
 
-/// All frames from the segment `start` on.
+/// Returns all frames from the segment `start` on.
 pub fn frames(files: &Files, dir: &Path, start: u32) -> Vec<Frame> {
     let (mut found, mut next) = (Vec::new(), Some(start));
     while let Some(sequence) = next.take() {
@@ -93,7 +93,7 @@ fn frame(bytes: &[u8], path: &Path, sequence: u32, offset: usize) -> Option<Fram
     })
 }
 
-/// A segment's header that is good.
+/// Returns a valid segment header.
 pub fn segment_header(store: u128, sequence: u32, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; SEGMENT_HEADER_LEN];
     bytes[..8].copy_from_slice(b"PSLOGSEG");
@@ -106,12 +106,12 @@ pub fn segment_header(store: u128, sequence: u32, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// The path of the file that says how far the log is synced.
+/// Returns the path of the file that records how far the log is synced.
 pub fn synced_path(dir: &Path) -> PathBuf {
     dir.join("SYNCED")
 }
 
-/// What that file holds when it says so.
+/// Returns the content of that file for a position.
 pub fn synced_file(store: u128, position: u64) -> Vec<u8> {
     let mut bytes = b"PSSYNCED".to_vec();
     bytes.extend(1_u64.to_le_bytes());
@@ -121,20 +121,20 @@ pub fn synced_file(store: u128, position: u64) -> Vec<u8> {
     bytes
 }
 
-/// What it says, if it is whole.
+/// Returns the position in the file, if the file is intact.
 pub fn synced_position(bytes: &[u8], store: u128) -> Option<u64> {
     let bytes = bytes.get(..SYNCED_LEN)?;
     let position = number::<8>(bytes, 32);
     (*bytes == synced_file(store, position)).then_some(position)
 }
 
-/// What a frame says, true or not; its checksums are good.
+/// The content of a frame, true or not; its checksums are valid.
 pub struct Claims<'a> {
     pub kind: u8,
     pub stream: u64,
     pub lsn: u64,
     pub synced: u64,
-    /// That of the payload, if it is none other.
+    /// Length of the payload in the frame, if it is not the real one.
     pub payload_len: Option<u32>,
     pub payload: &'a [u8],
 }

@@ -1,4 +1,4 @@
-//! Reading a log, and going on with one that was read.
+//! Reads a log, and appends to one that was read.
 
 use std::path::Path;
 
@@ -13,10 +13,10 @@ use crate::{allocations, frames::Files};
 
 pub const DIR: &str = "store/log";
 pub const STORE: u128 = 0x5EED;
-/// More than any file is long.
+/// Allowance above the length of the longest file.
 const ALLOCATION_OVERHEAD_BYTES: usize = 1 << 20;
 
-/// A record, as it was appended or handed out.
+/// A record that was appended or read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Known {
     pub stream: u64,
@@ -35,13 +35,13 @@ pub fn options(segment_size: u64) -> LogOptions {
     }
 }
 
-/// Does some work with no more memory at once than these files justify.
+/// Runs `work` with a bound on single allocations that these files justify.
 pub fn bounded<R>(files: &Files, work: impl FnOnce() -> R) -> R {
     let longest = files.values().map(Vec::len).max().unwrap_or(0);
     allocations::bounded(longest + ALLOCATION_OVERHEAD_BYTES, work)
 }
 
-/// What was handed out, and how it ended.
+/// Returns the records read, and how the replay ended.
 pub fn replay(
     storage: &SimulatedStorage,
     start: u32,
@@ -66,7 +66,7 @@ pub fn replay(
     (records, result)
 }
 
-/// What damage is told by: a file of the log, and a place in it.
+/// An error about damage must name a file of the log and a place in it.
 pub fn check_error(error: &LayersError) {
     let path = match error {
         LayersError::Corrupt(corruption) => &corruption.path,
@@ -76,8 +76,8 @@ pub fn check_error(error: &LayersError) {
     assert!(path.starts_with(DIR), "{error}");
 }
 
-/// A payload as a part of a commit: its entries are within it, and an error is the last thing they
-/// say.
+/// Decodes a payload as a part of a commit: its entries must lie within it, and an error must come
+/// last.
 fn use_payload(payload: &[u8]) {
     let Ok(part) = CommitPart::decode(payload) else { return };
     let (mut entries, mut failed) = (0, false);
@@ -86,12 +86,13 @@ fn use_payload(payload: &[u8]) {
         failed = entry.is_err();
         entries += 1;
     }
-    // The shortest is a kind and a block.
+    // The shortest entry is a kind and a block.
     assert!(entries <= payload.len() / 5 + 1, "{entries} entries of {} bytes", payload.len());
 }
 
-/// Goes on with a log that was read: the same records, and one more that survives a power failure.
-/// What stops it may only be the log's own end, or damage that `may_refuse`.
+/// Continues a log that was read: it must return the same records, and one more that survives a
+/// power loss. The only permitted errors are that the log is at its own end, or damage if
+/// `may_refuse`.
 pub fn go_on(
     storage: &SimulatedStorage,
     (start, segment_size): (u32, u64),
@@ -123,7 +124,7 @@ pub fn go_on(
     }
 }
 
-/// An empty directory for a log, durable.
+/// Returns an empty directory for a log, durable.
 pub fn empty() -> SimulatedStorage {
     let storage = SimulatedStorage::new();
     storage.create_dir(Path::new("store")).unwrap();

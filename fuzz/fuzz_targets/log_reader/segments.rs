@@ -16,7 +16,7 @@ use crate::{
 #[derive(Debug, Arbitrary)]
 pub struct Segments {
     start: Option<u32>,
-    /// What `SYNCED` says, if it is there.
+    /// Content of `SYNCED`, if there is one.
     synced: Option<(u8, u16)>,
     segments: Vec<Segment>,
 }
@@ -24,17 +24,17 @@ pub struct Segments {
 #[derive(Debug, Arbitrary)]
 struct Segment {
     number: u32,
-    /// A good one; else there is none.
+    /// Whether it has a valid header; otherwise it has none.
     has_header: bool,
     pieces: Vec<Piece>,
-    /// Behind the pieces.
+    /// Number of zeros after the pieces.
     zeros: u16,
 }
 
 #[derive(Debug, Arbitrary)]
 enum Piece {
     Bytes(Vec<u8>),
-    /// A frame with good checksums.
+    /// A frame with valid checksums.
     Frame {
         kind: u8,
         lsn: u8,
@@ -47,7 +47,7 @@ enum Piece {
     },
 }
 
-/// Mostly small ones, so that they meet; also the highest.
+/// Mostly small numbers, so that they collide; also the maximum.
 fn sequence(number: u32) -> u32 {
     match number >> 24 {
         0xFF => u32::MAX - number % 4,
@@ -62,8 +62,8 @@ fn synced_at((of, at): (u8, u16)) -> u64 {
 
 impl Segment {
     fn bytes(&self, number: u32) -> Vec<u8> {
-        // The header once more when the length is known; it is no part of what the frames'
-        // checksums begin with.
+        // The header is made again when the length is known; the frames' checksums do not depend on
+        // that.
         let header = |len| segment_header(STORE, number, len);
         let mut bytes = header(0);
         for piece in &self.pieces {

@@ -1,4 +1,4 @@
-//! A store whose log is damaged behind its back.
+//! A store whose log is damaged between two opens.
 
 use std::path::Path;
 
@@ -38,13 +38,13 @@ enum Op {
     Flush {
         timeline: u8,
     },
-    /// Damage can put sectors back to how they are now.
+    /// Keeps a copy of the files: damage may restore sectors from it.
     Keep,
-    /// The process ends, the store is opened again.
+    /// The process ends, and the store is opened again.
     Restart,
 }
 
-/// A commit, and how many values of which length it has.
+/// A commit: number and length of its values.
 #[derive(Clone, Copy, Debug)]
 struct Commit {
     lsn: Lsn,
@@ -52,7 +52,7 @@ struct Commit {
     len: usize,
 }
 
-/// Of each timeline, in order.
+/// Commits of each timeline, in order.
 type Commits = [Vec<Commit>; 2];
 
 pub fn store_options(log_segment_size_bytes: u64, salvage_log: bool) -> Options {
@@ -67,14 +67,14 @@ pub fn store_options(log_segment_size_bytes: u64, salvage_log: bool) -> Options 
     }
 }
 
-/// What a store is made of, without the file that is locked.
+/// Returns the files of a store, without the lock file.
 pub fn files_of(storage: &SimulatedStorage) -> Files {
     let mut files = storage.files();
     files.retain(|path, _| path.file_name().is_some_and(|name| name != "LOCK"));
     files
 }
 
-/// A store of these files, and the directories that are there without any.
+/// Makes a storage of these files, with the directories that contain none.
 pub fn storage_of(files: Files) -> SimulatedStorage {
     let storage = SimulatedStorage::of_files(files);
     for dir in ["timelines", "timelines/1", "timelines/2"] {
@@ -96,7 +96,7 @@ fn value(lsn: Lsn, block: u32, len: usize) -> Vec<u8> {
     fill_value(lsn.0 + u64::from(block), lsn.0 as u8, len)
 }
 
-/// Puts a commit that changes some blocks, which and to what its Lsn says.
+/// Puts a commit that changes some blocks; its Lsn decides which blocks and how.
 fn write(timeline: &Timeline, commit: Commit, wait: bool) -> Result<(), Error> {
     let mut lease = timeline.write_lease()?;
     for block in 0..commit.values {
@@ -107,7 +107,7 @@ fn write(timeline: &Timeline, commit: Commit, wait: bool) -> Result<(), Error> {
     if wait { ticket.wait() } else { Ok(()) }
 }
 
-/// As [`write`]. A log that is full is freed by flushes, once nobody has a lease.
+/// As [`write`]. If the log is full, flushes free it, which needs every write lease to be free.
 fn write_with_room(store: &Store, of: usize, commit: Commit, wait: bool) {
     let timeline = store.timeline(NAMES[of]).unwrap();
     match write(&timeline, commit, wait) {
@@ -121,7 +121,7 @@ fn write_with_room(store: &Store, of: usize, commit: Commit, wait: bool) {
     }
 }
 
-/// The timeline ends with one of its commits, and all of them up to there are in it.
+/// The timeline must end with one of its commits, and contain all commits up to that one.
 fn check_timeline(timeline: &Timeline, commits: &[Commit]) {
     let last = timeline.last_record_lsn();
     let there = commits.partition_point(|commit| commit.lsn <= last);

@@ -1,4 +1,4 @@
-//! A log that is written by the crate itself, over restarts and power failures, and then read.
+//! A log that the crate itself writes, over restarts and power losses, and then reads.
 
 use std::path::Path;
 
@@ -32,17 +32,17 @@ enum LogOp {
         fill: u8,
     },
     Sync,
-    /// What is done in the background: another segment is prepared.
+    /// Background work: another segment is prepared.
     Work,
-    /// Damage can put sectors back to how they are now.
+    /// Keeps a copy of the files: damage may restore sectors from it.
     Keep,
-    /// What is so far in the log, or a part of it, is durable elsewhere.
+    /// The contents of the log so far, or a part of them, become durable elsewhere.
     Free {
         part: u8,
     },
     /// The process ends.
     Restart,
-    /// The power fails; what it keeps.
+    /// Power is lost; the bytes decide what is kept.
     Crash {
         kept: Vec<u8>,
     },
@@ -52,7 +52,8 @@ enum LogOp {
 enum Len {
     Short(u8),
     Medium(u16),
-    /// So many bytes more or less than fit in a segment of the usual length.
+    /// A payload longer or shorter by so many bytes than what fits in a segment of the usual
+    /// length.
     Segment(i8),
 }
 
@@ -68,16 +69,16 @@ pub struct Written {
     segment_size: u64,
     start: u32,
     records: Vec<Appended>,
-    /// How many of them were synced.
+    /// How many of the records were synced.
     synced: usize,
-    /// How many of them are durable elsewhere too.
+    /// How many of the records are also durable elsewhere.
     elsewhere: usize,
     generations: Vec<Files>,
-    /// It was read with a torn tail, and nothing was appended since.
+    /// The log was read with a torn tail, and nothing was appended since.
     is_torn: bool,
 }
 
-/// What a power failure keeps, as bytes decide.
+/// Simulates a power loss; the bytes decide what is kept.
 pub fn crash(storage: &SimulatedStorage, kept: &[u8]) -> SimulatedStorage {
     let mut kept = kept.iter();
     storage.crash(&mut |_: Decision<'_>, options: usize| {
@@ -156,14 +157,14 @@ impl Written {
             }
             LogOp::Crash { kept } => {
                 self.storage = crash(&self.storage, kept);
-                // What was in flight is decided: it does not come back.
+                // The fate of unsynced data is decided: earlier states cannot come back.
                 self.generations.clear();
                 self.reopen();
             }
         }
     }
 
-    /// Everything up to a record is durable elsewhere.
+    /// Makes everything up to a record durable elsewhere.
     fn free(&mut self, part: usize) {
         let freed = self.elsewhere.max(part % (self.records.len() + 1));
         let highest = |stream: u64| {
@@ -188,7 +189,7 @@ impl Written {
         self.records.iter().map(|of| of.record.clone()).collect()
     }
 
-    /// Reads what is there now, in which nothing is damaged.
+    /// Reads the log, which must be undamaged.
     fn read(&self, storage: &SimulatedStorage) -> (Vec<Known>, ReplayOutcome) {
         let (found, result) = replay(storage, self.start);
         let replayed = result.expect("nothing is damaged");
@@ -198,7 +199,7 @@ impl Written {
         (found, replayed)
     }
 
-    /// Goes on in a new process.
+    /// Continues in a new process.
     fn reopen(&mut self) {
         let (found, replayed) = self.read(&self.storage);
         self.is_torn = replayed.end != ReplayEnd::CleanEnd;
@@ -211,7 +212,7 @@ impl Written {
         self.log = new_log(&self.storage, self.segment_size, replayed);
     }
 
-    /// Of a log that is as it was written.
+    /// Checks the end of an undamaged log.
     fn check_end(&self, records: usize, end: ReplayEnd) {
         assert_eq!((records, end != ReplayEnd::CleanEnd), (self.records.len(), self.is_torn));
     }

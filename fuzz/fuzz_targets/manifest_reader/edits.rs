@@ -1,4 +1,4 @@
-//! Edits that a fuzzer chooses, what they add up to, and their bytes: by the table in
+//! Edits chosen by the fuzzer, their sum, and their bytes: from the table in
 //! `layers/src/manifest/edit.rs`.
 
 use arbitrary::Arbitrary;
@@ -21,7 +21,7 @@ pub enum Choice {
     LogStart { sequence: u32 },
 }
 
-/// Mostly near one that is there.
+/// Mostly near an existing number.
 #[derive(Clone, Copy, Debug, Arbitrary)]
 pub enum Number {
     Near(i8),
@@ -38,12 +38,12 @@ impl Number {
 }
 
 impl Choice {
-    /// The edit, as one that may follow a state.
+    /// Returns the edit, in a form that may follow a state.
     pub fn edit(&self, state: &State) -> Edit {
         let timeline = |of: u8| 1 + u64::from(of) % TIMELINES;
         match *self {
             Choice::Create { timeline: of, name, start } => {
-                // Also the longest, a longer one and the empty one.
+                // Including the longest length, a longer one, and zero.
                 let len = [1, 3, 255, 256, 0, 8, 8, 8][usize::from(name) % 8];
                 let name = char::from(b'a' + name / 8).to_string().repeat(len);
                 Edit::CreateTimeline { timeline: timeline(of), name, start: Lsn(start.of(16)) }
@@ -95,7 +95,7 @@ impl Choice {
     }
 }
 
-/// What edits add up to. None: the last one cannot follow the others.
+/// Returns the sum of edits; `None` if the last one cannot follow the others.
 pub fn fold(mut state: State, edits: &[Edit]) -> Option<State> {
     for edit in edits {
         match edit.clone() {
@@ -144,8 +144,8 @@ pub fn fold(mut state: State, edits: &[Edit]) -> Option<State> {
     Some(state)
 }
 
-/// Whether they name a layer's number more than once: together such edits may be refused, though
-/// one could follow the other.
+/// Whether they name a layer's number more than once: such edits may be refused together, even if
+/// each could follow the one before.
 pub fn name_one_twice(edits: &[Edit]) -> bool {
     let sequence = |edit: &Edit| match edit {
         Edit::AddLayer(layer) => Some(layer.summary.id.sequence),
@@ -157,7 +157,7 @@ pub fn name_one_twice(edits: &[Edit]) -> bool {
     all.windows(2).any(|two| two[0] == two[1])
 }
 
-/// The bytes of edits.
+/// Returns the bytes of edits.
 pub fn encode(edits: &[Edit]) -> Vec<u8> {
     let mut out = Vec::new();
     for edit in edits {

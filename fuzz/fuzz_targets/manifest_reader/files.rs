@@ -1,4 +1,4 @@
-//! CURRENT and a manifest that nobody has written.
+//! CURRENT and a manifest made of arbitrary content.
 
 use arbitrary::Arbitrary;
 use pagestrata::testing::SimulatedStorage;
@@ -21,8 +21,7 @@ pub struct Files {
 enum Current {
     None,
     Bytes(Vec<u8>),
-    /// That of the manifest, but for its length and what is changed in it before it gets its
-    /// checksum.
+    /// The right CURRENT, except for the length in it and some changes; its checksum is valid.
     Good {
         len: Option<u64>,
         changes: Vec<(u8, u8)>,
@@ -32,7 +31,7 @@ enum Current {
 #[derive(Debug, Arbitrary)]
 enum Manifest {
     Bytes(Vec<u8>),
-    /// Records with good checksums.
+    /// Records with valid checksums.
     Records(Vec<Record>),
 }
 
@@ -42,8 +41,8 @@ enum Record {
     Edits(Vec<Choice>),
 }
 
-/// What bytes with good checksums say: all of them, the checksum of the last record, the sum of the
-/// edits if it is known.
+/// Meaning of bytes with valid checksums: their length, the checksum of the last record, and the
+/// sum of the edits if it is known.
 struct Written {
     bytes: Vec<u8>,
     chain: u32,
@@ -148,7 +147,7 @@ impl Files {
             assert_eq!(found, state.as_ref().map(Some), "{opened:?}");
         }
         if let Ok(Some((manifest, _))) = opened {
-            // There is none above the highest number of a manifest.
+            // No number is above the highest number of a manifest.
             append_one_more(&storage, manifest, number > u64::MAX - 2);
         }
     }

@@ -1,4 +1,4 @@
-//! Opening a manifest, and going on with one that was opened.
+//! Opens a manifest, and appends to one that was opened.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use pagestrata_layers::{
 use crate::{allocations, edits::fold};
 
 pub const DIR: &str = "store";
-/// More than any file's share.
+/// Allowance above what any file justifies.
 const ALLOCATION_OVERHEAD_BYTES: usize = 1 << 20;
 /// The shortest edit, in bytes.
 const EDIT_LEN_MIN: usize = 5;
@@ -29,8 +29,8 @@ pub fn manifest_name(number: u64) -> String {
     format!("MANIFEST-{number:08}")
 }
 
-/// Opens it with no more memory at once than its edits need: a list of the shortest ones that the
-/// longest file has room for, with half of it still free. An error names a file, and a place in it.
+/// Opens it with a bound on single allocations: a list with twice the room for the shortest edits
+/// that the longest file can hold. An error must name a file and a place in it.
 pub fn open(storage: &SimulatedStorage) -> Opened {
     let files = storage.files();
     let longest = files.values().map(Vec::len).max().unwrap_or(0);
@@ -53,7 +53,7 @@ pub fn open(storage: &SimulatedStorage) -> Opened {
     opened
 }
 
-/// Another edit, which a power failure does not take away.
+/// Appends another edit, which must survive a power loss.
 pub fn append_one_more(storage: &SimulatedStorage, mut manifest: Manifest, may_refuse: bool) {
     let before: State = manifest.state().clone();
     let edit =

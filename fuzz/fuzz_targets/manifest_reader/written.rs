@@ -1,5 +1,4 @@
-//! A manifest that is written by the crate itself, over faults, restarts and power failures, and
-//! then read.
+//! A manifest that the crate itself writes, over faults, restarts and power losses, and then reads.
 
 use std::path::{Path, PathBuf};
 
@@ -31,9 +30,9 @@ pub struct History {
 #[derive(Debug, Arbitrary)]
 enum Op {
     Append(Vec<Choice>),
-    /// Many edits, so that the manifest is rewritten for its length.
+    /// Many edits, so that the manifest is rewritten because of its length.
     AppendMany(u8),
-    /// A call to the storage will fail.
+    /// A storage call will fail.
     Fail {
         call: u8,
         for_good: bool,
@@ -58,7 +57,7 @@ pub enum Damage {
         at: u16,
         len: u16,
     },
-    /// Sectors are what they were at an earlier time, or a whole file is.
+    /// Sectors, or a whole file, are as they were at an earlier time.
     Old {
         file: u8,
         sector: u8,
@@ -94,12 +93,12 @@ type Files = std::collections::BTreeMap<PathBuf, Vec<u8>>;
 pub struct Written {
     storage: SimulatedStorage,
     manifest: Manifest,
-    /// What each CURRENT that there ever was says.
+    /// Content of each CURRENT that was written, with the state that it names.
     committed: Vec<(Vec<u8>, State)>,
     /// After a failed append: the states that a reopen may find.
     possible: Vec<State>,
     generations: Vec<Files>,
-    /// The first manifest's length, as it was created.
+    /// Length of the first manifest when it was created.
     created_len: usize,
 }
 
@@ -138,7 +137,7 @@ impl Written {
                     let edit = choice.edit(&state);
                     match fold(state.clone(), std::slice::from_ref(&edit)) {
                         Some(next) => (state, _) = (next, edits.push(edit)),
-                        // One that cannot follow, as the last one, makes all of them refused.
+                        // If the last edit cannot follow, all of them are refused.
                         None if at + 1 == choices.len() => edits.push(edit),
                         None => {}
                     }
@@ -212,7 +211,7 @@ impl Written {
         (self.storage, self.manifest) = (storage, manifest);
     }
 
-    /// Reads it as it is, or after a power failure.
+    /// Reads it unchanged, or after a power loss.
     pub fn check_sound(mut self, kept: Option<Vec<u8>>) {
         let storage =
             kept.map_or_else(|| self.storage.killed(), |kept| crash(&self.storage, &kept));

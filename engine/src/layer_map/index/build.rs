@@ -1,4 +1,4 @@
-//! Building the tree at once, for edits that change much of the map (opening a store is one).
+//! Builds the tree in one pass, for edits that change much of the index (such as opening a store).
 //!
 //! O(n log n), and each list is swept once. Nodes are filled to three quarters.
 
@@ -15,7 +15,7 @@ use super::{
     span_of,
 };
 
-/// A map's lists: of the layers that cover all keys, and the tree with all others.
+/// Builds the list of the layers that cover all keys, and the tree with all others.
 pub(super) fn build(slots: &Slots) -> (Cover, Node) {
     let bounds = slots.iter().flat_map(|(_, shape)| {
         let KeyRange { start, end } = shape.key_range;
@@ -38,7 +38,7 @@ pub(super) fn build(slots: &Slots) -> (Cover, Node) {
     (Cover::new(vec![marks_of(&mut whole)]), root.finish())
 }
 
-/// A node to be.
+/// A node under construction.
 struct Frame {
     /// Where each child begins.
     keys: Vec<Key>,
@@ -54,7 +54,7 @@ impl Frame {
         Frame { lists: vec![Vec::new(); keys.len()], keys, children }
     }
 
-    /// A tree of even depth over stripes.
+    /// Builds a tree of even depth over stripes.
     fn over(stripes: &[Key]) -> Frame {
         let mut level: Vec<Frame> =
             pieces(stripes).map(|keys| Frame::new(keys.to_vec(), Vec::new())).collect();
@@ -69,7 +69,7 @@ impl Frame {
         level.pop().expect("a first stripe")
     }
 
-    /// Lists a layer that does not cover all of the node, which ends at `end`.
+    /// Lists a layer that does not cover the whole node, which ends at `end`.
     fn list(&mut self, range: &KeyRange, span: Span, end: Option<Key>) {
         let first = self.keys.partition_point(|&key| key <= range.start).saturating_sub(1);
         for child in first..self.keys.len() {
@@ -87,7 +87,7 @@ impl Frame {
         }
     }
 
-    /// The node.
+    /// Finishes the node.
     fn finish(self) -> Node {
         let lists: Vec<Vec<Mark>> =
             self.lists.into_iter().map(|mut spans| marks_of(&mut spans)).collect();
@@ -99,7 +99,7 @@ impl Frame {
     }
 }
 
-/// Keys in even pieces of at most [`FILL`].
+/// Splits keys evenly into pieces of at most [`FILL`].
 fn pieces(keys: &[Key]) -> impl Iterator<Item = &[Key]> {
     keys.chunks(keys.len().div_ceil(keys.len().div_ceil(FILL)))
 }

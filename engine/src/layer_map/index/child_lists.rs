@@ -1,18 +1,18 @@
 //! [`Cover`]: the lists of a node, one for each child, in flat arrays.
 //!
-//! The lists of a node share their Lsns: layers that come into being together end at one Lsn, and a
-//! layer that covers many children is in as many lists. So a cover keeps each Lsn once, as a
-//! *column*, and a list is a row of bits: which columns it has a mark in. A word of a row is 32
-//! such bits and, above them, how many marks there are in front of it, in all lists together. A
-//! search ranks its Lsn once among the columns; one word then says which mark is the last one
-//! below, and where its tag is.
+//! The lists of a node share their Lsns: layers that are created together end at one Lsn, and a
+//! layer that covers many children is in as many lists. So a cover stores each Lsn once, as a
+//! *column*, and a list is a row of bits: the columns in which it has a mark. A word of a row holds
+//! 32 such bits and, above them, the number of marks before it, in all lists together. A search
+//! ranks its Lsn once among the columns; one word then gives the last mark below that Lsn, and the
+//! position of its tag.
 //!
-//! **Invariants:** an Lsn is in as many columns as the list with the most marks at it needs; a
-//! list's marks at an Lsn are in the first of them, one each. Each column and each tag is of some
-//! list.
+//! **Invariants:** an Lsn has as many columns as the list with the most marks at it needs; a list's
+//! marks at an Lsn are in the first of these columns, one each. Each column and each tag is used by
+//! some list.
 //!
 //! Complexity: a look-up is O(log columns); a change is one pass over all arrays. A column costs at
-//! most 8 bytes and a quarter byte a list, whatever its lists have in it.
+//! most 8 bytes and a quarter byte per list, whatever its lists hold.
 
 use std::{hint::select_unpredictable, ops::Range};
 
@@ -25,21 +25,21 @@ use super::{
 /// Columns of a word.
 const WORD: usize = 32;
 
-/// The half of a word that says which columns have a mark.
+/// The half of a word that holds the bits of the columns.
 const BITS: u64 = u32::MAX as u64;
-/// Whether a few tags are of use is asked for each by itself, many marks at a time; of more, each
-/// mark says which it is.
+/// Up to this many tags are each searched for among many marks at a time; with more tags, each mark
+/// is looked up.
 const SCANS_MAX: usize = 8;
 
 /// Lists of marks, packed.
 #[derive(Clone, Debug)]
 pub(super) struct Cover {
-    /// The Lsns of the columns, ascending.
+    /// Lsns of the columns, ascending.
     lsns: Table,
-    /// [`Cover::width`] words for each list and one behind them. Lower half: columns with a mark,
-    /// lowest first; upper half: how many marks are in front.
+    /// [`Cover::width`] words for each list and one more. Lower half: columns with a mark, lowest
+    /// first; upper half: number of marks before the word.
     words: Box<[u64]>,
-    /// For each mark, list by list, where its tag is.
+    /// For each mark, list by list, the position of its tag.
     places: Indices,
     /// The distinct tags.
     tags: Box<[Tag]>,
@@ -49,17 +49,17 @@ pub(super) struct Cover {
     width: u32,
 }
 
-/// A list of a cover to be.
+/// A list of a cover under construction.
 #[derive(Clone, Copy)]
 pub(super) struct Row {
     /// The list of the old cover that it takes over.
     pub(super) old: Option<usize>,
-    /// Which patch changes it.
+    /// The patch that changes it.
     pub(super) patch: Option<usize>,
 }
 
 impl Row {
-    /// An old list as it is.
+    /// An old list, unchanged.
     pub(super) fn kept(list: usize) -> Row {
         Row { old: Some(list), patch: None }
     }
@@ -94,12 +94,12 @@ impl Cover {
         (0..self.len()).all(|list| are_sound(self.list(list)))
     }
 
-    /// How many columns.
+    /// Returns the number of columns.
     pub(super) fn columns(&self) -> usize {
         self.lsns.len()
     }
 
-    /// How many columns are below `lsn`; all, if there is no limit.
+    /// Returns how many columns are below `lsn`; all, if there is no limit.
     pub(super) fn columns_below(&self, lsn: Option<u64>) -> usize {
         lsn.map_or(self.columns(), |lsn| self.lsns.below(lsn))
     }
@@ -111,7 +111,7 @@ impl Cover {
         List { cover: self, row, columns: 0..self.columns(), marks: self.marks(list) }
     }
 
-    /// The marks of a list below `ceiling`; none if there is none.
+    /// Returns the marks of a list below `ceiling`; none if there are none.
     #[inline]
     pub(super) fn list_below(&self, list: usize, ceiling: u64) -> Option<List<'_>> {
         if self.tags.is_empty() {
@@ -147,8 +147,8 @@ impl Cover {
         self.tags[self.places.get(mark)]
     }
 
-    /// What a list says to a read below `ceiling`. Free of branches that depend on the answer: a
-    /// search asks several lists, and a wrong guess costs more than all their loads.
+    /// Returns the band of a list below `ceiling`. It has no branch that depends on the answer: a
+    /// search reads several lists, and a misprediction costs more than all their loads.
     #[inline(always)]
     pub(super) fn band(&self, list: usize, ceiling: u64) -> Band {
         if self.tags.is_empty() {
@@ -161,10 +161,10 @@ impl Cover {
         let lower = word & ((1 << (limit % WORD)) - 1);
         let end = front(word) + (lower as u32).count_ones() as usize;
         let below = end - front(self.words[row]);
-        // Without a mark below, these are some other list's marks, and of no effect.
+        // Without a mark below, these are marks of another list, and have no effect.
         let tags = [self.tag(end.saturating_sub(1)), self.tag(end.saturating_sub(2))];
-        // The columns from the word in front on. They nearly always have the last two marks: first
-        // the condition that can be foreseen.
+        // The columns from the preceding word on. They nearly always contain the last two marks, so
+        // this condition comes first: it is predictable.
         let word = select_unpredictable(
             at == row,
             self.words[row] & !BITS,
@@ -187,8 +187,8 @@ impl Cover {
         Band { ceiling: select_unpredictable(below == 0, 0, top), floor, tag }
     }
 
-    /// The last two columns of a row in the words up to `at`, of which only the bits `lower` count;
-    /// zero if there is none.
+    /// Returns the last two columns of a row in the words up to `at`, counting only the bits
+    /// `lower` of that word; zero if there are none.
     #[cold]
     fn last_two(&self, row: usize, at: usize, lower: u64) -> [usize; 2] {
         let mut found = [0; 2];
@@ -204,7 +204,7 @@ impl Cover {
         found
     }
 
-    /// The same cover with `lists` in the place of those in `replaced`.
+    /// Returns the same cover with `lists` in place of those in `replaced`.
     pub(super) fn splice(&self, replaced: Range<usize>, lists: Vec<Vec<Mark>>) -> Cover {
         let patches: Vec<Patch> = lists.into_iter().map(Patch::list).collect();
         let new = |patch| Row { old: None, patch: Some(patch) };
@@ -213,14 +213,14 @@ impl Cover {
         self.remap(&rows, &patches)
     }
 
-    /// The same cover with these lists only, each as often as it is named.
+    /// Returns a cover of these lists only, each as often as it is named.
     pub(super) fn select(&self, lists: impl Iterator<Item = usize>) -> Cover {
         let rows: Vec<Row> = lists.map(Row::kept).collect();
         self.remap(&rows, &[])
     }
 
-    /// A cover of lists of this one and of patched and new ones. Each of the `patches` is of some
-    /// row.
+    /// Returns a cover of lists of this one and of patched and new ones. Each of the `patches`
+    /// belongs to a row.
     pub(super) fn remap(&self, rows: &[Row], patches: &[Patch]) -> Cover {
         let marks: Vec<[Range<usize>; 2]> =
             rows.iter().map(|row| self.kept_marks(row, patches)).collect();
@@ -250,19 +250,19 @@ impl Cover {
         }
     }
 
-    /// The words of a cover of these rows and columns.
+    /// Returns the words of a cover of these rows and columns.
     fn assembled_words(&self, rows: &[Row], patches: &[Patch], columns: &Columns) -> Vec<u64> {
         let fresh: Vec<Vec<usize>> = patches.iter().map(|patch| columns.of(&patch.marks)).collect();
         let width = columns.lsns.len().div_ceil(WORD);
         let mut words = vec![0; rows.len() * width + 1];
-        // As many columns may be others: some gone, as many new.
+        // The number may be the same although some columns are gone and as many are new.
         let all = MovedRun { old: 0..self.columns(), new: 0 };
         let same = *columns.moved == [all] && columns.lsns.len() == self.columns();
         let mut marks = 0_u64;
         for (at, row) in rows.iter().enumerate() {
             let bits = &mut words[at * width..][..width];
             if let (true, Some(old), None) = (same, row.old, row.patch) {
-                // As before, but for how many marks are in front.
+                // As before, except for the number of marks before each word.
                 let old = &self.words[old * width..][..width + 1];
                 let more = (marks << 32).wrapping_sub(old[0] & !BITS);
                 bits.iter_mut().zip(old).for_each(|(bits, old)| *bits = old.wrapping_add(more));
@@ -287,14 +287,15 @@ impl Cover {
         words
     }
 
-    /// The columns that a row keeps of its old list: those in front of a patch and those behind.
+    /// Returns the columns that a row keeps of its old list: those before a patch and those after
+    /// it.
     fn kept(&self, row: &Row, patches: &[Patch]) -> [Range<usize>; 2] {
         let all = self.columns();
         let cut = row.patch.map_or(all..all, |patch| patches[patch].cut.clone());
         [0..cut.start, cut.end..all]
     }
 
-    /// The marks that a row keeps of its old list.
+    /// Returns the marks that a row keeps of its old list.
     fn kept_marks(&self, row: &Row, patches: &[Patch]) -> [Range<usize>; 2] {
         let Some(old) = row.old else { return [0..0, 0..0] };
         let (row_start, all) = (old * self.width as usize, self.marks(old));
@@ -303,8 +304,8 @@ impl Cover {
         [all.start..self.mark_at(row_start, cut.start), self.mark_at(row_start, cut.end)..all.end]
     }
 
-    /// The marks that no row keeps: those that a patch cuts and those of lists without a row. Some
-    /// that a row keeps may be among them.
+    /// Returns the marks that no row keeps: those that a patch cuts, and those of lists without a
+    /// row. May include some that a row keeps.
     fn lost(&self, rows: &[Row], marks: &[[Range<usize>; 2]]) -> Vec<Range<usize>> {
         let mut absent = vec![true; self.len()];
         let mut lost = Vec::new();
@@ -319,7 +320,7 @@ impl Cover {
         lost
     }
 
-    /// The columns of a cover of these rows, which may be without use only if a mark is lost.
+    /// Returns the columns of a cover of these rows. A column can be unused only if a mark is lost.
     fn merged_columns(&self, rows: &[Row], patches: &[Patch], all: bool) -> Columns {
         let mut used = vec![true; self.columns()];
         if !all {
@@ -354,7 +355,8 @@ impl Cover {
         Columns { lsns, moved }
     }
 
-    /// The tags of a cover with old marks and those of patches, and where the old tags go.
+    /// Returns the tags of a cover with old marks and those of patches, and where the old tags
+    /// move.
     fn merged_tags(
         &self,
         patches: &[Patch],
@@ -391,7 +393,7 @@ impl Cover {
         merged(&self.tags, &used, &fresh)
     }
 
-    /// Heap bytes.
+    /// Returns its heap memory, in bytes.
     pub(super) fn heap_bytes(&self) -> usize {
         self.lsns.heap_bytes()
             + size_of_val(&*self.words)
@@ -400,26 +402,26 @@ impl Cover {
     }
 }
 
-/// How many marks are in front of a word.
+/// Returns how many marks are before a word.
 #[inline(always)]
 fn front(word: u64) -> usize {
     (word >> 32) as usize
 }
 
-/// The highest bit of a number; 0 for 0.
+/// Returns the highest bit of a number; 0 for 0.
 #[inline(always)]
 fn highest(bits: u64) -> usize {
     (63 - (bits | 1).leading_zeros()) as usize
 }
 
-/// Which bits of a row's word are of columns below `column`.
+/// Returns the bits of a row's word for columns below `column`.
 fn low_bits(column: usize, word: usize) -> u64 {
     let bits = column.saturating_sub(word * WORD).min(WORD);
     (1 << bits) - 1
 }
 
-/// The `old` items that are `used` and the `fresh` ones in order, and where the used ones go. A
-/// fresh one goes behind its equals.
+/// Merges the `old` items that are `used` with the `fresh` ones, in order. Returns also where the
+/// used ones move. A fresh item comes after its equals.
 fn merged<T: Copy + Ord>(old: &[T], used: &[bool], fresh: &[T]) -> (Vec<T>, Vec<MovedRun>) {
     let mut items = Vec::with_capacity(old.len() + fresh.len());
     let mut moved: Vec<MovedRun> = Vec::new();
@@ -451,16 +453,16 @@ fn merged<T: Copy + Ord>(old: &[T], used: &[bool], fresh: &[T]) -> (Vec<T>, Vec<
     }
 }
 
-/// The columns of a cover to be.
+/// The columns of a cover under construction.
 struct Columns {
     /// Their Lsns.
     lsns: Vec<u64>,
-    /// Where the old ones are.
+    /// Where the old ones move.
     moved: Vec<MovedRun>,
 }
 
 impl Columns {
-    /// The columns of a list's marks, of which the first is the first at its Lsn.
+    /// Returns the columns of a list's marks; the first mark must be the first at its Lsn.
     fn of(&self, marks: &[Mark]) -> Vec<usize> {
         let mut columns: Vec<usize> = Vec::with_capacity(marks.len());
         for (at, mark) in marks.iter().enumerate() {
@@ -472,7 +474,7 @@ impl Columns {
         columns
     }
 
-    /// Sets the bits that an old row, which is in front of `row`, has in a range of columns.
+    /// Sets the bits that an old row, which is before `row`, has in a range of columns.
     fn copy(&self, row: &[u64], range: Range<usize>, bits: &mut [u64]) {
         for MovedRun { old, new } in &self.moved {
             let mut from = old.start.max(range.start);
@@ -491,18 +493,18 @@ impl Columns {
 /// One list of a cover.
 #[derive(Clone, Debug)]
 pub(super) struct List<'a> {
-    /// Of this cover.
+    /// The cover that it belongs to.
     cover: &'a Cover,
     /// Where its words begin.
     row: usize,
-    /// The columns not yet taken.
+    /// The columns not taken yet.
     columns: Range<usize>,
-    /// The marks not yet taken.
+    /// The marks not taken yet.
     marks: Range<usize>,
 }
 
 impl<'a> List<'a> {
-    /// The marks in some of the columns.
+    /// Returns the marks in some of the columns.
     pub(super) fn within(&self, columns: Range<usize>) -> List<'a> {
         let marks =
             self.cover.mark_at(self.row, columns.start)..self.cover.mark_at(self.row, columns.end);
@@ -521,12 +523,12 @@ impl<'a> List<'a> {
         differ == 0 && places.same(self.within(columns.clone()).marks, other.within(columns).marks)
     }
 
-    /// The column of the mark that `next_back` gave last.
+    /// Returns the column of the mark that `next_back` returned last.
     pub(super) fn end(&self) -> usize {
         self.columns.end
     }
 
-    /// The bits of the word of a column.
+    /// Returns the bits of the word of a column.
     fn bits(&self, column: usize) -> u64 {
         self.cover.words[self.row + column / WORD] & BITS
     }
@@ -583,7 +585,7 @@ mod tests {
         *,
     };
 
-    /// The marks of some layers; few of many Lsns, or many of few.
+    /// Marks of some layers; few layers with many Lsns, or many with few.
     fn list() -> impl Strategy<Value = Vec<Mark>> {
         let span =
             |lsns: u64| {
@@ -599,7 +601,7 @@ mod tests {
         })
     }
 
-    /// Compares all that a cover knows of its lists.
+    /// Compares a cover with its lists, in every way.
     fn check(cover: &Cover, lists: &[Vec<Mark>]) -> Result<(), TestCaseError> {
         prop_assert_eq!(cover.len(), lists.len());
         let marks = || lists.iter().flatten();
@@ -636,7 +638,7 @@ mod tests {
             check(&cover, &lists)?;
             let (one, two) = (one.index(lists.len()), two.index(lists.len()));
             let (start, end) = (one.min(two), one.max(two));
-            // Each list from one on takes over what another one has from an Lsn on.
+            // Each list from one on takes over what another list has from an Lsn on.
             let cut = cover.columns_below(Some(low))..cover.columns();
             let tail = lists[two].iter().copied().filter(|mark| mark.lsn >= low);
             let patch = Patch { seen: 0..0, cut, marks: tail.collect() };

@@ -1,11 +1,11 @@
 //! [`KeyTable`]: the lower bounds of a node's children, eight bytes each.
 //!
-//! Page keys have 160 bits, but the objects of a node's keys nearly always differ in their lower 32
-//! bits only. Then these and the block are one `u64` in the keys' order, and a search needs nothing
-//! else. The other tables, the root's above all, have each object once; a key in it is the rank of
-//! its object and its block.
+//! Page keys have 160 bits, but the objects of a node's keys nearly always differ only in their
+//! lower 32 bits. Then these bits and the block form one `u64` in the order of the keys, and a
+//! search needs nothing else. Other tables, above all the root's, store each object once; a key in
+//! such a table is the rank of its object, and its block.
 //!
-//! **Invariant:** keys ascend strictly; a key asked for is not below the first one.
+//! **Invariant:** keys ascend strictly. A search must not ask for a key below the first one.
 
 use std::hint::select_unpredictable;
 
@@ -13,22 +13,22 @@ use pagestrata_layers::Key;
 
 use super::rank_table::Table;
 
-/// Sorted keys, searched by what tells them apart.
+/// Sorted keys, packed into the bits in which they differ.
 #[derive(Debug)]
 pub(super) struct KeyTable {
-    /// Of each key, the lower half of its object, or its object's rank, and its block; less
+    /// For each key, the lower half of its object (or the rank of its object) and its block, minus
     /// `first`.
     keys: Table,
-    /// What would be the first of them.
+    /// The first key, in the same form.
     first: u64,
-    /// All of the objects but the lower 32 bits; only without `objects`.
+    /// The upper bits of all objects; only without `objects`.
     upper: u128,
-    /// The objects of the keys, ascending; none if they differ in the lower 32 bits only.
+    /// The objects of the keys, ascending; empty if they differ only in the lower 32 bits.
     objects: Box<[u128]>,
 }
 
 impl KeyTable {
-    /// A table of `keys`, of which there is at least one.
+    /// Creates a table of `keys`, of which there must be at least one.
     pub(super) fn new(keys: &[Key]) -> KeyTable {
         debug_assert!(keys.windows(2).all(|pair| pair[0] < pair[1]));
         let upper = keys[0].object >> 32;
@@ -56,7 +56,7 @@ impl KeyTable {
         self.keys.len()
     }
 
-    /// The key at a place.
+    /// Returns the key at a position.
     pub(super) fn get(&self, at: usize) -> Key {
         let number = self.keys.get(at) + self.first;
         let upper = (number >> 32) as u32;
@@ -72,11 +72,11 @@ impl KeyTable {
         (0..self.len()).map(|at| self.get(at)).collect()
     }
 
-    /// The place of the highest key that is not above `key`.
+    /// Returns the position of the highest key that is not above `key`.
     #[inline(always)]
     pub(super) fn position(&self, key: Key) -> usize {
         let number = if self.objects.is_empty() {
-            // Above all keys if not in the same upper half: it is not below the first one.
+            // If the upper half differs, the key is above all keys: it is not below the first one.
             let same = key.object >> 32 == self.upper;
             select_unpredictable(same, number(key.object as u32, key.block), u64::MAX)
         } else {
@@ -91,14 +91,14 @@ impl KeyTable {
     }
 }
 
-/// The upper and the lower half of a number.
+/// Combines the upper and the lower half of a number.
 fn number(upper: u32, block: u32) -> u64 {
     u64::from(upper) << 32 | u64::from(block)
 }
 
-/// The rank of the highest object that is not above the key's, and the key's block, or the highest
-/// block if the object is another one: in both cases no number of a key in the table lies between
-/// the two keys.
+/// Returns the rank of the highest object that is not above the key's, and the key's block, or the
+/// highest block if that object is another one. In both cases no key of the table lies between the
+/// two.
 #[inline(always)]
 fn ranked(objects: &[u128], key: Key) -> u64 {
     let rank = objects.partition_point(|&object| object <= key.object) - 1;
@@ -112,7 +112,7 @@ mod tests {
 
     use super::*;
 
-    /// Keys that differ in high, middle or low bits only, and in all of them.
+    /// Keys that differ only in high, middle or low bits, or in all of them.
     fn key() -> impl Strategy<Value = Key> {
         let object = prop_oneof![
             Just(0),

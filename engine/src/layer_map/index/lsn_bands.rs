@@ -1,38 +1,38 @@
-//! What a list says: [`Mark`]s, the places on the Lsn axis where the answer changes.
+//! [`Mark`]: the Lsns at which the answer of a list changes.
 //!
 //! The layers listed for one range of keys cut the Lsn axis into bands with a constant set of
 //! covering deltas. A mark opens a band at its Lsn and names one layer to visit for it:
 //!
-//! - `Start`: this delta begins here (and, with it, a band);
+//! - `Start`: this delta begins here, and with it a band;
 //! - `Resume`: a band covered by this delta, which began further down (another one ended here, or
 //!   an image is just below);
-//! - `Gap`: no delta covers what follows; the answer for it is the band below;
-//! - `Image`: an image at exactly this Lsn. Above it, up to the next mark, is nothing.
+//! - `Gap`: no delta covers what follows; the answer there is the band below;
+//! - `Image`: an image at exactly this Lsn. From the next Lsn up to the next mark there is nothing.
 //!
-//! `Start` and `Resume` say in addition whether more than one delta covers the band. A delta has
-//! one `Start` and an image one `Image` in each list that it is in, so that the marks also are the
-//! set of the listed layers.
+//! `Start` and `Resume` also say whether more than one delta covers the band. A delta has one
+//! `Start` and an image one `Image` in each list that contains it, so the marks also give the set
+//! of the listed layers.
 //!
-//! **Invariant:** marks of a list ascend by (Lsn, tag); an image comes last at its Lsn; never a gap
-//! first, nor directly after a gap or an image.
+//! **Invariant:** marks of a list ascend by (Lsn, tag); an image comes last at its Lsn; a gap is
+//! never first, and never directly after a gap or an image.
 
 use std::hint::select_unpredictable;
 
 use super::LayerSlot;
 
 /// Kinds of mark, in their order at an equal Lsn. The lowest bit says that several deltas cover the
-/// band; it is set for an image too, of which nobody asks that.
+/// band; it is also set for an image, for which it is not read.
 #[derive(Clone, Copy)]
 enum MarkKind {
     /// Nothing covers what follows.
     Gap = 0,
     /// A band of a delta that began below.
     Resume = 2,
-    /// The same, and other deltas cover it too.
+    /// The same, and other deltas cover the band too.
     ResumeShared = 3,
     /// A band of a delta that begins here.
     Start = 4,
-    /// The same, and other deltas cover it too.
+    /// The same, and other deltas cover the band too.
     StartShared = 5,
     /// An image at this Lsn.
     Image = 7,
@@ -93,14 +93,14 @@ impl Tag {
         Tag(self.0 | 1 << Tag::LAYER_BITS)
     }
 
-    /// Whether it stands for a layer of the list: of all tags of a layer in a list this holds for
-    /// one.
+    /// Whether it stands for a layer of the list: true for exactly one of the tags that a layer has
+    /// in a list.
     pub(super) fn is_member(self) -> bool {
         self.0 >> Tag::LAYER_BITS >= MarkKind::Start as u32
     }
 }
 
-/// One place of change.
+/// A position on the Lsn axis where the answer changes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Mark {
     /// Where.
@@ -109,12 +109,12 @@ pub(super) struct Mark {
     pub(super) tag: Tag,
 }
 
-/// A layer without its keys, as lists see it.
+/// A layer without its keys, in the form that lists use.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Span {
     /// First Lsn.
     pub(super) start: u64,
-    /// First Lsn behind a delta; nothing for an image.
+    /// First Lsn after a delta; `None` for an image.
     pub(super) end: Option<u64>,
     /// Which layer.
     pub(super) layer: LayerSlot,
@@ -136,28 +136,28 @@ pub(super) fn are_sound(marks: impl Iterator<Item = Mark>) -> bool {
     true
 }
 
-/// The marks of a set of layers. O(n log n).
+/// Computes the marks of a set of layers. O(n log n).
 pub(super) fn marks_of(spans: &mut [Span]) -> Vec<Mark> {
     Sweep::default().run(spans, None, 0, u64::MAX)
 }
 
-/// Goes up the Lsn axis over starts, ends and images, and puts down marks.
+/// Sweeps up the Lsn axis over starts, ends and images, and emits marks.
 #[derive(Default)]
 pub(super) struct Sweep {
     /// So far.
     marks: Vec<Mark>,
-    /// Whether the mark in front of the first of `marks` opens a band.
+    /// Whether the mark before the first of `marks` opens a band.
     from_band: bool,
-    /// Whether it is an image at the Lsn directly below.
+    /// Whether that mark is an image at the Lsn directly below.
     from_image: bool,
     /// How many deltas cover this Lsn.
     covering: usize,
-    /// Of the deltas begun so far, the end of the one that ends last, and it.
+    /// Of the deltas that have begun, the one that ends last, with its end.
     highest: Option<(u64, LayerSlot)>,
 }
 
 impl Sweep {
-    /// A sweep from `low` on, where `before` is the last mark below.
+    /// Starts a sweep at `low`, where `before` is the last mark below.
     pub(super) fn behind(before: Option<Mark>, low: u64) -> Sweep {
         Sweep {
             from_band: before.is_some_and(|mark| mark.tag.opens_band()),
@@ -166,8 +166,9 @@ impl Sweep {
         }
     }
 
-    /// The marks from `low` to `high`, both included, of the layers that begin there and of the
-    /// delta `incoming`, given with its end, which began below and covers the Lsn before `low`.
+    /// Returns the marks from `low` to `high`, both included, of the layers that begin there and of
+    /// the delta `incoming` (given with its end), which began below and covers the Lsn before
+    /// `low`.
     pub(super) fn run(
         mut self,
         spans: &mut [Span],
@@ -194,7 +195,7 @@ impl Sweep {
         }
     }
 
-    /// Takes in all that happens at `lsn`; whether an image is among it.
+    /// Processes everything that happens at `lsn`. Returns whether that includes an image.
     fn at(&mut self, lsn: u64, ended: usize, here: &[Span]) -> bool {
         let deltas = || here.iter().filter_map(|span| Some((span.end?, span.layer)));
         let mut images = here.iter().filter(|span| span.end.is_none()).peekable();
@@ -209,7 +210,8 @@ impl Sweep {
             let kind = if shared { MarkKind::StartShared } else { MarkKind::Start };
             deltas().for_each(|(_, layer)| put(kind, layer));
         } else if image {
-            // A read at this very Lsn stops at the image; what covers the Lsn above resumes there.
+            // A read at this Lsn stops at the image; the delta that covers the Lsn above resumes
+            // there.
         } else if let Some((_, layer)) = self.highest.filter(|_| self.covering > 0) {
             put(if shared { MarkKind::ResumeShared } else { MarkKind::Resume }, layer);
         } else if in_band {
@@ -221,16 +223,15 @@ impl Sweep {
     }
 }
 
-/// What one list, or several together, answer: visit a layer from `floor` to before `ceiling`;
+/// The answer of one list, or of several together: visit a layer from `floor` to before `ceiling`;
 /// nothing lies above.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Band {
-    /// The first Lsn behind the band, or behind the part of it that was asked for; zero if there is
-    /// no band.
+    /// The first Lsn after the band, or after the requested part of it; zero if there is no band.
     pub(super) ceiling: u64,
     /// The first Lsn of the band.
     pub(super) floor: u64,
-    /// The layer, and whether it is an image (which is a band of one Lsn) or one of several deltas.
+    /// The layer, and whether it is an image (a band of one Lsn) or one of several deltas.
     pub(super) tag: Tag,
 }
 
@@ -238,18 +239,19 @@ impl Band {
     /// No band.
     pub(super) const NONE: Band = Band { ceiling: 0, floor: 0, tag: Tag(0) };
 
-    /// The answer of two lists together: the higher band, as far down as the other list changes
+    /// Combines the answers of two lists: the higher band, down to where the other list changes
     /// nothing.
     #[inline(always)]
     pub(super) fn over(self, other: Band) -> Band {
         let same = self.ceiling == other.ceiling;
         let swap = (other.ceiling > self.ceiling) | (same & other.tag.is_image());
-        // One by one: all together they are chosen by a branch, which is wrong every other time.
+        // Selected one by one: together, the compiler would use a branch, which is mispredicted
+        // every other time.
         let [high, low] = [(other, self), (self, other)].map(|(swapped, not)| {
             let floor = select_unpredictable(swap, swapped.floor, not.floor);
             Band { floor, tag: Tag(select_unpredictable(swap, swapped.tag.0, not.tag.0)), ..not }
         });
-        // An image is not cut: it begins one below its ceiling.
+        // An image is not cut: its floor is one below its ceiling.
         let lower_ceiling = self.ceiling.min(other.ceiling);
         let cut = select_unpredictable(same, low.floor, lower_ceiling);
         let tag = select_unpredictable(same, high.tag.shared().0, high.tag.0);

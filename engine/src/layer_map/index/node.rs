@@ -1,18 +1,18 @@
 //! [`Node`]: the tree over the key axis.
 //!
-//! The keys at which some layer begins or ends cut the key axis into stripes. Leaves have stripes
-//! for children, other nodes have nodes. A node lists a layer for each child whose keys the layer
-//! covers in full, if the layer does not cover all of the node (then it is listed further up): a
-//! segment tree with the shape of a B-tree. A key's layers are in the lists on its path from the
+//! The keys at which some layer begins or ends cut the key axis into stripes. The children of a
+//! leaf are stripes, those of other nodes are nodes. A node lists a layer for each child whose keys
+//! the layer covers in full, unless the layer covers the whole node (then it is listed further up):
+//! a segment tree with the shape of a B-tree. A key's layers are in the lists on its path from the
 //! root, each layer once.
 //!
 //! **Invariants:** a layer is in a child's list if and only if it covers the child and not the
-//! whole node. All leaves are equally deep. A node has at most [`CHILDREN_MAX`] children;
-//! neighbours that have few together become one. Of a layer's bounds none stays in a leaf for long
-//! that no other layer has.
+//! whole node. All leaves have the same depth. A node has at most [`CHILDREN_MAX`] children;
+//! neighbours with few children together are joined. A leaf does not keep for long a boundary at
+//! which no layer begins or ends.
 //!
-//! Complexity, with n layers: a key's path has O(log n) nodes. A layer is partly in at most two
-//! nodes of each depth, so an edit writes O(log n) nodes; writing one costs as much as it has list
+//! Complexity, with n layers: a key's path has O(log n) nodes. A layer partly covers at most two
+//! nodes of each depth, so an edit writes O(log n) nodes. Writing one costs as much as it has list
 //! entries: children times layers that cross it.
 
 use std::sync::Arc;
@@ -29,13 +29,13 @@ use super::{
     span_of,
 };
 
-/// A node with more children is cut in two.
+/// A node with more children is split.
 const CHILDREN_MAX: usize = 128;
-/// Neighbours with no more children together are joined, if one of them has less than half of this.
-/// Nodes that are built anew have so many.
+/// Two neighbours with at most this many children together are joined, if one of them has less than
+/// half of this. Rebuilt nodes have this many.
 pub(super) const FILL: usize = CHILDREN_MAX * 3 / 4;
 
-/// A range of keys, its parts, and the layers that cover parts of it but not all.
+/// A range of keys, its parts, and the layers that cover some of the parts but not all.
 #[derive(Debug)]
 pub(super) struct Node {
     /// Where each child begins; the first is where the node begins.
@@ -46,23 +46,23 @@ pub(super) struct Node {
     pub(super) children: Box<[Arc<Node>]>,
 }
 
-/// What became of a node.
+/// Result of changing a node.
 pub(super) enum EditOutcome {
     /// One node.
     One(Node),
-    /// Two, each with the layers that cover all of it and were listed inside.
+    /// Two nodes, each with the layers that cover all of it and were listed inside.
     Two(Box<[(Node, Vec<Span>); 2]>),
 }
 
-/// One layer to put in or to take out.
+/// The addition or removal of one layer.
 pub(super) struct Edit<'a> {
-    /// Shapes of all layers, this one included.
+    /// Shapes of all layers, including this one.
     pub(super) slots: &'a Slots,
     /// The layer's keys.
     pub(super) range: KeyRange,
     /// Its Lsns and slot.
     pub(super) span: Span,
-    /// Whether it is put in.
+    /// Whether it is added.
     pub(super) insert: bool,
 }
 
@@ -71,7 +71,7 @@ pub(super) fn covers(range: &KeyRange, start: Key, end: Option<Key>) -> bool {
     range.start <= start && range.end.is_none_or(|bound| end.is_some_and(|end| end <= bound))
 }
 
-/// Whether `range` has keys from `start` to before `end`.
+/// Whether `range` contains keys from `start` to before `end`.
 fn meets(range: &KeyRange, start: Key, end: Option<Key>) -> bool {
     range.end.is_none_or(|bound| start < bound) && end.is_none_or(|end| range.start < end)
 }
@@ -97,8 +97,8 @@ impl Node {
             && self.children.iter().all(|child| child.is_sound())
     }
 
-    /// The band of `key` below `ceiling` in the lists from this node down, or `best` if that is
-    /// above it.
+    /// Returns the band of `key` below `ceiling` in the lists from this node down, or `best` if
+    /// that is above it.
     pub(super) fn search(&self, key: Key, ceiling: u64, mut best: Band) -> Band {
         let mut node = self;
         loop {
@@ -116,7 +116,7 @@ impl Node {
         Node { keys: KeyTable::new(keys), cover, children: Box::default() }
     }
 
-    /// A root above two nodes that were one.
+    /// Makes a root above the two halves of a split node.
     pub(super) fn above([left, right]: [(Node, Vec<Span>); 2]) -> Node {
         let keys = [left.0.keys.get(0), right.0.keys.get(0)];
         let [(left, mut left_spans), (right, mut right_spans)] = [left, right];
@@ -127,7 +127,7 @@ impl Node {
         }
     }
 
-    /// Heap bytes, those of the node itself and of the two counts in front of it included.
+    /// Returns the heap memory, including the node itself and its two reference counts.
     pub(super) fn heap_bytes(&self) -> usize {
         let below: usize = self.children.iter().map(|child| child.heap_bytes()).sum();
         super::shared_bytes::<Node>()
@@ -137,8 +137,8 @@ impl Node {
             + below
     }
 
-    /// Shows `take` every entry of the lists of children that meet `range`: layer, and the child's
-    /// keys.
+    /// Calls `take` for every entry of the lists of children that meet `range`, with the layer and
+    /// the child's keys.
     pub(super) fn visit(
         &self,
         range: &KeyRange,
@@ -158,7 +158,7 @@ impl Node {
         }
     }
 
-    /// Where a child ends, in a node that ends at `end`.
+    /// Returns where a child ends, in a node that ends at `end`.
     fn child_end(&self, child: usize, end: Option<Key>) -> Option<Key> {
         if child + 1 < self.keys.len() { Some(self.keys.get(child + 1)) } else { end }
     }
@@ -177,12 +177,12 @@ struct Draft {
 }
 
 impl Draft {
-    /// Where a child ends.
+    /// Returns where a child ends.
     fn child_end(&self, child: usize) -> Option<Key> {
         self.keys.get(child + 1).copied().or(self.end)
     }
 
-    /// Lets a leaf that is to have the lists `rows` have a boundary at `key`, if that is inside of
+    /// Adds a boundary at `key` to a leaf that is to have the lists `rows`, if `key` is inside of
     /// it.
     fn cut_at(&mut self, key: Key, rows: &mut Vec<Row>) {
         if key < self.keys[0] || self.end.is_some_and(|end| end <= key) {
@@ -196,7 +196,7 @@ impl Draft {
         }
     }
 
-    /// Takes a leaf's boundaries at `keys` away, if no layer begins or ends there.
+    /// Removes a leaf's boundaries at `keys` if no layer begins or ends there.
     fn join_at(&mut self, keys: impl Iterator<Item = Key>) {
         let members = |list| self.cover.list(list).filter(|mark| mark.tag.is_member());
         let layers = |list| members(list).map(|mark| mark.tag.layer());
@@ -210,7 +210,7 @@ impl Draft {
         }
     }
 
-    /// The node.
+    /// Finishes the node.
     fn finish(self) -> Node {
         debug_assert_eq!(self.cover.len(), self.keys.len(), "a list for each child");
         debug_assert!(self.keys.len() <= CHILDREN_MAX, "a node that grew beyond was split");
@@ -220,7 +220,7 @@ impl Draft {
 }
 
 impl Edit<'_> {
-    /// The layers of a list.
+    /// Returns the layers of a list.
     fn spans(&self, list: impl Iterator<Item = Mark>) -> Vec<Span> {
         list.filter(|mark| mark.tag.is_member())
             .map(|mark| {
@@ -230,21 +230,21 @@ impl Edit<'_> {
             .collect()
     }
 
-    /// A cover of one list with the layer put in or taken out.
+    /// Returns a cover of one list with the layer added or removed.
     pub(super) fn patched(&self, cover: &Cover) -> Cover {
         let mut rows = [Row::kept(0)];
         let patches = self.patches(cover, &mut rows);
         cover.remap(&rows, &patches)
     }
 
-    /// What puts the layer into old lists of a cover, or takes it out.
+    /// Returns the patches that add the layer to old lists of a cover, or remove it.
     fn patches(&self, cover: &Cover, rows: &mut [Row]) -> Vec<Patch> {
         let end_of = |layer| self.slots.get(layer).and_then(|shape| span_of(layer, &shape).end);
         let mut patches: Vec<Patch> = Vec::new();
         let mut before = None;
         for row in rows {
             let Some(list) = row.old else { continue };
-            // Neighbours of a wide layer often have the same layers below it.
+            // Neighbouring lists of a wide layer often have the same layers below it.
             let same = before.zip(patches.last()).is_some_and(|(before, patch): (_, &Patch)| {
                 cover.list(list).is_like(&cover.list(before), patch.seen.clone())
             });
@@ -257,21 +257,21 @@ impl Edit<'_> {
         patches
     }
 
-    /// A list with more layers.
+    /// Returns the marks of a list with more layers.
     fn extended(&self, list: impl Iterator<Item = Mark>, more: &[Span]) -> Vec<Mark> {
         let mut spans = self.spans(list);
         spans.extend_from_slice(more);
         marks_of(&mut spans)
     }
 
-    /// A list without those of `fewer`, which is sorted.
+    /// Returns the marks of a list without those of `fewer`, which must be sorted.
     fn reduced(&self, list: impl Iterator<Item = Mark>, fewer: &[Span]) -> Vec<Mark> {
         let mut spans = self.spans(list);
         spans.retain(|span| fewer.binary_search(span).is_err());
         marks_of(&mut spans)
     }
 
-    /// Changes a node that ends at `end` and is not covered by the layer in full.
+    /// Changes a node that ends at `end` and that the layer does not cover in full.
     pub(super) fn apply(&self, node: &Node, end: Option<Key>) -> EditOutcome {
         let mut draft = Draft {
             keys: node.keys.to_vec(),
@@ -340,7 +340,7 @@ impl Edit<'_> {
         }
     }
 
-    /// Cuts a node in two. A layer that covers one of them leaves its lists.
+    /// Splits a node. A layer that covers one of the halves leaves its lists.
     fn halves(&self, draft: Draft) -> [(Node, Vec<Span>); 2] {
         let (middle, count) = (draft.keys.len() / 2, draft.keys.len());
         debug_assert!(count > CHILDREN_MAX && count - middle <= CHILDREN_MAX, "halves fit");
@@ -365,8 +365,8 @@ impl Edit<'_> {
         )
     }
 
-    /// Joins a child with few children and a neighbour, if together they are not many. A layer that
-    /// covered only one of them enters its lists.
+    /// Joins a child that has few children with a neighbour, if together they have few enough. A
+    /// layer that covered only one of them enters its lists.
     fn join(&self, draft: &mut Draft, child: usize) {
         let count =
             |child: usize| draft.children.get(child).map_or(usize::MAX / 2, |it| it.keys.len());

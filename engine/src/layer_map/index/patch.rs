@@ -1,9 +1,9 @@
 //! [`Patch`]: how one layer changes one list.
 //!
-//! A layer changes marks only from its first Lsn to its end. To find the new ones there it is
-//! enough to know the layers that begin there and the delta that comes in from below. If several
-//! come in, the sweep begins as much further down. Lists of wide ranges have hundreds of marks and
-//! one layer is in dozens of lists, so this decides what an edit costs.
+//! A layer changes marks only from its first Lsn to its end. To compute the new ones there, it is
+//! enough to know the layers that begin there and the one delta that comes in from below. If
+//! several come in, the sweep begins further down, where at most one does. Lists of wide ranges
+//! have hundreds of marks and one layer is in dozens of lists, so this decides what an edit costs.
 
 use std::ops::Range;
 
@@ -13,24 +13,25 @@ use super::{
     lsn_bands::{Mark, Span, Sweep},
 };
 
-/// Marks to put in the place of others.
+/// Marks that replace others.
 pub(super) struct Patch {
-    /// The columns whose marks decided on the patch.
+    /// The columns whose marks the patch depends on.
     pub(super) seen: Range<usize>,
-    /// The columns whose marks go: all or none of an Lsn.
+    /// The columns whose marks are removed: all or none of an Lsn.
     pub(super) cut: Range<usize>,
-    /// What comes there.
+    /// The marks that replace them.
     pub(super) marks: Vec<Mark>,
 }
 
 impl Patch {
-    /// What makes a list of nothing.
+    /// Returns a patch that fills an empty list.
     pub(super) fn list(marks: Vec<Mark>) -> Patch {
         Patch { seen: 0..0, cut: 0..0, marks }
     }
 }
 
-/// Puts a layer into a list or takes it out. `end_of` says where a delta ends.
+/// Returns the patch that adds a layer to a list or removes it. `end_of` returns where a delta
+/// ends.
 pub(super) fn patch_of(
     cover: &Cover,
     list: usize,
@@ -65,14 +66,14 @@ pub(super) fn patch_of(
     Patch { seen: from..to, cut, marks }
 }
 
-/// The highest Lsn from `low` down where at most one delta comes in from below, that delta, and the
-/// lowest column that says so, from the marks of a list below `low`.
+/// Returns the highest Lsn from `low` down where at most one delta comes in from below, that delta,
+/// and the lowest column that was read for this. `below` holds the marks of the list below `low`.
 fn incoming(mut below: List<'_>, mut low: u64) -> (u64, Option<LayerSlot>, usize) {
     let mut above = low;
     let mut marks = below.clone();
     while let Some(mark) = marks.next_back() {
         if mark.tag.is_shared() {
-            // Several come in at `low`: down to the next Lsn with a mark.
+            // Several come in at `low`: continue at the next lower Lsn with a mark.
             let next = below.next_back().map_or(low, |mark| mark.lsn);
             while below.clone().next_back().is_some_and(|mark| mark.lsn == next) {
                 below.next_back();

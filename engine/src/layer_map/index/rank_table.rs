@@ -1,29 +1,29 @@
-//! Ranking a number in a short sorted table, at the same pace whatever the answer; and places in a
-//! table, packed.
+//! Ranking a number in a short sorted table, in constant time whatever the answer; and packed
+//! positions in a table.
 //!
-//! A binary search that ends where the table is exhausted guesses its last turns wrong, and a
-//! search of the map ranks four times. Here a number is compared with the last one of each block
-//! and then with all of one block: no turns.
+//! A binary search that ends where the table is exhausted mispredicts its last branches, and a
+//! search of the map ranks four times. Here a number is compared with the last number of each
+//! block, and then with all numbers of one block, without branches.
 
 use std::ops::Range;
 
-/// Numbers of a block.
+/// Numbers per block.
 const BLOCK: usize = 16;
-/// Samples come in multiples of this.
+/// The number of samples is a multiple of this.
 const LINE: usize = 8;
-/// Samples that are compared one by one; more are searched by halving.
+/// Up to this many samples are compared one by one; more are searched by bisection.
 const SAMPLES_MAX: usize = 64;
 /// Padding, above all numbers that [`count_below`] can compare.
 const PADDING: u64 = (1 << 63) - 1;
 
-/// Ascending numbers. In front of them stands the last one of each block, so that a search looks at
-/// two stretches of neighbouring memory, each as a whole.
+/// Ascending numbers. The last number of each block is stored before them, so that a search reads
+/// two runs of adjacent memory, each as a whole.
 #[derive(Clone, Debug)]
 pub(super) struct Table {
-    /// The last number of each full block, padded to whole lines; then the numbers, padded to whole
-    /// blocks.
+    /// The last number of each full block, padded to whole cache lines; then the numbers, padded to
+    /// whole blocks.
     words: Box<[u64]>,
-    /// How many words are in front of the numbers.
+    /// Number of words before the numbers.
     samples: u32,
     /// How many numbers.
     len: u32,
@@ -37,7 +37,7 @@ impl Table {
         debug_assert!(numbers.is_sorted(), "a table is ascending");
         let len = numbers.len();
         let samples = (len / BLOCK).next_multiple_of(LINE);
-        // One block more if the last one is full: all numbers may be below.
+        // One block more if the last one is full: all numbers may be below the limit.
         let mut words = Vec::with_capacity(samples + (len / BLOCK + 1) * BLOCK);
         words.extend(numbers.chunks_exact(BLOCK).map(|block| block[BLOCK - 1]));
         words.resize(samples, PADDING);
@@ -66,7 +66,7 @@ impl Table {
         &self.words[self.samples as usize..][..self.len()]
     }
 
-    /// How many are below `limit`.
+    /// Returns how many are below `limit`.
     #[inline(always)]
     pub(super) fn below(&self, limit: u64) -> usize {
         let (samples, numbers) = self.words.split_at(self.samples as usize);
@@ -78,13 +78,13 @@ impl Table {
         blocks * BLOCK + count_below::<BLOCK>(&numbers[blocks * BLOCK..][..BLOCK], limit)
     }
 
-    /// How many are not above `number`.
+    /// Returns how many are not above `number`.
     #[inline(always)]
     pub(super) fn not_above(&self, number: u64) -> usize {
         if self.high {
             return self.as_slice().partition_point(|&other| other <= number);
         }
-        // Above all of them is also what is below the padding.
+        // What is above all numbers is still below the padding.
         self.below(number.min(PADDING - 1) + 1)
     }
 
@@ -94,25 +94,25 @@ impl Table {
     }
 }
 
-/// How many of `N` numbers are below `limit`, at most [`PADDING`]; a number at or above 2^63 is
-/// not. By operations that the smallest vector units have for 64-bit numbers, which comparison is
-/// not.
+/// Returns how many of `N` numbers are below `limit`, which must be at most [`PADDING`]; a number
+/// at or above 2^63 does not count. Uses operations that baseline vector units have for 64-bit
+/// numbers; a comparison is not one of them.
 #[inline(always)]
 fn count_below<const N: usize>(numbers: &[u64], limit: u64) -> usize {
     let numbers: &[u64; N] = numbers.try_into().expect("that many");
     numbers.iter().fold(0, |count, &number| count + (number.wrapping_sub(limit) >> 63)) as usize
 }
 
-/// A table of no more has places of one byte.
+/// A table of at most this length has positions of one byte.
 const BYTES_MAX: usize = 1 << 8;
-/// A table of no more has places of two bytes.
+/// A table of at most this length has positions of two bytes.
 const SHORT_MAX: usize = 1 << 16;
 
-/// With more moves, places are looked up one by one; up to here, a pass for each move, which takes
-/// several at a time, is faster.
+/// With more moves than this, positions are looked up one by one; up to here, one vectorized pass
+/// per move is faster.
 const PASSES_MAX: usize = 8;
 
-/// A run of a table's places that stay together when the table is changed.
+/// A run of a table's positions that stay together when the table changes.
 #[derive(Debug, PartialEq)]
 pub(super) struct MovedRun {
     /// Where they were.
@@ -121,16 +121,16 @@ pub(super) struct MovedRun {
     pub(super) new: usize,
 }
 
-/// A piece of [`Indices`] to be.
+/// A piece of [`Indices`] under construction.
 pub(super) enum Part<'a> {
-    /// A run of the old ones.
+    /// A run of old positions.
     Old(Range<usize>),
-    /// New ones.
+    /// New positions.
     New(&'a [u32]),
 }
 
 impl Part<'_> {
-    /// Appends a run of old ones, to the last part if it goes on from there.
+    /// Appends a run of old positions, to the last part if the run continues it.
     pub(super) fn append(parts: &mut Vec<Part<'_>>, run: Range<usize>) {
         match parts.last_mut() {
             Some(Part::Old(last)) if last.end == run.start => last.end = run.end,
@@ -140,15 +140,15 @@ impl Part<'_> {
     }
 }
 
-/// A place in a table.
+/// A position in a table.
 trait Place: Copy + PartialOrd {
-    /// How many places there are.
+    /// Number of positions.
     const COUNT: usize;
-    /// A place that is known to fit.
+    /// Converts a position that is known to fit.
     fn new(place: usize) -> Self;
-    /// It as an index.
+    /// Converts to an index.
     fn get(self) -> usize;
-    /// The sum, modulo the type's size.
+    /// Adds, modulo the type's range.
     fn plus(self, other: Self) -> Self;
 }
 
@@ -174,7 +174,7 @@ macro_rules! places {
 
 places!(u8 u16 u32);
 
-/// The parts, one behind the other; all places are below `limit` then.
+/// Concatenates the parts; all positions must be below `limit` afterwards.
 fn assembled<P: Place>(old: &[P], parts: &[Part<'_>], moved: &[MovedRun], limit: usize) -> Vec<P> {
     let len = |part: &Part<'_>| match part {
         Part::Old(run) => run.len(),
@@ -195,12 +195,12 @@ fn assembled<P: Place>(old: &[P], parts: &[Part<'_>], moved: &[MovedRun], limit:
     places
 }
 
-/// Says places as they are now, all below `limit`.
+/// Renames positions to what they are now, all below `limit`.
 ///
-/// The passes apply the moves from the last one on. After some of them a place is what it would be
-/// in a table of which only the end was changed, so it can be higher than before and after: by as
-/// many as were lost in front. With 256 places of one byte that is one too many for a byte, and
-/// then places are looked up.
+/// The passes apply the moves from the last one on. After some of them, a position is what it would
+/// be in a table of which only the end was changed, so it can be higher than before and after, by
+/// as many as were removed before it. With 256 positions of one byte that may exceed a byte, and
+/// then positions are looked up instead.
 fn rename<P: Place>(places: &mut [P], moved: &[MovedRun], limit: usize) {
     let lost = moved.iter().map(|moved| moved.old.start.saturating_sub(moved.new)).max();
     let fits = limit + lost.unwrap_or(0) <= P::COUNT;
@@ -213,7 +213,7 @@ fn rename<P: Place>(places: &mut [P], moved: &[MovedRun], limit: usize) {
         places.iter_mut().for_each(|place| *place = names[place.get()]);
         return;
     }
-    // From the last one down, so that what is moved is not taken for what is yet to be.
+    // From the last one down, so that a moved position is not moved again.
     for (at, MovedRun { old, new }) in moved.iter().enumerate().rev() {
         let shift = |moved: &MovedRun| moved.new.wrapping_sub(moved.old.start);
         let before = moved[..at].last().map_or(0, shift);
@@ -227,7 +227,7 @@ fn rename<P: Place>(places: &mut [P], moved: &[MovedRun], limit: usize) {
     }
 }
 
-/// Places in a table, as narrow as its length allows.
+/// Positions in a table, as narrow as its length allows.
 #[derive(Clone, Debug)]
 pub(super) enum Indices {
     /// Below 256.
@@ -239,7 +239,7 @@ pub(super) enum Indices {
 }
 
 impl Indices {
-    /// Packs places, all below `limit`.
+    /// Packs positions, all below `limit`.
     pub(super) fn new(places: &[u32], limit: usize) -> Indices {
         debug_assert!(places.iter().all(|&place| (place as usize) < limit));
         if limit <= BYTES_MAX {
@@ -279,10 +279,10 @@ impl Indices {
         }
     }
 
-    /// Whether a part of old ones has a place.
+    /// Whether a part of old positions contains a position.
     pub(super) fn has(&self, part: &Part<'_>, place: usize) -> bool {
         let Part::Old(run) = part else { return false };
-        // Without a way out of the loop, so that many are compared at a time.
+        // Without an early exit, so that the compiler vectorizes the loop.
         match self {
             Indices::Bytes(places) => {
                 places[run.clone()].iter().fold(false, |has, &at| has | (at == place as u8))
@@ -296,7 +296,7 @@ impl Indices {
         }
     }
 
-    /// Notes down which places are in a run.
+    /// Marks the positions that occur in a run.
     pub(super) fn note(&self, run: Range<usize>, used: &mut [bool]) {
         match self {
             Indices::Bytes(places) => {
@@ -311,7 +311,7 @@ impl Indices {
         }
     }
 
-    /// Old places, `moved`, and new ones, all below `limit`, one behind the other.
+    /// Concatenates old positions, renamed by `moved`, and new ones, all below `limit`.
     pub(super) fn assemble(&self, parts: &[Part<'_>], moved: &[MovedRun], limit: usize) -> Indices {
         match self {
             Indices::Bytes(old) if limit <= BYTES_MAX => {
@@ -352,14 +352,14 @@ mod tests {
             }
         }
     }
-    /// Against a look-up place by place, around the sizes at which places get wider.
+    /// Compares with a look-up position by position, around the sizes at which positions get wider.
     #[test]
     fn places_follow_their_table() {
         let mut random = fastrand::Rng::with_seed(9);
         for round in 0..4000 {
             let size = if round % 20 == 0 { SHORT_MAX } else { BYTES_MAX };
             let (old_len, mut moved) = (size - random.usize(..3), Vec::<MovedRun>::new());
-            // Runs that stay, some places lost between them, some new ones.
+            // Runs that stay, some positions lost between them, some new ones.
             let (mut at, mut new) = (random.usize(..2), random.usize(..2));
             while at < old_len {
                 let end = (at + random.usize(1..=size / 3)).min(old_len);

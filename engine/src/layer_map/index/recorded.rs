@@ -1,4 +1,4 @@
-//! Recorded layer maps, or generated ones of their shape.
+//! Recorded layer maps, or generated ones of the same shape.
 
 use std::{fs, io, io::Write, path::PathBuf};
 
@@ -6,7 +6,7 @@ use pagestrata_layers::{Key, KeyRange, Lsn};
 
 use super::{LayerKind, LayerShape};
 
-/// The recorded maps, by name.
+/// Returns the recorded maps, by name.
 pub fn recorded_maps(out: &mut impl Write) -> io::Result<Vec<(String, Vec<LayerShape>)>> {
     let Some(captures) = std::env::var_os("PAGESTRATA_CAPTURES").map(PathBuf::from) else {
         writeln!(out, "PAGESTRATA_CAPTURES is not set: a generated map of the recorded shape")?;

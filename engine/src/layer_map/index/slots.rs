@@ -1,12 +1,12 @@
 //! [`Slots`]: the shape of each layer, found by its slot.
 //!
 //! Chunks of 256 slots under groups of 32 chunks, each shared between versions until one of its
-//! slots changes. Layers that come into being together lie at few objects and few Lsns, so a chunk
-//! keeps each object and each Lsn once and a record is 16 bytes: four places in those tables and
-//! two block numbers. Only taken slots have a record.
+//! slots changes. Layers that are created together have few distinct objects and Lsns, so a chunk
+//! stores each object and each Lsn once, and a record has 16 bytes: four positions in those tables
+//! and two block numbers. Only taken slots have a record.
 //!
 //! **Invariant:** after a removal a chunk's tables have at most four entries for each of its
-//! layers, and eight.
+//! layers, plus eight.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use super::{LayerKind, LayerShape, LayerSlot};
 const CHUNK_SLOTS: usize = 256;
 /// Chunks of a group.
 const GROUP_CHUNKS: usize = 32;
-/// In the place of an end: there is none.
+/// Stands for "no end".
 const NONE: u16 = u16::MAX;
 
 /// The shape of each layer.
@@ -46,7 +46,7 @@ struct Chunk {
     lsns: Vec<u64>,
     /// Which slots are taken, 64 a word.
     taken: [u64; CHUNK_SLOTS / 64],
-    /// Those of the taken slots, in their order.
+    /// Records of the taken slots, in order.
     records: Vec<Record>,
 }
 
@@ -67,7 +67,7 @@ struct Record {
     end_block: u32,
 }
 
-/// Group, chunk of it, slot of that.
+/// Returns group, chunk in the group, and slot in the chunk.
 fn address(layer: LayerSlot) -> (usize, usize, usize) {
     let slot = layer.0 as usize;
     let chunk = slot / CHUNK_SLOTS;
@@ -101,7 +101,7 @@ impl Slots {
         self.taken += 1;
     }
 
-    /// Frees a slot; its shape.
+    /// Frees a slot and returns its shape.
     pub(super) fn remove(&mut self, layer: LayerSlot) -> Option<LayerShape> {
         let shape = self.get(layer)?;
         self.chunk_mut(layer).free(address(layer).2);
@@ -109,7 +109,7 @@ impl Slots {
         Some(shape)
     }
 
-    /// A slot's chunk, this version's own.
+    /// Returns a slot's chunk for writing, not shared with other versions.
     fn chunk_mut(&mut self, layer: LayerSlot) -> &mut Chunk {
         let (group, chunk, _) = address(layer);
         if self.groups.len() <= group {
@@ -130,7 +130,7 @@ impl Slots {
 }
 
 impl Group {
-    /// Heap bytes, those of the group itself and of the two counts in front of it included.
+    /// Returns the heap memory, including the group itself and its two reference counts.
     fn heap_bytes(&self) -> usize {
         let chunks: usize = self.chunks.iter().map(|chunk| chunk.heap_bytes()).sum();
         let own = self.chunks.capacity() * size_of::<Arc<Chunk>>();
@@ -139,7 +139,7 @@ impl Group {
 }
 
 impl Chunk {
-    /// Where a slot's record is, or would be.
+    /// Returns where a slot's record is, or would be.
     fn place(&self, slot: usize) -> Result<usize, usize> {
         let (word, bit) = (self.taken[slot / 64], 1 << (slot % 64));
         let front = self.taken[..slot / 64].iter().map(|word| word.count_ones()).sum::<u32>();
@@ -165,7 +165,7 @@ impl Chunk {
         LayerShape { key_range: KeyRange { start, end }, kind }
     }
 
-    /// Takes a slot, which is free.
+    /// Fills a slot, which must be free.
     fn put(&mut self, slot: usize, shape: &LayerShape) {
         let record = self.record(shape);
         let (Ok(place) | Err(place)) = self.place(slot);
@@ -175,7 +175,7 @@ impl Chunk {
         self.records.insert(place, record);
     }
 
-    /// A shape, packed.
+    /// Packs a shape.
     fn record(&mut self, shape: &LayerShape) -> Record {
         let KeyRange { start, end } = shape.key_range;
         let (start_lsn, end_lsn) = match shape.kind {
@@ -192,7 +192,7 @@ impl Chunk {
         }
     }
 
-    /// Frees a slot, and sorts the tables out if most of them are of no use any more.
+    /// Frees a slot, and compacts the tables if most of their entries are unused.
     fn free(&mut self, slot: usize) {
         let Ok(place) = self.place(slot) else { return };
         self.taken[slot / 64] &= !(1 << (slot % 64));
@@ -205,7 +205,7 @@ impl Chunk {
         }
     }
 
-    /// Heap bytes, those of the chunk itself and of the two counts in front of it included.
+    /// Returns the heap memory, including the chunk itself and its two reference counts.
     fn heap_bytes(&self) -> usize {
         super::shared_bytes::<Chunk>()
             + self.objects.capacity() * size_of::<u128>()
@@ -214,14 +214,14 @@ impl Chunk {
     }
 }
 
-/// Where `item` is in a table, which gets it if need be.
+/// Returns the position of `item` in a table; adds it if it is missing.
 fn place<T: PartialEq>(table: &mut Vec<T>, item: T) -> u16 {
     let at = table.iter().position(|other| *other == item).unwrap_or_else(|| {
         table.reserve_exact(1);
         table.push(item);
         table.len() - 1
     });
-    // A slot has two objects and two Lsns; a chunk that has lost many is made anew.
+    // A slot has two objects and two Lsns; a chunk that has lost many is compacted.
     assert!(at < usize::from(NONE), "a chunk's tables stay small");
     at as u16
 }

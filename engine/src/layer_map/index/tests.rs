@@ -1,4 +1,4 @@
-//! The map against a linear scan.
+//! Compares the index with a linear scan.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +16,7 @@ use super::{
 #[derive(Clone, Default)]
 struct Model(BTreeMap<LayerSlot, LayerShape>);
 
-/// What a read does with a layer: visit it from the first Lsn to the last one.
+/// One visit of a read: a layer, from the first Lsn to the last one.
 type Visit = (LayerSlot, Lsn, Lsn);
 
 impl Model {
@@ -44,7 +44,7 @@ impl Model {
         self.covering(key).filter(|(_, shape)| here(shape)).map(|(layer, _)| layer).collect()
     }
 
-    /// What a read must visit of each delta, down to the newest image: the whole of it above the
+    /// Returns what a read must visit of each delta, down to the newest image: everything above the
     /// image.
     fn cells(&self, key: Key, upper: Lsn) -> BTreeSet<Visit> {
         let above = self.image(key, upper).map_or(Lsn(0), Lsn::next);
@@ -58,8 +58,8 @@ impl Model {
         self.covering(key).filter_map(part).collect()
     }
 
-    /// The first layer of a read as the head of `index.rs` defines it: floor, layers that may be
-    /// the hit's, and whether they are images.
+    /// Returns the first layer of a read as the head of `index.rs` defines it: the floor, the
+    /// layers that the hit may name, and whether they are images.
     fn search(&self, key: Key, upper: Lsn) -> Option<(Lsn, BTreeSet<LayerSlot>, bool)> {
         let image = self.image(key, upper);
         let (mut top, mut bounds) = (None, vec![Lsn(0)]);
@@ -83,7 +83,7 @@ impl Model {
     }
 }
 
-/// Compares one search, and what leads on from it.
+/// Compares one search, and the searches that follow from it.
 fn check_search(
     map: &LayerIndex,
     model: &Model,
@@ -109,8 +109,7 @@ fn check_search(
     Ok(())
 }
 
-/// Walks a read down to its image and compares the visited cells, put together, with all that there
-/// are.
+/// Walks a read down to its image and compares the visited cells, together, with all that exist.
 fn check_read(map: &LayerIndex, model: &Model, key: Key, upper: Lsn) -> Result<(), TestCaseError> {
     let mut visits: BTreeMap<LayerSlot, Vec<(Lsn, Lsn)>> = BTreeMap::new();
     let (mut at, mut image) = (upper, None);
@@ -149,7 +148,7 @@ fn check_read(map: &LayerIndex, model: &Model, key: Key, upper: Lsn) -> Result<(
     Ok(())
 }
 
-/// All that the map answers, at the places where answers change.
+/// Compares all answers of the index, at the places where answers change.
 fn check(map: &LayerIndex, model: &Model) -> Result<(), TestCaseError> {
     prop_assert_eq!(map.layer_count(), model.0.len());
     prop_assert_eq!(
@@ -188,12 +187,12 @@ fn check(map: &LayerIndex, model: &Model) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// A step: a layer to put in, or which of the present ones to take out.
+/// A step: a layer to add, or which of the present ones to remove.
 #[derive(Clone, Debug)]
 enum Step {
-    /// Puts a layer in.
+    /// Adds a layer.
     Insert(LayerShape),
-    /// Takes the layer out that is this far in the list of all.
+    /// Removes the layer at this position in the list of all.
     Remove(prop::sample::Index),
 }
 
@@ -221,7 +220,7 @@ fn shape(keys: u32, lsns: u64) -> impl Strategy<Value = LayerShape> {
     (range, kind).prop_map(|(key_range, kind)| LayerShape { key_range, kind })
 }
 
-/// Steps in batches, each an edit.
+/// Steps in batches; each batch is an edit.
 fn batches(keys: u32, lsns: u64, count: usize) -> impl Strategy<Value = Vec<Vec<Step>>> {
     let step = prop_oneof![
         3 => shape(keys, lsns).prop_map(Step::Insert),
@@ -230,7 +229,8 @@ fn batches(keys: u32, lsns: u64, count: usize) -> impl Strategy<Value = Vec<Vec<
     prop::collection::vec(prop::collection::vec(step, 1..12), 1..count)
 }
 
-/// Runs batches from an empty map; keeps all versions and checks each at once and again at the end.
+/// Runs batches from an empty index; keeps all versions and checks each at once and again at the
+/// end.
 fn run(batches: &[Vec<Step>], last_removes_all: bool) -> Result<(), TestCaseError> {
     let mut versions = vec![(LayerIndex::new(), Model::default())];
     for batch in batches {
@@ -253,7 +253,7 @@ fn run(batches: &[Vec<Step>], last_removes_all: bool) -> Result<(), TestCaseErro
                 Step::Remove(_) => {}
             }
         }
-        // At once, which may build the tree anew, and a few at a time, which grows and shrinks it.
+        // All at once, which may rebuild the tree, and a few at a time, which grows and shrinks it.
         let built = map.edit(&changes);
         check(&built, &next)?;
         let grown = changes.chunks(30).fold(map.clone(), |map, part| map.edit(part));
@@ -287,12 +287,12 @@ proptest! {
     }
 }
 
-/// A layer of all keys.
+/// A layer that covers all keys.
 fn whole(kind: LayerKind) -> LayerShape {
     LayerShape { key_range: KeyRange::ALL, kind }
 }
 
-/// Compares at random places, at layers' corners.
+/// Compares at random positions and at layers' corners.
 fn check_samples(map: &LayerIndex, model: &Model, count: usize, random: &mut Rng) {
     let shapes: Vec<&LayerShape> = model.0.values().collect();
     let mut one = || shapes[random.u64(..shapes.len() as u64) as usize];
@@ -308,12 +308,12 @@ fn check_samples(map: &LayerIndex, model: &Model, count: usize, random: &mut Rng
     }
 }
 
-/// Inserts of shapes, each into the slot of its place.
+/// Inserts of shapes, each into the slot of its position.
 fn inserts(shapes: &[LayerShape]) -> Vec<Change> {
     shapes.iter().zip(0..).map(|(&shape, at)| Change::Insert(LayerSlot(at), shape)).collect()
 }
 
-/// The model of shapes, each in the slot of its place.
+/// The model of shapes, each in the slot of its position.
 fn model(shapes: &[LayerShape]) -> Model {
     Model(shapes.iter().zip(0..).map(|(&shape, at)| (LayerSlot(at), shape)).collect())
 }
@@ -331,7 +331,7 @@ fn recorded_maps_equal_a_linear_scan() {
             let bytes = map.memory_bytes() / map.layer_count();
             assert!((20..120).contains(&bytes), "{name}: {bytes} bytes a layer");
         }
-        // Down to few layers again, with the old version unharmed.
+        // Down to few layers again; the old version must be unharmed.
         let kept = 100.min(shapes.len());
         let mut layers: Vec<LayerSlot> = model.0.keys().copied().collect();
         random.shuffle(&mut layers);

@@ -1,14 +1,14 @@
 //! [`Visits`]: the layers that a read of one key visits, newest first, found in one walk down the
 //! Lsn axis.
 //!
-//! A search of the map descends the tree and ranks the Lsn in the list of each level. A read
-//! through many layers would do that again for each of them, although the next answer is nearly
+//! A search of the index descends the tree and ranks the Lsn in the list of each level. A read
+//! through many layers would repeat that for each of them, although the next answer is nearly
 //! always one mark below the last one. `Visits` descends once and keeps, for each list on the path,
-//! the band that it is in and the marks below; a step moves those lists down whose band ends above
-//! the new ceiling.
+//! the current band and the marks below it; a step moves down the lists whose band ends above the
+//! new ceiling.
 //!
-//! **Invariant:** after each step the visits given are those that repeated calls of
-//! [`LayerIndex::search`] give (the unit tests compare the two).
+//! **Invariant:** the visits are those that repeated calls of [`LayerIndex::search`] return (the
+//! unit tests compare the two).
 
 use pagestrata_layers::{Key, Lsn};
 
@@ -20,9 +20,9 @@ use super::{
 };
 
 /// How many lists of a path are walked mark by mark. A tree of n layers has about log64 n levels,
-/// each with a list, and one more list is above the root: with six, more than 10^9 layers. Lists of
-/// deeper levels, which nothing but an odd history of edits can make, are searched anew for each
-/// visit.
+/// each with a list, and one more list is above the root: six are enough for more than 10^9 layers.
+/// Lists of deeper levels, which only an unusual history of edits can make, are searched again for
+/// each visit.
 const LISTS: usize = 6;
 
 /// One visit of a read: take the versions from `upper` down to `hit.floor`, both inclusive.
@@ -30,7 +30,7 @@ const LISTS: usize = 6;
 pub(crate) struct Visit {
     /// The highest Lsn to read there.
     pub(crate) upper: Lsn,
-    /// The layer, and how far down.
+    /// The layer, and down to which Lsn.
     pub(crate) hit: Hit,
 }
 
@@ -39,38 +39,38 @@ pub(crate) struct Visit {
 pub(crate) struct Visits<'a, const N: usize = LISTS> {
     /// The lists of the path that have marks below the first ceiling.
     walks: [Option<ListWalk<'a>>; N],
-    /// Where the path goes on that `walks` has no room for.
+    /// Where the path continues below the lists of `walks`.
     deeper: Option<(&'a Node, Key)>,
-    /// The first Lsn that is not to be visited any more.
+    /// The Lsn from which on everything is visited.
     ceiling: u64,
 }
 
-/// Where a walk is in one list.
+/// The position of a walk in one list.
 #[derive(Debug)]
 struct ListWalk<'a> {
     /// The marks below the band.
     below: List<'a>,
-    /// The band as the list alone has it, not cut at a ceiling.
+    /// The band of this list alone, not cut at a ceiling.
     band: Band,
-    /// Where the band below this one ends at the latest.
+    /// Upper bound of the end of the band below this one.
     top: u64,
 }
 
 impl<'a> ListWalk<'a> {
-    /// At the highest band of a list below `ceiling`, if there is one.
+    /// Starts at the highest band of a list below `ceiling`, if there is one.
     #[inline]
     fn below(list: List<'a>, ceiling: u64) -> Option<ListWalk<'a>> {
         let mut walk = ListWalk { below: list, band: Band::NONE, top: ceiling };
         walk.step().then_some(walk)
     }
 
-    /// Goes to the next band below; false if there is none.
+    /// Moves to the next band below; false if there is none.
     #[inline]
     fn step(&mut self) -> bool {
         let Some(mut mark) = self.below.next_back() else { return false };
         if mark.tag.is_gap() {
             self.top = mark.lsn;
-            // What is below a gap is a band: a gap is never first and never follows another one.
+            // Below a gap is a band: a gap is never first and never follows another one.
             let Some(opens) = self.below.next_back() else { return false };
             mark = opens;
         }
@@ -81,7 +81,7 @@ impl<'a> ListWalk<'a> {
         true
     }
 
-    /// Goes down to the band with an Lsn below `ceiling`; false if there is none.
+    /// Moves down to the band with an Lsn below `ceiling`; false if there is none.
     #[inline]
     fn go_below(&mut self, ceiling: u64) -> bool {
         while self.band.floor >= ceiling {
@@ -94,8 +94,8 @@ impl<'a> ListWalk<'a> {
 }
 
 impl LayerIndex {
-    /// The layers that a read of `key` visits from `upper`, inclusive, downwards. The read stops
-    /// taking visits when it is done. Allocates nothing and writes nothing shared.
+    /// Returns the layers that a read of `key` visits from `upper`, inclusive, downwards. The read
+    /// stops the iteration when it is done. Allocates nothing and writes nothing shared.
     #[inline]
     pub(crate) fn visits(&self, key: Key, upper: Lsn) -> Visits<'_> {
         self.visits_in(key, upper)
@@ -103,7 +103,7 @@ impl LayerIndex {
 
     /// As [`LayerIndex::visits`], walking the first `N` lists of the path mark by mark.
     pub(crate) fn visits_in<const N: usize>(&self, key: Key, upper: Lsn) -> Visits<'_, N> {
-        // No layer has a cell at the highest Lsn.
+        // No layer covers the highest Lsn.
         let ceiling = upper.0.saturating_add(1);
         let mut visits = Visits { walks: [const { None }; N], deeper: None, ceiling };
         let version = &*self.version;
@@ -124,8 +124,8 @@ impl LayerIndex {
 }
 
 impl<'a, const N: usize> Visits<'a, N> {
-    /// Begins to walk a list, if it has marks below the ceiling. `len` lists are walked, fewer than
-    /// `N`.
+    /// Starts to walk a list, if it has marks below the ceiling. `len` lists are walked already,
+    /// fewer than `N`.
     #[inline]
     fn walk(&mut self, list: Option<List<'a>>, len: &mut usize) {
         let walk = list.and_then(|list| ListWalk::below(list, self.ceiling));
@@ -144,7 +144,7 @@ impl<const N: usize> Iterator for Visits<'_, N> {
         let ceiling = self.ceiling;
         let mut best = Band::NONE;
         for walk in &mut self.walks {
-            // The first that is empty is not the last one: a list may have ended before others.
+            // An empty entry is not the end: one list may end before others.
             let Some(list) = walk else { continue };
             if !list.go_below(ceiling) {
                 *walk = None;
@@ -170,10 +170,10 @@ impl<const N: usize> Iterator for Visits<'_, N> {
     }
 }
 
-/// The visits by searches alone, and by walks with room for one, two and all lists.
+/// Compares the visits of searches alone, and of walks with room for one, two and all lists.
 #[cfg(test)]
 pub(super) fn all_ways(map: &LayerIndex, key: Key, upper: Lsn) -> [Vec<Visit>; 4] {
-    // No layer has a cell at the highest Lsn, so walks begin below it.
+    // No layer covers the highest Lsn, so walks begin below it.
     let upper = upper.min(Lsn::MAX.previous());
     let mut at = Some(upper);
     let searched = std::iter::from_fn(|| {

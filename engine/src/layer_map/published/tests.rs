@@ -53,8 +53,7 @@ mod in_every_interleaving {
         static RECLAIMS: std::cell::Cell<bool> = std::cell::Cell::new(false);
     }
 
-    /// What a layer is to the protocol: memory that readers look at and that is used again once
-    /// reclaimed.
+    /// Stands for a layer: memory that readers read and that is reused once reclaimed.
     struct Layer {
         memory: Arc<Memory>,
         content: u64,
@@ -62,7 +61,7 @@ mod in_every_interleaving {
 
     struct Memory(UnsafeCell<u64>);
 
-    // SAFETY: not safe at all: whether its accesses exclude each other is what loom finds out.
+    // SAFETY: not safe by itself: loom checks whether its accesses exclude each other.
     unsafe impl Sync for Memory {}
     // SAFETY: a number.
     unsafe impl Send for Memory {}
@@ -73,7 +72,7 @@ mod in_every_interleaving {
         }
 
         fn read(&self) {
-            // SAFETY: loom panics when somebody writes it at the same time.
+            // SAFETY: loom panics when it is written at the same time.
             let found = self.memory.0.with(|memory| unsafe { *memory });
             assert_eq!(found, self.content, "a pinned layer's memory was used again");
         }
@@ -82,8 +81,8 @@ mod in_every_interleaving {
     impl Drop for Layer {
         fn drop(&mut self) {
             assert!(RECLAIMS.with(std::cell::Cell::get), "dropped by a reader");
-            // The chunk goes back to its pool and is written by the next layer: loom reports a
-            // reader that is still there. SAFETY: as above.
+            // The chunk returns to its pool and the next layer writes it: loom reports a reader
+            // that still uses it. SAFETY: as above.
             self.memory.0.with_mut(|memory| unsafe { *memory = u64::MAX });
         }
     }
@@ -101,8 +100,8 @@ mod in_every_interleaving {
         model.preemption_bound = Some(3);
         model.check(|| {
             let published = Arc::new(Published::new(Layer::new(0)));
-            // What a thread was told of by other means, as by the end of a flush, its next pin
-            // sees.
+            // A thread that learned of a publication by other means (such as the end of a flush)
+            // must see it with its next pin.
             let told = Arc::new(AtomicUsize::new(0));
             let readers: Vec<_> = (0..2)
                 .map(|_| {
@@ -137,8 +136,8 @@ mod in_every_interleaving {
         });
     }
 
-    /// Who lets go of a replaced value wakes the reclaimer, or the reclaimer was woken later and
-    /// has seen it.
+    /// A holder that releases a replaced value wakes the reclaimer, or the reclaimer was woken
+    /// later and has seen the release.
     #[test]
     fn nothing_that_was_let_go_of_is_left() {
         loom::model(|| {

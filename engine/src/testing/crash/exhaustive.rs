@@ -1,4 +1,4 @@
-//! All short sequences of operations, by number: all of one length before the longer ones.
+//! All short sequences of operations, numbered by length and then by content.
 
 use super::{
     Violation,
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{Durability, testing::SimulatedStorage};
 
-/// One whose segment has no room for two.
+/// Length of a commit of which a segment cannot hold two.
 const LONG: usize = 2600;
 
 const LETTERS: [Op; 18] = [
@@ -33,8 +33,8 @@ const LETTERS: [Op; 18] = [
     Op::PowerOff(2),
 ];
 
-/// What a store is before a sequence begins: new; with a log that has gone through several
-/// segments, and free ones.
+/// States of a store before a sequence: new; and with a log that went through several segments, and
+/// with free ones.
 const STARTS: [&[Op]; 2] = [
     &[],
     &[
@@ -47,7 +47,7 @@ const STARTS: [&[Op]; 2] = [
     ],
 ];
 
-/// How many sequences have at most this length.
+/// Returns how many sequences have at most this length.
 pub(super) fn count(len: u32) -> u64 {
     (0..=len).map(|len| (LETTERS.len() as u64).pow(len)).sum::<u64>() * STARTS.len() as u64
 }
@@ -60,13 +60,13 @@ fn decode(number: u64) -> (&'static [Op], Vec<Op>) {
         number -= letters.pow(len);
         len += 1;
     }
-    // The last operations change slowest: neighbours share what came before.
+    // The first operations change slowest, so that neighbours share a prefix.
     let digits = (0..len).rev().map(|at| number / letters.pow(at) % letters);
     (STARTS[start as usize], digits.map(|digit| LETTERS[digit as usize]).collect())
 }
 
-/// Does a sequence, and crashes in its last operation: those before it are the last ones of shorter
-/// sequences. False: it has an operation on what is not there.
+/// Runs a sequence, and crashes in its last operation; the earlier operations are last ones of
+/// shorter sequences. Returns false if an operation is not possible in its state.
 pub(super) fn run(explore: &mut Explore, number: u64) -> Result<bool, Violation> {
     let (start, ops) = decode(number);
     let mut life = Life::new(SimulatedStorage::new(), Expected::new(), number);

@@ -1,4 +1,4 @@
-//! [`Explore`]: from a moment to what a crash may leave of it, and what is found there.
+//! [`Explore`]: makes the images that a crash at a moment may leave, and checks them.
 
 use std::{
     any::Any,
@@ -17,19 +17,19 @@ use crate::{
     testing::{Counts, SimulatedStorage},
 };
 
-/// So many images are remembered at most.
+/// Maximum number of remembered images.
 const MEMO_MAX: usize = 1 << 20;
 
-/// How much of each moment is looked at.
+/// How thoroughly each moment is explored.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Effort {
-    /// All images, if there are no more.
+    /// All images are explored if there are at most this many.
     pub(super) all_max: u64,
-    /// Else so many, by chance.
+    /// Otherwise this many random ones.
     pub(super) images: u64,
-    /// Of so many new images one is opened with crashes meanwhile and after.
+    /// One in so many new images is opened with further crashes during and after the open.
     pub(super) deep_one_in: u64,
-    /// Bits that are flipped in the log after an operation.
+    /// Number of bits that are flipped in the log after an operation.
     pub(super) flips: u64,
 }
 
@@ -40,11 +40,11 @@ pub(super) struct Explore {
     pub(super) states: u64,
     pub(super) recovery_states: u64,
     pub(super) opened: u64,
-    /// The moments are within an opening.
+    /// The moments are during an open.
     pub(super) in_recovery: bool,
     is_deep: bool,
     random: fastrand::Rng,
-    /// What images hold, by their digests.
+    /// Contents of images, by their digests.
     memo: HashMap<u128, Recovered>,
 }
 
@@ -64,7 +64,7 @@ impl Explore {
         }
     }
 
-    /// Begins something that can be replayed by this number alone.
+    /// Starts something that this number alone reproduces.
     pub(super) fn reseed(&mut self, seed: u64) {
         self.random = fastrand::Rng::with_seed(seed);
         (self.in_recovery, self.is_deep) = (false, false);
@@ -77,7 +77,7 @@ impl Explore {
         self.memo.clear();
     }
 
-    /// Ends the process and the power at this moment, in all ways or in some.
+    /// Simulates a crash and a power loss at this moment, in all ways or in some.
     pub(super) fn point(
         &mut self,
         storage: &SimulatedStorage,
@@ -113,7 +113,7 @@ impl Explore {
         Ok(())
     }
 
-    /// Holds one image against the promises.
+    /// Checks one image against the promises.
     fn image(
         &mut self,
         digest: u128,
@@ -142,7 +142,7 @@ impl Explore {
         went.map_err(|violation| violation.at("opened, and crashed again".to_owned()))
     }
 
-    /// Opens an image, and what the opening has left of it: it has to be the same.
+    /// Opens an image, and then the result of that: both opens must find the same.
     fn look_twice(
         &mut self,
         digest: u128,
@@ -151,7 +151,7 @@ impl Explore {
         let recovered = look(image).map_err(|error| Violation::new(error.to_string()))?;
         let left = image.digest();
         if left == digest {
-            // An opening that changes nothing does the same again.
+            // An open that changes nothing gives the same again.
             return Ok(recovered);
         }
         self.counts.add("changed_by_opening");
@@ -169,8 +169,8 @@ impl Explore {
         }
     }
 
-    /// Opens an image, with crashes meanwhile; commits more, with crashes meanwhile; and then the
-    /// power fails.
+    /// Opens an image with crashes during the open, commits more with crashes during that, and then
+    /// loses power.
     fn deep(
         &mut self,
         image: SimulatedStorage,
@@ -190,7 +190,7 @@ impl Explore {
             }
         }
         if life.has(0) && seed.is_multiple_of(3) {
-            // Over the end of the segment.
+            // Beyond the end of the segment.
             for op in [Op::Long(0, 2600), Op::Long(0, 2600), Op::PutWait(0)] {
                 life.apply(self, op)?;
             }
@@ -198,8 +198,8 @@ impl Explore {
         life.apply(self, Op::PowerOff(0))
     }
 
-    /// Flips bits of the log, one at a time: it is noticed, or nothing is lost that the log says
-    /// was synced.
+    /// Flips bits of the log, one at a time: it must be detected, or nothing may be lost that the
+    /// log recorded as synced.
     pub(super) fn flips(
         &mut self,
         storage: &SimulatedStorage,
@@ -242,7 +242,7 @@ impl Explore {
     }
 }
 
-/// Why an image could not be looked at.
+/// Why an image could not be checked.
 enum LookError {
     Open(Error),
     Other(String),
@@ -257,7 +257,7 @@ impl std::fmt::Display for LookError {
     }
 }
 
-/// Opens an image, reads all of it, verifies its files.
+/// Opens an image, reads everything, verifies its files.
 fn look(image: &SimulatedStorage) -> Result<Recovered, LookError> {
     let store = open(image.shared(), Durability::Synced).map_err(LookError::Open)?;
     let recovered = Recovered::of(&store).map_err(LookError::Other)?;
@@ -267,7 +267,7 @@ fn look(image: &SimulatedStorage) -> Result<Recovered, LookError> {
     Ok(recovered)
 }
 
-/// A panic is a violation like any other.
+/// Turns a panic into a violation.
 pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, Violation>) -> Result<T, Violation> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let text = |panic: &dyn Any| {

@@ -1,8 +1,8 @@
-//! [`Life`]: a store that is worked with, killed, and opened again, and what was promised
-//! meanwhile.
+//! [`Life`]: a store that is used, killed and reopened, with the promises made meanwhile.
 //!
-//! Before each call of the engine the promises are noted, and what the call leaves at each of its
-//! calls to the storage is held against them; what it was to do counts as tried from before it on.
+//! The promises are recorded before each call of the engine, and what the call leaves at each of
+//! its storage calls is checked against them. What the call attempts counts as tried from before
+//! the call on.
 
 use std::sync::Arc;
 
@@ -20,11 +20,11 @@ use crate::{
 };
 
 const DIR: &str = "/store";
-/// Of a commit of several records: so many values of this length are some of them, and do not fit
-/// in one segment.
+/// Number of values in a commit of several records; so many values of this length do not fit in one
+/// segment.
 const PART_PUTS: u64 = 6;
 const PART_PUT_LEN: usize = 700;
-/// So many commits fill a log, and more.
+/// More commits than fill a log.
 const FILL_COMMITS_MAX: usize = 32;
 
 pub(super) struct Life {
@@ -32,11 +32,12 @@ pub(super) struct Life {
     pub(super) store: Option<Store>,
     pub(super) expected: Expected,
     pub(super) durability: Durability,
-    /// Of values: what is put at the same place in another life is another one.
+    /// Number of the process, part of each value: the same place holds another value in another
+    /// process.
     pub(super) incarnation: u64,
-    /// Something may fail.
+    /// A fault is armed.
     pub(super) is_armed: bool,
-    /// Crash points are looked at.
+    /// One in so many crash points is explored.
     pub(super) one_in: u64,
     pub(super) seed: u64,
 }
@@ -56,7 +57,7 @@ fn options(durability: Durability) -> Options {
     }
 }
 
-/// Opens what is in a storage.
+/// Opens the store in a storage.
 pub(super) fn open(storage: Arc<dyn Storage>, durability: Durability) -> Result<Store, Error> {
     let (store, report) = Store::open_with(storage, DIR, options(durability))?;
     match report.read_only {
@@ -87,7 +88,7 @@ impl Life {
         self.store.as_ref().is_some_and(|store| store.timeline(NAMES[n]).is_ok())
     }
 
-    /// Whether an operation has something to work on.
+    /// Whether an operation is possible in this state.
     pub(super) fn is_possible(&self, op: Op) -> bool {
         match op {
             Op::PutWait(n) | Op::Put(n) | Op::Many(n) | Op::Long(n, _) | Op::Parts(n) => {
@@ -107,7 +108,7 @@ impl Life {
         }
     }
 
-    /// Does an operation, and explores what it may leave.
+    /// Runs an operation, and explores what a crash during it may leave.
     pub(super) fn apply(&mut self, explore: &mut Explore, op: Op) -> Result<(), Violation> {
         self.recorder.set_one_in(self.one_in);
         match op {
@@ -166,7 +167,7 @@ impl Life {
         Ok(())
     }
 
-    /// Holds what the last calls may leave against the promises from before them.
+    /// Checks what a crash during the last calls may leave against the promises made before them.
     pub(super) fn explored(
         &mut self,
         explore: &mut Explore,
@@ -180,8 +181,7 @@ impl Life {
         Ok(())
     }
 
-    /// Whether an error is one that may be: something was made to fail, and it is not taken for
-    /// damage.
+    /// Whether an error is permitted: a fault was armed, and the error does not report damage.
     pub(super) fn refused(&self, what: &str, error: &Error) -> Result<(), Violation> {
         let cause = match error {
             Error::CompactionFailed { cause, .. } => cause,
@@ -198,7 +198,7 @@ impl Life {
         self.store.as_ref().and_then(|store| store.timeline(NAMES[n]).ok()).expect("it exists")
     }
 
-    /// What the model of a timeline is at, and of which process the values are.
+    /// Returns where the model of a timeline is, and the process number of its values.
     fn next(&self, n: usize) -> Next {
         let last = self.expected.timelines[n].model.last().max(START);
         Next { n, last, incarnation: self.incarnation }
@@ -231,7 +231,8 @@ impl Life {
         let ticket = match lease.commit(lsn) {
             Ok(ticket) => ticket,
             Err(Error::LogFull { .. }) => {
-                // Our own lease is in the way: to flush without it is what the error asks for.
+                // This lease keeps the log full. The error asks for a flush, which needs the lease
+                // free.
                 drop(lease);
                 explore.counts.add("log_full");
                 self.explored(explore, floors)?;
@@ -313,7 +314,7 @@ impl Life {
         self.commit(explore, n, self.next(n).batch(1, 24), true)
     }
 
-    /// Takes a commit into the model, before anybody knows how it ends.
+    /// Adds a commit to the model before its outcome is known.
     fn attempt(&mut self, n: usize, batch: Batch) {
         let timeline = &mut self.expected.timelines[n];
         if batch.drop {
@@ -324,7 +325,7 @@ impl Life {
         timeline.commits.push(batch.lsn);
     }
 
-    /// A commit that was refused is not there, and never comes up.
+    /// Removes a refused commit: it must never be found.
     fn take_back(&mut self, n: usize, lsn: Lsn, before: Model) {
         let timeline = &mut self.expected.timelines[n];
         timeline.forget_from(lsn);
@@ -369,7 +370,7 @@ impl Life {
         }
     }
 
-    /// Whatever is in layer files is safe, whoever has flushed it.
+    /// Records that everything in layer files is safe, whichever thread flushed it.
     fn note_flushed(&mut self) {
         let Some(store) = &self.store else { return };
         for (name, floor) in NAMES.iter().zip(&mut self.expected.floors) {

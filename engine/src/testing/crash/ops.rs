@@ -1,5 +1,5 @@
-//! [`Op`]: what is done with a store, and what is put by it. Values follow from where they are put,
-//! so equal work makes equal images.
+//! [`Op`]: operations on a store, and the values that they put. A value depends only on where it is
+//! put, so equal work makes equal images.
 
 use std::sync::Arc;
 
@@ -9,21 +9,21 @@ use crate::{
     testing::{Fault, Stored},
 };
 
-/// Something that is done with a store. The number is that of a timeline.
+/// An operation on a store. The number is that of a timeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Op {
     /// A small commit that is waited for.
     PutWait(usize),
-    /// And one that is not.
+    /// A small commit that is not waited for.
     Put(usize),
-    /// A commit of several keys, waited for.
+    /// A commit of several keys that is waited for.
     Many(usize),
-    /// A commit of this length, not waited for; a segment has no room for two of 2600.
+    /// A commit of this length that is not waited for; a segment cannot hold two of 2600.
     Long(usize, usize),
-    /// A commit that is several records of the log, longer than a segment together; waited for.
+    /// A commit of several log records, together longer than a segment; waited for.
     Parts(usize),
-    /// The first timeline commits until the log is full, which the other's lease keeps from being
-    /// freed; then the lease is given back, and one more commit goes through.
+    /// The first timeline commits until the log is full, because the other's lease keeps it from
+    /// being freed. Then the lease is dropped, and one more commit succeeds.
     FillLog(usize, usize),
     Roll(usize),
     Flush(usize),
@@ -32,19 +32,19 @@ pub(super) enum Op {
     Drop(usize),
     Import(usize),
     Create(usize),
-    /// Closed and opened.
+    /// The store is closed and opened.
     Close,
-    /// Killed and opened, with another durability.
+    /// The process is killed and the store opened, with another durability.
     Kill(Durability),
-    /// The power fails: 0 nothing is kept, 1 everything, else by chance.
+    /// Power is lost: 0 keeps nothing unsynced, 1 everything, other numbers a random part.
     PowerOff(u64),
     /// From here on a call fails.
     Fault(Fault),
-    /// So many bytes are left on the disk.
+    /// The disk has this many bytes left.
     Full(u64),
-    /// There is room again, and no fault.
+    /// The disk has room again, and no fault is armed.
     Mend,
-    /// As [`Op::Kill`], and the opening meets a fault, then another one none.
+    /// As [`Op::Kill`], but the first open meets a fault, and the second one none.
     KillAndFault(Fault),
 }
 
@@ -62,7 +62,7 @@ fn value(n: usize, key: Key, lsn: Lsn, (incarnation, len): (u64, usize)) -> Stor
     Stored { kind, bytes: bytes.into() }
 }
 
-/// What is imported at an Lsn.
+/// Returns the images of an import at an Lsn.
 pub(super) fn imported(lsn: Lsn) -> Vec<(Key, Arc<[u8]>)> {
     (0..3).map(|n| (Key::new(3, n), [lsn.0 as u8 ^ n as u8; 40][..].into())).collect()
 }
@@ -74,14 +74,14 @@ pub(super) fn as_value(stored: &Stored) -> Value<'_> {
     }
 }
 
-/// What a commit puts.
+/// The values of a commit.
 pub(super) struct Batch {
     pub(super) lsn: Lsn,
     pub(super) drop: bool,
     pub(super) puts: Vec<(Key, Lsn, Stored)>,
 }
 
-/// Where the next commit of a timeline goes.
+/// Position of a timeline's next commit.
 pub(super) struct Next {
     pub(super) n: usize,
     pub(super) last: Lsn,
@@ -89,7 +89,7 @@ pub(super) struct Next {
 }
 
 impl Next {
-    /// So many values of about this length, two at each Lsn.
+    /// Makes a batch of `puts` values of about this length, two at each Lsn.
     pub(super) fn batch(&self, puts: u64, len: usize) -> Batch {
         let first = self.last.next();
         let put = |i: u64| {
@@ -101,7 +101,7 @@ impl Next {
         Batch { lsn: puts.last().expect("at least one").1, drop: false, puts }
     }
 
-    /// Blocks are dropped, and one of the same object is put.
+    /// Makes a batch that drops blocks, and puts one of the same object.
     pub(super) fn drop_batch(&self) -> Batch {
         let lsn = Lsn((self.last.0 + 1).next_multiple_of(DROP_LSN_UNIT));
         let key = Key::new(1, 0);

@@ -1,9 +1,9 @@
-//! What must be there after a crash: [`Expected`] says it, [`Recovered`] is what a store was found
-//! to hold.
+//! Oracle of the crash explorer: [`Expected`] is what must be there after a crash, [`Recovered`] is
+//! what was found.
 //!
-//! A fingerprint is over the histories of all keys, at all Lsns where they change, and over scans:
-//! the same walk over a model and over a store. So what an image holds is looked at once, and
-//! compared with any number of promises after that.
+//! A fingerprint covers the histories of all keys, at all Lsns where they change, and scans. It is
+//! computed by the same walk over a model and over a store, so the contents of an image are read
+//! once and then compared with any number of promises.
 
 use std::{
     cell::RefCell,
@@ -15,18 +15,18 @@ use crate::{Key, Kind, Lsn, Scratch, Store, Timeline, testing::Model};
 
 pub(super) const NAMES: [&str; 3] = ["a", "b", "c"];
 pub(super) const START: Lsn = Lsn(1);
-/// Blocks are dropped at multiples of it alone: whoever finds nothing at an Lsn looks on from below
-/// the next one.
+/// Blocks are dropped only at multiples of this, so that a walk that finds nothing at an Lsn can
+/// continue below the next multiple.
 pub(super) const DROP_LSN_UNIT: u64 = 64;
-/// No commit is behind it, and nobody reads to there step by step.
+/// Above all commits, and too high to read to step by step.
 const LSN_MAX: Lsn = Lsn(1 << 20);
-/// Objects and how many blocks of each there are.
+/// Objects, and the number of blocks of each.
 const OBJECTS: [(u128, u32); 3] = [(1, 4), (2, 2), (3, 3)];
 
-/// Of a timeline: up to where it goes, and the fingerprint of all that is in it.
+/// State of a timeline: its last Lsn, and the fingerprint of its contents.
 pub(super) type Seen = Option<(Lsn, u64)>;
 
-/// What a store holds, timeline by timeline.
+/// Contents of a store, by timeline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Recovered(pub(super) [Seen; NAMES.len()]);
 
@@ -37,36 +37,36 @@ pub(super) enum End {
     PowerOff,
 }
 
-/// What was promised of a timeline.
+/// Promises about a timeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Floor {
     /// It exists.
     pub(super) created: bool,
-    /// Up to here nothing goes when the power fails.
+    /// Everything up to here survives a power loss.
     pub(super) power: Lsn,
-    /// Up to here nothing goes when the process is killed.
+    /// Everything up to here survives a crash of the process.
     pub(super) kill: Lsn,
-    /// Up to here the log itself says that it was synced, or is not needed any more: also damage is
-    /// noticed.
+    /// The log itself records everything up to here as synced or no longer needed: damage must be
+    /// detected too.
     pub(super) marked: Lsn,
 }
 
 pub(super) type Floors = [Floor; NAMES.len()];
 
-/// A timeline, as far as anybody tried to take it.
+/// A timeline, with everything that was tried.
 #[derive(Clone, Debug)]
 pub(super) struct ExpectedTimeline {
-    /// Somebody tried to create it.
+    /// Its creation was tried.
     pub(super) attempted: bool,
     pub(super) model: Model,
     /// The Lsns of the model's commits.
     pub(super) commits: Vec<Lsn>,
-    /// States that the model has left again, and that may come up after a crash all the same.
+    /// States that the model has left, but that may be found after a crash.
     pub(super) maybes: Vec<(Lsn, u64)>,
     fingerprints: RefCell<BTreeMap<Lsn, u64>>,
 }
 
-/// All that was tried and all that was promised.
+/// Everything that was tried and promised.
 #[derive(Clone, Debug)]
 pub(super) struct Expected {
     pub(super) timelines: Vec<ExpectedTimeline>,
@@ -84,7 +84,7 @@ impl ExpectedTimeline {
         }
     }
 
-    /// Of what it holds up to one of its commits.
+    /// Returns the fingerprint of the contents up to one of the commits.
     pub(super) fn fingerprint(&self, lsn: Lsn) -> u64 {
         let compute = || {
             let mut print = Print::default();
@@ -94,7 +94,7 @@ impl ExpectedTimeline {
         *self.fingerprints.borrow_mut().entry(lsn).or_insert_with(compute)
     }
 
-    /// A commit at or above `lsn` is forgotten, or others take its place.
+    /// Forgets the commits at or above `lsn`: they are lost or replaced.
     pub(super) fn forget_from(&mut self, lsn: Lsn) {
         self.fingerprints.borrow_mut().retain(|at, _| *at < lsn);
         self.commits.retain(|at| *at < lsn);
@@ -116,7 +116,8 @@ impl Expected {
         }
     }
 
-    /// Whether a store may be like this after a process with these promises has ended so.
+    /// Whether a store may have these contents after a process with these promises ended in this
+    /// way.
     pub(super) fn check(
         &self,
         recovered: &Recovered,
@@ -152,7 +153,7 @@ impl Expected {
         Ok(())
     }
 
-    /// Goes on from what a store was found to hold.
+    /// Continues from what was found in a store.
     pub(super) fn settle(&mut self, recovered: &Recovered, power_failed: bool, consistent: &[Lsn]) {
         for (n, seen) in recovered.0.iter().enumerate() {
             let (timeline, floor) = (&mut self.timelines[n], &mut self.floors[n]);
@@ -177,7 +178,7 @@ impl Expected {
 }
 
 impl ExpectedTimeline {
-    /// What an import that had failed was to make is there after all.
+    /// Takes over the result of an import that had failed but was found.
     fn take_maybe(&mut self, seen: (Lsn, u64)) {
         if seen.0 == START || !self.maybes.contains(&seen) {
             return;
@@ -190,7 +191,7 @@ impl ExpectedTimeline {
     }
 }
 
-/// The fingerprint that is being made.
+/// A fingerprint in progress.
 #[derive(Default)]
 struct Print {
     hasher: DefaultHasher,
@@ -214,7 +215,7 @@ impl Print {
     }
 }
 
-/// Where the histories of a key are read, from the newest down. `read` says which was the oldest
+/// Calls `read` at the Lsns of a key's history, from the newest down. `read` returns the oldest
 /// version it found.
 fn walk_key<E>(
     start: Lsn,
@@ -235,7 +236,7 @@ fn keys() -> impl Iterator<Item = Key> {
     OBJECTS.into_iter().flat_map(|(object, blocks)| (0..blocks).map(move |n| Key::new(object, n)))
 }
 
-/// Where scans are made.
+/// Lsns of the scans.
 fn scan_lsns(upper: Lsn) -> [Lsn; 2] {
     [upper, Lsn((upper.0 / 2).max(START.0))]
 }
@@ -260,7 +261,7 @@ fn walk_model(model: &Model, upper: Lsn, print: &mut Print) {
     }
 }
 
-/// Reads a timeline as [`Expected`] compares it.
+/// Reads a timeline for comparison with [`Expected`].
 fn read(timeline: &Timeline, print: &mut Print) -> crate::Result<(Lsn, u64)> {
     let (mut reader, mut scratch) = (timeline.reader(), Scratch::new());
     let guard = reader.pin();
@@ -297,7 +298,7 @@ fn read(timeline: &Timeline, print: &mut Print) -> crate::Result<(Lsn, u64)> {
 }
 
 impl Recovered {
-    /// What an open store holds.
+    /// Reads the contents of an open store.
     pub(super) fn of(store: &Store) -> Result<Recovered, String> {
         let mut recovered = Recovered::default();
         for timeline in store.timelines() {

@@ -1,5 +1,4 @@
-//! [`Recorder`]: a [`SimulatedStorage`] that keeps a copy of itself from before each call that
-//! changes anything.
+//! [`Recorder`]: a [`SimulatedStorage`] that copies itself before each call that changes anything.
 
 use std::{io::IoSlice, path::Path, sync::Arc};
 
@@ -11,14 +10,14 @@ use crate::{
     testing::SimulatedStorage,
 };
 
-/// The storage as it was before one of its calls.
+/// The storage before one of its calls.
 #[derive(Debug)]
 pub(super) struct Point {
     pub(super) call: u64,
     pub(super) storage: SimulatedStorage,
 }
 
-/// The calls go through; the copies are for whoever crashes them.
+/// Passes calls through and keeps copies, from which crashes are simulated.
 #[derive(Clone, Debug)]
 pub(super) struct Recorder {
     storage: SimulatedStorage,
@@ -28,7 +27,7 @@ pub(super) struct Recorder {
 #[derive(Debug)]
 struct CrashPoints {
     points: Vec<Point>,
-    /// One call of so many is kept; 0: none.
+    /// One call in so many is kept; 0: none.
     one_in: u64,
     random: fastrand::Rng,
 }
@@ -46,7 +45,7 @@ impl Recorder {
         Recorder { storage, recording: Arc::new(Mutex::new(recording)) }
     }
 
-    /// As a store takes it.
+    /// Returns it in the form that a store takes.
     pub(super) fn shared(&self) -> SharedStorage {
         Arc::new(self.clone())
     }
@@ -59,7 +58,7 @@ impl Recorder {
         self.recording.lock().one_in = one_in;
     }
 
-    /// What was kept since the last time.
+    /// Returns what was kept since the last call.
     pub(super) fn take(&self) -> Vec<Point> {
         std::mem::take(&mut self.recording.lock().points)
     }
@@ -80,8 +79,8 @@ impl Recorder {
 
 impl Storage for Recorder {
     fn anchored(&self, dir: &Path) -> Result<SharedStorage> {
-        // What is below it is recorded too. The directory is there, and this is all that an anchor
-        // is on a simulated storage.
+        // What is below is recorded too. The directory exists, which is all that an anchor is on a
+        // simulated storage.
         self.storage.anchored(dir)?;
         Ok(self.shared())
     }

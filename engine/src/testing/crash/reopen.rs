@@ -1,4 +1,4 @@
-//! The ends and beginnings of a [`Life`]: closed, killed, without power; and opened again.
+//! How a [`Life`] ends and starts again: closed, killed, without power; and reopened.
 
 use std::{mem, time::Duration};
 
@@ -47,8 +47,8 @@ impl Life {
         Ok(())
     }
 
-    /// Opens what the last process has left. What it was promised counts until the opening has
-    /// succeeded; then what was found.
+    /// Opens what the last process has left. Its promises hold until the open has succeeded; then
+    /// what was found counts.
     pub(super) fn reopen(
         &mut self,
         explore: &mut Explore,

@@ -1,5 +1,5 @@
-//! Long workloads by chance: several timelines, faults, full disks, and crashes after which the
-//! work goes on.
+//! Random long workloads: several timelines, faults, full disks, and crashes after which the work
+//! continues.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ fn durability(random: &mut fastrand::Rng) -> Durability {
     }
 }
 
-/// The next operation; while something may fail, soon a crash.
+/// Chooses the next operation; while a fault is armed, soon a crash.
 fn choose(random: &mut fastrand::Rng, faulty: bool) -> Op {
     let n = [0, 0, 0, 1, 1, 2][random.usize(..6)];
     if faulty && random.u8(..8) == 0 {
@@ -75,7 +75,7 @@ fn choose(random: &mut fastrand::Rng, faulty: bool) -> Op {
     }
 }
 
-/// Lives one life.
+/// Runs one workload.
 pub(super) fn run(explore: &mut Explore, seed: u64) -> Result<(), Violation> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut life = Life::new(SimulatedStorage::new(), Expected::new(), seed);

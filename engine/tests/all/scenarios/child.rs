@@ -52,7 +52,7 @@ pub(super) fn run_with_mounts(part: &str, dir: &Path, prepare: &str) -> Ended {
     ended(&mut command(part, dir, &["unshare", "--mount"], prepare))
 }
 
-/// Whether this process may make mounts that nobody else sees.
+/// Whether this process may make private mounts.
 pub(super) fn can_mount() -> bool {
     let mounted = Command::new("unshare")
         .args(["--mount", "sh", "-c", "mount -t tmpfs -o size=64k tmpfs /mnt"])

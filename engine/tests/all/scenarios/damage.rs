@@ -105,7 +105,7 @@ fn s12_bit_flip_in_a_block_of_a_layer_file() {
                 Err(Error::Damaged { damaged, .. }) => assert_eq!(damaged[0].path, layers[0]),
                 other => panic!("{other:?}"),
             }
-            // Nor does it keep anybody from writing.
+            // Nor does it prevent writes.
             write(&main, 3..=3);
             main.flush().unwrap();
             drop((main, store));

@@ -1,5 +1,5 @@
-//! S24: something else than a regular file in the place of one. Opening says so at once, and waits
-//! for nobody.
+//! S24: something other than a regular file in the place of one. Open reports it at once, and does
+//! not wait.
 #![allow(unsafe_code)]
 
 use std::{
@@ -124,8 +124,7 @@ fn s24_something_else_in_the_place_of_a_directory() {
     made(&store_dir);
     let dirs = ["timelines", "timelines/1", "log"].map(|name| store_dir.join(name));
     for (at, kind) in dirs.iter().flat_map(|at| KINDS.map(|(kind, _)| (at, kind))) {
-        // Where directories are is for whoever has made them to say: what is behind a link is
-        // taken.
+        // The user decides where directories are: a link to a directory is accepted.
         if matches!(kind, "directory" | "link to the file") {
             continue;
         }

@@ -18,7 +18,7 @@ in_all_access_modes!(
     s4_a_write_to_the_log_that_fails_makes_the_store_read_only,
 );
 
-/// A store with acknowledged commits, and a commit behind them that nobody was told of.
+/// A store with acknowledged commits, and an unacknowledged commit after them.
 fn with_an_append_under_way(acknowledged: u64) -> SimulatedStorage {
     let storage = SimulatedStorage::new();
     let (store, main, _) = open(&storage, options()).unwrap();

@@ -1,4 +1,4 @@
-//! S16 and S17: a manifest that was cut off, and somebody else who has the store open.
+//! S16 and S17: a truncated manifest, and a store that another process has open.
 
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,5 @@
-//! What the machine around a store does to it: a small disk, a limit on files, a file system that
-//! may not be written, a file that somebody cuts while it is open. S14's second half is among them.
+//! What the environment does to a store: a small disk, a limit on files, a read-only file system, a
+//! file that is truncated while it is open. The second half of S14 is among them.
 
 use std::{fs, path::Path, process::Command};
 
@@ -204,7 +204,7 @@ fn s14_a_layer_file_that_is_cut_while_it_is_open() {
         Access::Mmap { .. } => ended.assert_signal(child::SIGBUS),
         Access::Pread | Access::Direct => ended.assert_success(),
     }
-    // Somebody has cut it: it is not opened any more.
+    // The file is truncated: the store does not open any more.
     assert!(Store::open(dir.path(), options()).is_err());
 }
 
