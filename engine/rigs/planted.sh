@@ -45,13 +45,14 @@ explored() { # BUG
 
 one() {
     case "$1" in
-    frozen_tombstones | early_reclaim) tested "$1" pagestrata model:: ;;
+    frozen_tombstones | early_reclaim | merge_loses_tombstones) tested "$1" pagestrata model:: ;;
     skip_checksum) tested "$1" pagestrata damage:: ;;
     not_retired | not_told) modelled "$1" pagestrata publish ;;
     sleeps_late) modelled "$1" pagestrata-layers handshake ;;
     unmarked_head) modelled "$1" pagestrata-layers head ;;
     acknowledged_early) modelled "$1" pagestrata-wal group ;;
-    no_sync_before_rename | no_dir_sync | freed_before_manifest | log_freed_early | half_commit_kept | skip_log_checksum)
+    no_sync_before_rename | no_dir_sync | freed_before_manifest | log_freed_early | half_commit_kept | skip_log_checksum | \
+        inputs_removed_early)
         explored "$1"
         ;;
     relaxed_publish)

@@ -152,7 +152,8 @@ impl Store {
     /// to be dropped, and closes.
     ///
     /// It never waits longer than `grace` for a reader: the remaining ones are in the report and
-    /// can still read. Memory of retired layers is freed; a pinned layer is freed with its pin.
+    /// can still read, until another open of the directory removes the files that they read. Memory
+    /// of retired layers is freed; a pinned layer is freed with its pin.
     ///
     /// # Errors
     /// [`Error::FlushFailed`], [`Error::ReadOnly`]: acknowledged commits are in the log; without a
