@@ -40,14 +40,15 @@ pub(crate) fn remove_marked(timeline: &TimelineShared, records: &[LayerRecord]) 
     }
 }
 
-/// Takes out of `retired` the files that nothing else holds.
-pub(super) fn take_unheld(retired: &mut Vec<Arc<FileLayer>>) -> Vec<LayerRecord> {
+/// Takes out of `retired` the files that nothing else holds. To drop one unmaps it, which takes
+/// time.
+pub(super) fn take_unheld(retired: &mut Vec<Arc<FileLayer>>) -> Vec<FileLayer> {
     let mut unheld = Vec::new();
     for mut file in std::mem::take(retired) {
         // A load before the fence of `try_unwrap`, as in `Published::reclaim`.
         let _ = Arc::get_mut(&mut file);
         match Arc::try_unwrap(file) {
-            Ok(file) => unheld.push(file.record().clone()),
+            Ok(file) => unheld.push(file),
             Err(file) => retired.push(file),
         }
     }

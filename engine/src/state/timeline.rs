@@ -257,7 +257,9 @@ impl TimelineShared {
         // Outside the lock: here memory returns to the pool.
         drop(reclaimed);
         if !unheld.is_empty() {
-            remove_marked(self, &unheld);
+            let records: Vec<_> = unheld.iter().map(|file| file.record().clone()).collect();
+            drop(unheld);
+            remove_marked(self, &records);
         }
     }
 
