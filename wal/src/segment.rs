@@ -270,7 +270,6 @@ impl SegmentReader {
     /// where it lies in memory: what is read may have changed since the replay, where the system
     /// has let go of pages that a failed sync had left.
     pub(crate) fn rewrite(&mut self, from: u64, to: Option<u64>) -> Result<()> {
-        debug_assert!(from >= SEGMENT_HEADER_LEN as u64, "the header is not rewritten");
         let mut at = from;
         while to.is_none_or(|to| at < to) {
             let corrupt = |reader: &SegmentReader| {

@@ -61,7 +61,9 @@ impl Spares {
     ) -> Spares {
         let &LogOptions { store, segment_size, free_max_bytes, segments_written, .. } = options;
         assert!(segment_size <= SEGMENT_SIZE_MAX, "segments of {segment_size} bytes");
-        debug_assert!(ready.iter().all(|header| header.sequence < next_sequence));
+        // Segments may lie there that no log of this store prepared.
+        let used = ready.iter().map(|header| header.sequence.saturating_add(1)).max();
+        let next_sequence = used.unwrap_or_default().max(next_sequence);
         debug_assert!(ready.is_sorted_by_key(|header| header.sequence));
         Spares {
             storage,

@@ -60,11 +60,12 @@ pub(crate) fn replay_log(
     let open = || Replay::open(shared.storage.clone(), &shared.log_dir(), shared.id, start);
     let mut recovering: BTreeMap<u64, TimelineReplay<'_>> =
         timelines.iter().map(|timeline| (timeline.number, TimelineReplay::of(timeline))).collect();
+    let (mut records, mut bytes) = (0, 0);
     let replayed = open().map_err(Error::from).and_then(|replay| {
         let mut told = OpenProgress { replayed_bytes: 0, log_bytes: replay.bytes()? };
-        let mut bytes = 0;
         with_stocked_pool(shared, told.log_bytes, || {
             let mut take = |record: Record<'_>| {
+                records += 1;
                 bytes += record.payload.len() as u64;
                 if bytes - told.replayed_bytes >= PROGRESS_BYTES {
                     told.replayed_bytes = bytes;
@@ -104,6 +105,7 @@ pub(crate) fn replay_log(
             Ok((replayed, None))
         }
         Err(Error::Layers(LayersError::Corrupt(damage))) if shared.options.salvage_log => {
+            report.log_records = records;
             Ok((ReplayOutcome::default(), Some(damage.to_string())))
         }
         Err(error) => Err(error),

@@ -118,7 +118,10 @@ pub fn go_on(
     match result {
         Ok(replayed) => {
             assert!(found == records, "{} records, {} were there", found.len(), records.len());
-            assert_eq!(replayed.end, ReplayEnd::CleanEnd);
+            // Bytes that no log wrote may lie behind what was appended, and look like a frame that
+            // was cut off.
+            let is_clean = replayed.end == ReplayEnd::CleanEnd;
+            assert!(is_clean || may_refuse, "{:?}", replayed.end);
         }
         Err(error) => assert!(may_refuse, "{error}"),
     }

@@ -372,3 +372,20 @@ fn a_record_that_claims_too_much_is_refused() {
         other => panic!("{other:?}"),
     }
 }
+
+/// A caller that only wants to know that nothing is in doubt writes nothing where nothing is.
+#[test]
+fn no_edits_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = written(dir.path());
+    let files = || {
+        let read = |entry: fs::DirEntry| (entry.file_name(), fs::read(entry.path()).unwrap());
+        fs::read_dir(dir.path()).unwrap().map(|entry| read(entry.unwrap())).collect::<Vec<_>>()
+    };
+    let (mut manifest, _) = Manifest::open(storage(), dir.path()).unwrap().unwrap();
+    // The first edit after an opening writes the manifest anew.
+    manifest.append(&[]).unwrap();
+    let before = files();
+    manifest.append(&[]).unwrap();
+    assert_eq!((manifest.state(), files()), (&state, before));
+}
