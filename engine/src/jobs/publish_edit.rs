@@ -1,8 +1,8 @@
 //! Publishing an edit: the only way to change the set of a timeline's layer files.
 //!
-//! Order: open the files; put markers beside files that go (see `leftovers`); append the edit to the
-//! manifest and sync; remove the markers of files that came; publish the next layer map; retire the
-//! in-memory layer and the files that it replaces. The caller then frees the log below the edit
+//! Order: open the files; put markers beside files that go (see `leftovers`); append the edit to
+//! the manifest and sync; remove the markers of files that came; publish the next layer map; retire
+//! the in-memory layer and the files that it replaces. The caller then frees the log below the edit
 //! ([`StoreShared::free_log`]). Retired files are removed when no map holds them any more
 //! ([`TimelineShared::reclaim`]).
 //!
@@ -34,8 +34,8 @@ pub(crate) struct LayerEdit<'e> {
     pub(crate) added: &'e [LayerRecord],
     /// The sequence numbers of the files that it removes.
     pub(crate) removed: &'e [u64],
-    /// For an edit that adds what was in memory: once it is durable, everything up to this Lsn is in
-    /// layer files, and this is the first segment of the log that is still needed, if known.
+    /// For an edit that adds what was in memory: once it is durable, everything up to this Lsn is
+    /// in layer files, and this is the first segment of the log that is still needed, if known.
     pub(crate) consistent: Option<(Lsn, Option<u32>)>,
 }
 

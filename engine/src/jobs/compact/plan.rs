@@ -1,13 +1,12 @@
 //! Which delta layers to merge next: a pure function of the layers, without I/O.
 //!
 //! Layers that overlap in Lsn are one *run*: what a flush wrote, or the files of one merge. Runs
-//! follow each other along the Lsn. A run's tier is the logarithm of its bytes to the base of the
-//! fan-in F. Runs that follow each other, all of at most tier t, are merged when together they have
-//! the bytes of the next tier, F^(t + 1). So each merge lifts every byte that it writes by a tier
-//! or more, and a byte is written at most once for each tier between a flush and the whole history:
-//! size-tiered compaction (O'Neil et al., The Log-Structured Merge-Tree, 1996), along the Lsn
-//! alone. Between two merges a tier has fewer than F runs of its own size, and smaller ones beside
-//! them.
+//! follow each other along the Lsn. Runs beside each other are merged when together they have the
+//! bytes of F times the largest of them, F being the fan-in: so F runs of one size, with whatever
+//! smaller ones lie between. Each merge puts every byte that it writes into a run F times as large
+//! as the one that it was in, so a byte is written at most once for each power of F between a flush
+//! and the whole history: size-tiered compaction (O'Neil et al., The Log-Structured Merge-Tree,
+//! 1996), along the Lsn alone. Between two merges there are about F runs of each size.
 //!
 //! **Invariant:** what is merged has no gap along the Lsn in which another run lies, so that the
 //! Lsns of runs stay apart. Runs with a parked layer are not touched, and nothing is merged across
@@ -17,8 +16,9 @@ use std::{collections::BTreeSet, ops::Range};
 
 use pagestrata_layers::{Lsn, layer_file::LayerKind, manifest::edit::LayerRecord};
 
-/// At most so many layers are merged at once: each takes a block in memory.
-const INPUTS_MAX: usize = 256;
+/// At most so many runs are merged at once: each takes a block in memory, for its files are read
+/// one after the other.
+const RUNS_MAX: usize = 256;
 
 /// Delta layers that overlap in Lsn.
 #[derive(Clone, Debug)]
@@ -37,28 +37,26 @@ pub(crate) fn plan<'l>(
 ) -> Option<Vec<u64>> {
     assert!(fan_in >= 2, "a merge of one layer spares nothing");
     let runs = runs_of(layers, parked);
-    let fan_in = u64::from(fan_in);
-    let tier = |run: &Run| run.bytes.max(1).ilog(fan_in);
-    let mut tiers: Vec<u32> = runs.iter().filter(|run| !run.is_parked).map(tier).collect();
-    tiers.sort_unstable();
-    tiers.dedup();
-    for highest in tiers {
-        let enough = fan_in.saturating_pow(highest + 1);
-        let is_low = |run: &Run| !run.is_parked && tier(run) <= highest;
-        let neighbours = runs.chunk_by(|one, other| is_low(one) == is_low(other));
-        let found = neighbours.filter(|runs| is_low(&runs[0])).find_map(|runs| {
-            let runs = &runs[..runs.len().min(INPUTS_MAX)];
-            let bytes = runs.iter().map(|run| run.bytes).sum::<u64>();
-            let inputs: Vec<u64> =
-                runs.iter().flat_map(|run| run.sequences.iter().copied()).collect();
-            let fits = inputs.len() <= INPUTS_MAX || runs.len() == 2;
-            (runs.len() >= 2 && bytes >= enough && fits).then_some(inputs)
-        });
-        if found.is_some() {
-            return found;
-        }
-    }
-    None
+    let size = |run: &Run| run.bytes.max(1).ilog2();
+    let mut sizes: Vec<u32> = runs.iter().filter(|run| !run.is_parked).map(size).collect();
+    sizes.sort_unstable();
+    sizes.dedup();
+    sizes.into_iter().find_map(|largest| {
+        let is_small = |run: &Run| !run.is_parked && size(run) <= largest;
+        let neighbours = runs.chunk_by(|one, other| is_small(one) == is_small(other));
+        neighbours.filter(|runs| is_small(&runs[0])).find_map(|runs| worth_it(runs, fan_in))
+    })
+}
+
+/// The layers of runs beside each other, if to merge them is worth their bytes.
+fn worth_it(runs: &[Run], fan_in: u32) -> Option<Vec<u64>> {
+    let runs = &runs[..runs.len().min(RUNS_MAX)];
+    let bytes = runs.iter().map(|run| u128::from(run.bytes)).sum::<u128>();
+    let largest = runs.iter().map(|run| u128::from(run.bytes)).max()?;
+    // Half a run less: runs of one size differ a little.
+    let is_enough = 2 * bytes >= (2 * u128::from(fan_in) - 1) * largest;
+    let inputs: Vec<u64> = runs.iter().flat_map(|run| run.sequences.iter().copied()).collect();
+    (runs.len() >= 2 && is_enough).then_some(inputs)
 }
 
 /// The runs, oldest first.
@@ -146,8 +144,9 @@ mod tests {
             layer.summary.lsn_range = Lsn(10)..Lsn(90);
         }
         assert_eq!(planned(&layers, &[]), None);
-        layers.push(layer(8, 90..100, 8 * 8 * 4096));
-        assert_eq!(planned(&layers, &[]), Some((0..9).collect()));
+        layers.extend((8..15).map(|n| layer(n, n * 10 + 10..n * 10 + 20, 8 * 4096)));
+        assert_eq!(planned(&layers[..14], &[]), None, "7 runs");
+        assert_eq!(planned(&layers, &[]), Some((0..15).collect()), "8 runs");
     }
 
     #[test]
@@ -161,7 +160,7 @@ mod tests {
     /// Flushes of random sizes: how often each byte is written and how many runs there are, against
     /// what the head of this file says.
     #[test]
-    fn bytes_are_written_once_a_tier_and_runs_stay_few() {
+    fn bytes_are_written_once_a_power_and_runs_stay_few() {
         for seed in 0..20 {
             let mut random = fastrand::Rng::with_seed(seed);
             let (mut layers, mut sequence, mut lsn) = (Vec::new(), 0, 1);
@@ -188,9 +187,11 @@ mod tests {
                 }
                 most = most.max(layers.len());
             }
-            let tiers = flushed.ilog(8) - (1_u64 << 10).ilog(8) + 1;
-            assert!(written <= flushed * u64::from(tiers), "seed {seed}: {written} of {flushed}");
-            assert!(most <= 8 * tiers as usize, "seed {seed}: {most} runs in {tiers} tiers");
+            let smallest = if seed % 3 == 0 { 1_u64 << 20 } else { 1 << 10 };
+            let powers = (flushed as f64 / smallest as f64).log(7.5).ceil();
+            let times = written as f64 / flushed as f64;
+            assert!(times <= powers, "seed {seed}: {times} times, {powers} powers");
+            assert!(most as f64 <= 16.0 * powers, "seed {seed}: {most} runs, {powers} powers");
         }
     }
 }

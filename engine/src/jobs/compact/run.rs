@@ -3,7 +3,12 @@
 //! A merge that fails leaves everything as it was. A damaged layer is parked: no merge reads it
 //! again until the store is opened anew, and all others go on.
 
-use std::{mem, sync::Arc, sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::BTreeSet,
+    mem,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use pagestrata_layers::{
     Key, KeyRange, Lsn, PageVersion,
@@ -114,6 +119,7 @@ impl TimelineShared {
         let map = self.look();
         let parked = self.compaction.lock().parked.clone();
         let sequences = plan(map.files.iter().map(|file| file.record()), fan_in, &parked)?;
+        let sequences: BTreeSet<u64> = sequences.into_iter().collect();
         let is_input =
             |file: &&Arc<FileLayer>| sequences.contains(&file.record().summary.id.sequence);
         let files: Vec<_> = map.files.iter().filter(is_input).cloned().collect();
