@@ -40,9 +40,9 @@ const KEYS_AT_ONCE: usize = 1024;
 /// Maximum number of keys that are walked one after the other. Among more keys, several share a
 /// block.
 const FEW_KEYS: usize = 64;
-/// Lists of the index that each key's walk goes down mark by mark: enough for a map of thousands of
-/// layers. More would have to be initialised for each key.
-const LISTS: usize = 2;
+/// Lists of the index that each key's walk goes down mark by mark. Room for more would make what a
+/// key takes larger than what it saves.
+const LISTS: usize = 1;
 
 impl<'g> Guard<'g> {
     /// As [`Guard::page`], for many pages, and faster than one by one: it walks the layer map once,
@@ -285,6 +285,9 @@ struct PendingKey<'a> {
     oldest: Option<u32>,
 }
 
+/// So little that an allocation of it is taken for granted: a larger one has to answer an error.
+const _: () = assert!(KEYS_AT_ONCE * size_of::<PendingKey<'_>>() < 256 << 10);
+
 impl PendingKey<'_> {
     fn queued(&self) -> Visit {
         self.visit.expect("it was queued for this layer")
@@ -395,9 +398,10 @@ type Next = (Lsn, LayerSlot, Reverse<u32>);
 
 impl<'a> Many<'a> {
     fn new(map: &'a LayerMap, keys: &[Key], lsn: Lsn, arena: &'a ScratchArena) -> Many<'a> {
-        let pending = |&key| PendingKey { key, visits: None, visit: None, oldest: None };
-        let mut pending: Vec<PendingKey<'a>> = keys.iter().map(pending).collect();
-        pending.sort_unstable_by_key(|pending| pending.key);
+        let mut keys = keys.to_vec();
+        keys.sort_unstable();
+        let pending = |key| PendingKey { key, visits: None, visit: None, oldest: None };
+        let pending: Vec<PendingKey<'a>> = keys.into_iter().map(pending).collect();
         debug_assert!(pending.is_sorted_by_key(|pending| pending.key));
         debug_assert!(pending.len() <= KEYS_AT_ONCE);
         // Most pages have one image, or an image and a delta.

@@ -71,7 +71,7 @@ fn wrong_arguments() {
     usage("verify", &["not provided"]);
     usage("import --store {}/new --base {}/base --timeline ", &["expected 1 to 255 bytes"]);
     assert!(!dir.path().join("new").exists());
-    usage("compact --store {}/store", &["unrecognized subcommand"]);
+    usage("vacuum --store {}/store", &["unrecognized subcommand"]);
 }
 
 #[test]
