@@ -70,16 +70,17 @@
 //!
 //! [`Store`], [`Timeline`] and [`Snapshot`] are `Send + Sync`; clone the handles. A [`Reader`] and
 //! a [`Scratch`] belong to one thread or task at a time; a [`WriteLease`] is `Send`. The store has
-//! threads that flush, sync, prepare the log and fetch, unless [`Options::background`] makes
+//! threads that flush, merge, sync, prepare the log and fetch, unless [`Options::background`] makes
 //! callers do that work ([`Background::Callers`]). After `fork`, a child's copy of a store does
 //! nothing.
 //!
 //! # Features
 //!
-//! - `tracing` (default): events of failed flushes and of background threads.
-//! - `metrics`: [`ReadStats`] and [`StoreStats`] go to the `metrics` crate.
+//! - `tracing` (default): events of failed flushes and merges, and of background threads.
+//! - `metrics`: [`ReadStats`] and [`StoreStats`] can be recorded with the `metrics` crate.
 //! - `serde`: options can be read and written, statistics written; durations are text like `100ms`.
 //! - `bytes`: a [`DetachedVersion`] becomes a `bytes::Bytes` without a copy.
+//! - `verify`: invariants whose check costs more than constant time, for tests and fuzzing.
 //! - `testing`: simulated storage, the model and the crash explorer, for tests of embedders too.
 //!
 //! # Limits

@@ -68,13 +68,13 @@ pub struct Options {
     /// An import starts the next image layer at this size, in bytes of values. 1 MiB to 16 GiB;
     /// default 256 MiB.
     pub image_layer_size_max_bytes: u64,
-    /// How many delta layers of about one size a merge makes one of (`jobs/compact/plan.rs` has the
-    /// rule): more is read for each page, less is written. In the background, or in
-    /// [`Timeline::compact`](crate::Timeline::compact). 2 to 64, or 0: layers are never merged, and
-    /// pile up. Default 8.
+    /// A merge replaces about this many adjacent delta layers of similar size by one. A larger
+    /// number writes less, but each read visits more layers. A thread of the store merges after
+    /// each flush; with [`Background::Callers`] only
+    /// [`Timeline::compact`](crate::Timeline::compact) does. 2 to 64, or 0: never merge. Default 8.
     pub compaction_fan_in: u32,
-    /// A merge starts another layer at this size of its file, in bytes, when it comes to another
-    /// key. 64 KiB to 16 GiB; default 256 MiB.
+    /// A merge starts the next layer file at the first key after this size, in bytes of the file.
+    /// 64 KiB to 16 GiB; default 256 MiB.
     pub compaction_layer_size_bytes: u64,
     /// Upper bound on the deltas from flushed layers that a read of a page applies. When a chain is
     /// longer, flush materializes the page and stores it after the newest delta; reads stop at such
@@ -131,8 +131,8 @@ pub struct Options {
     /// Opens a store with a damaged log read-only, with everything before the damage and nothing
     /// after it. Default: false, such a store does not open.
     pub salvage_log: bool,
-    /// Which threads flush layers, free memory and sync for futures. Default:
-    /// [`Background::Threads`].
+    /// Whether threads of the store or its callers flush, merge layer files, free memory, sync the
+    /// log and prepare its segments. Default: [`Background::Threads`].
     pub background: Background,
     /// Id of a store that is created; every checksum of its files includes it. Default: none, a
     /// random id.
@@ -252,13 +252,14 @@ pub enum Durability {
     serde(rename_all = "snake_case")
 )]
 pub enum Background {
-    /// Threads of the store: for flushing, freeing memory, syncing the log and preparing its
-    /// segments.
+    /// Threads of the store: for flushing, merging layer files, freeing memory, noticing what is
+    /// not in memory any more, syncing the log and preparing its segments.
     #[default]
     Threads,
     /// The calling threads, when they need the result: a caller that waits for a flush flushes, a
-    /// flush frees memory afterwards, and polling a ticket syncs and blocks. The store has no
-    /// threads and is deterministic: for tests and simulations.
+    /// flush frees memory afterwards, [`Timeline::compact`](crate::Timeline::compact) merges, and
+    /// polling a ticket syncs and blocks. The store has no threads and is deterministic: for tests
+    /// and simulations.
     Callers,
 }
 
@@ -437,7 +438,7 @@ fn in_range<T: PartialOrd + Display>(
     Err(Error::InvalidOption { option, expected, found: value.to_string() })
 }
 
-/// Compression as a level; 0 for none.
+/// Compression as `none`, or `zstd` with its level.
 #[cfg(feature = "serde")]
 mod compression_serde {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};

@@ -1,7 +1,8 @@
-//! The ground floor of pagestrata: keys, Lsns and values, in-memory layers, layer files, the
+//! The lowest crate of pagestrata: keys, Lsns and values, in-memory layers, layer files, the
 //! manifest, and the storage trait through which every file is reached.
 //!
-//! Nothing here knows timelines, the layer map, threads or clocks: they belong to the engine.
+//! This crate has no type for an open timeline or the layer map, starts no thread and reads no
+//! clock. Timelines appear only as numbers and names in its files.
 //!
 //! # Rooms
 //!

@@ -10,10 +10,10 @@
 //!
 //! # What a reader can be sure of
 //!
-//! A frame's header has a checksum of its own over the length, the kind, the Lsn, the stream, the
-//! place it was written to and the checksum of the payload, so no length is believed before it is
-//! known to be good, and nothing that an earlier use of a recycled segment left can pass for new:
-//! its place and its segment's identity are others.
+//! A frame's header has a checksum over the length, the kind, the Lsn, the stream, the frame's
+//! position and the checksum of the payload. Replay checks it before it uses the length. A frame
+//! left from an earlier use of a recycled segment fails the check, because the checksum covers the
+//! frame's position and the segment's identity.
 //!
 //! Every frame says up to where the log was synced when it was written, and after each sync the
 //! file `SYNCED` says so before any waiter learns it. So there are two answers to bytes that are no
@@ -21,8 +21,8 @@
 //! ([`Error::Corrupt`](pagestrata_layers::Error::Corrupt)); else they were never acknowledged as
 //! durable, and they are a torn tail ([`ReplayEnd::TornTail`]).
 //!
-//! What that does not cover: a power failure may take what `SYNCED` was told last, and what the
-//! last sync wrote may be damaged at the same time; then the damage passes for a torn tail.
+//! What this does not cover: a power failure may lose the last update of `SYNCED`, and what the
+//! last sync wrote may be damaged at the same time. Then the damage looks like a torn tail.
 //!
 //! **Invariant:** a segment's file has its name only after its header and its whole length are
 //! durable, and a frame that ends a segment is written only after the name of the next one is. So a

@@ -5,9 +5,9 @@
 //!     -> page: redo (yours)
 //! ```
 //!
-//! **Invariant:** a guard is a plain reference: it has no drop, and nothing below it is counted.
-//! What it sees stays in memory because the reader holds the map version, and the borrow checker
-//! keeps the reader from releasing it.
+//! **Invariant:** [`Guard`] is `Copy`, has no `Drop`, and changes no reference count. The reader
+//! owns the pinned map version and the guard borrows the reader, so the version cannot be freed
+//! first.
 
 use std::{fmt, ops::Deref, panic::Location, sync::Arc};
 

@@ -209,9 +209,9 @@ impl Timeline {
         FlushFuture::new(self.0.clone())
     }
 
-    /// Merges layer files until no merge is worth its bytes any more
-    /// ([`Options::compaction_fan_in`](crate::Options::compaction_fan_in)), and returns how many
-    /// merges that were. Reads go on meanwhile, and find what they found before. A store with
+    /// Merges layer files until no group of neighbours reaches the fan-in
+    /// ([`Options::compaction_fan_in`](crate::Options::compaction_fan_in)), and returns the number
+    /// of merges. Reads continue, and find what they found before. A store with
     /// [`Background::Threads`](crate::Background::Threads) does it after each flush; then this
     /// waits for the merge that is under way.
     ///

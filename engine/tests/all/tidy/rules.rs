@@ -29,7 +29,6 @@ const NAMED_ONCE: &[(&str, &str)] = &[
     ("arc_swap", "engine/src/layer_map/published.rs"),
     ("bumpalo", "layers/src/memory/arena.rs"),
     ("memmap2", "layers/src/storage/mapping.rs"),
-    ("object_store", "engine/src/tier/remote.rs"),
     ("slab", "engine/src/state/slots.rs"),
     ("zstd", "layers/src/compress.rs"),
 ];
@@ -37,7 +36,7 @@ const NAMED_ONCE: &[(&str, &str)] = &[
 /// Files of the core crates that may look at a clock: all time of the engine comes from there.
 const CLOCKS: &[&str] = &["engine/src/options.rs"];
 
-/// Files that may draw random numbers: the test kit, and the identity of a new store.
+/// Files that may draw random numbers: the test kit, and the generator of recorded layer maps.
 const RANDOM: &[&str] =
     &["engine/src/testing", "layers/src/testing", "engine/src/layer_map/index/recorded.rs"];
 
