@@ -74,7 +74,10 @@ impl TimelineShared {
         let edits: Vec<Edit> = gone.chain(added_edits).chain(moved).chain(log_start).collect();
         mark_removed(self, removed)?;
         append(&edits)?;
-        added.iter().for_each(|record| unmark(self, record));
+        // Not once another store has the directory: a marker there may be its own.
+        if let Ok(_directory) = self.store.lock_directory() {
+            added.iter().for_each(|record| unmark(self, record));
+        }
         let mut edits = self.edits.lock();
         let last_number = self.published.number();
         let files: Vec<_> =

@@ -63,8 +63,20 @@ pub(crate) struct MissingBytes {
 }
 
 struct Job {
-    store: Arc<StoreShared>,
     work: Work,
+    store: Arc<StoreShared>,
+    /// Behind the work, which is dropped first.
+    _wake: WakeReclaimer,
+}
+
+/// Wakes the reclaimer when a job has let go of its file, which may have been merged meanwhile.
+struct WakeReclaimer(Arc<StoreShared>);
+
+impl Drop for WakeReclaimer {
+    fn drop(&mut self) {
+        // A store that is closed leaves the file to the next open.
+        let _ = self.0.wake_reclaimer();
+    }
 }
 
 enum Work {
@@ -75,6 +87,10 @@ enum Work {
 }
 
 impl Job {
+    fn new(store: &Arc<StoreShared>, work: Work) -> Job {
+        Job { work, store: store.clone(), _wake: WakeReclaimer(store.clone()) }
+    }
+
     fn run(&self) -> Result<()> {
         if self.store.is_inherited() {
             return Err(Error::Closed);
@@ -147,10 +163,7 @@ impl Fetch {
         missing: MissingBytes,
         into: &Arc<FetchedBlocks>,
     ) -> Fetch {
-        Fetch(State::New(Job {
-            store: store.clone(),
-            work: Work::MissingBytes(missing, into.clone()),
-        }))
+        Fetch(State::New(Job::new(store, Work::MissingBytes(missing, into.clone()))))
     }
 
     pub(crate) fn of_pages(
@@ -159,7 +172,7 @@ impl Fetch {
         keys: Vec<Key>,
         lsn: Lsn,
     ) -> Fetch {
-        Fetch(State::New(Job { store: store.clone(), work: Work::Pages(snapshot, keys, lsn) }))
+        Fetch(State::New(Job::new(store, Work::Pages(snapshot, keys, lsn))))
     }
 
     /// Returns the missing bytes. Empty once the fetch was started, and for

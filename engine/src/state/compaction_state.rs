@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use pagestrata_layers::manifest::edit::LayerRecord;
+
 use crate::error::Error;
 
 /// How merging goes.
@@ -21,6 +23,15 @@ pub(crate) struct CompactionState {
     pub(crate) last_error: Option<Arc<Error>>,
     /// Not before this time, by the store's clock, the background tries again.
     pub(crate) retry_at: Option<Duration>,
-    /// Sequence numbers of damaged layers: no merge reads them, and all others go on.
+    /// Sequence numbers of layers that cannot be read: no merge reads them, and all others go on.
     pub(crate) parked: BTreeSet<u64>,
+    /// Merges whose edit failed: whether the manifest names their outputs is not known.
+    pub(crate) in_doubt: Vec<MergeInDoubt>,
+}
+
+/// What a merge has read and what it has written.
+#[derive(Debug)]
+pub(crate) struct MergeInDoubt {
+    pub(crate) inputs: Vec<LayerRecord>,
+    pub(crate) outputs: Vec<LayerRecord>,
 }

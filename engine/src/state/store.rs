@@ -47,8 +47,8 @@ pub(crate) struct StoreShared {
     pub(crate) pool: Arc<ChunkPool>,
     /// `None` once the store is closed: from then on the directory may belong to another store.
     pub(crate) manifest: Mutex<Option<Manifest>>,
-    /// The edit of an import or of a merge has failed, but may still be found after a crash until
-    /// another edit has succeeded. Commits and merges read it first.
+    /// The edit of an import has failed, but may still be found after a crash until another edit
+    /// has succeeded. Set by an import and read by commits, both under the write lease.
     pub(crate) edits_in_doubt: AtomicBool,
     pub(crate) timelines: Mutex<Vec<Arc<TimelineShared>>>,
     /// Sequence numbers of layers: the next one, and the end of those that are reserved in the
@@ -172,8 +172,7 @@ impl StoreShared {
     }
 
     /// Called before a commit goes to the log, which must follow the commits before it and not a
-    /// failed import, and before a merge. Ensures that an edit that failed cannot be found after a
-    /// crash.
+    /// failed import. Ensures that such an import cannot be found after a crash.
     pub(crate) fn settle_edits(&self) -> Result<()> {
         match self.edits_in_doubt.load(Ordering::Relaxed) {
             true => self.append_edits(&[]),

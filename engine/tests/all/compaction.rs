@@ -9,7 +9,8 @@ use std::{
 
 use pagestrata::{
     Access, Background, Durability, Error, ErrorKind, Key, Lsn, Options, Scratch, Store, Timeline,
-    Value, testing::SimulatedStorage,
+    Value,
+    testing::{Failing, SimulatedStorage},
 };
 
 use crate::support::{eventually, fresh, open_in, put};
@@ -233,4 +234,37 @@ fn a_disk_that_fills_up_in_a_merge_changes_nothing() {
     }
     assert!(refused > 3, "the disk was full {refused} times");
     assert!(all_reads(&main) == before);
+}
+
+#[test]
+fn a_merge_whose_edit_fails_keeps_no_commit_waiting_and_leaves_no_file() {
+    let storage = SimulatedStorage::new();
+    let options = Options { durability: Durability::Synced, ..options() };
+    let store = open_in(&storage, options.clone()).unwrap();
+    let main = store.create_timeline("main", Lsn(1)).unwrap();
+    let mut random = fastrand::Rng::with_seed(7);
+    for _ in 0..8 {
+        flush_some(&main, &mut random, 100);
+    }
+    let layers = || storage.shared().list(Path::new("/store/timelines/1")).unwrap();
+    let files = layers().len();
+    let before = all_reads(&main);
+    for failed in 1..=3 {
+        storage.set_failing(Some(Failing { operation: "append to", at: "/store", panics: false }));
+        let error = main.compact().unwrap_err();
+        assert!(matches!(error, Error::CompactionFailed { .. }), "{error}");
+        assert_eq!(main.stats().compaction.failures_total, failed);
+        // Whether the manifest names the outputs is not known, and no commit has to.
+        let lsn = main.last_record_lsn().next();
+        put(&main, Key::new(9, 9), lsn, b"a commit");
+        storage.set_failing(None);
+    }
+    assert_eq!(main.compact().unwrap(), 1);
+    assert_eq!(layers().len(), main.layers().len(), "{files} before: {:?}", layers());
+    drop((main, store));
+    let killed = storage.killed();
+    let store = open_in(&killed, options).unwrap();
+    let main = store.timeline("main").unwrap();
+    let after = all_reads(&main);
+    assert!(before.iter().take(KEYS as usize).eq(after.iter().take(KEYS as usize)));
 }

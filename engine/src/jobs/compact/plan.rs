@@ -44,19 +44,31 @@ pub(crate) fn plan<'l>(
     sizes.into_iter().find_map(|largest| {
         let is_small = |run: &Run| !run.is_parked && size(run) <= largest;
         let neighbours = runs.chunk_by(|one, other| is_small(one) == is_small(other));
-        neighbours.filter(|runs| is_small(&runs[0])).find_map(|runs| worth_it(runs, fan_in))
+        neighbours.filter(|runs| is_small(&runs[0])).find_map(|runs| inputs_of(runs, fan_in))
     })
 }
 
-/// The layers of runs beside each other, if to merge them is worth their bytes.
-fn worth_it(runs: &[Run], fan_in: u32) -> Option<Vec<u64>> {
-    let runs = &runs[..runs.len().min(RUNS_MAX)];
+/// The layers to merge of runs beside each other: all of them, or as many as may be, if that is
+/// worth their bytes; of more than may be, those with the smallest runs in any case.
+fn inputs_of(runs: &[Run], fan_in: u32) -> Option<Vec<u64>> {
+    let windows = || {
+        let last = runs.len().saturating_sub(RUNS_MAX);
+        let starts = (0..last).step_by(RUNS_MAX / 2).chain([last]);
+        starts.map(|start| &runs[start..runs.len().min(start + RUNS_MAX)])
+    };
+    let largest = |window: &&[Run]| window.iter().map(|run| run.bytes).max();
+    let is_crowded = runs.len() > RUNS_MAX;
+    let in_any_case = || windows().filter(|_| is_crowded).min_by_key(largest);
+    let chosen = windows().find(|window| is_worth_it(window, fan_in)).or_else(in_any_case)?;
+    Some(chosen.iter().flat_map(|run| run.sequences.iter().copied()).collect())
+}
+
+/// Whether to merge these runs is worth their bytes.
+fn is_worth_it(runs: &[Run], fan_in: u32) -> bool {
     let bytes = runs.iter().map(|run| u128::from(run.bytes)).sum::<u128>();
-    let largest = runs.iter().map(|run| u128::from(run.bytes)).max()?;
+    let largest = runs.iter().map(|run| u128::from(run.bytes)).max().unwrap_or_default();
     // Half a run less: runs of one size differ a little.
-    let is_enough = 2 * bytes >= (2 * u128::from(fan_in) - 1) * largest;
-    let inputs: Vec<u64> = runs.iter().flat_map(|run| run.sequences.iter().copied()).collect();
-    (runs.len() >= 2 && is_enough).then_some(inputs)
+    runs.len() >= 2 && 2 * bytes >= (2 * u128::from(fan_in) - 1) * largest
 }
 
 /// The runs, oldest first.
@@ -155,6 +167,36 @@ mod tests {
         assert_eq!(planned(&layers, &[8]), Some((0..8).collect()));
         assert_eq!(planned(&layers[1..], &[8]), Some((9..17).collect()));
         assert_eq!(planned(&layers[1..16], &[8]), None);
+    }
+
+    /// Flushes of a size now and then among smaller ones, which never come to the fan-in's worth.
+    #[test]
+    fn runs_stay_few_whatever_their_sizes() {
+        for fan_in in [2, 8, 64] {
+            for (period, small) in [(10, 1 << 20), (8, 8 << 20), (64, 1 << 10)] {
+                let (mut layers, mut lsn) = (Vec::new(), 1);
+                for sequence in 0..4_000 {
+                    let file_len = if sequence % period == 0 { 64 << 20 } else { small };
+                    layers.push(layer(sequence << 20, lsn..lsn + 10, file_len));
+                    lsn += 10;
+                    let mut next = (sequence << 20) + 1;
+                    while let Some(inputs) = plan(layers.iter(), fan_in, &BTreeSet::new()) {
+                        let inputs: BTreeSet<u64> = inputs.into_iter().collect();
+                        let (merged, others): (Vec<_>, Vec<_>) = layers
+                            .into_iter()
+                            .partition(|layer| inputs.contains(&layer.summary.id.sequence));
+                        assert_eq!(merged.len(), inputs.len());
+                        let start = merged.iter().map(|of| of.summary.lsn_range.start.0).min();
+                        let end = merged.iter().map(|of| of.summary.lsn_range.end.0).max();
+                        let bytes = merged.iter().map(|of| of.summary.file_len).sum();
+                        layers = others;
+                        layers.push(layer(next, start.unwrap()..end.unwrap(), bytes));
+                        next += 1;
+                    }
+                    assert!(layers.len() <= 2 * RUNS_MAX, "{fan_in}, {period}: {}", layers.len());
+                }
+            }
+        }
     }
 
     /// Flushes of random sizes: how often each byte is written and how many runs there are, against

@@ -11,9 +11,9 @@ use std::{
 };
 
 use pagestrata_layers::{
-    Key, KeyRange, Lsn, PageVersion,
+    Error as LayersError, Key, KeyRange, Lsn, PageVersion,
     layer_file::{LayerKind, Tombstone},
-    manifest::edit::LayerRecord,
+    manifest::edit::{Edit, LayerRecord},
 };
 
 use super::{
@@ -25,11 +25,17 @@ use crate::{
     jobs::{new_layer::NewLayer, publish_edit::LayerEdit},
     layer_map::file_layers::FileLayer,
     options::Background,
-    state::{retired_files::remove_marked, timeline::TimelineShared},
+    state::{
+        compaction_state::MergeInDoubt,
+        retired_files::{remove_marked, unmark},
+        timeline::TimelineShared,
+    },
 };
 
 /// The level of what a merge writes.
 const LEVEL: u8 = 1;
+/// The longest wait between two tries: a merge that runs out of room has written much in vain.
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(600);
 /// After so many versions a merge looks whether the store is being closed.
 const VERSIONS_BETWEEN_LOOKS: u32 = 256;
 
@@ -40,13 +46,17 @@ impl TimelineShared {
     /// The first; what was merged before stays so.
     pub(crate) fn compact(&self) -> Result<u64> {
         let mut merges = 0;
-        while self.merge_next()? {
+        loop {
+            let merged = self.merge_next();
+            if self.store.options.background == Background::Callers {
+                // The next merge may need the room of what this one has replaced.
+                self.reclaim();
+            }
+            if !merged? {
+                return Ok(merges);
+            }
             merges += 1;
         }
-        if self.store.options.background == Background::Callers {
-            self.reclaim();
-        }
-        Ok(merges)
     }
 
     /// As [`TimelineShared::compact`], for the background: not while it waits for its next try.
@@ -58,9 +68,13 @@ impl TimelineShared {
             return Some(left);
         }
         match self.compact() {
-            Ok(_) | Err(Error::Closed) => None,
-            Err(_) => {
+            Err(Error::CompactionFailed { .. }) => {
                 self.compaction.lock().retry_at.map(|at| at.saturating_sub(self.clock().now()))
+            }
+            // Nothing was tried: there is nothing left to merge, or the store takes no writes.
+            Ok(_) | Err(_) => {
+                self.compaction.lock().retry_at = None;
+                None
             }
         }
     }
@@ -74,7 +88,8 @@ impl TimelineShared {
         let _one_at_a_time = self.compacting.lock();
         self.store.check_writable()?;
         let Some(inputs) = self.plan_inputs(fan_in) else { return Ok(false) };
-        let merged = self.merge(&inputs);
+        let mut unreadable = None;
+        let merged = self.merge(&inputs, &mut unreadable);
         let mut state = self.compaction.lock();
         match merged {
             Ok(outputs) => {
@@ -94,10 +109,7 @@ impl TimelineShared {
             Err(error) => {
                 #[cfg(feature = "tracing")]
                 tracing::warn!(timeline = %self.name, %error, "merging layer files failed");
-                let damaged = inputs.iter().filter(|file| file.quarantined().is_some());
-                let before = state.parked.len();
-                state.parked.extend(damaged.map(|file| file.record().summary.id.sequence));
-                let is_parked = state.parked.len() > before;
+                let is_parked = unreadable.is_some_and(|sequence| state.parked.insert(sequence));
                 let options = &self.store.options;
                 state.failures = state.failures.saturating_add(1);
                 state.failures_total += 1;
@@ -105,7 +117,7 @@ impl TimelineShared {
                 let doublings = (state.failures - 1).min(20);
                 let delay = options.flush_retry_delay.saturating_mul(1 << doublings);
                 let delay = if is_parked { Duration::ZERO } else { delay };
-                let delay = delay.min(options.flush_retry_delay_max);
+                let delay = delay.min(RETRY_DELAY_MAX);
                 state.retry_at = Some(options.clock.now().saturating_add(delay));
                 let error = Arc::new(error);
                 state.last_error = Some(error.clone());
@@ -127,17 +139,22 @@ impl TimelineShared {
         Some(files)
     }
 
-    /// Writes what the inputs hold to new files and puts these in their place.
-    fn merge(&self, inputs: &[Arc<FileLayer>]) -> Result<Vec<LayerRecord>> {
-        // Whether the manifest names what a merge before has written must be known first.
-        self.store.settle_edits()?;
-        let mut tombstones = tombstones_of(inputs)?;
+    /// Writes what the inputs hold to new files and puts these in their place. `unreadable`: the
+    /// sequence number of the input that could not be read.
+    fn merge(
+        &self,
+        inputs: &[Arc<FileLayer>],
+        unreadable: &mut Option<u64>,
+    ) -> Result<Vec<LayerRecord>> {
+        self.settle_merges()?;
+        let mut tombstones = tombstones_of(inputs, unreadable)?;
         if cfg!(planted_bug = "merge_loses_tombstones") {
             tombstones.clear();
         }
         let mut outputs = Outputs::new(self, inputs, &tombstones);
         let mut until_look = 0;
-        let written = Merge::new(inputs).for_each(|key, version, page| {
+        let mut merge = Merge::new(inputs);
+        let written = merge.for_each(|key, version, page| {
             if until_look == 0 {
                 until_look = VERSIONS_BETWEEN_LOOKS;
                 self.check_not_closing()?;
@@ -145,14 +162,14 @@ impl TimelineShared {
             until_look -= 1;
             outputs.put(key, version, page)
         });
-        let records = match written.and_then(|()| outputs.finish_last()) {
-            Ok(()) => mem::take(&mut outputs.records),
-            Err(error) => {
-                remove_marked(self, &outputs.records);
-                return Err(error);
-            }
-        };
-        check_totals(inputs, &records);
+        *unreadable = merge.unreadable();
+        let written = written.and_then(|()| outputs.finish_last());
+        let checked = written.and_then(|()| check_totals(inputs, &outputs.records));
+        let records = mem::take(&mut outputs.records);
+        if let Err(error) = checked {
+            remove_marked(self, &records);
+            return Err(error);
+        }
         let removed: Vec<u64> =
             inputs.iter().map(|file| file.record().summary.id.sequence).collect();
         let edit = LayerEdit { added: &records, removed: &removed, consistent: None };
@@ -160,18 +177,33 @@ impl TimelineShared {
             let gone: Vec<_> = inputs.iter().map(|file| file.record().clone()).collect();
             remove_marked(self, &gone);
         }
-        let published =
-            self.publish_edit(&edit, |edits| self.store.append_in_doubt(edits), |_, _| None);
-        match published {
+        let append = |edits: &[Edit]| self.store.append_edits(edits);
+        match self.publish_edit(&edit, append, |_, _| None) {
             Ok(()) => Ok(records),
             Err(error) => {
-                // Where it stays in doubt whether the manifest names them, the next open knows.
-                if self.store.settle_edits().is_ok() {
-                    remove_marked(self, &records);
-                }
+                let inputs = inputs.iter().map(|file| file.record().clone()).collect();
+                self.compaction.lock().in_doubt.push(MergeInDoubt { inputs, outputs: records });
+                // At best at once; else before the next merge.
+                let _ = self.settle_merges();
                 Err(error)
             }
         }
+    }
+
+    /// After a merge whose edit failed: makes sure that the manifest names its inputs and not its
+    /// outputs, removes these, and the markers of those.
+    fn settle_merges(&self) -> Result<()> {
+        if self.compaction.lock().in_doubt.is_empty() {
+            return Ok(());
+        }
+        self.store.append_edits(&[])?;
+        for MergeInDoubt { inputs, outputs } in mem::take(&mut self.compaction.lock().in_doubt) {
+            remove_marked(self, &outputs);
+            if let Ok(_directory) = self.store.lock_directory() {
+                inputs.iter().for_each(|record| unmark(self, record));
+            }
+        }
+        Ok(())
     }
 
     fn check_not_closing(&self) -> Result<()> {
@@ -187,7 +219,10 @@ fn bytes_of<'r>(records: impl Iterator<Item = &'r LayerRecord>) -> u64 {
 }
 
 /// Nothing is lost by a merge and nothing added, but that what two files have is written once.
-fn check_totals(inputs: &[Arc<FileLayer>], outputs: &[LayerRecord]) {
+///
+/// # Errors
+/// A file has other versions than its footer says.
+fn check_totals(inputs: &[Arc<FileLayer>], outputs: &[LayerRecord]) -> Result<()> {
     let before = inputs.iter().map(|file| &file.record().summary);
     let after = outputs.iter().map(|record| &record.summary);
     let starts = inputs.iter().map(|file| file.record().summary.lsn_range.clone());
@@ -198,7 +233,13 @@ fn check_totals(inputs: &[Arc<FileLayer>], outputs: &[LayerRecord]) {
     let before = before.fold(totals(0, 0), |sum, of| (sum.0 + of.versions, sum.1 + of.value_bytes));
     let after = after.fold(totals(0, 0), |sum, of| (sum.0 + of.versions, sum.1 + of.value_bytes));
     assert!(after.0 <= before.0 && after.1 <= before.1, "a merge adds nothing");
-    assert!(!are_apart || after == before, "a merge of layers that are apart loses nothing");
+    if are_apart && after != before {
+        let expected = format_args!("{} versions of {} bytes in all inputs", before.0, before.1);
+        let found = format_args!("{} of {}", after.0, after.1);
+        let path = inputs[0].path();
+        return Err(LayersError::corrupt(path, 0, "totals of a merge", expected, found).into());
+    }
+    Ok(())
 }
 
 /// The files that a merge writes: they tile the keys of its inputs.
