@@ -20,7 +20,7 @@ pub(crate) fn measure(context: &mut Context) {
     let (pages, image_len) = run.size((100_000, 8192), (300, 64));
     context.report.part(format_args!(
         "layers: {pages} pages, an image of {image_len} B each below delta layers, of which none, one or half \
-         hold a delta of a page; newest version, mapped, warm; 100>9: merged into 9"
+         hold a delta of a page; newest version, mapped, warm; 100>4: merged into 4"
     ));
     context.report.line(format_args!(
         "  {:>6} {:>5} {:>10} {:>8} {:>8} {:>10} {:>10} {:>12}",
