@@ -366,6 +366,13 @@ impl Options {
         }
     }
 
+    /// How long to wait after so many failures in a row before the next try: twice as long each
+    /// time, up to `longest`.
+    pub(crate) fn retry_delay(&self, failures: u32, longest: Duration) -> Duration {
+        let doublings = failures.saturating_sub(1).min(20);
+        self.flush_retry_delay.saturating_mul(1 << doublings).min(longest)
+    }
+
     /// Returns how often a thread must re-check residency, or `None` if no thread does.
     pub(crate) fn residency_interval(&self) -> Option<Duration> {
         match self.access {

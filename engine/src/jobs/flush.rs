@@ -215,9 +215,8 @@ impl TimelineShared {
                 state.failures = state.failures.saturating_add(1);
                 state.failures_total += 1;
                 state.last_error = Some(Arc::new(error));
-                let doublings = (state.failures - 1).min(20);
-                let delay = options.flush_retry_delay.saturating_mul(1 << doublings);
-                let delay = is_tried_again.then(|| delay.min(options.flush_retry_delay_max));
+                let delay = options.retry_delay(state.failures, options.flush_retry_delay_max);
+                let delay = is_tried_again.then_some(delay);
                 state.retry_at = delay.map(|delay| options.clock.now().saturating_add(delay));
                 delay
             }

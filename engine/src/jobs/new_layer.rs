@@ -16,7 +16,7 @@ use crate::{
 
 /// A layer file under a temporary name, removed on drop unless it is finished.
 ///
-/// Its marker lies beside it until the manifest names the layer; see [`crate::leftovers`].
+/// Its marker lies beside it until the manifest names the layer; see `store/leftovers.rs`.
 pub(crate) struct NewLayer<'t> {
     timeline: &'t TimelineShared,
     temporary: PathBuf,
@@ -78,8 +78,8 @@ impl<'t> NewLayer<'t> {
     }
 
     /// Makes the file durable under its own name: footer, sync, sync of the directory with its
-    /// marker, rename, sync of the directory. [`unmark`] must remove the marker once the manifest
-    /// names the layer.
+    /// marker, rename, sync of the directory. `retired_files::unmark` must remove the marker once
+    /// the manifest names the layer.
     pub(crate) fn finish(
         mut self,
         key_range: KeyRange,

@@ -53,6 +53,11 @@ impl FileLayer {
         &self.record
     }
 
+    /// The number that names it in its store.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.record.summary.id.sequence
+    }
+
     pub(crate) fn name(&self) -> String {
         layer_file_name(&self.record)
     }

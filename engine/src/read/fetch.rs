@@ -64,15 +64,14 @@ pub(crate) struct MissingBytes {
 
 struct Job {
     work: Work,
-    store: Arc<StoreShared>,
     /// Behind the work, which is dropped first.
-    _wake: WakeReclaimer,
+    store: WakingStore,
 }
 
 /// Wakes the reclaimer when a job has let go of its file, which may have been merged meanwhile.
-struct WakeReclaimer(Arc<StoreShared>);
+struct WakingStore(Arc<StoreShared>);
 
-impl Drop for WakeReclaimer {
+impl Drop for WakingStore {
     fn drop(&mut self) {
         // A store that is closed leaves the file to the next open.
         let _ = self.0.wake_reclaimer();
@@ -88,11 +87,11 @@ enum Work {
 
 impl Job {
     fn new(store: &Arc<StoreShared>, work: Work) -> Job {
-        Job { work, store: store.clone(), _wake: WakeReclaimer(store.clone()) }
+        Job { work, store: WakingStore(store.clone()) }
     }
 
     fn run(&self) -> Result<()> {
-        if self.store.is_inherited() {
+        if self.store.0.is_inherited() {
             return Err(Error::Closed);
         }
         match &self.work {
@@ -213,7 +212,7 @@ impl Fetch {
         else {
             unreachable!("it was")
         };
-        let store = job.store.clone();
+        let store = job.store.0.clone();
         let threads_max = match store.options.background {
             Background::Threads => store.options.fetch_threads_max,
             Background::Callers => 0,

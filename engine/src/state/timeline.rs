@@ -124,7 +124,7 @@ pub(crate) struct RetiredLayer {
 impl Edits {
     pub(crate) fn take_slot(&mut self, file: &FileLayer) -> LayerSlot {
         let slot = self.slots.insert(());
-        let before = self.by_sequence.insert(file.record().summary.id.sequence, slot);
+        let before = self.by_sequence.insert(file.sequence(), slot);
         assert!(before.is_none(), "a sequence number is used once");
         LayerSlot(slot.index())
     }

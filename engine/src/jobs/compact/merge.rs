@@ -88,7 +88,7 @@ impl<'f> Merge<'f> {
 impl Merge<'_> {
     /// The sequence number of the file that could not be read, if that was it.
     pub(super) fn unreadable(&self) -> Option<u64> {
-        Some(self.files[self.failed?].record().summary.id.sequence)
+        Some(self.files[self.failed?].sequence())
     }
 }
 
@@ -121,7 +121,7 @@ pub(super) fn tombstones_of(
                 let expected = format_args!("tombstones in {lsns:?}");
                 Err(LayersError::corrupt(file.path(), 0, "layer file", expected, tombstone.lsn))
             });
-            let sequence = file.record().summary.id.sequence;
+            let sequence = file.sequence();
             let tombstone = tombstone.inspect_err(|_| *unreadable = Some(sequence))?;
             reserve(&mut all, 1, "the tombstones of a merge")?;
             all.push(tombstone);

@@ -128,6 +128,24 @@ mod tests {
         plan(layers.iter(), 8, &parked.iter().copied().collect())
     }
 
+    /// Puts one layer, with the next sequence number, in the place of those that the plan names, as
+    /// long as it names any; the bytes written.
+    fn merge_all(layers: &mut Vec<LayerRecord>, fan_in: u32, sequence: &mut u64) -> u64 {
+        let mut written = 0;
+        while let Some(inputs) = plan(layers.iter(), fan_in, &BTreeSet::new()) {
+            let inputs: BTreeSet<u64> = inputs.into_iter().collect();
+            let is_input = |layer: &mut LayerRecord| inputs.contains(&layer.summary.id.sequence);
+            let merged: Vec<_> = layers.extract_if(.., is_input).collect();
+            assert_eq!(merged.len(), inputs.len());
+            let start = merged.iter().map(|of| of.summary.lsn_range.start.0).min();
+            let end = merged.iter().map(|of| of.summary.lsn_range.end.0).max();
+            let bytes = merged.iter().map(|of| of.summary.file_len).sum();
+            layers.push(layer(*sequence, start.unwrap()..end.unwrap(), bytes));
+            (*sequence, written) = (*sequence + 1, written + bytes);
+        }
+        written
+    }
+
     /// Layers of one size, one after the other.
     fn row(count: u64, file_len: u64) -> Vec<LayerRecord> {
         (0..count).map(|n| layer(n, n * 10..n * 10 + 10, file_len)).collect()
@@ -179,20 +197,7 @@ mod tests {
                     let file_len = if sequence % period == 0 { 64 << 20 } else { small };
                     layers.push(layer(sequence << 20, lsn..lsn + 10, file_len));
                     lsn += 10;
-                    let mut next = (sequence << 20) + 1;
-                    while let Some(inputs) = plan(layers.iter(), fan_in, &BTreeSet::new()) {
-                        let inputs: BTreeSet<u64> = inputs.into_iter().collect();
-                        let (merged, others): (Vec<_>, Vec<_>) = layers
-                            .into_iter()
-                            .partition(|layer| inputs.contains(&layer.summary.id.sequence));
-                        assert_eq!(merged.len(), inputs.len());
-                        let start = merged.iter().map(|of| of.summary.lsn_range.start.0).min();
-                        let end = merged.iter().map(|of| of.summary.lsn_range.end.0).max();
-                        let bytes = merged.iter().map(|of| of.summary.file_len).sum();
-                        layers = others;
-                        layers.push(layer(next, start.unwrap()..end.unwrap(), bytes));
-                        next += 1;
-                    }
+                    merge_all(&mut layers, fan_in, &mut ((sequence << 20) + 1));
                     assert!(layers.len() <= 2 * RUNS_MAX, "{fan_in}, {period}: {}", layers.len());
                 }
             }
@@ -215,18 +220,7 @@ mod tests {
                 };
                 layers.push(layer(sequence, lsn..lsn + 10, file_len));
                 (sequence, lsn, flushed) = (sequence + 1, lsn + 10, flushed + file_len);
-                while let Some(inputs) = planned(&layers, &[]) {
-                    let (merged, others): (Vec<_>, Vec<_>) = layers
-                        .into_iter()
-                        .partition(|layer| inputs.contains(&layer.summary.id.sequence));
-                    assert_eq!(merged.len(), inputs.len());
-                    let start = merged.iter().map(|of| of.summary.lsn_range.start.0).min();
-                    let end = merged.iter().map(|of| of.summary.lsn_range.end.0).max();
-                    let bytes = merged.iter().map(|of| of.summary.file_len).sum();
-                    layers = others;
-                    layers.push(layer(sequence, start.unwrap()..end.unwrap(), bytes));
-                    (sequence, written) = (sequence + 1, written + bytes);
-                }
+                written += merge_all(&mut layers, 8, &mut sequence);
                 most = most.max(layers.len());
             }
             let smallest = if seed % 3 == 0 { 1_u64 << 20 } else { 1 << 10 };

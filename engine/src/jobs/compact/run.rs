@@ -1,7 +1,7 @@
 //! Running merges: what the plan says is merged, published, and counted.
 //!
-//! A merge that fails leaves everything as it was. A damaged layer is parked: no merge reads it
-//! again until the store is opened anew, and all others go on.
+//! A merge that fails leaves everything as it was. A layer that cannot be read is parked: no merge
+//! reads it again until the store is opened anew, and all others go on.
 
 use std::{
     collections::BTreeSet,
@@ -62,15 +62,15 @@ impl TimelineShared {
     /// As [`TimelineShared::compact`], for the background: not while it waits for its next try.
     /// Returns how soon to come again, if something has failed.
     pub(crate) fn compact_if_due(&self) -> Option<Duration> {
-        let retry_at = self.compaction.lock().retry_at;
-        let left = retry_at.map(|at| at.saturating_sub(self.clock().now()));
-        if let Some(left) = left.filter(|left| !left.is_zero()) {
+        let left = || {
+            let retry_at = self.compaction.lock().retry_at;
+            retry_at.map(|at| at.saturating_sub(self.clock().now()))
+        };
+        if let Some(left) = left().filter(|left| !left.is_zero()) {
             return Some(left);
         }
         match self.compact() {
-            Err(Error::CompactionFailed { .. }) => {
-                self.compaction.lock().retry_at.map(|at| at.saturating_sub(self.clock().now()))
-            }
+            Err(Error::CompactionFailed { .. }) => left(),
             // Nothing was tried: there is nothing left to merge, or the store takes no writes.
             Ok(_) | Err(_) => {
                 self.compaction.lock().retry_at = None;
@@ -114,10 +114,10 @@ impl TimelineShared {
                 state.failures = state.failures.saturating_add(1);
                 state.failures_total += 1;
                 // What is parked is not in the way of the others.
-                let doublings = (state.failures - 1).min(20);
-                let delay = options.flush_retry_delay.saturating_mul(1 << doublings);
-                let delay = if is_parked { Duration::ZERO } else { delay };
-                let delay = delay.min(RETRY_DELAY_MAX);
+                let delay = match is_parked {
+                    true => Duration::ZERO,
+                    false => options.retry_delay(state.failures, RETRY_DELAY_MAX),
+                };
                 state.retry_at = Some(options.clock.now().saturating_add(delay));
                 let error = Arc::new(error);
                 state.last_error = Some(error.clone());
@@ -132,8 +132,7 @@ impl TimelineShared {
         let parked = self.compaction.lock().parked.clone();
         let sequences = plan(map.files.iter().map(|file| file.record()), fan_in, &parked)?;
         let sequences: BTreeSet<u64> = sequences.into_iter().collect();
-        let is_input =
-            |file: &&Arc<FileLayer>| sequences.contains(&file.record().summary.id.sequence);
+        let is_input = |file: &&Arc<FileLayer>| sequences.contains(&file.sequence());
         let files: Vec<_> = map.files.iter().filter(is_input).cloned().collect();
         assert_eq!(files.len(), sequences.len(), "the map has what the plan names");
         Some(files)
@@ -170,8 +169,7 @@ impl TimelineShared {
             remove_marked(self, &records);
             return Err(error);
         }
-        let removed: Vec<u64> =
-            inputs.iter().map(|file| file.record().summary.id.sequence).collect();
+        let removed: Vec<u64> = inputs.iter().map(|file| file.sequence()).collect();
         let edit = LayerEdit { added: &records, removed: &removed, consistent: None };
         if cfg!(planted_bug = "inputs_removed_early") {
             let gone: Vec<_> = inputs.iter().map(|file| file.record().clone()).collect();
@@ -223,15 +221,17 @@ fn bytes_of<'r>(records: impl Iterator<Item = &'r LayerRecord>) -> u64 {
 /// # Errors
 /// A file has other versions than its footer says.
 fn check_totals(inputs: &[Arc<FileLayer>], outputs: &[LayerRecord]) -> Result<()> {
-    let before = inputs.iter().map(|file| &file.record().summary);
-    let after = outputs.iter().map(|record| &record.summary);
-    let starts = inputs.iter().map(|file| file.record().summary.lsn_range.clone());
-    let mut lsns: Vec<_> = starts.collect();
+    let totals = |records: &mut dyn Iterator<Item = &LayerRecord>| {
+        let summaries = records.map(|record| &record.summary);
+        summaries
+            .fold((0, 0), |(versions, bytes), of| (versions + of.versions, bytes + of.value_bytes))
+    };
+    let before = totals(&mut inputs.iter().map(|file| file.record()));
+    let after = totals(&mut outputs.iter());
+    let lsns = inputs.iter().map(|file| file.record().summary.lsn_range.clone());
+    let mut lsns: Vec<_> = lsns.collect();
     lsns.sort_unstable_by_key(|lsns| (lsns.start, lsns.end));
     let are_apart = lsns.windows(2).all(|pair| pair[0] == pair[1] || pair[0].end <= pair[1].start);
-    let totals = |versions: u64, bytes: u64| (versions, bytes);
-    let before = before.fold(totals(0, 0), |sum, of| (sum.0 + of.versions, sum.1 + of.value_bytes));
-    let after = after.fold(totals(0, 0), |sum, of| (sum.0 + of.versions, sum.1 + of.value_bytes));
     assert!(after.0 <= before.0 && after.1 <= before.1, "a merge adds nothing");
     if are_apart && after != before {
         let expected = format_args!("{} versions of {} bytes in all inputs", before.0, before.1);
